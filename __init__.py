@@ -1,0 +1,122 @@
+"""sgl: a language for programs that call a language model many times, and the runtime that makes them fast.
+
+Owns: the public names. `Runtime` is imported when it is first asked for, since it brings the machinery of models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .backend.base import Usage
+from .interpreter.defaults import flush_cache, get_server_info, set_default_backend
+from .interpreter.function import SglFunction, function
+from .interpreter.join import ProgramStateGroup
+from .interpreter.state import ProgramState
+from .interpreter.usage import UsageTree
+from .lang.api import (
+    assistant,
+    assistant_begin,
+    assistant_end,
+    gen,
+    gen_int,
+    gen_string,
+    image,
+    select,
+    separate_reasoning,
+    system,
+    system_begin,
+    system_end,
+    user,
+    user_begin,
+    user_end,
+    video,
+)
+from .lang.chat import ChatTemplate
+from .lang.choices import (
+    ChoicesDecision,
+    greedy_token_selection,
+    sequence_likelihood,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
+from .lang.errors import (
+    BackendError,
+    Cancelled,
+    CapabilityError,
+    ConstraintError,
+    ContextOverflow,
+    ModelLoadError,
+    NotYet,
+    OptionError,
+    OutOfMemory,
+    ProgramTimeout,
+    SglError,
+    Truncated,
+    VariableError,
+)
+
+if TYPE_CHECKING:
+    from .backend.runtime.runtime import Runtime
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "Cancelled",
+    "CapabilityError",
+    "ChatTemplate",
+    "ChoicesDecision",
+    "ConstraintError",
+    "ContextOverflow",
+    "ModelLoadError",
+    "NotYet",
+    "OptionError",
+    "OutOfMemory",
+    "ProgramState",
+    "ProgramStateGroup",
+    "ProgramTimeout",
+    "Runtime",
+    "SglError",
+    "SglFunction",
+    "Truncated",
+    "Usage",
+    "UsageTree",
+    "VariableError",
+    "__version__",
+    "assistant",
+    "assistant_begin",
+    "assistant_end",
+    "flush_cache",
+    "function",
+    "gen",
+    "gen_int",
+    "gen_string",
+    "get_server_info",
+    "greedy_token_selection",
+    "image",
+    "select",
+    "separate_reasoning",
+    "sequence_likelihood",
+    "set_default_backend",
+    "system",
+    "system_begin",
+    "system_end",
+    "token_length_normalized",
+    "unconditional_likelihood_normalized",
+    "user",
+    "user_begin",
+    "user_end",
+    "video",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Runtime":
+        from .backend.runtime.runtime import Runtime
+
+        return Runtime
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

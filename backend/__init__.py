@@ -1,0 +1,1 @@
+"""Where text comes from: the protocol (`base.py`) and the local runtime (`runtime/`)."""

@@ -1,0 +1,242 @@
+"""The seam: what the interpreter asks of a backend, and what it gets back.
+
+A backend is *stateful*. It opens a **branch** that text is appended to, generated on, scored on, forked and closed.
+Every call enqueues an op and returns at once; a gen or a score gives back a **handle** to wait on. Because ops are
+queued, a backend sees what comes next (the constant after a gen, a coming fork) and may use it.
+
+Whoever waits drives: `Backend.wait` makes progress on the calling thread until its handle is ready.
+
+Errors: a failing op stores its exception in its handle and in its branch; every later op of the branch (and of
+branches forked from it) fails with the same exception. Nothing hangs, nothing is lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from ..lang.chat import ChatTemplate
+from ..lang.choices import ChoiceMethod
+from ..lang.expr import Sampling
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts of one call, one branch or one program (sums of its calls).
+
+    `prompt`: tokens of context the calls started from: what a runtime that re-sends the text would process.
+    `reused`: of those, tokens whose KV this branch did not have to compute.
+    `computed`: rows this branch sent through the model, for prompts and for generation.
+    `generated`: tokens sampled. `recomputed`: rows computed again after a preemption (within `computed`).
+    `calls`: gens and selects.
+    """
+
+    calls: int = 0
+    prompt: int = 0
+    reused: int = 0
+    computed: int = 0
+    generated: int = 0
+    recomputed: int = 0
+
+    def add(self, other: Usage) -> None:
+        for f in fields(self):
+            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+
+    def __add__(self, other: Usage) -> Usage:
+        total = Usage()
+        total.add(self)
+        total.add(other)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability of one token under the model's own distribution (before temperature and filters)."""
+
+    logprob: float | None
+    token_id: int
+    text: str | None
+    top: tuple[tuple[float, int, str | None], ...] = ()
+
+
+@dataclass(slots=True)
+class GenResult:
+    """One finished generation. `text` is without the stop that ended it; `token_ids` spell exactly `text`.
+
+    `finish_reason`: {"type": "stop", "matched": str | int} or {"type": "length", "length": int}.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: dict[str, Any]
+    usage: Usage
+    logprobs: list[TokenLogprob] | None = None
+    input_logprobs: list[TokenLogprob] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceScores:
+    """What a choice method decides on: per choice, the log-probability of each of its tokens."""
+
+    token_logprobs: list[list[TokenLogprob]]
+    unconditional: list[list[TokenLogprob]] | None = None
+
+
+@dataclass(slots=True)
+class ScoreResult:
+    """A finished select: the winner, what the method said of it, and the scores it saw."""
+
+    index: int
+    text: str
+    scores: ChoiceScores
+    meta: dict[str, Any]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class GenRequest:
+    """One gen as a backend sees it. `where` names op and program line for error messages."""
+
+    sampling: Sampling  # resolved: run-level defaults already under it
+    n: int = 1
+    where: str = "gen"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    choices: tuple[str, ...]
+    method: ChoiceMethod
+    temperature: float = 0.0
+    seed: int | None = None
+    where: str = "select"
+
+
+class Handle(Generic[T]):
+    """The future of one op. Thread-safe; written by the backend, read by anyone.
+
+    `text` (of a gen) only grows, holds whole characters, and is always a prefix of the final text (invariant 7).
+    For n > 1 it is the text of the first sample.
+    """
+
+    __slots__ = ("_listeners", "_lock", "done", "error", "result", "text", "where")
+
+    def __init__(self, where: str = "") -> None:
+        self.where = where
+        self.done = False
+        self.error: BaseException | None = None
+        self.result: T | None = None
+        self.text = ""
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
+
+    # -- written by the backend
+    def grow(self, piece: str) -> None:
+        """Add streamed text and wake listeners."""
+        if piece:
+            self.text += piece
+            for listener in tuple(self._listeners):
+                listener()
+
+    def finish(self, result: T | None, error: BaseException | None = None) -> None:
+        """Complete the handle; the first completion wins."""
+        with self._lock:
+            if self.done:
+                return
+            self.result, self.error, self.done = result, error, True
+            listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()
+
+    # -- read by waiters
+    def listen(self, callback: Callable[[], None]) -> None:
+        """Call `callback` (from any thread) at every growth and at completion; at once if already complete."""
+        with self._lock:
+            if not self.done:
+                self._listeners.append(callback)
+                return
+        callback()
+
+    def unlisten(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if callback in self._listeners:
+                self._listeners.remove(callback)
+
+    def ready(self, seen: int | None = None) -> bool:
+        """Complete, or (with `seen`) streamed beyond `seen` characters."""
+        return self.done or (seen is not None and len(self.text) > seen)
+
+    def value(self) -> T:
+        """The result, or the original error raised here, at the read. Only after `done`."""
+        if self.error is not None:
+            raise self.error
+        assert self.done, "value() before the handle is done; wait for it first"
+        return cast(T, self.result)
+
+
+class Branch(Protocol):
+    """A live cursor. Every method enqueues and returns at once; none raises for an earlier failure."""
+
+    usage: Usage
+    error: BaseException | None
+
+    def append(self, text: str, *, markup: bool = False) -> None:
+        """Add constant text. Only `markup` (a chat template's own text) may spell control tokens."""
+
+    def gen(self, request: GenRequest) -> Handle[list[GenResult]]:
+        """Generate here. n > 1 gives n results; the branch continues after the first."""
+
+    def score(self, request: ScoreRequest) -> Handle[ScoreResult]:
+        """Score choices here and continue after the winner."""
+
+    def fork(self, n: int) -> Sequence[Branch]:
+        """n branches that continue from here. Their usage starts at zero."""
+
+    def sync(self) -> Handle[None]:
+        """A handle that completes when every op enqueued so far has, or raises the branch's error."""
+
+    def rest(self) -> None:
+        """Nothing follows for now: after the queued ops the KV becomes ordinary cache. Appending wakes the branch."""
+
+    def cancel(self, error: BaseException | None = None) -> None:
+        """Fail the branch now (`Cancelled` by default): pending handles complete with the error, KV is freed."""
+
+    def close(self) -> None:
+        """The branch will never be used again. Queued ops are dropped. Idempotent, safe from a finaliser."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do. Programs are checked against it when they are bound, not in mid-run."""
+
+    name: str
+    score: bool = True
+    logprobs: bool = True
+    constraints: frozenset[str] = field(default_factory=frozenset)
+    modalities: frozenset[str] = field(default_factory=frozenset)
+
+
+class Backend(Protocol):
+    """Where text comes from."""
+
+    capabilities: Capabilities
+    chat_template: ChatTemplate | None
+
+    def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:
+        """A new empty branch. With `seed`, what it samples depends on (seed, text) alone; `timeout` in seconds is for
+        the branch and everything forked from it (`ProgramTimeout`)."""
+
+    def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
+        """Make progress until `handle.ready(seen)`. False if `timeout` seconds passed first."""
+
+    async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
+        """The same, without blocking the running event loop."""
+
+    def flush_cache(self) -> bool: ...
+
+    def get_server_info(self) -> dict[str, Any]: ...
+
+    def shutdown(self) -> None: ...

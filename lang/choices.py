@@ -1,0 +1,122 @@
+"""How a select decides: the choice methods, pure functions of token log-probabilities.
+
+Owns: the arithmetic and its metadata. Knows nothing of where the log-probabilities come from.
+
+The protocol is SGLang's, so a method written for it works here: a callable with keyword arguments `choices`,
+`normalized_prompt_logprobs` (mean per choice), `input_token_logprobs` and `unconditional_token_logprobs` (per choice, a
+list of `[logprob, token id, text]`), `output_token_logprobs`, returning a `ChoicesDecision`; and a property
+`requires_unconditional_logprobs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+TokenScores = Sequence[Sequence[Any]]
+"""One choice: `[logprob, token id, text]` a token; a logprob of None is unknown (a first token without context)."""
+
+
+@dataclass(frozen=True)
+class ChoicesDecision:
+    """The chosen text, and what to show of how it was chosen. `scores`, when given, is one number a choice."""
+
+    decision: str
+    meta_info: dict[str, Any] | None = None
+    scores: Sequence[float] | None = field(default=None)
+
+
+@runtime_checkable
+class ChoiceMethod(Protocol):
+    @property
+    def requires_unconditional_logprobs(self) -> bool: ...
+
+    def __call__(
+        self,
+        *,
+        choices: Sequence[str],
+        normalized_prompt_logprobs: Sequence[float],
+        input_token_logprobs: Sequence[TokenScores],
+        output_token_logprobs: Sequence[TokenScores],
+        unconditional_token_logprobs: Sequence[TokenScores] | None = None,
+    ) -> ChoicesDecision: ...
+
+
+def logprobs_of(tokens: TokenScores) -> list[float]:
+    """The log-probabilities of one choice; an unknown one counts 0, and 0.0 (certainty) is a value like any other."""
+    return [0.0 if token[0] is None else float(token[0]) for token in tokens]
+
+
+def _decide(choices: Sequence[str], scores: Sequence[float], **meta: Any) -> ChoicesDecision:
+    return ChoicesDecision(choices[int(np.argmax(scores))], meta, list(scores))  # first of equals
+
+
+class _Method:
+    """A choice method with a name; instances are the public callables."""
+
+    requires_unconditional_logprobs = False
+
+    def __repr__(self) -> str:
+        return type(self).__name__.lstrip("_")
+
+
+class _TokenLengthNormalized(_Method):
+    """The highest mean log-probability a token. Short and long choices compete on equal terms."""
+
+    def __call__(self, *, choices: Sequence[str], normalized_prompt_logprobs: Sequence[float],
+                 **_: Any) -> ChoicesDecision:
+        return _decide(choices, normalized_prompt_logprobs)
+
+
+class _SequenceLikelihood(_Method):
+    """The highest exact log-likelihood: the sum over the choice's tokens. What the model itself finds most probable."""
+
+    def __call__(self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores],
+                 **_: Any) -> ChoicesDecision:
+        return _decide(choices, [sum(logprobs_of(tokens)) for tokens in input_token_logprobs])
+
+
+class _GreedyTokenSelection(_Method):
+    """Token by token, keep the choices with the best token; a shorter choice is extended with its own mean.
+
+    So a choice wins as greedy decoding would pick it, and a prefix of another choice still competes to the end.
+    """
+
+    def __call__(self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores],
+                 **_: Any) -> ChoicesDecision:
+        rows = [logprobs_of(tokens) for tokens in input_token_logprobs]
+        width = max(len(row) for row in rows)
+        matrix = np.array([row + [sum(row) / len(row)] * (width - len(row)) for row in rows])
+        alive = np.arange(len(choices))
+        for column in matrix.T:
+            alive = alive[column[alive] == column[alive].max()]
+            if len(alive) == 1:
+                break
+        winner = int(alive[0])
+        return ChoicesDecision(choices[winner], {"greedy_logprob_matrix": matrix.tolist()})
+
+
+class _UnconditionalLikelihoodNormalized(_Method):
+    """The highest mean of (log-probability here - log-probability without the context): Holtzman et al. 2021
+    (surface form competition). The first token without a context has no probability and counts 0."""
+
+    requires_unconditional_logprobs = True
+
+    def __call__(self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores],
+                 unconditional_token_logprobs: Sequence[TokenScores] | None = None, **_: Any) -> ChoicesDecision:
+        assert unconditional_token_logprobs is not None, "the backend must score the choices alone too"
+        scores = []
+        for here, alone in zip(input_token_logprobs, unconditional_token_logprobs):
+            a, b = logprobs_of(here), logprobs_of(alone)
+            scores.append(sum(a) / len(a) - sum(b) / len(b))
+        return _decide(choices, scores, normalized_unconditional_prompt_logprobs=scores,
+                       unconditional_token_logprobs=[list(t) for t in unconditional_token_logprobs])
+
+
+token_length_normalized = _TokenLengthNormalized()
+sequence_likelihood = _SequenceLikelihood()
+greedy_token_selection = _GreedyTokenSelection()
+unconditional_likelihood_normalized = _UnconditionalLikelihoodNormalized()
