@@ -1,0 +1,133 @@
+"""Whose argument is it: the program's, or the run's?
+
+Owns: a program's signature, and the sorting of what a user passes into program arguments and run-level options. A name
+the function itself declares is the program's, even `n` or `stop`; every other name must be a run-level option.
+
+Nothing a caller passes is changed: rows, dicts and lists are read and copied.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..lang.errors import OptionError, suggest
+from ..lang.expr import Sampling
+
+_SAMPLING = {
+    "max_new_tokens": "max_tokens",
+    **{name: name for name in (
+        "n", "stop", "stop_token_ids", "stop_regex", "temperature", "top_p", "top_k", "min_p", "frequency_penalty",
+        "presence_penalty", "repetition_penalty", "ignore_eos", "return_logprob", "logprob_start_len",
+        "top_logprobs_num", "return_text_in_logprobs",
+    )},
+}
+"""Run-level name -> the gen's name for it. `seed` and `timeout` are the program's as a whole, not defaults of gens."""
+RUN_OPTIONS = (*_SAMPLING, "seed", "timeout", "stream", "backend")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Run-level options, checked. `seed` and `timeout` (seconds) are of the whole program."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int | None = None
+    timeout: float | None = None
+    stream: bool = False
+    backend: Any = None
+
+    @staticmethod
+    def of(where: str, given: Mapping[str, Any]) -> Options:
+        given = dict(given)
+        stream, backend = given.pop("stream", False), given.pop("backend", None)
+        if not isinstance(stream, bool):
+            raise OptionError(f"{where}: stream must be True or False, got {stream!r:.60}")
+        whole = Sampling.of(where, **{k: given.pop(k) for k in ("seed", "timeout") if k in given})
+        defaults = Sampling.of(where, **{_SAMPLING[k]: v for k, v in given.items()})
+        return Options(defaults, whole.seed, whole.timeout, stream, backend)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the body is called with, after the state."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Declared:
+    """What a program declares: the parameters after its state."""
+
+    def __init__(self, func: Callable[..., Any], name: str) -> None:
+        self.name = name
+        try:
+            signature = inspect.signature(func)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"{name}: a program must be a function with a readable signature ({error})") from None
+        kinds = inspect.Parameter
+        parameters = list(signature.parameters.values())
+        if not parameters or parameters[0].kind not in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD):
+            raise OptionError(f"{name}: a program needs a first parameter for its state: def {name}(s, ...)")
+        self._signature = signature.replace(parameters=parameters[1:])
+        rest = self._signature.parameters
+        self.names = tuple(p.name for p in rest.values() if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD))
+        self._open = any(p.kind is kinds.VAR_KEYWORD for p in rest.values())
+
+    def split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(the program's, the run's); a function with `**kwargs` of its own takes what is nobody else's."""
+        mine: dict[str, Any] = {}
+        run: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            if name in self.names:
+                mine[name] = value
+            elif name in RUN_OPTIONS:
+                run[name] = value
+            elif self._open:
+                mine[name] = value
+            else:
+                raise OptionError(f"{self.name}: unknown argument {name!r}{suggest(name, (*self.names, *RUN_OPTIONS))}")
+        return mine, run
+
+    def check_names(self, where: str, names: Iterable[Any]) -> None:
+        for name in names:
+            if not isinstance(name, str) or (name not in self.names and not self._open):
+                raise OptionError(f"{where}: no parameter {name!r}{suggest(str(name), self.names)}; {self}")
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: Mapping[str, Any], where: str) -> Arguments:
+        """The call: what is given, then what was bound, then the function's own defaults."""
+        try:
+            call = self._signature.bind_partial(*args, **kwargs)
+        except TypeError as error:
+            raise OptionError(f"{where}: {error}; {self}") from None
+        extra = {k: v for k, v in bound.items() if k not in call.arguments and k not in kwargs}
+        for name in self.names:
+            if name in extra:
+                call.arguments[name] = extra.pop(name)
+        empty = inspect.Parameter.empty
+        missing = [n for n in self.names if n not in call.arguments and self._signature.parameters[n].default is empty]
+        if missing:
+            raise OptionError(f"{where}: missing argument {', '.join(map(repr, missing))}; {self}")
+        call.apply_defaults()
+        return Arguments(call.args, {**call.kwargs, **extra})
+
+    def __str__(self) -> str:
+        return f"the program is {self.name}{self._signature}"
+
+
+def rows_of(declared: Declared, rows: Any, bound: Mapping[str, Any]) -> list[Arguments]:
+    """Each row (a dict by name, or a list or tuple by position) as a call; errors name the row."""
+    if isinstance(rows, (str, bytes, Mapping)) or not hasattr(rows, "__iter__"):
+        raise OptionError(f"{declared.name}.run_batch: the batch must be a list of rows, got {rows!r:.60}")
+    calls = []
+    for i, row in enumerate(rows):
+        where = f"{declared.name}.run_batch: row {i}"
+        if isinstance(row, Mapping):
+            declared.check_names(where, row)
+            calls.append(declared.bind((), row, bound, where))
+        elif isinstance(row, (list, tuple)):
+            calls.append(declared.bind(row, {}, bound, where))
+        else:
+            raise OptionError(f"{where} must be a dict of arguments (or a tuple, by position), got {row!r:.60}")
+    return calls

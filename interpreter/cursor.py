@@ -1,0 +1,247 @@
+"""A program's place on one branch: what was said so far, and the door through which more is said.
+
+Owns: the branch, the transcript, the variables and the roles of one line of a program, and their common order: an op
+is enqueued on the branch, enters the transcript and defines its name in one go. Reads nothing and waits for nothing;
+that is `state.py`.
+
+Invariants
+- Only `say`, `fork` and the few methods beside them enqueue, under the cursor's own lock, which no listener takes.
+- A name is known from the moment its op is enqueued.
+- The branch is closed when the cursor is dropped, so a forgotten fork costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import replace
+
+from ..backend.base import Backend, Branch, GenRequest, Handle, ScoreRequest
+from ..lang.errors import CapabilityError, OptionError
+from ..lang.expr import DEFAULT_MAX_TOKENS, Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Seq, Text
+from .pulse import Pulse
+from .roles import Pieces, Roles
+from .source import note, program_line
+from .transcript import Segment, first_failure
+from .usage import Ledger
+from .variables import Generated, Picked, Scope, Variable
+
+
+class Cursor:
+    def __init__(self, backend: Backend, branch: Branch, defaults: Sampling, pulse: Pulse, label: str) -> None:
+        self.backend = backend
+        self.branch = branch
+        self.defaults = defaults
+        self.pulse = pulse
+        self.segments: list[Segment] = []
+        self.forked_at = 0  # how many segments were inherited from the branch this one was forked from
+        self.own: dict[str, Variable] = {}  # defined here, in order
+        self.inherited: dict[str, Variable] = {}
+        self.roles = Roles(backend.chat_template)
+        self.ledger = Ledger(label, branch)
+        self.joined: list[Cursor] = []  # children whose variables were gathered here
+        self._forked: weakref.WeakSet[Cursor] = weakref.WeakSet()
+        self._writing = threading.RLock()
+        self._sealed: str | None = None
+        self._closed: Handle[None] | None = None  # the barrier of a branch that was closed
+        weakref.finalize(self, branch.close).atexit = False
+
+    # -- saying more
+    def say(self, expr: Expr) -> None:
+        """Enqueue an expression. Raises only for what is wrong with the expression itself, before any of it is said."""
+        line = program_line()
+        parts = [self._resolved(part, line) for part in _flat(expr)]
+        with self._writing:
+            self._check_open()
+            for part in parts:
+                self._say(part, line)
+        self.pulse.beat()
+
+    def _say(self, part: Expr, line: str) -> None:
+        if isinstance(part, Text):
+            if part.text:
+                self._append(self.roles.add(part.text))
+        elif isinstance(part, Gen):
+            self._gen(part, line)
+        elif isinstance(part, Select):
+            self._select(part, line)
+        elif isinstance(part, RoleBegin):
+            self.roles.begin(part.role)
+        elif isinstance(part, RoleEnd):
+            self._append(self.roles.end(part.role))
+        else:
+            raise OptionError(f"{type(part).__name__} is not an expression this interpreter knows")
+
+    def _gen(self, gen: Gen, line: str) -> None:
+        where = _where("gen", gen.name, line)
+        self.flush()
+        segment = Segment(handle=self.branch.gen(GenRequest(gen.sampling, gen.n, where)), where=where)
+        self._wrote(segment)
+        if gen.name is not None:
+            self.own[gen.name] = Generated(segment, gen.n)
+
+    def _select(self, select: Select, line: str) -> None:
+        where = _where("select", select.name, line)
+        self.flush()
+        request = ScoreRequest(select.choices, select.method, select.temperature, where=where)
+        segment = Segment(handle=self.branch.score(request), where=where)
+        self._wrote(segment)
+        if select.name is not None:
+            self.own[select.name] = Picked(segment)
+
+    def _wrote(self, segment: Segment) -> None:
+        assert segment.handle is not None
+        self.segments.append(segment)
+        self.roles.wrote(segment)
+        self.ledger.call(segment.where, segment.handle)
+
+    def _append(self, pieces: Pieces) -> None:
+        for text, markup in pieces:
+            self.branch.append(text, markup=markup)
+            self.segments.append(Segment(text, markup=markup))
+
+    def graft(self, segments: list[Segment]) -> None:
+        """Append finished segments of another branch as constant text."""
+        with self._writing:
+            self._check_open()
+            self.flush()
+            for segment in segments:
+                if segment.text:
+                    self._append([(segment.text, True)] if segment.markup else self.roles.add(segment.text))
+        self.pulse.beat()
+
+    def flush(self) -> None:
+        """Render what an open role held back: the text is wanted now."""
+        with self._writing:
+            self._append(self.roles.release())
+
+    def _resolved(self, part: Expr, line: str) -> Expr:
+        """`part` with the program's sampling defaults under its own; refuses what this backend cannot do."""
+        can = self.backend.capabilities
+        if isinstance(part, Select) and not can.score:
+            raise CapabilityError(f"{_where('select', part.name, line)}: backend {can.name!r} cannot score choices")
+        if not isinstance(part, Gen):
+            return part
+        where, sampling = _where("gen", part.name, line), part.sampling.over(self.defaults)
+        if sampling.return_logprob and not can.logprobs:
+            raise CapabilityError(f"{where}: backend {can.name!r} gives no log-probabilities")
+        least = sampling.min_tokens or 0
+        if sampling.max_tokens is None:
+            sampling = replace(sampling, max_tokens=max(DEFAULT_MAX_TOKENS, least))
+        elif least > sampling.max_tokens:
+            raise OptionError(f"{where}: min_tokens={least} is more than max_tokens={sampling.max_tokens}")
+        return replace(part, sampling=sampling, n=sampling.n or 1)
+
+    # -- names
+    def find(self, name: str) -> Variable | None:
+        return self.own.get(name) or self.inherited.get(name)
+
+    def names(self) -> list[str]:
+        return [*(n for n in list(self.inherited) if n not in self.own), *list(self.own)]
+
+    def define(self, name: str, variable: Variable) -> None:
+        self.own[name] = variable
+        self.pulse.beat()
+
+    def open_scope(self, name: str) -> Scope:
+        with self._writing:
+            self._check_open()
+            self.flush()
+            scope = Scope(name, self.segments)
+        self.define(name, scope)
+        return scope
+
+    def close_scope(self, scope: Scope) -> None:
+        with self._writing:
+            self.flush()
+            scope.close()
+        self.pulse.beat()
+
+    # -- branching and ending
+    def fork(self, n: int) -> list[Cursor]:
+        with self._writing:
+            self._check_open()
+            self.flush()
+            branches = self.branch.fork(n) if n else ()
+            return [self._child(branch, f"branch {i} of {n}") for i, branch in enumerate(branches)]
+
+    def _child(self, branch: Branch, label: str) -> Cursor:
+        child = Cursor(self.backend, branch, self.defaults, self.pulse, label)
+        child.segments = list(self.segments)
+        child.forked_at = len(self.segments)
+        known = {**self.inherited, **self.own}
+        child.inherited = {k: v for k, v in known.items() if not (isinstance(v, Scope) and v.open)}
+        child.roles = self.roles.copy()
+        self.ledger.fork(child.ledger)
+        self._forked.add(child)
+        return child
+
+    def seal(self, why: str) -> None:
+        """Nothing may be said here any more; what was said is finished and can be read."""
+        with self._writing:
+            if self._sealed is None:
+                self.flush()
+                self._sealed = why
+                self.branch.rest()
+
+    def _check_open(self) -> None:
+        if self._sealed is not None:
+            raise OptionError(f"this branch {self._sealed} and can only be read now; "
+                              "append to the program it came from")
+
+    def rest(self) -> None:
+        """Nothing follows for now."""
+        with self._writing:
+            if self._closed is None:
+                self.flush()
+                self.branch.rest()
+
+    def close(self, barrier: Handle[None]) -> None:
+        """Free the branch of a sealed cursor whose `barrier` is done; its text and values stay readable."""
+        assert barrier.done and self._sealed is not None
+        with self._writing:
+            self._closed = self._closed or barrier
+            self.branch.close()
+
+    def cancel(self, error: BaseException | None = None) -> None:
+        with self._writing:
+            children = list(self._forked)
+        for child in children:
+            child.cancel(error)
+        self.branch.cancel(error)
+        self.pulse.beat()
+
+    def barrier(self) -> Handle[None]:
+        """A handle that is done when everything said so far is, or carries the branch's error."""
+        with self._writing:
+            if self._closed is not None:
+                return self._closed
+            self.flush()
+            return self.branch.sync()
+
+    def barriers(self) -> list[Handle[None]]:
+        """The barriers of this branch and of every branch that was joined here."""
+        return [self.barrier(), *(barrier for child in self.joined for barrier in child.barriers())]
+
+    def pending(self) -> bool:
+        """Is some gen or select of this branch, or of one joined here, not done?"""
+        return any(not s.done for s in self.segments) or any(child.pending() for child in self.joined)
+
+    def explain(self, error: BaseException) -> BaseException:
+        """The same exception, with a note of the op it comes from."""
+        failed = first_failure(self.segments, error)
+        if failed is not None:
+            note(error, f"raised by {failed.where}")
+        return error
+
+
+def _flat(expr: Expr) -> list[Expr]:
+    if isinstance(expr, Seq):
+        return [part for item in expr.parts() for part in _flat(item)]
+    return [expr]
+
+
+def _where(op: str, name: str | None, line: str) -> str:
+    return f"{op}({'' if name is None else repr(name)}) at {line}"
+
+

@@ -1,0 +1,152 @@
+"""One run of a program: its state, its body, and where the body is executed.
+
+Owns: opening a branch, calling the body, and noting how it ended. Bodies of plain functions run inline (`run`), or on a
+daemon thread (`run(stream=True)`, `arun`); bodies of `async def` programs are coroutines on the caller's loop, or on a
+private one. Knows nothing of batches.
+
+A run returns when the Python body ends, not when generation does: values are read lazily. `arun` returns when
+everything is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..backend.base import Backend
+from ..lang.errors import OptionError
+from .arguments import Arguments, Options
+from .body import Body
+from .cursor import Cursor
+from .state import ProgramState
+
+
+class Instance:
+    """One call of a program on a backend. `state` is the body's own; `outside` is for whoever reads it meanwhile."""
+
+    def __init__(self, func: Callable[..., Any], name: str, call: Arguments, backend: Backend,
+                 options: Options) -> None:
+        self._func, self._call, self.name = func, call, name
+        self.body = Body()
+        branch = backend.open(seed=options.seed, timeout=options.timeout)
+        self.cursor = Cursor(backend, branch, options.sampling, self.body.pulse, name)
+        self.state = ProgramState(self.cursor, self.body, root=True)
+
+    @property
+    def is_async(self) -> bool:
+        return is_async(self._func)
+
+    def outside(self) -> ProgramState:
+        return ProgramState(self.cursor, self.body, outside=True, root=True)
+
+    def execute(self) -> None:
+        """Run a plain body here. Its error is noted in `body`, not raised."""
+        try:
+            value = self._func(self.state, *self._call.args, **self._call.kwargs)
+        except BaseException as error:
+            self._end(error=error)
+        else:
+            self._end(value)
+
+    async def execute_async(self) -> None:
+        """Run the body of an `async def` program on this loop. Only a cancelled task raises, and cancels its branch."""
+        self.body.loop = asyncio.get_running_loop()
+        try:
+            value = await self._func(self.state, *self._call.args, **self._call.kwargs)
+        except asyncio.CancelledError as error:
+            self.cursor.cancel()
+            self._end(error=error)
+            raise
+        except BaseException as error:
+            self._end(error=error)
+        else:
+            self._end(value)
+
+    def _end(self, value: Any = None, error: BaseException | None = None) -> None:
+        try:
+            self.cursor.rest()
+        except BaseException as flushing:  # the chat template refuses the role that the body left open
+            error = error or flushing
+        self.body.end(value, error)
+
+    def raise_body_error(self) -> None:
+        """Give up on what the body left behind, and raise its error."""
+        if self.body.error is not None:
+            self.cursor.cancel()
+            raise self.body.error
+
+
+def is_async(func: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
+
+
+def run_here(instance: Instance) -> ProgramState:
+    """Run the body to its end in this thread."""
+    if instance.is_async:
+        no_loop_here(instance.name, "arun")
+        asyncio.run(instance.execute_async())
+        instance.body.loop = None
+    else:
+        instance.execute()
+    instance.raise_body_error()
+    return instance.state
+
+
+def run_stream(instance: Instance) -> ProgramState:
+    """Start the body elsewhere and return at once, with the state to read from."""
+    state = instance.outside()
+    if not instance.is_async:
+        start_thread(instance.name, instance.execute)
+    elif asyncio._get_running_loop() is not None:
+        instance.body.start(asyncio.get_running_loop(), instance.execute_async())
+    else:
+        start_thread(instance.name, lambda: asyncio.run(instance.execute_async()))
+    return state
+
+
+async def run_async(instance: Instance) -> ProgramState:
+    """Run the body without blocking the loop, until all it said is finished. A failed gen raises where it is read."""
+    try:
+        if instance.is_async:
+            await instance.execute_async()
+        else:
+            await in_thread(instance.name, instance.execute)
+        instance.raise_body_error()
+        await instance.state._finish_async()
+    except asyncio.CancelledError:
+        instance.cursor.cancel()
+        raise
+    return instance.state
+
+
+def no_loop_here(name: str, instead: str) -> None:
+    if asyncio._get_running_loop() is not None:
+        raise OptionError(f"{name} is an async program and an event loop is running here: "
+                          f"use `await {name}.{instead}(...)`")
+
+
+def start_thread(name: str, work: Callable[[], Any]) -> threading.Thread:
+    """A daemon thread (it never keeps the interpreter alive) with this context's variables."""
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name=f"sgl-{name}", daemon=True)
+    thread.start()
+    return thread
+
+
+async def in_thread(name: str, work: Callable[[], None]) -> None:
+    """Await `work` (which raises nothing) on a daemon thread. The default executor's threads would block the exit."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def body() -> None:
+        try:
+            work()
+        finally:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(ended.set)
+
+    start_thread(name, body)
+    await ended.wait()

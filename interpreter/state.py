@@ -1,0 +1,329 @@
+"""`ProgramState`: what the body of a program calls `s`.
+
+Owns: reading (waiting for values, raising original errors) and the user's spelling of everything else. Saying more is
+the `Cursor`'s; how the body runs is `run.py`'s.
+
+The same program can have two faces. The body's own (`outside=False`): a name it never defined is an error at once.
+The one `run(stream=True)` hands out while the body still runs (`outside=True`): a name, or more text, may still
+come, so a read waits until the body ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NoReturn, overload
+
+from ..backend.base import Handle
+from ..lang.errors import OptionError, VariableError, suggest
+from ..lang.expr import Appendable, RoleBegin, RoleEnd, Seq, as_expr
+from .body import Body
+from .cursor import Cursor
+from .join import ProgramStateGroup
+from .stream import Reader, pieces, pieces_async
+from .transcript import joined, pending
+from .usage import UsageTree
+from .variables import Given, Scope, Variable
+
+_SAID = Seq(())  # what `s.user("x")` returns: it was appended already, so appending this again adds nothing
+
+
+class ProgramState:
+    """One line of a program: its text so far and its variables. Values are read lazily, as errors are."""
+
+    def __init__(self, cursor: Cursor, body: Body, *, outside: bool = False, root: bool = False) -> None:
+        self._cursor = cursor
+        self._body = body
+        self._outside = outside
+        self._root = root  # the body's own error is the error of the program, not of each fork
+
+    # -- saying
+    def __iadd__(self, other: Appendable) -> ProgramState:
+        self._cursor.say(as_expr(other))
+        return self
+
+    @overload
+    def system(self, expr: Appendable) -> Seq: ...
+    @overload
+    def system(self, expr: None = None) -> AbstractContextManager[None]: ...
+    def system(self, expr: Appendable | None = None) -> Seq | AbstractContextManager[None]:
+        """Append a system message now, or (without `expr`) open one for a `with` block."""
+        return self._role("system", expr)
+
+    @overload
+    def user(self, expr: Appendable) -> Seq: ...
+    @overload
+    def user(self, expr: None = None) -> AbstractContextManager[None]: ...
+    def user(self, expr: Appendable | None = None) -> Seq | AbstractContextManager[None]:
+        """Append a user message now, or (without `expr`) open one for a `with` block."""
+        return self._role("user", expr)
+
+    @overload
+    def assistant(self, expr: Appendable) -> Seq: ...
+    @overload
+    def assistant(self, expr: None = None) -> AbstractContextManager[None]: ...
+    def assistant(self, expr: Appendable | None = None) -> Seq | AbstractContextManager[None]:
+        """Append an assistant message now, or (without `expr`) open one for a `with` block."""
+        return self._role("assistant", expr)
+
+    def _role(self, role: str, expr: Appendable | None) -> Seq | AbstractContextManager[None]:
+        if expr is None:
+            return self._role_block(role)
+        self._cursor.say(Seq((RoleBegin(role), *as_expr(expr).parts(), RoleEnd(role))))
+        return _SAID
+
+    @contextmanager
+    def _role_block(self, role: str) -> Iterator[None]:
+        self._cursor.say(RoleBegin(role))
+        try:
+            yield
+        finally:
+            self._cursor.say(RoleEnd(role))
+
+    @contextmanager
+    def var_scope(self, name: str) -> Iterator[None]:
+        """The text written in the `with` block becomes the variable `name`, readable after it."""
+        scope = self._cursor.open_scope(name)
+        try:
+            yield
+        finally:
+            self._cursor.close_scope(scope)
+
+    def set_var(self, name: str, value: object) -> None:
+        """Define a variable of the program's own. Takes effect at once."""
+        self._cursor.define(name, Given(value))
+
+    def __setitem__(self, name: str, value: object) -> None:
+        self.set_var(name, value)
+
+    # -- branching
+    def fork(self, size: int = 1, position_ids_offset: object = None) -> ProgramStateGroup:
+        """`size` branches that go on from here independently."""
+        if position_ids_offset is not None:
+            raise OptionError("fork: position_ids_offset has no meaning here; a token's position is its depth")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise OptionError(f"fork: size must be an integer of at least 0, got {size!r:.60}")
+        children = [ProgramState(c, self._body, outside=self._outside) for c in self._cursor.fork(size)]
+        return ProgramStateGroup(children, self)
+
+    @contextmanager
+    def copy(self, position_ids_offset: object = None) -> Iterator[ProgramState]:
+        """An independent branch for a `with` block; its variables come back as lists of one."""
+        group = self.fork(1, position_ids_offset)
+        try:
+            yield group[0]
+        except BaseException:
+            group[0]._cursor.seal("ended with its `with s.copy()` block")
+            raise
+        group.join()
+
+    # -- reading values
+    def __getitem__(self, name: str) -> Any:
+        """Wait for a generated or set variable. Raises the original error, or `VariableError` for an unknown name.
+
+        Program arguments are not variables: read those as the Python names they are.
+        """
+        return self._read(name, lambda variable: variable.value())
+
+    def get_var(self, name: str) -> Any:
+        return self[name]
+
+    def value(self, name: str) -> Any:
+        """The typed value of a gen; for free text, the string."""
+        return self[name]
+
+    def __contains__(self, name: object) -> bool:
+        """True from the moment the gen was enqueued."""
+        return isinstance(name, str) and self._cursor.find(name) is not None
+
+    def get_meta_info(self, name: str) -> Any:
+        """Token ids, log-probabilities, counts and finish reason of a gen or select: a dict (a list of n for n > 1).
+
+        None for a variable that no single call made (`set_var`, `var_scope`).
+        """
+        return self._read(name, lambda variable: variable.meta())
+
+    async def aget(self, name: str) -> Any:
+        """`s[name]` without blocking the event loop."""
+        variable = await self._find_async(name)
+        for handle in variable.handles():
+            await self._cursor.backend.wait_async(handle)
+        try:
+            return variable.value()
+        except Exception as error:
+            self._cursor.explain(error)
+            raise
+
+    def _read(self, name: str, take: Callable[[Variable], Any]) -> Any:
+        variable = self._find(name)
+        self._wait(variable.handles())
+        try:
+            return take(variable)
+        except Exception as error:
+            self._cursor.explain(error)
+            raise
+
+    # -- reading text
+    def text(self) -> str:
+        """The whole text, exactly as it was appended (the chat template's own text included). Waits; raises."""
+        _raise(self._finish())
+        return joined(self._cursor.segments)
+
+    async def async_text(self) -> str:
+        """`text()` without blocking the event loop."""
+        _raise(await self._finish_async())
+        return joined(self._cursor.segments)
+
+    def messages(self) -> list[dict[str, str]]:
+        """A fresh list of `{"role", "content"}`; the last is the one being written, if a role is open."""
+        _raise(self._finish())
+        return [{"role": m.role, "content": joined(m.parts)} for m in self._cursor.roles.messages]
+
+    def sync(self) -> None:
+        """Wait until everything said so far is done. Raises nothing: see `error()`."""
+        self._finish()
+
+    def error(self) -> BaseException | None:
+        """What went wrong here, or in a branch that was joined here; None if nothing did. Waits."""
+        if (own := self._finish()) is not None:
+            return own
+        return self._first_hole(self._cursor)
+
+    def _first_hole(self, cursor: Cursor) -> BaseException | None:
+        for child in cursor.joined:
+            barrier = child.barrier()
+            self._wait([barrier])
+            error = child.explain(barrier.error) if barrier.error is not None else self._first_hole(child)
+            if error is not None:
+                return error
+        return None
+
+    def text_iter(self, name: str | None = None) -> Iterator[str]:
+        """Pieces of the transcript, or of one variable, from its start to its end. Raises the error at its end."""
+        try:
+            source = None if name is None else self._find(name)
+            yield from pieces(self._reader(name, source), self._cursor.backend, self._body)
+            if name is None:
+                _raise(self._finish())
+        except Exception as error:
+            self._cursor.explain(error)
+            raise
+
+    async def text_async_iter(
+        self, name: str | None = None, return_meta_data: bool = False
+    ) -> AsyncIterator[Any]:
+        """The same for `async for`. With `return_meta_data` (needs a name): pairs of piece and meta information,
+        which is complete in the last pair."""
+        if return_meta_data and name is None:
+            raise OptionError("text_async_iter: return_meta_data needs the name of a variable")
+        try:
+            source = None if name is None else await self._find_async(name)
+            async for piece in pieces_async(self._reader(name, source), self._cursor.backend, self._body):
+                yield (piece, None) if return_meta_data else piece
+            if source is None:
+                _raise(await self._finish_async())
+            elif return_meta_data:
+                yield "", source.meta()
+        except Exception as error:
+            self._cursor.explain(error)
+            raise
+
+    def _reader(self, name: str | None, variable: Variable | None) -> Reader:
+        if name is None or variable is None:
+            return Reader(self._body, lambda: (self._cursor.segments, self._complete()))
+        if isinstance(variable, Scope) and variable.open and self._complete():
+            variable.value()  # the body streams the scope it is still writing: this raises
+        return Reader(self._body, lambda: variable.stream(name))
+
+    # -- seeing and ending
+    @property
+    def usage(self) -> UsageTree:
+        """Token counts as a tree: this branch, its calls, and the branches forked from it. Waits for what was said."""
+        self._wait(self._cursor.barriers())
+        return self._cursor.ledger.tree()
+
+    @property
+    def ret_value(self) -> Any:
+        """What the body returned."""
+        self._await_body()
+        if self._body.error is not None:
+            raise self._body.error
+        return self._body.value
+
+    def cancel(self) -> None:
+        """Fail this branch and all that were forked from it with `Cancelled`. What is finished stays readable."""
+        self._cursor.cancel()
+
+    def __repr__(self) -> str:
+        self._finish()  # raises nothing: a failed program shows the text it got to
+        return f"ProgramState({joined(self._cursor.segments)})"
+
+    # -- waiting
+    def _complete(self) -> bool:
+        """Will there be no more text and names (as far as this reader is concerned)?"""
+        return not self._outside or self._body.ended
+
+    def _find(self, name: str) -> Variable:
+        while True:
+            version, complete = self._body.pulse.version, self._complete()
+            if (found := self._cursor.find(name)) is not None:
+                return found
+            if complete:
+                self._unknown(name)
+            self._body.wait(version)
+
+    async def _find_async(self, name: str) -> Variable:
+        while True:
+            version, complete = self._body.pulse.version, self._complete()
+            if (found := self._cursor.find(name)) is not None:
+                return found
+            if complete:
+                self._unknown(name)
+            await self._body.pulse.wait_async(version)
+
+    def _unknown(self, name: str) -> NoReturn:
+        if self._root and self._body.error is not None:
+            raise self._body.error  # the body died before it came to the name
+        names = self._cursor.names()
+        known = f"it has {', '.join(map(repr, names))}" if names else "it has none yet"
+        raise VariableError(f"the program has no variable {name!r}{suggest(str(name), names)}; {known}")
+
+    def _wait(self, handles: Sequence[Handle[Any]]) -> None:
+        for handle in handles:
+            self._cursor.backend.wait(handle)
+
+    def _await_body(self) -> None:
+        while True:
+            version = self._body.pulse.version
+            if self._complete():
+                return
+            self._body.wait(version)
+
+    def _finish(self) -> BaseException | None:
+        """Wait for everything said so far; gives what went wrong."""
+        self._await_body()
+        barrier = self._cursor.barrier()
+        self._wait([*pending(self._cursor.segments), barrier])
+        return self._failure(barrier)
+
+    async def _finish_async(self) -> BaseException | None:
+        """The same on an event loop; branches that were joined here are finished too."""
+        while True:
+            version = self._body.pulse.version
+            if self._complete():
+                break
+            await self._body.pulse.wait_async(version)
+        barrier = self._cursor.barrier()
+        for handle in [*pending(self._cursor.segments), barrier, *self._cursor.barriers()[1:]]:
+            await self._cursor.backend.wait_async(handle)
+        return self._failure(barrier)
+
+    def _failure(self, barrier: Handle[None]) -> BaseException | None:
+        if barrier.error is not None:
+            return self._cursor.explain(barrier.error)
+        return self._body.error if self._root else None
+
+
+def _raise(error: BaseException | None) -> None:
+    if error is not None:
+        raise error

@@ -1,0 +1,90 @@
+"""What a program cost: a tree of program, branches and calls, with token counts.
+
+Owns: the tree and its printing. Counting is the backend's (`Branch.usage`, and the usage of each result).
+
+`Ledger` grows while a program runs and holds no state of it, so a dropped branch is freed although its costs are kept;
+`UsageTree` is a snapshot for the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..backend.base import Branch, Handle, Usage
+
+
+@dataclass(frozen=True)
+class Call:
+    """One finished gen or select: what it was and where (`gen('answer') at prog.py:12`)."""
+
+    where: str
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class UsageTree:
+    """`own`: this branch alone. `total`: with every branch forked from it."""
+
+    label: str
+    own: Usage
+    calls: list[Call] = field(default_factory=list)
+    branches: list[UsageTree] = field(default_factory=list)
+
+    @property
+    def total(self) -> Usage:
+        total = self.own + Usage()
+        for branch in self.branches:
+            total.add(branch.total)
+        return total
+
+    def walk(self) -> Iterator[UsageTree]:
+        yield self
+        for branch in self.branches:
+            yield from branch.walk()
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines(""))
+
+    def _lines(self, indent: str) -> Iterator[str]:
+        yield f"{indent}{self.label}: {_counts(self.total)}"
+        for call in self.calls:
+            yield f"{indent}  {call.where}: {_counts(call.usage)}"
+        for branch in self.branches:
+            yield from branch._lines(indent + "  ")
+
+
+def _counts(usage: Usage) -> str:
+    text = (f"{usage.calls} calls, {usage.prompt} prompt ({usage.reused} reused), {usage.computed} computed, "
+            f"{usage.generated} generated")
+    return text + (f", {usage.recomputed} recomputed" if usage.recomputed else "")
+
+
+class Ledger:
+    """The growing side of one branch."""
+
+    __slots__ = ("_branch", "_calls", "_children", "_label")
+
+    def __init__(self, label: str, branch: Branch) -> None:
+        self._label, self._branch = label, branch
+        self._calls: list[tuple[str, Handle[Any]]] = []
+        self._children: list[Ledger] = []
+
+    def call(self, where: str, handle: Handle[Any]) -> None:
+        self._calls.append((where, handle))
+
+    def fork(self, child: Ledger) -> None:
+        self._children.append(child)
+
+    def tree(self) -> UsageTree:
+        """A snapshot; calls that failed or are not finished are left out."""
+        calls = [Call(where, _used(h.result)) for where, h in list(self._calls) if h.done and h.error is None]
+        return UsageTree(self._label, self._branch.usage + Usage(), calls, [c.tree() for c in list(self._children)])
+
+
+def _used(result: Any) -> Usage:
+    total = Usage()
+    for one in result if isinstance(result, list) else [result]:
+        total.add(one.usage)
+    return total

@@ -1,0 +1,134 @@
+"""What a name in a program stands for, from the moment its op was enqueued.
+
+Owns: the kinds of variables and how each becomes a value. Knows nothing of waiting: `handles()` says what to wait for
+and `value()`, called after that, gives the value or raises the original error. That split lets threads, event loops and
+streams share one definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..backend import meta
+from ..backend.base import Handle
+from ..lang.errors import OptionError, VariableError
+from .transcript import Segment, joined, pending
+
+
+class Variable:
+    """Base: a value that is there."""
+
+    __slots__ = ()
+
+    def handles(self) -> Sequence[Handle[Any]]:
+        """What to wait for before `value()`; grows no more once it is empty, an open scope apart."""
+        return ()
+
+    def value(self) -> Any:
+        raise NotImplementedError
+
+    def meta(self) -> Any:
+        """The meta information of the op, or None where no model was asked. After `handles()` are done."""
+        return None
+
+    def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
+        """The segments that spell the value as it grows, and whether there will be no more of them."""
+        raise OptionError(f"{name!r} is a list and has no single text to stream; read s[{name!r}]")
+
+
+class Given(Variable):
+    """Set by `set_var` or `s[name] = value`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def value(self) -> Any:
+        return self._value
+
+    def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
+        return (Segment(str(self._value)),), True
+
+
+class Generated(Variable):
+    """Written by a gen: a string, or for n > 1 a list of n strings."""
+
+    __slots__ = ("_id", "_n", "_segment")
+
+    def __init__(self, segment: Segment, n: int) -> None:
+        self._segment, self._n, self._id = segment, n, meta.call_id("gen")
+
+    def handles(self) -> Sequence[Handle[Any]]:
+        return pending([self._segment])
+
+    def value(self) -> Any:
+        assert self._segment.handle is not None
+        results = self._segment.handle.value()
+        return results[0].text if self._n == 1 else [r.text for r in results]
+
+    def meta(self) -> Any:
+        assert self._segment.handle is not None
+        infos = [meta.of_gen(self._id, r) for r in self._segment.handle.value()]
+        return infos[0] if self._n == 1 else infos
+
+    def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
+        if self._n > 1:
+            return super().stream(name)
+        return (self._segment,), True
+
+
+class Picked(Variable):
+    """The winner of a select."""
+
+    __slots__ = ("_id", "_segment")
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment, self._id = segment, meta.call_id("select")
+
+    def handles(self) -> Sequence[Handle[Any]]:
+        return pending([self._segment])
+
+    def value(self) -> Any:
+        assert self._segment.handle is not None
+        return self._segment.handle.value().text
+
+    def meta(self) -> Any:
+        assert self._segment.handle is not None
+        return meta.of_select(self._id, self._segment.handle.value())
+
+    def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
+        return (self._segment,), True
+
+
+class Scope(Variable):
+    """The text written inside `with s.var_scope(name)`. Has no value while it is open."""
+
+    __slots__ = ("_closed", "_name", "_segments", "_start")
+
+    def __init__(self, name: str, segments: list[Segment]) -> None:
+        self._name, self._segments, self._start = name, segments, len(segments)
+        self._closed: tuple[Segment, ...] | None = None
+
+    @property
+    def open(self) -> bool:
+        return self._closed is None
+
+    def close(self) -> None:
+        self._closed = tuple(self._segments[self._start:])
+
+    def handles(self) -> Sequence[Handle[Any]]:
+        return pending(self._closed or ())
+
+    def value(self) -> Any:
+        if self._closed is None:
+            raise VariableError(f"{self._name!r} is the scope that is being written; read it after its `with` block")
+        for segment in self._closed:
+            if segment.error is not None:
+                raise segment.error
+        return joined(self._closed)
+
+    def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
+        closed = self._closed
+        return (self._segments[self._start:], False) if closed is None else (closed, True)
