@@ -1,0 +1,321 @@
+"""Branches: live cursors in the tree, and their queues of ops.
+
+Owns: one branch's tokens and watermark, and the ops still to run. The public methods (the protocol of
+`backend/base.py`) only enqueue and may be called from any thread; everything else is called by the engine, under its
+lock.
+
+A branch is a frozen path of nodes (ending in `node`, `base` tokens deep) and a private growing `tail`. Its watermark:
+`computed` of `length` tokens have KV. An *attached* branch holds its path; a *parked* one (new, resting, preempted)
+holds only its token list, with node = root: its KV, if any, is ordinary cache that a later match finds again.
+
+Invariants: 0 <= computed <= length; tail_computed > 0 only if the whole path is full; `runs` hold the first
+`tail_computed` tokens of the tail, and a reserve to grow into.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...lang.errors import Cancelled
+from ..base import GenRequest, GenResult, Handle, ScoreRequest, ScoreResult, Usage
+from .batch import Run
+from .noise import mix
+from .pool import cut
+from .tree import Node, Tree
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .job import Job
+
+Piece = tuple[str, bool]
+"""Constant text and whether it is markup (a template's own text, which may spell control tokens)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokensOp:
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenOp:
+    request: GenRequest
+    handle: Handle[list[GenResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOp:
+    request: ScoreRequest
+    handle: Handle[ScoreResult]
+
+
+@dataclass(frozen=True, slots=True)
+class ForkOp:
+    children: tuple[Branch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmOp:
+    """Compute the KV of everything so far, without wanting logits."""
+
+    handle: Handle[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOp:
+    handle: Handle[None]
+
+
+class RestOp:
+    pass
+
+
+Op = Any  # a Piece, or one of the above
+
+
+class Branch:
+    """A live cursor; see the module. `order` fixes its place among all branches (depth first by program)."""
+
+    def __init__(self, engine: Engine, tree: Tree, order: tuple[int, ...], seed: int, path: int,
+                 deadline: float | None = None) -> None:
+        self.engine = engine
+        self.order = order
+        self.seed, self.path = seed, path
+        self.deadline = deadline  # of the whole program, on the monotonic clock
+        self.timeout: float | None = None  # what the deadline was set from, in seconds
+        self.usage = Usage()
+        self.error: BaseException | None = None
+        # ops, oldest first; `pending` is constant text already taken from it but not yet tokenised
+        self.ops: deque[Op] = deque()
+        self.pending: list[Piece] = []
+        self.job: Job | None = None
+        self.born = True  # a forked child is born when its parent reaches the fork
+        self.newborn = False  # forked, and nothing computed here yet
+        self.forks = 0
+        self.queued = False  # in the engine's inbox
+        self.closing = False
+        self.closed = False
+        # the cursor
+        self.tree = tree
+        self.node: Node = tree.root
+        self.base = 0
+        self.tail: list[int] = []
+        self.runs: list[Run] = []
+        self.reserve = 0  # slots in runs beyond tail_computed
+        self.tail_computed = 0
+        self.attached = False
+        self.high = 0  # deepest position ever computed here: rows below it are recomputation
+        self.planned_in = -1  # number of the last step this branch has a span in
+        self.pinned = False  # its KV is never given up for others (a cached prefix)
+
+    # -- the protocol: enqueue and return
+    def append(self, text: str, *, markup: bool = False) -> None:
+        if text:
+            self._enqueue((text, markup))
+
+    def append_tokens(self, tokens: list[int]) -> None:
+        """Add constant text that is already tokenised."""
+        self._enqueue(TokensOp(tuple(tokens)))
+
+    def gen(self, request: GenRequest) -> Handle[list[GenResult]]:
+        return self._enqueue(GenOp(request, Handle(request.where))).handle  # type: ignore[no-any-return]
+
+    def score(self, request: ScoreRequest) -> Handle[ScoreResult]:
+        return self._enqueue(ScoreOp(request, Handle(request.where))).handle  # type: ignore[no-any-return]
+
+    def warm(self) -> Handle[Any]:
+        return self._enqueue(WarmOp(Handle("cache_prefix"))).handle  # type: ignore[no-any-return]
+
+    def sync(self) -> Handle[None]:
+        return self._enqueue(SyncOp(Handle("sync"))).handle  # type: ignore[no-any-return]
+
+    def rest(self) -> None:
+        self._enqueue(RestOp())
+
+    def fork(self, n: int) -> Sequence[Branch]:
+        children = tuple(self.child(self.forks, i) for i in range(n))
+        self.forks += 1
+        self._enqueue(ForkOp(children))
+        return children
+
+    def cancel(self, error: BaseException | None = None) -> None:
+        if self.error is None:
+            self.error = error or Cancelled("the branch was cancelled")
+        self.engine.notify(self)
+        self.engine.poke()
+
+    def close(self) -> None:
+        self.closing = True
+        self.engine.notify(self)
+
+    def _enqueue(self, op: Op) -> Any:
+        self.ops.append(op)
+        self.engine.notify(self)
+        return op
+
+    def child(self, fork: int, i: int) -> Branch:
+        """Child i of fork number `fork`, not yet born. Its noise is its own: the path says which branch it is."""
+        child = Branch(self.engine, self.tree, (*self.order, fork, i), self.seed, mix(mix(self.path, fork + 1), i + 1),
+                       self.deadline)
+        child.born = False
+        return child
+
+    # -- the cursor
+    @property
+    def length(self) -> int:
+        return self.base + len(self.tail)
+
+    @property
+    def computed(self) -> int:
+        """The watermark: tokens 0 .. computed-1 have KV."""
+        if self.node.full:
+            return self.base + self.tail_computed
+        for node in self.node.path():
+            if node.computed or node.parent is None:
+                return node.start + node.computed
+        raise AssertionError("a path ends in the root")
+
+    def unfilled(self) -> list[Node]:
+        """The nodes of the path that are not full, from the top; usually none."""
+        if self.node.full:
+            return []
+        nodes = []
+        for node in self.node.path():
+            if node.full:
+                break
+            nodes.append(node)
+        return nodes[::-1]
+
+    def path_tokens(self) -> list[int]:
+        """All tokens, root to end."""
+        parts = [node.tokens for node in self.node.path()][::-1]
+        return [t for tokens in parts for t in tokens] + self.tail
+
+    def context(self, depth: int) -> tuple[Run, ...]:
+        """The runs that hold the KV of tokens 0 .. depth-1 (depth <= computed)."""
+        nodes = [node.runs for node in self.node.path()][::-1]
+        if depth >= self.base:
+            runs = [run for part in nodes for run in part]
+            need = depth - self.base
+            for start, length in self.runs:
+                if need <= 0:
+                    break
+                runs.append((start, min(length, need)))
+                need -= length
+            return tuple(runs)
+        return tuple(cut([run for part in nodes for run in part], depth)[0])
+
+    def extend(self, tokens: list[int]) -> None:
+        self.tail.extend(tokens)
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from `length` on and lower the watermark: a stop, a rejected draft."""
+        keep = length - self.base
+        assert 0 <= keep <= len(self.tail), "only the private tail can be cut"
+        del self.tail[keep:]
+        if self.tail_computed > keep:
+            self.reserve += self.tail_computed - keep
+            self.tail_computed = keep
+
+    def want_logits(self) -> None:
+        """Make sure the last token is still to be computed: its row gives the next token's logits."""
+        if self.tail_computed == len(self.tail):
+            assert self.tail, "a branch without a private token has no row to want"
+            self.tail_computed -= 1
+            self.reserve += 1
+
+    # -- moving between tail and tree
+    def settle(self, keep: int = 1) -> None:
+        """Freeze the tail except its last `keep` tokens into the tree, and attach there."""
+        count = max(0, len(self.tail) - keep)
+        target = self.node
+        if count:
+            have = min(self.tail_computed, count)
+            frozen, rest = cut(self.runs, have)
+            target = self.tree.plant(self.node, self.tail[:count], frozen, have)
+            self.runs, self.tail = rest, self.tail[count:]
+            self.tail_computed -= have
+            if not self.tail_computed:
+                self.drop_reserve()
+        if target is not self.node or not self.attached:
+            self.tree.attach(target)  # the new path first: it shares the old one, which must not look abandoned
+            if self.attached:
+                self.tree.detach(self.node)
+            self.attached = True
+            self.node, self.base = target, target.end
+            self.engine.attached[self] = None
+
+    def drop_reserve(self) -> None:
+        kept, reserve = cut(self.runs, self.tail_computed)
+        self.tree.pool.give(reserve)
+        self.runs, self.reserve = kept, 0
+
+    def park(self, mid_plan: bool = False) -> None:
+        """Hold no KV: what is computed becomes cache, only the token list stays. The watermark is 0 again."""
+        if self.job is not None:
+            self.job.park(self)
+        if not self.attached:
+            return
+        tokens = self.path_tokens()
+        self.drop_reserve()
+        node = self.node
+        if self.tail_computed:
+            frozen = self.tail[: self.tail_computed]
+            node = self.tree.plant(node, frozen, self.runs, self.tail_computed, mid_plan)
+            self.tree.attach(node)
+            self.tree.detach(self.node)
+        self.runs, self.tail_computed = [], 0
+        self.tree.detach(node)
+        self.attached = False
+        self.node, self.base, self.tail = self.tree.root, 0, tokens
+        self.engine.attached.pop(self, None)
+
+    def lower(self, depth: int) -> None:
+        """Undo: only the first `depth` tokens count as computed (a step that did not happen)."""
+        if depth >= self.base:
+            lost = max(0, self.tail_computed - (depth - self.base))
+            self.tail_computed -= lost
+            self.reserve += lost
+            return
+        self.reserve += self.tail_computed
+        self.tail_computed = 0
+        for node in self.node.path():
+            keep = max(0, min(len(node.tokens), depth - node.start))
+            if node.computed > keep:
+                node.runs, lost_runs = cut(node.runs, keep)
+                self.tree.pool.give(lost_runs)
+                node.computed = keep
+            if node.start <= depth:
+                break
+
+    def inherit(self, parent: Branch) -> None:
+        """Be born: continue from where `parent` (settled) is. The last token is this branch's own to compute."""
+        self.born = self.newborn = True
+        self.pending = list(parent.pending)
+        if parent.length:
+            assert len(parent.tail) == 1, "fork settles the parent down to its last token"
+            self.node, self.base, self.tail = parent.node, parent.base, list(parent.tail)
+            self.tree.attach(self.node)
+            self.attached = True
+            self.engine.attached[self] = None
+
+    # -- failure
+
+    def fail(self, error: BaseException) -> None:
+        """Everything pending completes with `error`; everything later will. Children not yet born fail with it."""
+        self.error = self.error or error
+        job, self.job = self.job, None
+        if job is not None:
+            job.abandon(self, self.error)
+        while self.ops:
+            op = self.ops.popleft()
+            if isinstance(op, ForkOp):
+                for child in op.children:
+                    child.born = True
+                    child.fail(self.error)
+            elif isinstance(op, (GenOp, ScoreOp, SyncOp, WarmOp)):
+                op.handle.finish(None, self.error)
+        self.pending = []
+        self.park()

@@ -1,0 +1,186 @@
+"""One gen's state machine: sampled tokens in, text out; stops, limits, log-probabilities.
+
+Owns: when a generation ends and what its text and tokens then are. Knows nothing of steps, slots or other branches.
+
+The generated tokens stay as they were sampled: they are never encoded again. Only when a stop cuts through a token are
+the few bytes before the cut, within that token, encoded anew; the branch's watermark is lowered to there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...lang.expr import DEFAULT_MAX_TOKENS
+from ..base import GenRequest, GenResult, Handle, TokenLogprob
+from .chain import Trie
+from .job import Job
+from .noise import mix
+from .sample.sampler import Recipe, Request, Sampled, log_softmax, top_of
+from .text.stop import StopMatcher
+from .text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .branch import Branch
+    from .step import Span
+
+
+class Samples:
+    """The n samples of one gen, collected into one handle."""
+
+    def __init__(self, handle: Handle[list[GenResult]], n: int) -> None:
+        self.handle = handle
+        self.results: list[GenResult | None] = [None] * n
+        self.left = n
+        self.others: list[Branch] = []  # branches of the samples after the first
+
+    def finish(self, i: int, result: GenResult) -> None:
+        self.results[i] = result
+        self.left -= 1
+        if not self.left:
+            self.handle.finish([r for r in self.results if r is not None])
+
+    def fail(self, error: BaseException) -> None:
+        """One failed: all fail with it."""
+        self.handle.finish(None, error)
+        others, self.others = self.others, []
+        for branch in others:
+            branch.error = branch.error or error
+            branch.engine.notify(branch)
+
+
+class Gen(Job):
+    """Sample `index` of a gen, on its branch."""
+
+    def __init__(self, branch: Branch, request: GenRequest, samples: Samples, index: int, tokenizer: Tokenizer,
+                 context_length: int) -> None:
+        s = request.sampling
+        super().__init__(branch, samples.handle, request.where, s.timeout)
+        self.samples, self.index = samples, index
+        self.tokenizer = tokenizer
+        self.start = branch.length
+        asked = DEFAULT_MAX_TOKENS if s.max_tokens is None else s.max_tokens
+        self.budget = min(asked, context_length - branch.length)
+        self.min_tokens = min(s.min_tokens or 0, self.budget)
+        seed = branch.seed if s.seed is None else s.seed
+        path = branch.path if index == 0 else mix(branch.path, -index)
+        wants_prompt = s.repetition_penalty not in (None, 1.0)
+        self.recipe = Recipe.of(s, mix(seed, path), branch.path_tokens() if wants_prompt else [])
+        self.text_in_logprobs = s.return_text_in_logprobs is not False
+        ends = () if s.ignore_eos else tokenizer.eos_ids
+        self.ends = frozenset((*ends, *(s.stop_token_ids or ())))
+        self.matcher = StopMatcher(s.stop or (), s.stop_regex or ())
+        self.tokens: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.finish_reason: dict[str, Any] | None = None
+        self.from_token: int | None = None
+        if s.return_logprob and s.logprob_start_len is not None and s.logprob_start_len >= 0:
+            self._score_prompt(branch, s.logprob_start_len)
+
+    def _score_prompt(self, branch: Branch, first: int) -> None:
+        """Ask for the log-probabilities of the prompt from token `first` on. Their rows are computed again, beside the
+        path: cached KV has no logits."""
+        first = min(first, branch.length)
+        self.from_token = max(0, first - 1)
+        self.skip = 1 if first > 0 else 0
+        sequence = branch.path_tokens()[self.from_token :]
+        if sequence:
+            self.tries = [Trie(self.from_token, [sequence])]
+
+    # -- the scheduler's questions
+    def target(self, branch: Branch) -> int:
+        return branch.length - 1 if self.open_chains() else branch.length
+
+    def wants_last(self) -> bool:
+        return True
+
+    def request(self, branch: Branch) -> Request | None:
+        banned = tuple(self.ends) if len(self.tokens) < self.min_tokens else ()
+        return Request(self.recipe, branch.length, banned)
+
+    # -- reading
+    def read(self, branch: Branch, span: Span, logits: Any) -> None:
+        """Rows of the prompt's own tokens (only asked for with logprob_start_len)."""
+        chain = span.chain
+        for row, offset in zip(logits, span.want):
+            lp = log_softmax(row[: self.tokenizer.vocab_size])
+            for child in chain.vertices[span.start - chain.start + offset].children.values():
+                child.logprob = float(lp[child.token])
+                child.top = top_of(lp, self.recipe.top_logprobs)
+        if not self.open_chains():
+            self.park(branch)
+            self.tries[0].done = True
+
+    def accept(self, branch: Branch, sampled: Sampled) -> None:
+        token = sampled.token
+        self.usage.generated += 1
+        if sampled.logprob is not None:
+            self.logprobs.append(self._described(token, sampled.logprob, sampled.top))
+        if token in self.ends and len(self.tokens) >= self.min_tokens:
+            self.finish_reason = {"type": "stop", "matched": token}
+            return
+        self.tokens.append(token)
+        self.recipe.note(token)
+        branch.tail.append(token)
+        matcher = self.matcher
+        self._show(matcher.push(self.tokenizer.token_bytes[token], len(self.tokens) >= self.min_tokens))
+        if matcher.cut is not None:
+            self._cut(branch, matcher.cut)
+            self.finish_reason = {"type": "stop", "matched": matcher.matched}
+        elif len(self.tokens) >= self.budget:
+            self.finish_reason = {"type": "length", "length": len(self.tokens)}
+
+    def _show(self, piece: str) -> None:
+        if self.index == 0:
+            self.samples.handle.grow(piece)
+
+    def _cut(self, branch: Branch, at: int) -> None:
+        """Cut the tokens `at` bytes into the text: keep whole tokens, encode what is left of the one cut through."""
+        table = self.tokenizer.token_bytes
+        ends, total = [], 0
+        for token in self.tokens:
+            total += len(table[token])
+            ends.append(total)
+        keep = sum(1 for end in ends if end <= at)
+        text = b"".join([table[t] for t in self.tokens])
+        while keep and not _starts_character(text, ends[keep - 1]):
+            keep -= 1  # never begin the rest inside a character
+        rest = text[(ends[keep - 1] if keep else 0) : at].decode("utf-8", errors="replace")
+        again = self.tokenizer.encode([(rest, False)], first=False) if rest else []
+        if self.logprobs:
+            begun = sum(1 for end, token in zip(ends, self.tokens) if end - len(table[token]) < at)
+            del self.logprobs[begun:]
+        branch.truncate(self.start + keep)
+        branch.high = min(branch.high, branch.length)
+        branch.extend(again)
+        self.tokens = self.tokens[:keep] + again
+
+    def settled(self, branch: Branch) -> bool:
+        return self.finish_reason is not None
+
+    def close(self, branch: Branch) -> None:
+        assert self.finish_reason is not None
+        self._show(self.matcher.finish())
+        branch.usage.add(self.usage)
+        self.samples.finish(self.index, GenResult(
+            text=self.matcher.text, token_ids=self.tokens, finish_reason=self.finish_reason, usage=self.usage,
+            logprobs=self.logprobs if self.recipe.logprobs else None, input_logprobs=self._prompt_logprobs()))
+
+    def _prompt_logprobs(self) -> list[TokenLogprob] | None:
+        if self.from_token is None:
+            return None
+        path = self.tries[0].paths[0][self.skip :] if self.tries else []
+        return [self._described(v.token, v.logprob, v.top) for v in path]
+
+    def _described(self, token: int, logprob: float | None, top: tuple[tuple[float, int], ...]) -> TokenLogprob:
+        def text(t: int) -> str | None:
+            return self.tokenizer.token_bytes[t].decode("utf-8", errors="replace") if self.text_in_logprobs else None
+
+        return TokenLogprob(logprob, token, text(token), tuple((lp, t, text(t)) for lp, t in top))
+
+    def abandon(self, branch: Branch, error: BaseException) -> None:
+        self.park(branch)
+        self.samples.fail(error)
+
+
+def _starts_character(data: bytes, at: int) -> bool:
+    return at >= len(data) or data[at] & 0xC0 != 0x80

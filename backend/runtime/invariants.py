@@ -1,0 +1,100 @@
+"""The runtime's invariants, checked on the living engine.
+
+Owns: the checks. Run by tests after every op, and by `Runtime.check()` on an idle runtime. Numbers are DESIGN's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .batch import Run
+from .pool import SCRATCH, size
+from .tree import Node
+
+if TYPE_CHECKING:
+    from .branch import Branch
+    from .engine import Engine
+
+
+def check(engine: Engine) -> None:
+    """Raise AssertionError, saying what and where, if any invariant does not hold. Call under the engine's lock."""
+    nodes = _all_nodes(engine)
+    _check_nodes(nodes)
+    for branch in engine.attached:
+        _check_branch(branch)
+    _check_slots(engine, nodes)
+    _check_counts(engine, nodes)
+    orders = [b.order for b in engine.active]
+    assert orders == sorted(orders), "active branches are not in order"
+    assert all(b.job is not None and not b.closed for b in engine.active), "an active branch without a job"
+
+
+def _all_nodes(engine: Engine) -> list[Node]:
+    """Every node: those that can be matched, and (without reuse) those only branches hold."""
+    nodes = {id(node): node for node in engine.tree.nodes()}
+    for branch in engine.attached:
+        for node in branch.node.path():
+            if node.parent is not None:
+                nodes.setdefault(id(node), node)
+    return list(nodes.values())
+
+
+def _check_nodes(nodes: list[Node]) -> None:
+    for node in nodes:
+        parent = node.parent
+        assert parent is not None and node.tokens, "an empty node, or one cut off from the root"
+        assert node.start == parent.end, "5: a node's depth is not its parent's end"
+        assert 0 <= node.computed <= len(node.tokens), "1: watermark outside the node"
+        assert size(node.runs) == node.computed, "a node's slots are not its computed tokens"
+        assert parent.full or not node.computed, "KV beneath a node that is not full"
+        assert node.live or node.full, "a planned node that nobody waits for"
+        for first, child in node.children.items():
+            assert child.tokens[0] == first and child.parent is node, "a child filed under another token"
+
+
+def _check_branch(branch: Branch) -> None:
+    assert branch.attached and not branch.closed
+    assert branch.base == branch.node.end, "base is not the end of the path"
+    assert 0 <= branch.tail_computed <= len(branch.tail), "1: watermark outside the tail"
+    assert branch.node.full or not branch.tail_computed, "KV in the tail above a gap"
+    assert size(branch.runs) == branch.tail_computed + branch.reserve, "the tail's slots do not add up"
+    assert 0 <= branch.computed <= branch.length, "1: watermark outside the branch"
+
+
+def _check_slots(engine: Engine, nodes: list[Node]) -> None:
+    pool = engine.tree.pool
+    runs: list[Run] = [*pool.free_runs()]
+    for node in nodes:
+        runs += node.runs
+    for branch in engine.attached:
+        runs += branch.runs
+        for trie in branch.job.tries if branch.job else ():
+            for chain in trie.chains:
+                runs += chain.runs
+    owned = sorted(runs)
+    at = SCRATCH
+    for start, length in owned:
+        what = "lost" if start > at else "in two places"
+        assert start == at, f"3: slots {min(start, at)}..{max(start, at) - 1} are {what}"
+        at = start + length
+    assert at == pool.capacity + SCRATCH, f"3: slots {at}.. are lost"
+    assert size(pool.free_runs()) == pool.available, "3: the free count is wrong"
+
+
+def _check_counts(engine: Engine, nodes: list[Node]) -> None:
+    live: dict[int, int] = {}
+    for branch in engine.attached:
+        for node in branch.node.path():
+            live[id(node)] = live.get(id(node), 0) + 1
+    for node in [*nodes, engine.tree.root]:
+        branches = live.get(id(node), 0)
+        assert node.live == branches, f"node at {node.start}: live={node.live}, but {branches} branches"
+
+
+def idle_and_whole(engine: Engine) -> None:
+    """The stronger check of an idle engine: nothing runs, and all KV is free or cache of complete nodes."""
+    check(engine)
+    assert not engine.active and not engine.inbox, "the engine is not idle"
+    cached = sum(node.computed for node in engine.tree.nodes())
+    held = sum(size(branch.runs) for branch in engine.attached)
+    assert engine.tree.pool.available + cached + held == engine.tree.pool.capacity, "free + cached + held != pool"

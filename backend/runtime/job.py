@@ -1,0 +1,92 @@
+"""A job: the op a branch is computing for. What the scheduler and the engine ask of gen, select and warm-up.
+
+Owns: the protocol between an op and the step, and the usage of one call. A job says how far its branch's path must be
+computed and whether the last row's logits are wanted; it may have tries of side chains; it reads logits.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ...lang.errors import ProgramTimeout
+from ..base import Handle, Usage
+from .chain import Trie
+from .sample.sampler import Request, Sampled
+
+if TYPE_CHECKING:
+    from .branch import Branch
+    from .step import Span
+
+
+class Job:
+    """Base: a job without logits (computing KV ahead of need)."""
+
+    def __init__(self, branch: Branch, handle: Handle[Any], where: str, timeout: float | None = None) -> None:
+        self.handle = handle
+        self.where = where
+        self.started = time.monotonic()
+        self.timeout = timeout
+        self.tries: list[Trie] = []
+        self.usage = Usage(calls=1, prompt=branch.length, reused=branch.length)
+        self.prompt_length = branch.length
+
+    # -- what the scheduler asks
+    def target(self, branch: Branch) -> int:
+        """How deep the branch's path must be computed next."""
+        return branch.length
+
+    def wants_last(self) -> bool:
+        """Whether the row of the last token is wanted when the path is computed."""
+        return False
+
+    def open_chains(self) -> list[Any]:
+        """Side chains with rows still to compute, in an order one step can take them."""
+        return [chain for trie in self.tries if not trie.done for chain in trie.chains if chain.computed < chain.rows]
+
+    def account(self, branch: Branch, start: int, end: int) -> None:
+        """Rows start .. end-1 of the branch's path are being computed for this call."""
+        again = max(0, min(end, branch.high) - start)
+        fresh_prompt = max(0, min(end, self.prompt_length) - max(start, branch.high))
+        self.usage.computed += end - start
+        self.usage.recomputed += again
+        self.usage.reused -= fresh_prompt
+        branch.high = max(branch.high, end)
+
+    def account_chain(self, rows: int) -> None:
+        """Rows of a side chain are being computed for this call."""
+        self.usage.computed += rows
+
+    # -- what the engine asks when the step is there
+    def request(self, branch: Branch) -> Request | None:
+        """How to sample from the last row; None if this job does not sample."""
+        return None
+
+    def accept(self, branch: Branch, sampled: Sampled) -> None:
+        """Take a sampled token."""
+
+    def read(self, branch: Branch, span: Span, logits: Any) -> None:
+        """Take the wanted rows [len(span.want), V] of a span."""
+
+    def settled(self, branch: Branch) -> bool:
+        """Whether the job is over (its handle complete) after this step."""
+        return branch.computed >= branch.length
+
+    def close(self, branch: Branch) -> None:
+        """The job is over without error."""
+        self.handle.finish(self.usage)
+
+    # -- interruptions
+    def overdue(self, now: float) -> bool:
+        return self.timeout is not None and now - self.started > self.timeout
+
+    def timeout_error(self) -> ProgramTimeout:
+        return ProgramTimeout(f"{self.where}: timeout={self.timeout:g} s passed before it finished")
+
+    def park(self, branch: Branch) -> None:
+        for trie in self.tries:
+            trie.give_back(branch.tree.pool)
+
+    def abandon(self, branch: Branch, error: BaseException) -> None:
+        self.park(branch)
+        self.handle.finish(None, error)

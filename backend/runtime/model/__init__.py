@@ -1,0 +1,1 @@
+"""Models: configuration, loading, the Llama family, and the hash-everything toy."""

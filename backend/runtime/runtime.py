@@ -1,0 +1,308 @@
+"""`sgl.Runtime`: the public door to the local runtime.
+
+Owns: turning what a user writes into concrete options, a model, a tokenizer and an engine; the `Backend` protocol over
+it; one-off generation without a program. Knows nothing of how steps work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...lang.chat import ChatTemplate
+from ...lang.errors import BackendError, OptionError
+from ..base import Capabilities, Handle
+from . import invariants
+from .batch import Model
+from .branch import Branch
+from .draw import draw_tree
+from .engine import Engine
+from .options import EngineOptions, refuse_unsupported
+from .text.tokenizer import Tokenizer
+from .threads import wait_briefly
+
+log = logging.getLogger("sgl")
+
+CPU_STEP_TOKENS = 256
+GPU_STEP_TOKENS = 8192
+"""Default rows of one step: enough to fill the machine, few enough that streams and Ctrl-C stay lively."""
+MAX_POOL_TOKENS = {"cpu": 131_072, "cuda": 16_777_216}
+MEMORY_FRACTION = {"cpu": 0.25, "cuda": 0.85}
+
+
+class Runtime:
+    """A language model in this process: no port, no child process, no server.
+
+    `sgl.Runtime()` runs the embedded default model; `sgl.Runtime("path/or/hub-id")` a safetensors folder, a `.gguf`
+    file or a hub model. Option names are SGLang's where the thing is the same. Sizes are in tokens. Options that this
+    version cannot carry out raise `NotYet`; none is ignored. `disable_cuda_graph` and `disable_overlap_schedule` are
+    accepted: what they turn off is not there yet.
+
+    Raises `ModelLoadError` (the file and the fix), `OptionError` (an option's value), `OutOfMemory` (no room for KV).
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        load_format: str = "auto",
+        context_length: int | None = None,
+        mem_fraction_static: float | None = None,
+        max_total_tokens: int | None = None,
+        max_running_requests: int | None = None,
+        chunked_prefill_size: int | None = None,
+        disable_radix_cache: bool = False,
+        random_seed: int | None = None,
+        chat_template: str | None = None,
+        log_level: str = "error",
+        **others: Any,
+    ) -> None:
+        log.setLevel(_log_level(log_level))
+        refuse_unsupported(others)
+        wait_briefly()
+        from .model.build import build  # imports torch
+
+        model, tokenizer, template, name = build(model_path, device=device, dtype=dtype, load_format=load_format)
+        kind = getattr(model, "device_type", "cpu")
+        context = _context(context_length, model.context_length)
+        self._start(model, tokenizer, _template(chat_template, template), name, EngineOptions(
+            context_length=context,
+            pool_tokens=_pool_tokens(max_total_tokens, mem_fraction_static, model, kind),
+            step_tokens=_positive("chunked_prefill_size", chunked_prefill_size,
+                                  CPU_STEP_TOKENS if kind == "cpu" else GPU_STEP_TOKENS),
+            max_running=_positive("max_running_requests", max_running_requests, 256),
+            reuse=not disable_radix_cache,
+            seed=secrets.randbits(63) if random_seed is None else random_seed,
+        ))
+
+    @classmethod
+    def of(cls, model: Model, tokenizer: Tokenizer, *, chat_template: ChatTemplate | None = None, name: str = "custom",
+           max_total_tokens: int = 65536, max_running_requests: int = 256, chunked_prefill_size: int = 512,
+           context_length: int | None = None, disable_radix_cache: bool = False, random_seed: int = 0) -> Runtime:
+        """A runtime over any object with the `Model` protocol (a test's toy, a model of your own)."""
+        self = cls.__new__(cls)
+        self._start(model, tokenizer, chat_template, name, EngineOptions(
+            context_length=_context(context_length, model.context_length),
+            pool_tokens=_positive("max_total_tokens", max_total_tokens, 1),
+            step_tokens=_positive("chunked_prefill_size", chunked_prefill_size, 1),
+            max_running=_positive("max_running_requests", max_running_requests, 1),
+            reuse=not disable_radix_cache, seed=random_seed))
+        return self
+
+    @classmethod
+    def toy(cls, **options: Any) -> Runtime:
+        """The hash-everything toy model: deterministic nonsense in microseconds, without torch, for tests."""
+        from ...lang.chat import CHATML
+        from .model.toy import ToyModel, toy_tokenizer
+
+        tokenizer = toy_tokenizer()
+        favour = options.pop("favour", None)
+        model = ToyModel(tokenizer.vocab_size + 5, favour=favour)
+        return cls.of(model, tokenizer, chat_template=ChatTemplate(CHATML, name="toy"), name="toy", **options)
+
+    def _start(self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, name: str,
+               options: EngineOptions) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = template
+        self.model_name = name
+        self.options = options
+        self.engine = Engine(model, tokenizer, options)
+        self.capabilities = Capabilities(name=f"Runtime({name})")
+        self._pinned: dict[str, Branch] = {}
+        log.info("runtime %s: %s", name, options)
+
+    # -- the Backend protocol
+    def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:
+        self._check_open()
+        return self.engine.open(seed=seed, timeout=timeout)
+
+    def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
+        return self.engine.drive.wait(handle, seen, timeout)
+
+    async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
+        await self.engine.drive.wait_async(handle, seen)
+
+    def flush_cache(self) -> bool:
+        """Drop every cached prefix that no live program holds (pinned ones too). True when done."""
+        with self.engine.drive.lock:
+            for branch in self._pinned.values():
+                branch.close()
+            self._pinned.clear()
+            return self.engine.flush()
+
+    def get_server_info(self) -> dict[str, Any]:
+        """What runs and how full it is. Token counts of the pool, steps and rows since the start."""
+        engine = self.engine
+        with engine.drive.lock:
+            pool = engine.tree.pool
+            cached = sum(node.computed for node in engine.tree.nodes() if not node.live)
+            return {
+                "model": self.model_name, "context_length": self.options.context_length,
+                "max_total_tokens": pool.capacity, "free_tokens": pool.available, "cached_tokens": cached,
+                "running": len(engine.active), "attached": len(engine.attached), "steps": engine.steps,
+                "computed_tokens": engine.rows, "preemptions": engine.scheduler.preemptions,
+                "programs": engine.programs, "options": self.options,
+            }
+
+    def shutdown(self) -> None:
+        """Free the model. Programs still running fail with `BackendError`; calling it twice is fine."""
+        if self.engine.closed is None:
+            with self.engine.drive.lock:
+                self.engine.shut_down()
+            self.engine.drive.wake()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        return f"<sgl.Runtime {self.model_name}, {self.options.pool_tokens} tokens of KV>"
+
+    @property
+    def endpoint(self) -> Runtime:
+        """SGLang's runtime has its backend here; ours is its own."""
+        return self
+
+    # -- without a program
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        sampling_params: Mapping[str, Any] | None = None,
+        *,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        return_logprob: bool = False,
+        logprob_start_len: int | None = None,
+        top_logprobs_num: int | None = None,
+        stream: bool = False,
+    ) -> Any:
+        """Continue a prompt, or a list of them together: `{"text", "output_ids", "meta_info"}` each.
+
+        `sampling_params` as in SGLang (`max_new_tokens`, `temperature`, ...). With `stream=True` (one prompt only), an
+        iterator of pieces of text. Give `prompt` or `input_ids`, not both.
+        """
+        from .generate import Generation
+
+        generation = Generation(self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len,
+                                top_logprobs_num)
+        return generation.pieces() if stream else generation.results()
+
+    async def async_generate(self, prompt: str | Sequence[str] | None = None,
+                             sampling_params: Mapping[str, Any] | None = None, *,
+                             input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+                             return_logprob: bool = False, logprob_start_len: int | None = None,
+                             top_logprobs_num: int | None = None, stream: bool = False) -> Any:
+        """`generate` for a coroutine; with `stream=True`, an async iterator of pieces."""
+        from .generate import Generation
+
+        generation = Generation(self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len,
+                                top_logprobs_num)
+        return generation.pieces_async() if stream else await generation.results_async()
+
+    def cache_prefix(self, text: str) -> int:
+        """Compute the KV of `text` now and keep it until `flush_cache()`; its length in tokens. Programs that begin
+        with this text reuse it."""
+        self._check_open()
+        if text not in self._pinned:
+            branch = self.engine.open()
+            branch.append(text)
+            branch.pinned = True
+            handle = branch.warm()
+            self.wait(handle)
+            handle.value()
+            self._pinned[text] = branch
+        return self._pinned[text].length
+
+    # -- looking inside
+    def check(self) -> None:
+        """Assert the runtime's invariants (tests, debugging)."""
+        with self.engine.drive.lock:
+            self.engine._take_inbox()
+            invariants.check(self.engine)
+
+    def draw(self, width: int = 60) -> str:
+        """The tree of KV as text: one node a line, its tokens, whether it is live or cache, and its text."""
+        with self.engine.drive.lock:
+            self.engine._take_inbox()
+            return draw_tree(self.engine, width)
+
+    def get_tokenizer(self) -> Tokenizer:
+        return self.tokenizer
+
+    def _check_open(self) -> None:
+        if self.engine.closed is not None:
+            raise BackendError("the runtime was shut down; make a new sgl.Runtime()")
+
+
+def _positive(option: str, value: int | None, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"{option} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _context(asked: int | None, model: int) -> int:
+    context = _positive("context_length", asked, model)
+    if context > model:
+        raise OptionError(f"context_length={context} is more than the model's {model}")
+    return context
+
+
+def _pool_tokens(asked: int | None, fraction: float | None, model: Model, kind: str) -> int:
+    """`asked`, or as many tokens of KV as fit in the fraction of the memory that is free now."""
+    if asked is not None:
+        return _positive("max_total_tokens", asked, 1)
+    if fraction is not None and not 0 < fraction < 1:
+        raise OptionError(f"mem_fraction_static must be between 0 and 1, got {fraction!r}")
+    free = getattr(model, "free_memory", _free_memory)()
+    share = MEMORY_FRACTION[kind] if fraction is None else fraction
+    return max(1, min(MAX_POOL_TOKENS[kind], int(free * share) // model.kv_bytes_per_token))
+
+
+def _free_memory() -> int:
+    """Bytes of memory that are free on this machine (half of all of it where only that is known)."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
+
+
+def _template(asked: str | None, own: ChatTemplate | None) -> ChatTemplate | None:
+    """`chat_template=`: None (the model's own), "chatml", a file, or the template's text."""
+    if asked is None:
+        return own
+    from ...lang.chat import CHATML
+
+    if asked == "chatml":
+        source = CHATML
+    elif "{" in asked:
+        source = asked
+    elif Path(asked).is_file():
+        source = Path(asked).read_text(encoding="utf-8")
+    else:
+        raise OptionError(f"chat_template={asked!r} is neither 'chatml', nor a file, nor a Jinja template")
+    return ChatTemplate(source, name="chat_template=", bos_token=own.bos_token if own else "",
+                        eos_token=own.eos_token if own else "")
+
+
+def _log_level(level: str) -> str:
+    if not isinstance(level, str) or level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise OptionError(f"log_level must be debug, info, warning, error or critical, got {level!r}")
+    return level.upper()
+
+

@@ -1,0 +1,1 @@
+"""From logits to a token: penalties, filters, and noise keyed by position."""

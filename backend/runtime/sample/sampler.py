@@ -1,0 +1,201 @@
+"""From logits to tokens: penalties, filters, noise, log-probabilities.
+
+Owns: the arithmetic of one sampling decision. Knows nothing of branches or of what the tokens mean.
+
+A sample is `argmax(filtered logits / T + Gumbel(key, position, token))`, computed as the equal
+`argmin(E / p)` with E exponential noise (Gumbel-max, Maddison et al. 2014), which needs one logarithm of few numbers
+instead of two of all. Temperature 0 is argmax, the lowest id of equals. Filters apply to the probabilities after
+temperature, in the order top-k, top-p, min-p, without renormalising between them, as SGLang's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ....lang.expr import Sampling
+from ..noise import uniform
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Recipe:
+    """How one gen samples; made once a gen. `key` is its noise; counts are updated token by token."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    frequency: float
+    presence: float
+    repetition: float
+    bias: tuple[tuple[int, float], ...]
+    key: int
+    logprobs: bool
+    top_logprobs: int
+    prompt: frozenset[int] = frozenset()  # for the repetition penalty
+    counts: dict[int, int] = field(default_factory=dict)  # of generated tokens
+
+    @staticmethod
+    def of(sampling: Sampling, key: int, prompt: list[int]) -> Recipe:
+        """`sampling` with every default filled in. The default temperature is 1."""
+        repetition = 1.0 if sampling.repetition_penalty is None else sampling.repetition_penalty
+        return Recipe(
+            temperature=1.0 if sampling.temperature is None else sampling.temperature,
+            top_k=-1 if sampling.top_k is None else sampling.top_k,
+            top_p=1.0 if sampling.top_p is None else sampling.top_p,
+            min_p=sampling.min_p or 0.0,
+            frequency=sampling.frequency_penalty or 0.0,
+            presence=sampling.presence_penalty or 0.0,
+            repetition=repetition,
+            bias=sampling.logit_bias or (),
+            key=key,
+            logprobs=bool(sampling.return_logprob),
+            top_logprobs=sampling.top_logprobs_num or 0,
+            prompt=frozenset(prompt) if repetition != 1.0 else frozenset(),
+        )
+
+    @property
+    def penalised(self) -> bool:
+        return bool(self.frequency or self.presence or self.repetition != 1.0)
+
+    def note(self, token: int) -> None:
+        """A token was generated."""
+        if self.penalised:
+            self.counts[token] = self.counts.get(token, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One row: a recipe at a position; `banned` ids may not be sampled there (end of text before `min_tokens`)."""
+
+    recipe: Recipe
+    position: int
+    banned: tuple[int, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        r = self.recipe
+        return r.temperature == 0 and not self.banned and not r.penalised and not r.bias and not r.logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[float, int], ...] = ()
+
+
+def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list[Sampled]:
+    """One token a row. `logits` is [W, V]; ids from `vocab_size` on are padding and never sampled."""
+    real = logits[:, :vocab_size]
+    if all(request.plain for request in requests):
+        return [Sampled(int(token)) for token in real.argmax(axis=1)]
+    return [_sample_row(row, request) for row, request in zip(real, requests)]
+
+
+def _sample_row(raw: Floats, request: Request) -> Sampled:
+    recipe = request.recipe
+    row = _adjusted(raw, request)
+    if recipe.temperature == 0:
+        token = int(row.argmax())
+    else:
+        token = _draw(row, recipe, request.position)
+    if not recipe.logprobs:
+        return Sampled(token)
+    lp = log_softmax(raw)
+    return Sampled(token, float(lp[token]), top_of(lp, recipe.top_logprobs))
+
+
+def _adjusted(raw: Floats, request: Request) -> Floats:
+    """Logits after penalties, bias and bans; `raw` itself when there are none."""
+    recipe = request.recipe
+    if not (recipe.penalised or recipe.bias or request.banned):
+        return raw
+    row: Floats = raw.copy()
+    if recipe.repetition != 1.0:
+        seen = np.fromiter(recipe.prompt | recipe.counts.keys(), dtype=np.int64)
+        seen = seen[seen < len(row)]
+        row[seen] = np.where(row[seen] > 0, row[seen] / recipe.repetition, row[seen] * recipe.repetition)
+    if recipe.counts and (recipe.frequency or recipe.presence):
+        ids = np.fromiter(recipe.counts.keys(), dtype=np.int64)
+        row[ids] -= recipe.presence + recipe.frequency * np.fromiter(recipe.counts.values(), dtype=np.float32)
+    for token, bias in recipe.bias:
+        row[token] += bias
+    row[list(request.banned)] = -np.inf
+    return row
+
+
+def _draw(row: Floats, recipe: Recipe, position: int) -> int:
+    scaled = (row - row.max()) / np.float32(recipe.temperature)
+    weights = np.exp(scaled)  # proportional to the probabilities; the best has weight 1
+    ids = _survivors(weights, recipe)
+    if len(ids) == 1:
+        return int(ids[0])
+    kept = weights if len(ids) == len(weights) else weights[ids]
+    u = uniform(recipe.key, position, ids.astype(np.uint32))
+    with np.errstate(divide="ignore"):
+        inverse = 1.0 / kept.astype(np.float64)
+    # E = -log(u) >= 1 - u: the cheap bound leaves few candidates that need the logarithm
+    bound = (1.0 - u) * inverse
+    first = int(bound.argmin())
+    close = np.flatnonzero(bound <= -np.log(u[first]) * inverse[first])
+    exact = -np.log(u[close]) * inverse[close]
+    return int(ids[close[exact.argmin()]])
+
+
+_SHORTLIST = 1024
+
+
+def _survivors(weights: Floats, recipe: Recipe) -> npt.NDArray[np.int64]:
+    """Ids that pass top-k, top-p and min-p, ascending. The most probable token always does."""
+    n = len(weights)
+    if recipe.min_p > 0:
+        ids = np.flatnonzero(weights >= recipe.min_p)
+    else:
+        ids = np.flatnonzero(weights > 0)
+    if recipe.top_k < 0 and recipe.top_p >= 1:
+        return ids
+    # ids by falling weight, equal weights by rising id; only as long a list as is needed
+    total = float(weights.sum(dtype=np.float64))
+    limit = min(n, recipe.top_k if recipe.top_k > 0 else n)
+    short = min(limit, _SHORTLIST)
+    while True:
+        order = _heaviest(weights, short)
+        mass = np.cumsum(weights[order], dtype=np.float64)
+        if short >= limit or mass[-1] >= recipe.top_p * total:
+            break
+        short = min(limit, short * 8)
+    before = mass - weights[order]
+    kept = order[before < recipe.top_p * total]
+    return np.intersect1d(kept, ids, assume_unique=True)
+
+
+def _heaviest(weights: Floats, k: int) -> npt.NDArray[np.int64]:
+    """Ids of the k largest weights, falling; of equals the lowest ids. Independent of how the selection is done."""
+    if k < len(weights):
+        threshold = np.partition(weights, len(weights) - k)[len(weights) - k]
+        ids = np.flatnonzero(weights >= threshold)
+    else:
+        ids = np.arange(len(weights))
+    return ids[np.argsort(-weights[ids], kind="stable")][:k]
+
+
+def log_softmax(row: Floats) -> npt.NDArray[np.float64]:
+    """Natural-log probabilities of one row, in float64."""
+    x: npt.NDArray[np.float64] = row.astype(np.float64)
+    x -= x.max()
+    x -= np.log(np.exp(x).sum())
+    return x
+
+
+def top_of(logprobs: npt.NDArray[np.float64], n: int) -> tuple[tuple[float, int], ...]:
+    """The n most probable (logprob, id), falling."""
+    if n <= 0:
+        return ()
+    ids = _heaviest(logprobs.astype(np.float32), min(n, len(logprobs)))
+    return tuple((float(logprobs[i]), int(i)) for i in ids)

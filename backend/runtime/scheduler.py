@@ -1,0 +1,185 @@
+"""Which spans go next: the plan of one step.
+
+Owns: the order, the row budget, finding room in the pool, and preemption. Knows nothing of logits or of text.
+
+There are no phases: a branch wants the tokens between its watermark and its end, whatever they are. Branches are served
+in their fixed order (depth first by program), each taking as many rows as the budget leaves while later ones still get
+one each. Watermarks are raised as spans are planned, so a later span of the *same* step already counts on what an
+earlier one writes: a thousand programs with one prefix need one step.
+
+Room is found by evicting cached nodes, then by parking (lowering the watermark of) branches that wait for their
+program, then branches later in the order; never earlier ones, so the first always gets on.
+"""
+
+from __future__ import annotations
+
+from .branch import Branch
+from .chain import Chain
+from .options import EngineOptions
+from .pool import SlotPool, append_run, part, size
+from .step import Span
+from .tree import Node, Tree
+
+TAIL_RESERVE = 32
+"""Slots a tail takes at a time, so that it grows in long runs."""
+
+
+class NoRoom(Exception):
+    """Not enough slots for a span even after parking everything that may be parked. Internal to a plan."""
+
+    def __init__(self, need: int) -> None:
+        self.need = need
+
+
+class Scheduler:
+    """Plans steps over one tree and pool. `attached` are the branches that hold KV, in no particular order."""
+
+    def __init__(self, tree: Tree, options: EngineOptions, attached: dict[Branch, None]) -> None:
+        self.tree = tree
+        self.pool: SlotPool = tree.pool
+        self.options = options
+        self.attached = attached
+        self.number = 0
+        self.preemptions = 0
+
+    def plan(self, active: list[Branch]) -> tuple[list[Span], tuple[Branch, int] | None]:
+        """Spans of the next step, and the branch that can never run (with the slots it lacks), if there is one."""
+        self.number += 1
+        spans: list[Span] = []
+        budget = self.options.step_tokens
+        running = active[: self.options.max_running]
+        for i, branch in enumerate(running):
+            if budget <= 0:
+                break
+            waiting = min(len(running) - i - 1, budget // 2)
+            before = len(spans)
+            try:
+                budget -= self._plan_branch(branch, budget - waiting, spans)
+            except NoRoom as lack:
+                if len(spans) == before == 0:
+                    return [], (branch, lack.need)
+                break  # those behind it must not take what it is waiting for
+        return spans, None
+
+    def _plan_branch(self, branch: Branch, budget: int, spans: list[Span]) -> int:
+        """Append the branch's spans; rows used. Its watermark is raised as far as they reach."""
+        job = branch.job
+        assert job is not None
+        if not branch.attached:
+            branch.settle()
+        if job.wants_last() and branch.length:
+            branch.want_logits()
+        used = 0
+        target = job.target(branch)
+        if branch.computed < target:
+            span = self._path_span(branch, target, budget)
+            spans.append(span)
+            used = len(span.tokens)
+            branch.planned_in = self.number
+            if job.wants_last() and branch.computed == branch.length:
+                span.want = (used - 1,)
+        if branch.computed >= target:
+            for chain in job.open_chains():
+                if used >= budget:
+                    break
+                span = self._chain_span(branch, chain, budget - used)
+                spans.append(span)
+                branch.planned_in = self.number
+                used += len(span.tokens)
+        return used
+
+    def _path_span(self, branch: Branch, target: int, budget: int) -> Span:
+        start = branch.computed
+        rows = min(target - start, budget)
+        in_nodes = max(0, min(rows, branch.base - start))
+        self._room(in_nodes + max(0, rows - in_nodes - branch.reserve), branch)
+        assert branch.job is not None
+        branch.job.account(branch, start, start + rows)
+        span = Span(branch, start, [], [], branch.context(start), ())
+        left = in_nodes
+        for node in branch.unfilled() if in_nodes else ():
+            take = min(left, len(node.tokens) - node.computed)
+            self._fill_node(node, take, span)
+            left -= take
+            if not left:
+                break
+        if rows > in_nodes:
+            self._fill_tail(branch, rows - in_nodes, span)
+        return span
+
+    def _fill_node(self, node: Node, rows: int, span: Span) -> None:
+        last = node.runs or (node.parent.runs if node.parent else [])
+        taken = self.pool.take(rows, after=last[-1][0] + last[-1][1] if last else None)
+        span.tokens += node.tokens[node.computed : node.computed + rows]
+        for run in taken:
+            append_run(node.runs, run)
+            append_run(span.slots, run)
+        node.computed += rows
+
+    def _fill_tail(self, branch: Branch, rows: int, span: Span) -> None:
+        lack = rows - branch.reserve
+        if lack > 0:
+            last = branch.runs or branch.node.runs
+            ask = min(lack + TAIL_RESERVE, self.pool.available)
+            for run in self.pool.take(ask, after=last[-1][0] + last[-1][1] if last else None):
+                append_run(branch.runs, run)
+            branch.reserve += ask
+        at = branch.tail_computed
+        span.tokens += branch.tail[at : at + rows]
+        span.slots += part(branch.runs, at, at + rows)
+        branch.tail_computed += rows
+        branch.reserve -= rows
+
+    def _chain_span(self, branch: Branch, chain: Chain, budget: int) -> Span:
+        rows = min(chain.rows - chain.computed, budget)
+        self._room(rows, branch)
+        job = branch.job
+        assert job is not None
+        job.account_chain(rows)
+        trie = next(t for t in job.tries if chain in t.chains)
+        context = (branch.context(trie.depth) if trie.depth else ()) + chain.before()
+        at = chain.computed
+        span = Span(branch, chain.start + at, [v.token for v in chain.vertices[at : at + rows]], [], context,
+                    [i for i in range(rows) if chain.vertices[at + i].children], chain)
+        for run in self.pool.take(rows):
+            append_run(chain.runs, run)
+            append_run(span.slots, run)
+        chain.computed += rows
+        return span
+
+    # -- room
+    def _room(self, slots: int, branch: Branch) -> None:
+        """Make `slots` slots available for `branch`, or raise NoRoom."""
+        if slots <= self.pool.available:
+            return
+        self.tree.evict(slots - self.pool.available)
+        while slots > self.pool.available:
+            victim = self._victim(branch)
+            if victim is None:
+                raise NoRoom(slots)
+            self.preemptions += victim.job is not None
+            victim.park(mid_plan=True)
+            self.tree.evict(slots - self.pool.available)
+
+    def _victim(self, branch: Branch) -> Branch | None:
+        """Who gives up its KV for `branch`: the last of those that wait for their program, else the last behind it."""
+        free = [b for b in self.attached if b is not branch and not b.pinned and b.planned_in != self.number]
+        idle = [b for b in free if b.job is None]
+        if idle:
+            return max(idle, key=lambda b: b.order)
+        later = [b for b in free if b.order > branch.order]
+        return max(later, key=lambda b: b.order) if later else None
+
+
+def undo(spans: list[Span]) -> None:
+    """Take back the watermarks that a plan raised: its step did not happen."""
+    for span in reversed(spans):
+        if span.chain is None:
+            span.branch.lower(span.start)
+        else:
+            keep = span.start - span.chain.start
+            assert size(span.chain.runs) == span.chain.computed
+            lost = part(span.chain.runs, keep, span.chain.computed)
+            span.chain.runs = part(span.chain.runs, 0, keep)
+            span.chain.computed = keep
+            span.branch.tree.pool.give(lost)

@@ -1,0 +1,1 @@
+"""Tokens and bytes: the tokenizer with its byte table, incremental detokenising, stop matching."""

@@ -1,0 +1,21 @@
+"""How the CPU's worker threads wait for one another.
+
+Owns: one setting, made before torch is first imported. GNU OpenMP's threads spin for milliseconds at every barrier;
+beside another busy process a spinning thread holds the core that its partner needs, and a forward of 0.4 s was seen
+to take 8 s. A short spin keeps nearly all of the speed of an idle machine and loses little on a busy one
+(`benchmarks/results/threads.md`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+SPIN = "4000"
+"""Turns of the waiting loop before a thread sleeps (GNU OpenMP's `GOMP_SPINCOUNT`)."""
+
+
+def wait_briefly() -> None:
+    """Make OpenMP's threads wait briefly, unless the user has said how, or torch is loaded already."""
+    if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPIN

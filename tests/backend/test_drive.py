@@ -1,0 +1,121 @@
+"""Whoever waits drives: many threads, coroutines, and nobody left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+from sgl.backend.base import GenRequest
+from sgl.backend.runtime.runtime import Runtime
+from sgl.lang.expr import Sampling
+
+GREEDY = Sampling(max_tokens=20, temperature=0.0, ignore_eos=True)
+
+
+def test_many_threads_share_the_engine() -> None:
+    runtime = Runtime.toy()
+    texts: dict[int, list[str]] = {}
+
+    def work(i: int) -> None:
+        branch = runtime.open(seed=i)
+        out = []
+        for turn in range(5):
+            branch.append(f"turn {turn} of {i % 4}: ")
+            handle = branch.gen(GenRequest(GREEDY))
+            assert runtime.wait(handle, timeout=60)
+            out.append(handle.value()[0].text)
+        texts[i] = out
+        branch.close()
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a waiter was left behind"
+    assert len(texts) == 24
+    for i in range(24):
+        assert texts[i] == texts[i % 4]
+    runtime.check()
+    assert not runtime.engine.attached
+
+
+def test_a_sleeper_takes_over_from_a_driver_that_is_done() -> None:
+    runtime = Runtime.toy()
+    short, long = runtime.open(), runtime.open()
+    short.append("a")
+    long.append("b")
+    quick = short.gen(GenRequest(Sampling(max_tokens=3, ignore_eos=True)))
+    slow = long.gen(GenRequest(Sampling(max_tokens=300, ignore_eos=True)))
+    done = []
+    thread = threading.Thread(target=lambda: done.append(runtime.wait(slow, timeout=60)), daemon=True)
+    thread.start()
+    assert runtime.wait(quick, timeout=60)
+    thread.join(60)
+    assert done == [True]
+
+
+def test_a_waiter_without_work_wakes_when_another_thread_brings_it() -> None:
+    runtime = Runtime.toy()
+    branch = runtime.open()
+    branch.append("x")
+    parent = runtime.open()
+    (child,) = parent.fork(1)
+    handle = child.gen(GenRequest(GREEDY))
+    other = branch.gen(GenRequest(GREEDY))
+    threading.Timer(0.1, lambda: runtime.wait(other)).start()
+    assert runtime.wait(handle, timeout=30)
+
+
+def test_streaming_is_a_growing_prefix() -> None:
+    runtime = Runtime.toy()
+    branch = runtime.open(seed=2)
+    branch.append("stream")
+    handle = branch.gen(GenRequest(Sampling(max_tokens=60, temperature=1.0, stop=("stop",), ignore_eos=True)))
+    seen: list[str] = []
+    while not handle.done:
+        runtime.wait(handle, seen=len(seen[-1]) if seen else 0)
+        seen.append(handle.text)
+    assert len(seen) > 5
+    final = handle.value()[0].text
+    assert all(final.startswith(text) for text in seen) and seen[-1] == final
+
+
+def test_coroutines_wait_without_blocking_the_loop() -> None:
+    runtime = Runtime.toy()
+    real = runtime.engine.model.forward
+
+    def slow(batch):  # type: ignore[no-untyped-def]
+        time.sleep(0.01)
+        return real(batch)
+
+    runtime.engine.model.forward = slow
+
+    async def one(i: int) -> str:
+        branch = runtime.open(seed=i)
+        branch.append("async")
+        handle = branch.gen(GenRequest(GREEDY))
+        await runtime.wait_async(handle)
+        return handle.value()[0].text
+
+    async def main() -> int:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.005)
+                ticks += 1
+
+        ticker = asyncio.create_task(tick())
+        texts = await asyncio.gather(*(one(i) for i in range(10)))
+        ticker.cancel()
+        assert len(set(texts)) == 1
+        return ticks
+
+    assert asyncio.run(main()) >= 10  # 20 steps of 10 ms passed meanwhile
+    deadline = time.monotonic() + 5
+    while runtime.engine.drive._thread is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert runtime.engine.drive._thread is None  # the driver ends with the last coroutine

@@ -1,0 +1,338 @@
+"""Bad input and faults: a typed error that names the thing, raised where the value is read; the rest unharmed."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import threading
+import time
+
+import pytest
+from sgl.backend.base import GenRequest, ScoreRequest
+from sgl.backend.runtime import invariants
+from sgl.backend.runtime.runtime import Runtime
+from sgl.lang.choices import token_length_normalized
+from sgl.lang.errors import (
+    BackendError,
+    Cancelled,
+    ConstraintError,
+    ContextOverflow,
+    NotYet,
+    OptionError,
+    OutOfMemory,
+    ProgramTimeout,
+)
+from sgl.lang.expr import Sampling
+
+LONG = Sampling(max_tokens=400, temperature=0.0, ignore_eos=True)
+SHORT = Sampling(max_tokens=4, temperature=0.0, ignore_eos=True)
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime.toy(context_length=500, max_total_tokens=2000)
+
+
+def whole(runtime: Runtime) -> None:
+    """Everything else still works, and no slot is lost."""
+    branch = runtime.open(seed=0)
+    branch.append("still here")
+    handle = branch.gen(GenRequest(SHORT))
+    assert runtime.wait(handle, timeout=30) and len(handle.value()[0].token_ids) == 4
+    branch.close()
+    runtime.check()
+    invariants.idle_and_whole(runtime.engine)
+
+
+def fails(runtime: Runtime, handle, kind: type[BaseException], match: str) -> None:  # type: ignore[no-untyped-def]
+    assert runtime.wait(handle, timeout=30)
+    with pytest.raises(kind, match=match):
+        handle.value()
+
+
+def test_a_prompt_longer_than_the_context(runtime: Runtime) -> None:
+    branch = runtime.open()
+    branch.append("x" * 600)
+    handle, later = branch.gen(GenRequest(SHORT, where="gen('a') at prog.py:3")), branch.gen(GenRequest(SHORT))
+    fails(runtime, handle, ContextOverflow, r"gen\('a'\) at prog.py:3: .* 600 tokens .* 500")
+    fails(runtime, later, ContextOverflow, "prog.py:3")  # what follows fails with the same error
+    assert handle.error is later.error
+    whole(runtime)
+
+
+def test_generation_ends_at_the_context(runtime: Runtime) -> None:
+    branch = runtime.open()
+    branch.append("x" * 450)
+    handle = branch.gen(GenRequest(LONG))
+    assert runtime.wait(handle, timeout=30)
+    (result,) = handle.value()
+    assert len(result.token_ids) == 50 and result.finish_reason["type"] == "length"
+    branch.append("more")
+    fails(runtime, branch.gen(GenRequest(SHORT)), ContextOverflow, "context")
+
+
+def test_a_pool_too_small_for_one_request() -> None:
+    runtime = Runtime.toy(max_total_tokens=50)
+    small, big = runtime.open(), runtime.open()
+    small.append("ok")
+    big.append("y" * 80)
+    good = small.gen(GenRequest(SHORT))
+    fails(runtime, big.gen(GenRequest(SHORT, where="gen('big')")), OutOfMemory, r"gen\('big'\).*80 tokens.*has 50")
+    assert runtime.wait(good) and good.value()
+    growing = runtime.open()
+    growing.append("z")
+    fails(runtime, growing.gen(GenRequest(LONG)), OutOfMemory, "max_total_tokens")  # only while it grows
+    big.close(), growing.close(), small.close()
+    whole(runtime)
+
+
+def test_a_forward_that_raises_fails_its_branches_only(runtime: Runtime) -> None:
+    first = runtime.open()
+    first.append("a program that is in the step")
+    handle = first.gen(GenRequest(LONG))
+    runtime.engine.step()
+    real, runtime.engine.model.forward = runtime.engine.model.forward, lambda batch: 1 / 0
+    runtime.engine.step()
+    runtime.engine.model.forward = real
+    fails(runtime, handle, BackendError, "forward failed: ZeroDivisionError")
+    assert isinstance(handle.error.__cause__, ZeroDivisionError)
+    whole(runtime)
+
+
+def test_an_interrupted_forward_did_not_happen(runtime: Runtime) -> None:
+    branch = runtime.open(seed=1)
+    branch.append("a prompt of some length")
+    handle = branch.gen(GenRequest(LONG))
+    for _ in range(3):
+        runtime.engine.step()
+    real = runtime.engine.model.forward
+
+    def interrupted(batch):  # type: ignore[no-untyped-def]
+        raise KeyboardInterrupt
+
+    runtime.engine.model.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        runtime.engine.step()
+    runtime.engine.model.forward = real
+    runtime.check()
+    assert runtime.wait(handle, timeout=30)
+    other = runtime.open(seed=1)
+    other.append("a prompt of some length")
+    again = other.gen(GenRequest(LONG))
+    runtime.wait(again)
+    assert again.value()[0].text == handle.value()[0].text
+
+
+def test_ctrl_c_during_a_wait_leaves_the_runtime_usable(runtime: Runtime) -> None:
+    branch = runtime.open()
+    branch.append("long work")
+    handle = branch.gen(GenRequest(LONG))
+    real = runtime.engine.model.forward
+
+    def slow(batch):  # type: ignore[no-untyped-def]
+        time.sleep(0.01)
+        return real(batch)
+
+    runtime.engine.model.forward = slow
+    threading.Timer(0.15, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        runtime.wait(handle)
+    assert not handle.done
+    runtime.engine.model.forward = real
+    runtime.check()
+    assert runtime.wait(handle, timeout=30) and handle.value()  # it even goes on from where it was
+    branch.close()
+    whole(runtime)
+
+
+def test_a_choice_method_that_raises(runtime: Runtime) -> None:
+    class Bad:
+        requires_unconditional_logprobs = False
+
+        def __call__(self, **_: object) -> object:
+            raise LookupError("no idea")
+
+    branch = runtime.open()
+    branch.append("which")
+    fails(runtime, branch.score(ScoreRequest((" a", " b"), Bad())), LookupError, "no idea")  # type: ignore[arg-type]
+    branch.close()
+    whole(runtime)
+
+
+def test_a_choice_method_that_decides_something_else(runtime: Runtime) -> None:
+    from sgl.lang.choices import ChoicesDecision
+
+    class Other:
+        requires_unconditional_logprobs = False
+
+        def __call__(self, **_: object) -> ChoicesDecision:
+            return ChoicesDecision("c")
+
+    branch = runtime.open()
+    branch.append("which")
+    fails(runtime, branch.score(ScoreRequest((" a", " b"), Other())), ConstraintError, "'c', which is not one")
+    branch.close()
+    whole(runtime)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_cancelling_frees_at_once_and_spares_siblings(runtime: Runtime, steps: int) -> None:
+    parent = runtime.open(seed=3)
+    parent.append("some shared beginning of the two")
+    a, b = parent.fork(2)
+    doomed, kept = a.gen(GenRequest(LONG)), b.gen(GenRequest(SHORT))
+    for _ in range(steps):
+        runtime.engine.step()
+    a.cancel()
+    assert doomed.done
+    fails(runtime, doomed, Cancelled, "cancelled")
+    assert runtime.wait(kept, timeout=30) and kept.value()
+    for branch in (parent, a, b):
+        branch.close()
+    whole(runtime)
+
+
+def test_a_failed_parent_fails_the_children_it_never_had(runtime: Runtime) -> None:
+    parent = runtime.open()
+    parent.append("x" * 600)
+    first = parent.gen(GenRequest(SHORT))
+    children = parent.fork(2)
+    handles = [child.gen(GenRequest(SHORT)) for child in children]
+    for handle in (first, *handles):
+        fails(runtime, handle, ContextOverflow, "600 tokens")
+    assert handles[0].error is first.error
+    late = children[0].fork(1)[0].gen(GenRequest(SHORT))
+    fails(runtime, late, ContextOverflow, "600 tokens")
+    whole(runtime)
+
+
+def test_children_of_a_closed_parent_go_on(runtime: Runtime) -> None:
+    parent = runtime.open()
+    parent.append("a beginning ")
+    first = parent.gen(GenRequest(SHORT))
+    children = parent.fork(2)
+    parent.close()
+    handles = [child.gen(GenRequest(SHORT)) for child in children]
+    for handle in (first, *handles):
+        assert runtime.wait(handle, timeout=30) and handle.value()
+    for child in children:
+        child.close()
+    del parent, children
+    gc.collect()
+    whole(runtime)
+
+
+def test_timeouts(runtime: Runtime) -> None:
+    real = runtime.engine.model.forward
+
+    def slow(batch):  # type: ignore[no-untyped-def]
+        time.sleep(0.01)
+        return real(batch)
+
+    runtime.engine.model.forward = slow
+    by_gen, by_program = runtime.open(), runtime.open(timeout=0.05)
+    by_gen.append("slow")
+    by_program.append("slow too")
+    a = by_gen.gen(GenRequest(Sampling(max_tokens=400, ignore_eos=True, timeout=0.05), where="gen('slow')"))
+    b = by_program.gen(GenRequest(LONG))
+    fails(runtime, a, ProgramTimeout, r"gen\('slow'\): timeout=0.05 s")
+    fails(runtime, b, ProgramTimeout, "the program's timeout=0.05 s")
+    assert runtime.wait(by_program.gen(GenRequest(SHORT)), timeout=10)
+    waiting = runtime.open().gen(GenRequest(LONG))
+    assert runtime.wait(waiting, timeout=0.02) is False  # a wait that is given up changes nothing
+    assert not waiting.done
+    runtime.shutdown()
+    fails(runtime, waiting, BackendError, "shut down")
+    with pytest.raises(BackendError, match="shut down"):
+        runtime.open()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "match"),
+    [
+        ({"max_total_token": 5}, OptionError, "did you mean 'max_total_tokens'"),
+        ({"speculative_algorithm": "EAGLE"}, NotYet, "speculative_algorithm='EAGLE'"),
+        ({"tp_size": 2}, NotYet, "tp_size=2"),
+        ({"log_level": "loud"}, OptionError, "log_level"),
+    ],
+)
+def test_options_are_refused_by_name(options: dict[str, object], kind: type[Exception], match: str) -> None:
+    with pytest.raises(kind, match=match):
+        Runtime(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("params", "kind", "match"),
+    [
+        ({"max_new_token": 5}, OptionError, "max_new_token"),
+        ({"temperature": -1}, OptionError, "temperature"),
+        ({"top_p": 0}, OptionError, "top_p"),
+        ({"stop": [""]}, OptionError, "empty string"),
+        ({"stop_regex": "(["}, ConstraintError, "not a valid regular expression"),
+        ({"stop_token_ids": [10**6]}, OptionError, "token 1000000"),
+        ({"regex": "a+"}, NotYet, "regex"),
+        ({"min_new_tokens": 9, "max_new_tokens": 3}, OptionError, "min_tokens=9"),
+    ],
+)
+def test_generate_refuses_bad_parameters(runtime: Runtime, params: dict[str, object], kind: type[Exception],
+                                         match: str) -> None:
+    with pytest.raises(kind, match=match):
+        runtime.generate("x", params)
+    whole(runtime)
+
+
+def test_generate(runtime: Runtime) -> None:
+    one = runtime.generate("the thing", {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True})
+    assert len(one["output_ids"]) == 6 and one["meta_info"]["completion_tokens"] == 6
+    two = runtime.generate(["the thing", "another"], {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True})
+    assert two[0]["text"] == one["text"] and len(two) == 2
+    ids = runtime.tokenizer.encode([("the thing", False)], first=True)
+    assert runtime.generate(input_ids=ids, sampling_params={"max_new_tokens": 6, "temperature": 0,
+                                                            "ignore_eos": True})["text"] == one["text"]
+    streamed = "".join(runtime.generate("the thing", {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True},
+                                        stream=True))
+    assert streamed == one["text"]
+    samples = runtime.generate("the thing", {"max_new_tokens": 6, "n": 3, "seed": 4})
+    assert len(samples) == 3
+    for wrong in ({}, {"prompt": "a", "input_ids": [1]}, {"prompt": 5}, {"input_ids": [-1]}):
+        with pytest.raises(OptionError):
+            runtime.generate(**wrong)
+    whole(runtime)
+
+
+def test_prompt_logprobs_equal_those_of_the_generation(runtime: Runtime) -> None:
+    """Generate with log-probabilities, then ask for the same tokens' as a prompt: the same numbers."""
+    first = runtime.generate("the thing", {"max_new_tokens": 9, "temperature": 0, "ignore_eos": True},
+                             return_logprob=True, top_logprobs_num=2)
+    ids = runtime.tokenizer.encode([("the thing", False)], first=True)
+    again = runtime.generate(input_ids=ids + first["output_ids"], sampling_params={"max_new_tokens": 1},
+                             return_logprob=True, logprob_start_len=len(ids), top_logprobs_num=2)
+    got = again["meta_info"]["input_token_logprobs"]
+    assert got == first["meta_info"]["output_token_logprobs"]
+    assert again["meta_info"]["input_top_logprobs"] == first["meta_info"]["output_top_logprobs"]
+    whole_prompt = runtime.generate(input_ids=ids, sampling_params={"max_new_tokens": 1}, return_logprob=True,
+                                    logprob_start_len=0)["meta_info"]["input_token_logprobs"]
+    assert len(whole_prompt) == len(ids) and whole_prompt[0][0] is None and whole_prompt[1][0] < 0
+    whole(runtime)
+
+
+def test_selecting_without_any_context(runtime: Runtime) -> None:
+    branch = runtime.open()
+    handle = branch.score(ScoreRequest(("yes and", "no and"), token_length_normalized))
+    assert runtime.wait(handle, timeout=30)
+    scores = handle.value().scores.token_logprobs
+    assert scores[0][0].logprob is None and scores[0][1].logprob < 0
+    branch.close()
+    whole(runtime)
+
+
+def test_selecting_at_temperature_samples_by_seed(runtime: Runtime) -> None:
+    def pick(seed: int) -> str:
+        branch = runtime.open(seed=seed)
+        branch.append("which one:")
+        handle = branch.score(ScoreRequest((" yes", " no", " the"), token_length_normalized, temperature=5.0))
+        runtime.wait(handle)
+        return handle.value().text
+
+    picks = [pick(seed) for seed in range(30)]
+    assert len(set(picks)) == 3 and picks == [pick(seed) for seed in range(30)]
