@@ -18,11 +18,27 @@ from ..lang.expr import Sampling
 
 _SAMPLING = {
     "max_new_tokens": "max_tokens",
-    **{name: name for name in (
-        "n", "stop", "stop_token_ids", "stop_regex", "temperature", "top_p", "top_k", "min_p", "frequency_penalty",
-        "presence_penalty", "repetition_penalty", "ignore_eos", "return_logprob", "logprob_start_len",
-        "top_logprobs_num", "return_text_in_logprobs",
-    )},
+    **{
+        name: name
+        for name in (
+            "n",
+            "stop",
+            "stop_token_ids",
+            "stop_regex",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "frequency_penalty",
+            "presence_penalty",
+            "repetition_penalty",
+            "ignore_eos",
+            "return_logprob",
+            "logprob_start_len",
+            "top_logprobs_num",
+            "return_text_in_logprobs",
+        )
+    },
 }
 """Run-level name -> the gen's name for it. `seed` and `timeout` are the program's as a whole, not defaults of gens."""
 RUN_OPTIONS = (*_SAMPLING, "seed", "timeout", "stream", "backend")

@@ -41,8 +41,9 @@ class Plan:
     ordered: bool
 
     @staticmethod
-    def of(where: str, rows: int, num_threads: Any, progress: bool, on_error: str, ordered: bool,
-           windowed: bool) -> Plan:
+    def of(
+        where: str, rows: int, num_threads: Any, progress: bool, on_error: str, ordered: bool, windowed: bool
+    ) -> Plan:
         if num_threads == "auto":
             threads = MAX_THREADS
         elif isinstance(num_threads, int) and not isinstance(num_threads, bool) and num_threads >= 1:
@@ -57,8 +58,7 @@ class Plan:
 
 
 class Batch:
-    def __init__(self, start: Callable[[int], Instance], plan: Plan, backend: Backend | None,
-                 is_async: bool) -> None:
+    def __init__(self, start: Callable[[int], Instance], plan: Plan, backend: Backend | None, is_async: bool) -> None:
         self._start, self._plan, self._backend, self._is_async = start, plan, backend, is_async
         self._instances: dict[int, Instance] = {}
         self._unstartable: dict[int, BaseException] = {}
@@ -245,8 +245,12 @@ class Batch:
         running: set[asyncio.Task[int]] = set()
         try:
             while True:
-                while (len(running) < self._plan.in_flight and self._next < self._plan.rows and not self._stopping
-                       and self._next - self._given < self._plan.window):
+                while (
+                    len(running) < self._plan.in_flight
+                    and self._next < self._plan.rows
+                    and not self._stopping
+                    and self._next - self._given < self._plan.window
+                ):
                     running.add(asyncio.get_running_loop().create_task(self._row(self._next, bodies)))
                     self._next += 1
                 if not running:

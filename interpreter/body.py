@@ -35,6 +35,8 @@ class Body:
     def wait(self, seen: int) -> None:
         """Block until the program changes. The loop that runs the body would never get to change it."""
         if self.loop is not None and asyncio._get_running_loop() is self.loop:
-            raise OptionError("the program runs on this very event loop, which a blocking read would stop; "
-                              "use `await state.aget(name)` or `async for ... in state.text_async_iter(...)`")
+            raise OptionError(
+                "the program runs on this very event loop, which a blocking read would stop; "
+                "use `await state.aget(name)` or `async for ... in state.text_async_iter(...)`"
+            )
         self.pulse.wait(seen)

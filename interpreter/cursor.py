@@ -186,8 +186,9 @@ class Cursor:
 
     def _check_open(self) -> None:
         if self._sealed is not None:
-            raise OptionError(f"this branch {self._sealed} and can only be read now; "
-                              "append to the program it came from")
+            raise OptionError(
+                f"this branch {self._sealed} and can only be read now; append to the program it came from"
+            )
 
     def rest(self) -> None:
         """Nothing follows for now."""
@@ -243,5 +244,3 @@ def _flat(expr: Expr) -> list[Expr]:
 
 def _where(op: str, name: str | None, line: str) -> str:
     return f"{op}({'' if name is None else repr(name)}) at {line}"
-
-

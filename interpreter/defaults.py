@@ -23,8 +23,9 @@ def resolve(backend: Any = None) -> Backend:
     if backend is not None:
         return _unwrap(backend)
     if not _default:
-        raise BackendError("no backend to run on: call sgl.set_default_backend(sgl.Runtime()) once, "
-                           "or pass backend=... to run")
+        raise BackendError(
+            "no backend to run on: call sgl.set_default_backend(sgl.Runtime()) once, or pass backend=... to run"
+        )
     return _default[0]
 
 

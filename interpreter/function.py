@@ -84,8 +84,9 @@ class SglFunction:
             return self.run(*args, **kwargs)
         mine, options = self._declared.split(kwargs)
         if options:
-            raise OptionError(f"{self.__name__}(s, ...) runs on the state it is given; {', '.join(options)} can only "
-                              "be said to run()")
+            raise OptionError(
+                f"{self.__name__}(s, ...) runs on the state it is given; {', '.join(options)} can only be said to run()"
+            )
         call = self._declared.bind(args[1:], mine, self.bind_arguments, self.__name__)
         return self.func(args[0], *call.args, **call.kwargs)
 
@@ -97,16 +98,43 @@ class SglFunction:
 
     # -- many at a time
     @overload
-    def run_batch(self, rows: Any, *, num_threads: int | Literal["auto"] = "auto", progress_bar: bool = False,
-                  generator_style: Literal[False] = False, on_error: Literal["raise", "keep"] = "raise",
-                  ordered: bool = True, backend: Any = None, **options: Any) -> list[ProgramState]: ...
+    def run_batch(
+        self,
+        rows: Any,
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: Literal[False] = False,
+        on_error: Literal["raise", "keep"] = "raise",
+        ordered: bool = True,
+        backend: Any = None,
+        **options: Any,
+    ) -> list[ProgramState]: ...
     @overload
-    def run_batch(self, rows: Any, *, num_threads: int | Literal["auto"] = "auto", progress_bar: bool = False,
-                  generator_style: Literal[True], on_error: Literal["raise", "keep"] = "raise",
-                  ordered: bool = True, backend: Any = None, **options: Any) -> Iterator[ProgramState]: ...
-    def run_batch(self, rows: Any, *, num_threads: int | Literal["auto"] = "auto", progress_bar: bool = False,
-                  generator_style: bool = False, on_error: Literal["raise", "keep"] = "raise", ordered: bool = True,
-                  backend: Any = None, **options: Any) -> list[ProgramState] | Iterator[ProgramState]:
+    def run_batch(
+        self,
+        rows: Any,
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: Literal[True],
+        on_error: Literal["raise", "keep"] = "raise",
+        ordered: bool = True,
+        backend: Any = None,
+        **options: Any,
+    ) -> Iterator[ProgramState]: ...
+    def run_batch(
+        self,
+        rows: Any,
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        generator_style: bool = False,
+        on_error: Literal["raise", "keep"] = "raise",
+        ordered: bool = True,
+        backend: Any = None,
+        **options: Any,
+    ) -> list[ProgramState] | Iterator[ProgramState]:
         """Run the program once a row (a dict by name, or a tuple by position); finished states, in the rows' order.
 
         `num_threads`: bodies at a time; many more programs are in flight. `on_error="raise"`: the first failing row's
@@ -117,18 +145,40 @@ class SglFunction:
         job = self._batch(rows, num_threads, progress_bar, on_error, ordered, generator_style, backend, options)
         return job.iterate() if generator_style else job.run()
 
-    async def arun_batch(self, rows: Any, *, num_threads: int | Literal["auto"] = "auto", progress_bar: bool = False,
-                         on_error: Literal["raise", "keep"] = "raise", backend: Any = None,
-                         **options: Any) -> list[ProgramState]:
+    async def arun_batch(
+        self,
+        rows: Any,
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool = False,
+        on_error: Literal["raise", "keep"] = "raise",
+        backend: Any = None,
+        **options: Any,
+    ) -> list[ProgramState]:
         """`run_batch` without blocking the event loop."""
         job = self._batch(rows, num_threads, progress_bar, on_error, True, False, backend, options)
         return await job.arun()
 
-    def _batch(self, rows: Any, num_threads: Any, progress_bar: bool, on_error: str, ordered: bool, windowed: bool,
-               backend: Any, options: dict[str, Any]) -> Batch:
+    def _batch(
+        self,
+        rows: Any,
+        num_threads: Any,
+        progress_bar: bool,
+        on_error: str,
+        ordered: bool,
+        windowed: bool,
+        backend: Any,
+        options: dict[str, Any],
+    ) -> Batch:
         where = f"{self.__name__}.run_batch"
-        known = (*(o for o in RUN_OPTIONS if o != "stream"), "num_threads", "progress_bar", "generator_style",
-                 "on_error", "ordered")
+        known = (
+            *(o for o in RUN_OPTIONS if o != "stream"),
+            "num_threads",
+            "progress_bar",
+            "generator_style",
+            "on_error",
+            "ordered",
+        )
         for name in options:
             if name not in known:
                 raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}")

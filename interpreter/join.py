@@ -81,8 +81,22 @@ def _on_whole(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in ("__contains__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__add__", "__mul__",
-              "__rmul__", "index", "count", "copy", "sort"):
+for _name in (
+    "__contains__",
+    "__eq__",
+    "__ne__",
+    "__lt__",
+    "__le__",
+    "__gt__",
+    "__ge__",
+    "__add__",
+    "__mul__",
+    "__rmul__",
+    "index",
+    "count",
+    "copy",
+    "sort",
+):
     setattr(PartialList, _name, _on_whole(_name))
 
 
@@ -213,5 +227,5 @@ def _concatenate(parent: Cursor, children: Sequence[Cursor]) -> None:
         if barrier.error is not None:
             raise child.explain(barrier.error)
     for child, barrier in zip(children, barriers):
-        parent.graft(child.segments[child.forked_at:])
+        parent.graft(child.segments[child.forked_at :])
         child.close(barrier)

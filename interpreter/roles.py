@@ -40,8 +40,10 @@ class Roles:
         if self.open is not None:
             raise OptionError(f"role {role!r} begins inside the open role {self.open!r}; end that one first")
         if self._template is None:
-            raise CapabilityError(f"{role}(...) needs a chat template and this backend has none; "
-                                  "pass chat_template= to it, or write the turns as plain text")
+            raise CapabilityError(
+                f"{role}(...) needs a chat template and this backend has none; "
+                "pass chat_template= to it, or write the turns as plain text"
+            )
         if self._conversation is None:
             self._conversation = Conversation(self._template)
         self.open, self._held = role, []

@@ -28,8 +28,9 @@ from .state import ProgramState
 class Instance:
     """One call of a program on a backend. `state` is the body's own; `outside` is for whoever reads it meanwhile."""
 
-    def __init__(self, func: Callable[..., Any], name: str, call: Arguments, backend: Backend,
-                 options: Options) -> None:
+    def __init__(
+        self, func: Callable[..., Any], name: str, call: Arguments, backend: Backend, options: Options
+    ) -> None:
         self._func, self._call, self.name = func, call, name
         self.body = Body()
         branch = backend.open(seed=options.seed, timeout=options.timeout)
@@ -125,8 +126,9 @@ async def run_async(instance: Instance) -> ProgramState:
 
 def no_loop_here(name: str, instead: str) -> None:
     if asyncio._get_running_loop() is not None:
-        raise OptionError(f"{name} is an async program and an event loop is running here: "
-                          f"use `await {name}.{instead}(...)`")
+        raise OptionError(
+            f"{name} is an async program and an event loop is running here: use `await {name}.{instead}(...)`"
+        )
 
 
 def start_thread(name: str, work: Callable[[], Any]) -> threading.Thread:

@@ -209,9 +209,7 @@ class ProgramState:
             self._cursor.explain(error)
             raise
 
-    async def text_async_iter(
-        self, name: str | None = None, return_meta_data: bool = False
-    ) -> AsyncIterator[Any]:
+    async def text_async_iter(self, name: str | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
         """The same for `async for`. With `return_meta_data` (needs a name): pairs of piece and meta information,
         which is complete in the last pair."""
         if return_meta_data and name is None:

@@ -54,7 +54,7 @@ class Reader:
             segment = segments[self._index]
             done, text = segment.done, segment.text  # in this order: done means that text is final
             if len(text) > self._seen:
-                piece, self._seen = text[self._seen:], len(text)
+                piece, self._seen = text[self._seen :], len(text)
                 return piece
             if not done:
                 assert segment.handle is not None

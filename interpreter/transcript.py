@@ -19,8 +19,9 @@ class Segment:
 
     __slots__ = ("_text", "handle", "markup", "where")
 
-    def __init__(self, text: str = "", *, markup: bool = False, handle: Handle[Any] | None = None,
-                 where: str = "") -> None:
+    def __init__(
+        self, text: str = "", *, markup: bool = False, handle: Handle[Any] | None = None, where: str = ""
+    ) -> None:
         self._text = text
         self.markup = markup
         self.handle = handle

@@ -56,8 +56,10 @@ class UsageTree:
 
 
 def _counts(usage: Usage) -> str:
-    text = (f"{usage.calls} calls, {usage.prompt} prompt ({usage.reused} reused), {usage.computed} computed, "
-            f"{usage.generated} generated")
+    text = (
+        f"{usage.calls} calls, {usage.prompt} prompt ({usage.reused} reused), {usage.computed} computed, "
+        f"{usage.generated} generated"
+    )
     return text + (f", {usage.recomputed} recomputed" if usage.recomputed else "")
 
 

@@ -116,7 +116,7 @@ class Scope(Variable):
         return self._closed is None
 
     def close(self) -> None:
-        self._closed = tuple(self._segments[self._start:])
+        self._closed = tuple(self._segments[self._start :])
 
     def handles(self) -> Sequence[Handle[Any]]:
         return pending(self._closed or ())
@@ -131,4 +131,4 @@ class Scope(Variable):
 
     def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
         closed = self._closed
-        return (self._segments[self._start:], False) if closed is None else (closed, True)
+        return (self._segments[self._start :], False) if closed is None else (closed, True)

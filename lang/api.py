@@ -113,8 +113,10 @@ def _gen_choices(where: str, name: str | None, options: dict[str, Any]) -> Selec
     choices, method = options.pop("choices"), options.pop("choices_method", None)
     temperature = options.pop("temperature", None)
     if options:
-        raise OptionError(f"{where}: choices= picks one of the choices and has no use for "
-                          f"{', '.join(k + '=' for k in options)}; remove it")
+        raise OptionError(
+            f"{where}: choices= picks one of the choices and has no use for "
+            f"{', '.join(k + '=' for k in options)}; remove it"
+        )
     return _select(where, name, choices, temperature, method)
 
 
@@ -133,8 +135,10 @@ def _select(where: str, name: str | None, choices: object, temperature: float | 
     found = check_choices(where, choices)
     method = token_length_normalized if method is None else method
     if not callable(method) or not hasattr(method, "requires_unconditional_logprobs"):
-        raise ConstraintError(f"{where}: choices_method must be a choice method such as sgl.token_length_normalized (a "
-                              f"callable with requires_unconditional_logprobs), got {method!r:.60}")
+        raise ConstraintError(
+            f"{where}: choices_method must be a choice method such as sgl.token_length_normalized (a "
+            f"callable with requires_unconditional_logprobs), got {method!r:.60}"
+        )
     heat = normalise(where, {"temperature": temperature})["temperature"]
     return Select(name, found, heat or 0.0, method)
 

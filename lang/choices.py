@@ -66,16 +66,18 @@ class _Method:
 class _TokenLengthNormalized(_Method):
     """The highest mean log-probability a token. Short and long choices compete on equal terms."""
 
-    def __call__(self, *, choices: Sequence[str], normalized_prompt_logprobs: Sequence[float],
-                 **_: Any) -> ChoicesDecision:
+    def __call__(
+        self, *, choices: Sequence[str], normalized_prompt_logprobs: Sequence[float], **_: Any
+    ) -> ChoicesDecision:
         return _decide(choices, normalized_prompt_logprobs)
 
 
 class _SequenceLikelihood(_Method):
     """The highest exact log-likelihood: the sum over the choice's tokens. What the model itself finds most probable."""
 
-    def __call__(self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores],
-                 **_: Any) -> ChoicesDecision:
+    def __call__(
+        self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores], **_: Any
+    ) -> ChoicesDecision:
         return _decide(choices, [sum(logprobs_of(tokens)) for tokens in input_token_logprobs])
 
 
@@ -85,8 +87,9 @@ class _GreedyTokenSelection(_Method):
     So a choice wins as greedy decoding would pick it, and a prefix of another choice still competes to the end.
     """
 
-    def __call__(self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores],
-                 **_: Any) -> ChoicesDecision:
+    def __call__(
+        self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores], **_: Any
+    ) -> ChoicesDecision:
         rows = [logprobs_of(tokens) for tokens in input_token_logprobs]
         width = max(len(row) for row in rows)
         matrix = np.array([row + [sum(row) / len(row)] * (width - len(row)) for row in rows])
@@ -105,15 +108,25 @@ class _UnconditionalLikelihoodNormalized(_Method):
 
     requires_unconditional_logprobs = True
 
-    def __call__(self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores],
-                 unconditional_token_logprobs: Sequence[TokenScores] | None = None, **_: Any) -> ChoicesDecision:
+    def __call__(
+        self,
+        *,
+        choices: Sequence[str],
+        input_token_logprobs: Sequence[TokenScores],
+        unconditional_token_logprobs: Sequence[TokenScores] | None = None,
+        **_: Any,
+    ) -> ChoicesDecision:
         assert unconditional_token_logprobs is not None, "the backend must score the choices alone too"
         scores = []
         for here, alone in zip(input_token_logprobs, unconditional_token_logprobs):
             a, b = logprobs_of(here), logprobs_of(alone)
             scores.append(sum(a) / len(a) - sum(b) / len(b))
-        return _decide(choices, scores, normalized_unconditional_prompt_logprobs=scores,
-                       unconditional_token_logprobs=[list(t) for t in unconditional_token_logprobs])
+        return _decide(
+            choices,
+            scores,
+            normalized_unconditional_prompt_logprobs=scores,
+            unconditional_token_logprobs=[list(t) for t in unconditional_token_logprobs],
+        )
 
 
 token_length_normalized = _TokenLengthNormalized()

@@ -35,8 +35,9 @@ def _integer(low: int, high: int | None = None) -> Any:
             raise OptionError(f"{what} must be an integer, got {value!r:.60}")
         number = int(value.__index__())
         if number < low or (high is not None and number > high):
-            raise OptionError(f"{what} must be {f'at least {low}' if high is None else f'in [{low}, {high}]'}, "
-                              f"got {number}")
+            raise OptionError(
+                f"{what} must be {f'at least {low}' if high is None else f'in [{low}, {high}]'}, got {number}"
+            )
         return number
 
     return check
@@ -48,8 +49,11 @@ def _number(low: float, high: float, *, open_low: bool = False) -> Any:
             number = float(value)
         except (TypeError, ValueError):
             raise OptionError(f"{what} must be a number, got {value!r:.60}") from None
-        if isinstance(value, (bool, str)) or math.isnan(number) or not low <= number <= high or (
-            open_low and number == low
+        if (
+            isinstance(value, (bool, str))
+            or math.isnan(number)
+            or not low <= number <= high
+            or (open_low and number == low)
         ):
             raise OptionError(f"{what} must be in {'(' if open_low else '['}{low:g}, {high:g}], got {value!r:.60}")
         return number
@@ -93,8 +97,15 @@ def _bias(what: str, value: Any) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, Mapping):
         raise OptionError(f"{what} must map token ids to numbers, got {value!r:.60}")
     check = _integer(0)
-    return tuple(sorted((check(f"{what} token id", int(k) if isinstance(k, str) and k.isdigit() else k),
-                         _number(-100, 100)(f"{what}[{k}]", v)) for k, v in value.items()))
+    return tuple(
+        sorted(
+            (
+                check(f"{what} token id", int(k) if isinstance(k, str) and k.isdigit() else k),
+                _number(-100, 100)(f"{what}[{k}]", v),
+            )
+            for k, v in value.items()
+        )
+    )
 
 
 def _top_k(what: str, value: Any) -> int:

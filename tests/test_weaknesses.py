@@ -187,7 +187,5 @@ def test_the_text_is_the_tokens() -> None:
         text = state.text()
         stopped += state.get_meta_info("x")["finish_reason"]["type"] == "stop"
         branch = state._cursor.branch
-        table = [runtime.tokenizer._inside.id_to_token(i).encode() if runtime.tokenizer.is_special(i)
-                 else runtime.tokenizer.token_bytes[i] for i in branch.path_tokens()]
-        assert b"".join(table).decode() + "".join(piece for piece, _ in branch.pending) == text
+        assert runtime.tokenizer.spell(branch.path_tokens()) + "".join(piece for piece, _ in branch.pending) == text
     assert stopped > 5

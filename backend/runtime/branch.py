@@ -78,8 +78,9 @@ Op = Any  # a Piece, or one of the above
 class Branch:
     """A live cursor; see the module. `order` fixes its place among all branches (depth first by program)."""
 
-    def __init__(self, engine: Engine, tree: Tree, order: tuple[int, ...], seed: int, path: int,
-                 deadline: float | None = None) -> None:
+    def __init__(
+        self, engine: Engine, tree: Tree, order: tuple[int, ...], seed: int, path: int, deadline: float | None = None
+    ) -> None:
         self.engine = engine
         self.order = order
         self.seed, self.path = seed, path
@@ -157,8 +158,14 @@ class Branch:
 
     def child(self, fork: int, i: int) -> Branch:
         """Child i of fork number `fork`, not yet born. Its noise is its own: the path says which branch it is."""
-        child = Branch(self.engine, self.tree, (*self.order, fork, i), self.seed, mix(mix(self.path, fork + 1), i + 1),
-                       self.deadline)
+        child = Branch(
+            self.engine,
+            self.tree,
+            (*self.order, fork, i),
+            self.seed,
+            mix(mix(self.path, fork + 1), i + 1),
+            self.deadline,
+        )
         child.born = False
         return child
 

@@ -41,6 +41,6 @@ def _below(engine: Engine, node: Node, indent: str, tails: dict[int, list[Branch
 
 
 def _text(engine: Engine, tokens: list[int], width: int) -> str:
-    text = repr(engine.tokenizer.decode(tokens))
+    text = repr(engine.tokenizer.spell(tokens))
     half = (width - 5) // 2
     return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"

@@ -136,7 +136,8 @@ def _interrupts_held() -> Iterator[list[int]]:
     """Hold back Ctrl-C on the main thread: yields a list that is non-empty once it came; raised when the block ends."""
     came: list[int] = []
     held = threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
     if held:
         signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
     try:

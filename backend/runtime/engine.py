@@ -265,8 +265,10 @@ class Engine:
     def _extend(self, branch: Branch, tokens: list[int], where: str, room: int = 0) -> None:
         limit = self.options.context_length
         if branch.length + len(tokens) + room > limit:
-            raise ContextOverflow(f"{where}: the text is {branch.length + len(tokens)} tokens long and {room} more are "
-                                  f"needed, but the context is {limit}; shorten the text or raise context_length=")
+            raise ContextOverflow(
+                f"{where}: the text is {branch.length + len(tokens)} tokens long and {room} more are "
+                f"needed, but the context is {limit}; shorten the text or raise context_length="
+            )
         branch.extend(tokens)
 
     def _check_ids(self, option: str, ids: Iterable[int], where: str) -> None:
@@ -303,8 +305,13 @@ class Engine:
             return
         branch.closed = True
         if branch.job is not None or branch.ops:
-            self._fail(branch, Cancelled("the branch was closed before this finished; keep the program state for as "
-                                         "long as its values are needed"))
+            self._fail(
+                branch,
+                Cancelled(
+                    "the branch was closed before this finished; keep the program state for as "
+                    "long as its values are needed"
+                ),
+            )
         branch.park()
         branch.tail, branch.pending = [], []
 
@@ -313,8 +320,11 @@ class Engine:
         branch.fail(error)
 
     def _fail_step(self, spans: list[Any], error: Exception) -> None:
-        wrapped = error if isinstance(error, MemoryError) else BackendError(
-            f"the model's forward failed: {type(error).__name__}: {error}")
+        wrapped = (
+            error
+            if isinstance(error, MemoryError)
+            else BackendError(f"the model's forward failed: {type(error).__name__}: {error}")
+        )
         wrapped.__cause__ = error if wrapped is not error else None
         for branch in dict.fromkeys(span.branch for span in spans):
             self._fail(branch, wrapped)
@@ -323,8 +333,13 @@ class Engine:
         now = time.monotonic()
         for branch in [b for b in self.active if b.deadline is not None or (b.job and b.job.timeout is not None)]:
             if branch.deadline is not None and now > branch.deadline:
-                self._fail(branch, ProgramTimeout(f"{branch.job.where if branch.job else 'program'}: the program's "
-                                                  f"timeout={branch.timeout:g} s passed before it finished"))
+                self._fail(
+                    branch,
+                    ProgramTimeout(
+                        f"{branch.job.where if branch.job else 'program'}: the program's "
+                        f"timeout={branch.timeout:g} s passed before it finished"
+                    ),
+                )
             elif branch.job is not None and branch.job.overdue(now):
                 self._fail(branch, branch.job.timeout_error())
 
@@ -335,7 +350,8 @@ class Engine:
             f"{where}: the KV pool is too small for this one request: its text is {branch.length} tokens long and it "
             f"needs {need} more slots at once; the pool has {self.options.pool_tokens}"
             f"{f', of which {pinned} are pinned by cache_prefix' if pinned else ''}; "
-            f"raise max_total_tokens= or shorten the program")
+            f"raise max_total_tokens= or shorten the program"
+        )
 
     def shut_down(self) -> None:
         """Fail everything that is still running, and everything that comes later."""
@@ -349,6 +365,3 @@ class Engine:
         self._take_inbox()
         self.tree.evict(self.options.pool_tokens)
         return True
-
-
-

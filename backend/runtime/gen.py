@@ -51,8 +51,15 @@ class Samples:
 class Gen(Job):
     """Sample `index` of a gen, on its branch."""
 
-    def __init__(self, branch: Branch, request: GenRequest, samples: Samples, index: int, tokenizer: Tokenizer,
-                 context_length: int) -> None:
+    def __init__(
+        self,
+        branch: Branch,
+        request: GenRequest,
+        samples: Samples,
+        index: int,
+        tokenizer: Tokenizer,
+        context_length: int,
+    ) -> None:
         s = request.sampling
         super().__init__(branch, samples.handle, request.where, s.timeout)
         self.samples, self.index = samples, index
@@ -161,9 +168,17 @@ class Gen(Job):
         assert self.finish_reason is not None
         self._show(self.matcher.finish())
         branch.usage.add(self.usage)
-        self.samples.finish(self.index, GenResult(
-            text=self.matcher.text, token_ids=self.tokens, finish_reason=self.finish_reason, usage=self.usage,
-            logprobs=self.logprobs if self.recipe.logprobs else None, input_logprobs=self._prompt_logprobs()))
+        self.samples.finish(
+            self.index,
+            GenResult(
+                text=self.matcher.text,
+                token_ids=self.tokens,
+                finish_reason=self.finish_reason,
+                usage=self.usage,
+                logprobs=self.logprobs if self.recipe.logprobs else None,
+                input_logprobs=self._prompt_logprobs(),
+            ),
+        )
 
     def _prompt_logprobs(self) -> list[TokenLogprob] | None:
         if self.from_token is None:

@@ -24,9 +24,16 @@ _CONSTRAINTS = ("regex", "json_schema", "ebnf", "structural_tag")
 class Generation:
     """One call of `generate`: a branch a prompt."""
 
-    def __init__(self, runtime: Runtime, prompt: str | Sequence[str] | None,
-                 input_ids: Sequence[int] | Sequence[Sequence[int]] | None, params: Mapping[str, Any],
-                 return_logprob: bool, logprob_start_len: int | None, top_logprobs_num: int | None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        prompt: str | Sequence[str] | None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None,
+        params: Mapping[str, Any],
+        return_logprob: bool,
+        logprob_start_len: int | None,
+        top_logprobs_num: int | None,
+    ) -> None:
         self.runtime = runtime
         self.single, prompts = _prompts(prompt, input_ids)
         sampling = _sampling(params, return_logprob, logprob_start_len, top_logprobs_num)

@@ -45,8 +45,20 @@ _NOT_YET: dict[str, object] = {
 _WITHOUT_EFFECT = ("disable_cuda_graph", "disable_overlap_schedule")
 """They turn off what is not there yet."""
 
-KNOWN = ("device", "dtype", "load_format", "context_length", "mem_fraction_static", "max_total_tokens",
-         "max_running_requests", "chunked_prefill_size", "disable_radix_cache", "random_seed", "chat_template", "log_level")
+KNOWN = (
+    "device",
+    "dtype",
+    "load_format",
+    "context_length",
+    "mem_fraction_static",
+    "max_total_tokens",
+    "max_running_requests",
+    "chunked_prefill_size",
+    "disable_radix_cache",
+    "random_seed",
+    "chat_template",
+    "log_level",
+)
 
 
 def refuse_unsupported(others: dict[str, object]) -> None:

@@ -72,28 +72,54 @@ class Runtime:
         model, tokenizer, template, name = build(model_path, device=device, dtype=dtype, load_format=load_format)
         kind = getattr(model, "device_type", "cpu")
         context = _context(context_length, model.context_length)
-        self._start(model, tokenizer, _template(chat_template, template), name, EngineOptions(
-            context_length=context,
-            pool_tokens=_pool_tokens(max_total_tokens, mem_fraction_static, model, kind),
-            step_tokens=_positive("chunked_prefill_size", chunked_prefill_size,
-                                  CPU_STEP_TOKENS if kind == "cpu" else GPU_STEP_TOKENS),
-            max_running=_positive("max_running_requests", max_running_requests, 256),
-            reuse=not disable_radix_cache,
-            seed=secrets.randbits(63) if random_seed is None else random_seed,
-        ))
+        self._start(
+            model,
+            tokenizer,
+            _template(chat_template, template),
+            name,
+            EngineOptions(
+                context_length=context,
+                pool_tokens=_pool_tokens(max_total_tokens, mem_fraction_static, model, kind),
+                step_tokens=_positive(
+                    "chunked_prefill_size", chunked_prefill_size, CPU_STEP_TOKENS if kind == "cpu" else GPU_STEP_TOKENS
+                ),
+                max_running=_positive("max_running_requests", max_running_requests, 256),
+                reuse=not disable_radix_cache,
+                seed=secrets.randbits(63) if random_seed is None else random_seed,
+            ),
+        )
 
     @classmethod
-    def of(cls, model: Model, tokenizer: Tokenizer, *, chat_template: ChatTemplate | None = None, name: str = "custom",
-           max_total_tokens: int = 65536, max_running_requests: int = 256, chunked_prefill_size: int = 512,
-           context_length: int | None = None, disable_radix_cache: bool = False, random_seed: int = 0) -> Runtime:
+    def of(
+        cls,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        chat_template: ChatTemplate | None = None,
+        name: str = "custom",
+        max_total_tokens: int = 65536,
+        max_running_requests: int = 256,
+        chunked_prefill_size: int = 512,
+        context_length: int | None = None,
+        disable_radix_cache: bool = False,
+        random_seed: int = 0,
+    ) -> Runtime:
         """A runtime over any object with the `Model` protocol (a test's toy, a model of your own)."""
         self = cls.__new__(cls)
-        self._start(model, tokenizer, chat_template, name, EngineOptions(
-            context_length=_context(context_length, model.context_length),
-            pool_tokens=_positive("max_total_tokens", max_total_tokens, 1),
-            step_tokens=_positive("chunked_prefill_size", chunked_prefill_size, 1),
-            max_running=_positive("max_running_requests", max_running_requests, 1),
-            reuse=not disable_radix_cache, seed=random_seed))
+        self._start(
+            model,
+            tokenizer,
+            chat_template,
+            name,
+            EngineOptions(
+                context_length=_context(context_length, model.context_length),
+                pool_tokens=_positive("max_total_tokens", max_total_tokens, 1),
+                step_tokens=_positive("chunked_prefill_size", chunked_prefill_size, 1),
+                max_running=_positive("max_running_requests", max_running_requests, 1),
+                reuse=not disable_radix_cache,
+                seed=random_seed,
+            ),
+        )
         return self
 
     @classmethod
@@ -107,8 +133,9 @@ class Runtime:
         model = ToyModel(tokenizer.vocab_size + 5, favour=favour)
         return cls.of(model, tokenizer, chat_template=ChatTemplate(CHATML, name="toy"), name="toy", **options)
 
-    def _start(self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, name: str,
-               options: EngineOptions) -> None:
+    def _start(
+        self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, name: str, options: EngineOptions
+    ) -> None:
         self.tokenizer = tokenizer
         self.chat_template = template
         self.model_name = name
@@ -144,11 +171,18 @@ class Runtime:
             pool = engine.tree.pool
             cached = sum(node.computed for node in engine.tree.nodes() if not node.live)
             return {
-                "model": self.model_name, "context_length": self.options.context_length,
-                "max_total_tokens": pool.capacity, "free_tokens": pool.available, "cached_tokens": cached,
-                "running": len(engine.active), "attached": len(engine.attached), "steps": engine.steps,
-                "computed_tokens": engine.rows, "preemptions": engine.scheduler.preemptions,
-                "programs": engine.programs, "options": self.options,
+                "model": self.model_name,
+                "context_length": self.options.context_length,
+                "max_total_tokens": pool.capacity,
+                "free_tokens": pool.available,
+                "cached_tokens": cached,
+                "running": len(engine.active),
+                "attached": len(engine.attached),
+                "steps": engine.steps,
+                "computed_tokens": engine.rows,
+                "preemptions": engine.scheduler.preemptions,
+                "programs": engine.programs,
+                "options": self.options,
             }
 
     def shutdown(self) -> None:
@@ -191,20 +225,28 @@ class Runtime:
         """
         from .generate import Generation
 
-        generation = Generation(self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len,
-                                top_logprobs_num)
+        generation = Generation(
+            self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num
+        )
         return generation.pieces() if stream else generation.results()
 
-    async def async_generate(self, prompt: str | Sequence[str] | None = None,
-                             sampling_params: Mapping[str, Any] | None = None, *,
-                             input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
-                             return_logprob: bool = False, logprob_start_len: int | None = None,
-                             top_logprobs_num: int | None = None, stream: bool = False) -> Any:
+    async def async_generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        sampling_params: Mapping[str, Any] | None = None,
+        *,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        return_logprob: bool = False,
+        logprob_start_len: int | None = None,
+        top_logprobs_num: int | None = None,
+        stream: bool = False,
+    ) -> Any:
         """`generate` for a coroutine; with `stream=True`, an async iterator of pieces."""
         from .generate import Generation
 
-        generation = Generation(self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len,
-                                top_logprobs_num)
+        generation = Generation(
+            self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num
+        )
         return generation.pieces_async() if stream else await generation.results_async()
 
     def cache_prefix(self, text: str) -> int:
@@ -296,13 +338,12 @@ def _template(asked: str | None, own: ChatTemplate | None) -> ChatTemplate | Non
         source = Path(asked).read_text(encoding="utf-8")
     else:
         raise OptionError(f"chat_template={asked!r} is neither 'chatml', nor a file, nor a Jinja template")
-    return ChatTemplate(source, name="chat_template=", bos_token=own.bos_token if own else "",
-                        eos_token=own.eos_token if own else "")
+    return ChatTemplate(
+        source, name="chat_template=", bos_token=own.bos_token if own else "", eos_token=own.eos_token if own else ""
+    )
 
 
 def _log_level(level: str) -> str:
     if not isinstance(level, str) or level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         raise OptionError(f"log_level must be debug, info, warning, error or critical, got {level!r}")
     return level.upper()
-
-

@@ -139,8 +139,15 @@ class Scheduler:
         trie = next(t for t in job.tries if chain in t.chains)
         context = (branch.context(trie.depth) if trie.depth else ()) + chain.before()
         at = chain.computed
-        span = Span(branch, chain.start + at, [v.token for v in chain.vertices[at : at + rows]], [], context,
-                    [i for i in range(rows) if chain.vertices[at + i].children], chain)
+        span = Span(
+            branch,
+            chain.start + at,
+            [v.token for v in chain.vertices[at : at + rows]],
+            [],
+            context,
+            [i for i in range(rows) if chain.vertices[at + i].children],
+            chain,
+        )
         for run in self.pool.take(rows):
             append_run(chain.runs, run)
             append_run(span.slots, run)

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 class Score(Job):
     """`tokens[i]` are choice i's tokens as they continue the branch."""
 
-    def __init__(self, branch: Branch, request: ScoreRequest, handle: Handle[ScoreResult], tokens: list[list[int]],
-                 tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        branch: Branch,
+        request: ScoreRequest,
+        handle: Handle[ScoreResult],
+        tokens: list[list[int]],
+        tokenizer: Tokenizer,
+    ) -> None:
         super().__init__(branch, handle, request.where)
         self.ask = request
         self.tokens = tokens
@@ -69,29 +75,43 @@ class Score(Job):
         return self.rooted and not self.open_chains()
 
     def close(self, branch: Branch) -> None:
-        scores = ChoiceScores([self._described(p) for p in self.choices.paths],
-                              [self._described(p) for p in self.alone.paths] if self.alone else None)
+        scores = ChoiceScores(
+            [self._described(p) for p in self.choices.paths],
+            [self._described(p) for p in self.alone.paths] if self.alone else None,
+        )
         decision, means = self._decide(scores)
         winner = self._winner(branch, decision, means)
         self._continue(branch, winner)
         branch.usage.add(self.usage)
-        self.handle.finish(ScoreResult(
-            winner, self.ask.choices[winner], scores,
-            {"normalized_prompt_logprobs": means, **(decision.meta_info or {})}, self.usage))
+        self.handle.finish(
+            ScoreResult(
+                winner,
+                self.ask.choices[winner],
+                scores,
+                {"normalized_prompt_logprobs": means, **(decision.meta_info or {})},
+                self.usage,
+            )
+        )
 
     def _decide(self, scores: ChoiceScores) -> tuple[ChoicesDecision, list[float]]:
         given = [[[t.logprob, t.token_id, t.text] for t in c] for c in scores.token_logprobs]
         alone = [[[t.logprob, t.token_id, t.text] for t in c] for c in scores.unconditional or []]
         means = [sum(logprobs_of(c)) / len(c) for c in given]
         decision = self.ask.method(
-            choices=list(self.ask.choices), normalized_prompt_logprobs=means, input_token_logprobs=given,
-            output_token_logprobs=[[] for _ in given], unconditional_token_logprobs=alone if self.alone else None)
+            choices=list(self.ask.choices),
+            normalized_prompt_logprobs=means,
+            input_token_logprobs=given,
+            output_token_logprobs=[[] for _ in given],
+            unconditional_token_logprobs=alone if self.alone else None,
+        )
         return decision, means
 
     def _winner(self, branch: Branch, decision: ChoicesDecision, means: list[float]) -> int:
         if decision.decision not in self.ask.choices:
-            raise ConstraintError(f"{self.where}: the choice method decided {decision.decision!r}, which is not one of "
-                                  f"the choices {list(self.ask.choices)!r:.200}")
+            raise ConstraintError(
+                f"{self.where}: the choice method decided {decision.decision!r}, which is not one of "
+                f"the choices {list(self.ask.choices)!r:.200}"
+            )
         if self.ask.temperature <= 0:
             return self.ask.choices.index(decision.decision)
         scores = np.array(means if decision.scores is None else decision.scores)
@@ -116,5 +136,3 @@ class Score(Job):
     def _described(self, path: list[Vertex]) -> list[TokenLogprob]:
         table = self.tokenizer.token_bytes
         return [TokenLogprob(v.logprob, v.token, table[v.token].decode("utf-8", errors="replace")) for v in path]
-
-

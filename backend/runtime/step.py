@@ -55,5 +55,10 @@ def pack(spans: Sequence[Span]) -> Batch:
             slots += range(start, start + length)
         want += [first + row for row in span.want]
         layout.append(SpanLayout(first, rows, span.context, span.start))
-    return Batch(np.array(tokens, dtype=np.int64), np.array(positions, dtype=np.int64),
-                 np.array(slots, dtype=np.int64), layout, np.array(want, dtype=np.int64))
+    return Batch(
+        np.array(tokens, dtype=np.int64),
+        np.array(positions, dtype=np.int64),
+        np.array(slots, dtype=np.int64),
+        layout,
+        np.array(want, dtype=np.int64),
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from sgl.backend.runtime.batch import Batch, SpanLayout
 from sgl.backend.runtime.model.toy import ToyModel, toy_tokenizer
 from sgl.backend.runtime.noise import mix
@@ -120,19 +121,32 @@ class NaiveBranch:
         for rest in rests:
             rows = self.naive.logits(self.tokens + rest)
             at = len(self.tokens)
-            scores.append([None if at + i == 0 else float(log_softmax(rows[at + i - 1, : tok.vocab_size])[t])
-                           for i, t in enumerate(rest)])
+            scores.append(
+                [
+                    None if at + i == 0 else float(log_softmax(rows[at + i - 1, : tok.vocab_size])[t])
+                    for i, t in enumerate(rest)
+                ]
+            )
             rows = self.naive.logits(rest)
             alone.append([None] + [float(log_softmax(rows[i, : tok.vocab_size])[t]) for i, t in enumerate(rest[1:])])
         given = [[[lp, t, ""] for lp, t in zip(s, r)] for s, r in zip(scores, rests)]
         bare = [[[lp, t, ""] for lp, t in zip(s, r)] for s, r in zip(alone, rests)]
         means = [sum(lp or 0.0 for lp in s) / len(s) for s in scores]
-        decision = method(choices=choices, normalized_prompt_logprobs=means, input_token_logprobs=given,
-                          output_token_logprobs=[], unconditional_token_logprobs=bare)
+        decision = method(
+            choices=choices,
+            normalized_prompt_logprobs=means,
+            input_token_logprobs=given,
+            output_token_logprobs=[],
+            unconditional_token_logprobs=bare,
+        )
         self.tokens = self.tokens + rests[choices.index(decision.decision)]
         return decision.decision, scores
 
     def fork(self, n: int) -> list[NaiveBranch]:
         number, self.forks = self.forks, self.forks + 1
-        return [NaiveBranch(self.naive, self.seed, mix(mix(self.path, number + 1), i + 1), list(self.tokens),
-                            list(self.pending)) for i in range(n)]
+        return [
+            NaiveBranch(
+                self.naive, self.seed, mix(mix(self.path, number + 1), i + 1), list(self.tokens), list(self.pending)
+            )
+            for i in range(n)
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sgl.backend.runtime.text.detokenizer import Detokenizer
 
 # Text, arbitrary bytes, and truncated or overlong sequences (first bytes, continuations, surrogates) alike.

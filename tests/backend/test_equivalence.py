@@ -9,6 +9,7 @@ import itertools
 from functools import cache
 
 import pytest
+
 from sgl.backend.base import GenRequest, ScoreRequest
 from sgl.backend.runtime.noise import mix
 from sgl.backend.runtime.runtime import Runtime
@@ -82,8 +83,11 @@ def test_text_depends_on_the_program_alone(reuse: bool, batch: int, chunk: int, 
                 runtime.wait(alone.sync())
                 alone.path = mix(mix(0, 1), i + 1)
                 alone.append(end)
-                handles += [alone.gen(GenRequest(WARM)), alone.score(ScoreRequest(("a", "ab"), sequence_likelihood)),
-                            alone.gen(GenRequest(COLD))]
+                handles += [
+                    alone.gen(GenRequest(WARM)),
+                    alone.score(ScoreRequest(("a", "ab"), sequence_likelihood)),
+                    alone.gen(GenRequest(COLD)),
+                ]
         runs.append(handles)
     for row, handles in enumerate(runs):
         for handle in handles:

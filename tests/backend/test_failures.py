@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+
 from sgl.backend.base import GenRequest, ScoreRequest
 from sgl.backend.runtime import invariants
 from sgl.backend.runtime.runtime import Runtime
@@ -274,8 +275,9 @@ def test_options_are_refused_by_name(options: dict[str, object], kind: type[Exce
         ({"min_new_tokens": 9, "max_new_tokens": 3}, OptionError, "min_tokens=9"),
     ],
 )
-def test_generate_refuses_bad_parameters(runtime: Runtime, params: dict[str, object], kind: type[Exception],
-                                         match: str) -> None:
+def test_generate_refuses_bad_parameters(
+    runtime: Runtime, params: dict[str, object], kind: type[Exception], match: str
+) -> None:
     with pytest.raises(kind, match=match):
         runtime.generate("x", params)
     whole(runtime)
@@ -287,10 +289,15 @@ def test_generate(runtime: Runtime) -> None:
     two = runtime.generate(["the thing", "another"], {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True})
     assert two[0]["text"] == one["text"] and len(two) == 2
     ids = runtime.tokenizer.encode([("the thing", False)], first=True)
-    assert runtime.generate(input_ids=ids, sampling_params={"max_new_tokens": 6, "temperature": 0,
-                                                            "ignore_eos": True})["text"] == one["text"]
-    streamed = "".join(runtime.generate("the thing", {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True},
-                                        stream=True))
+    assert (
+        runtime.generate(input_ids=ids, sampling_params={"max_new_tokens": 6, "temperature": 0, "ignore_eos": True})[
+            "text"
+        ]
+        == one["text"]
+    )
+    streamed = "".join(
+        runtime.generate("the thing", {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True}, stream=True)
+    )
     assert streamed == one["text"]
     samples = runtime.generate("the thing", {"max_new_tokens": 6, "n": 3, "seed": 4})
     assert len(samples) == 3
@@ -302,16 +309,26 @@ def test_generate(runtime: Runtime) -> None:
 
 def test_prompt_logprobs_equal_those_of_the_generation(runtime: Runtime) -> None:
     """Generate with log-probabilities, then ask for the same tokens' as a prompt: the same numbers."""
-    first = runtime.generate("the thing", {"max_new_tokens": 9, "temperature": 0, "ignore_eos": True},
-                             return_logprob=True, top_logprobs_num=2)
+    first = runtime.generate(
+        "the thing",
+        {"max_new_tokens": 9, "temperature": 0, "ignore_eos": True},
+        return_logprob=True,
+        top_logprobs_num=2,
+    )
     ids = runtime.tokenizer.encode([("the thing", False)], first=True)
-    again = runtime.generate(input_ids=ids + first["output_ids"], sampling_params={"max_new_tokens": 1},
-                             return_logprob=True, logprob_start_len=len(ids), top_logprobs_num=2)
+    again = runtime.generate(
+        input_ids=ids + first["output_ids"],
+        sampling_params={"max_new_tokens": 1},
+        return_logprob=True,
+        logprob_start_len=len(ids),
+        top_logprobs_num=2,
+    )
     got = again["meta_info"]["input_token_logprobs"]
     assert got == first["meta_info"]["output_token_logprobs"]
     assert again["meta_info"]["input_top_logprobs"] == first["meta_info"]["output_top_logprobs"]
-    whole_prompt = runtime.generate(input_ids=ids, sampling_params={"max_new_tokens": 1}, return_logprob=True,
-                                    logprob_start_len=0)["meta_info"]["input_token_logprobs"]
+    whole_prompt = runtime.generate(
+        input_ids=ids, sampling_params={"max_new_tokens": 1}, return_logprob=True, logprob_start_len=0
+    )["meta_info"]["input_token_logprobs"]
     assert len(whole_prompt) == len(ids) and whole_prompt[0][0] is None and whole_prompt[1][0] < 0
     whole(runtime)
 

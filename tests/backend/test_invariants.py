@@ -11,6 +11,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from sgl.backend.base import GenRequest, ScoreRequest
 from sgl.backend.runtime import invariants
 from sgl.backend.runtime.runtime import Runtime
@@ -26,8 +27,22 @@ from sgl.lang.expr import Sampling
 from .naive import Naive, NaiveBranch
 
 NAIVE = Naive()
-TEXTS = ["ab", "c", "the", " ", "\n", "日", "日本 ", "Answer:", " yes", "st", "op stop", "é", "A long common beginning, ",
-         "which many programs share because they were written by one person and then run over many rows. "]
+TEXTS = [
+    "ab",
+    "c",
+    "the",
+    " ",
+    "\n",
+    "日",
+    "日本 ",
+    "Answer:",
+    " yes",
+    "st",
+    "op stop",
+    "é",
+    "A long common beginning, ",
+    "which many programs share because they were written by one person and then run over many rows. ",
+]
 SAMPLINGS = [
     Sampling(max_tokens=6, temperature=0.0),
     Sampling(max_tokens=9, temperature=1.0),
@@ -109,12 +124,14 @@ def verify(run: Run, pool: int) -> None:
         verify(child, pool)
 
 
-CONFIGS = st.fixed_dictionaries({
-    "disable_radix_cache": st.booleans(),
-    "chunked_prefill_size": st.sampled_from([1, 3, 7, 64]),
-    "max_running_requests": st.sampled_from([1, 2, 64]),
-    "max_total_tokens": st.sampled_from([90, 130, 400, 20000]),
-})
+CONFIGS = st.fixed_dictionaries(
+    {
+        "disable_radix_cache": st.booleans(),
+        "chunked_prefill_size": st.sampled_from([1, 3, 7, 64]),
+        "max_running_requests": st.sampled_from([1, 2, 64]),
+        "max_total_tokens": st.sampled_from([90, 130, 400, 20000]),
+    }
+)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

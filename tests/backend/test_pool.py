@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sgl.backend.runtime.pool import SCRATCH, SlotPool, append_run, cut, part, size
 
 
@@ -12,7 +13,9 @@ def slots(runs: list[tuple[int, int]]) -> list[int]:
     return [s for start, length in runs for s in range(start, start + length)]
 
 
-@given(st.lists(st.one_of(st.tuples(st.just("take"), st.integers(1, 9)), st.tuples(st.just("give"), st.integers(0, 9)))))
+@given(
+    st.lists(st.one_of(st.tuples(st.just("take"), st.integers(1, 9)), st.tuples(st.just("give"), st.integers(0, 9))))
+)
 def test_taken_and_free_slots_always_partition_the_pool(ops: list[tuple[str, int]]) -> None:
     pool = SlotPool(40)
     held: list[list[tuple[int, int]]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sgl.backend.base import GenRequest, Handle, ScoreRequest
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.choices import token_length_normalized, unconditional_likelihood_normalized

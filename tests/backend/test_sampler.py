@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sgl.backend.runtime.noise import mix, uniform
 from sgl.backend.runtime.sample.sampler import Recipe, Request, log_softmax, sample
 from sgl.lang.expr import Sampling
@@ -105,7 +106,9 @@ def test_banned_and_padded_ids_are_never_sampled() -> None:
 
 def test_logprobs_are_the_models_own() -> None:
     logits = np.array([1.0, 2.0, 3.0], dtype=np.float32)
-    recipe = Recipe.of(Sampling(temperature=0.0, logit_bias=((0, 90.0),), return_logprob=True, top_logprobs_num=2), 0, [])
+    recipe = Recipe.of(
+        Sampling(temperature=0.0, logit_bias=((0, 90.0),), return_logprob=True, top_logprobs_num=2), 0, []
+    )
     (s,) = sample(logits[None], [Request(recipe, 0)], 3)
     want = log_softmax(logits)
     assert s.token == 0 and s.logprob == pytest.approx(want[0])

@@ -6,6 +6,7 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sgl.backend.runtime.text.stop import StopMatcher
 
 

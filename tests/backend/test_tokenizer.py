@@ -14,10 +14,11 @@ import pytest
 import tokenizers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 from sgl.lang.chat import ChatTemplate, Conversation
 from sgl.lang.errors import ModelLoadError, OptionError
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog; it's the dog's answer: yes, no, maybe. The answer is yes.",

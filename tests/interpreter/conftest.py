@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+
 from sgl.interpreter.defaults import set_default_backend
 
 

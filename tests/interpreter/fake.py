@@ -132,26 +132,46 @@ class Branch:
 
     def _pick(self, request: ScoreRequest, handle: Handle[ScoreResult]) -> None:
         best = self.backend.pick(self.text, request)
-        rows = [[TokenLogprob(0.0 if i == best else -1.0, ord(c), c) for c in choice]
-                for i, choice in enumerate(request.choices)]
+        rows = [
+            [TokenLogprob(0.0 if i == best else -1.0, ord(c), c) for c in choice]
+            for i, choice in enumerate(request.choices)
+        ]
         plain = [[[t.logprob, t.token_id, t.text] for t in row] for row in rows]
         decision = request.method(
-            choices=request.choices, normalized_prompt_logprobs=[sum(t[0] for t in row) / len(row) for row in plain],
-            input_token_logprobs=plain, output_token_logprobs=[[] for _ in plain],
-            unconditional_token_logprobs=plain)
+            choices=request.choices,
+            normalized_prompt_logprobs=[sum(t[0] for t in row) / len(row) for row in plain],
+            input_token_logprobs=plain,
+            output_token_logprobs=[[] for _ in plain],
+            unconditional_token_logprobs=plain,
+        )
         self.text += decision.decision
         usage = Usage(1, len(self.text), 0, 1, 0)
         self.usage.add(usage)
-        handle.finish(ScoreResult(request.choices.index(decision.decision), decision.decision, ChoiceScores(rows),
-                                  dict(decision.meta_info or {}), usage))
+        handle.finish(
+            ScoreResult(
+                request.choices.index(decision.decision),
+                decision.decision,
+                ChoiceScores(rows),
+                dict(decision.meta_info or {}),
+                usage,
+            )
+        )
 
 
 class FakeBackend:
     """`reply(text so far, request)` gives a gen's text, or an exception to fail with after `fails_after` characters."""
 
-    def __init__(self, reply: Reply | list[Any] | str = "ok", *, manual: bool = False, can_score: bool = True,
-                 can_logprobs: bool = True, template: bool = True, fails_after: int = 0,
-                 pick: Callable[[str, ScoreRequest], int] = lambda text, request: 0) -> None:
+    def __init__(
+        self,
+        reply: Reply | list[Any] | str = "ok",
+        *,
+        manual: bool = False,
+        can_score: bool = True,
+        can_logprobs: bool = True,
+        template: bool = True,
+        fails_after: int = 0,
+        pick: Callable[[str, ScoreRequest], int] = lambda text, request: 0,
+    ) -> None:
         self.capabilities = Capabilities("fake", score=can_score, logprobs=can_logprobs)
         self.chat_template = ChatTemplate(CHATML, name="fake") if template else None
         self.manual, self.fails_after, self.pick = manual, fails_after, pick
@@ -169,8 +189,12 @@ class FakeBackend:
             self._handles.append(handle)  # so that the id stays its own
             scripted = self._reply
             self._replies[id(handle)] = (
-                scripted if isinstance(scripted, str) else scripted.pop(0) if isinstance(scripted, list)
-                else scripted(text, request))
+                scripted
+                if isinstance(scripted, str)
+                else scripted.pop(0)
+                if isinstance(scripted, list)
+                else scripted(text, request)
+            )
         return self._replies[id(handle)]
 
     def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:

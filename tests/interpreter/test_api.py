@@ -7,18 +7,39 @@ import subprocess
 import sys
 
 import pytest
+
 import sgl
 from sgl.lang.expr import Gen, RoleBegin, RoleEnd, Select, Text
 
 SGLANG_GEN = [
-    "name", "max_tokens", "min_tokens", "n", "stop", "stop_token_ids", "stop_regex", "temperature", "top_p", "top_k",
-    "min_p", "frequency_penalty", "presence_penalty", "ignore_eos", "return_logprob", "logprob_start_len",
-    "top_logprobs_num", "return_text_in_logprobs", "dtype", "choices", "choices_method", "regex", "json_schema",
+    "name",
+    "max_tokens",
+    "min_tokens",
+    "n",
+    "stop",
+    "stop_token_ids",
+    "stop_regex",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "ignore_eos",
+    "return_logprob",
+    "logprob_start_len",
+    "top_logprobs_num",
+    "return_text_in_logprobs",
+    "dtype",
+    "choices",
+    "choices_method",
+    "regex",
+    "json_schema",
 ]
 
 
 def test_signatures_are_sglangs():
-    assert list(inspect.signature(sgl.gen).parameters)[:len(SGLANG_GEN)] == SGLANG_GEN
+    assert list(inspect.signature(sgl.gen).parameters)[: len(SGLANG_GEN)] == SGLANG_GEN
     assert list(inspect.signature(sgl.select).parameters) == ["name", "choices", "temperature", "choices_method"]
     gone = {"min_tokens", "dtype", "choices", "choices_method", "regex", "json_schema"}
     assert list(inspect.signature(sgl.gen_int).parameters) == [n for n in SGLANG_GEN if n not in gone]
@@ -31,16 +52,19 @@ def test_gen():
     assert (expr.sampling.max_tokens, expr.sampling.stop) == (5, ("x",))
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({"max_new_tokens": 5}, "did you mean 'max_tokens'"),
-    ({"temprature": 1}, "did you mean 'temperature'"),
-    ({"temperature": -1}, r"gen\('a'\): temperature"),
-    ({"max_tokens": "5"}, "max_tokens must be an integer"),
-    ({"choices_method": sgl.token_length_normalized}, "without choices"),
-    ({"choices": ["a"], "stop": "\n"}, "stop="),
-    ({"choices": ["a"], "return_logprob": True, "max_tokens": 3}, "max_tokens=, return_logprob="),
-    ({"choices": ["a"], "regex": "a"}, "regex="),
-])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_new_tokens": 5}, "did you mean 'max_tokens'"),
+        ({"temprature": 1}, "did you mean 'temperature'"),
+        ({"temperature": -1}, r"gen\('a'\): temperature"),
+        ({"max_tokens": "5"}, "max_tokens must be an integer"),
+        ({"choices_method": sgl.token_length_normalized}, "without choices"),
+        ({"choices": ["a"], "stop": "\n"}, "stop="),
+        ({"choices": ["a"], "return_logprob": True, "max_tokens": 3}, "max_tokens=, return_logprob="),
+        ({"choices": ["a"], "regex": "a"}, "regex="),
+    ],
+)
 def test_wrong_options(options, says):
     with pytest.raises(sgl.OptionError, match=says):
         sgl.gen("a", **options)
@@ -51,18 +75,34 @@ def test_the_name_is_a_string():
         sgl.gen(5)
 
 
-@pytest.mark.parametrize("option", [
-    {"regex": "[0-9]+"}, {"json_schema": "{}"}, {"schema": int}, {"ebnf": "x"}, {"lark": "x"}, {"think": 5},
-    {"on_budget": "close"}, {"dtype": int}, {"dtype": str}, {"dtype": "bool"},
-])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"regex": "[0-9]+"},
+        {"json_schema": "{}"},
+        {"schema": int},
+        {"ebnf": "x"},
+        {"lark": "x"},
+        {"think": 5},
+        {"on_budget": "close"},
+        {"dtype": int},
+        {"dtype": str},
+        {"dtype": "bool"},
+    ],
+)
 def test_not_yet_is_said(option):
     with pytest.raises(sgl.NotYet, match=r"gen\('a'\): " + next(iter(option))):
         sgl.gen("a", **option)
 
 
 def test_the_rest_that_is_not_yet():
-    for make in (lambda: sgl.gen_int("a"), lambda: sgl.gen_string("a"), lambda: sgl.image("x.png"),
-                 lambda: sgl.video("x.mp4", 5), lambda: sgl.separate_reasoning(sgl.gen("a"), "qwen3")):
+    for make in (
+        lambda: sgl.gen_int("a"),
+        lambda: sgl.gen_string("a"),
+        lambda: sgl.image("x.png"),
+        lambda: sgl.video("x.mp4", 5),
+        lambda: sgl.separate_reasoning(sgl.gen("a"), "qwen3"),
+    ):
         with pytest.raises(sgl.NotYet):
             make()
     with pytest.raises(sgl.OptionError, match="max_tokens"):

@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+
 import sgl
 
 from .fake import FakeBackend
@@ -43,24 +44,33 @@ def test_rows_in_order():
     assert program.run_batch([("p",), ["q", 0]], backend=FakeBackend(echo))[1].text() == "qQQQ"
 
 
-@pytest.mark.parametrize(("rows", "says"), [
-    ([{"q": "x"}, {"p": "x"}], "row 1: no parameter 'p'"),
-    ([{}], "row 0: missing argument 'q'"),
-    ([("a", "b", "c")], "row 0: too many positional arguments"),
-    ([{"q": "x"}, "text"], "row 1 must be a dict"),
-    ("text", "list of rows"),
-    ({"q": "x"}, "list of rows"),
-    ([{"q": "x", "temperature": 0}], "row 0: no parameter 'temperature'"),
-])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"q": "x"}, {"p": "x"}], "row 1: no parameter 'p'"),
+        ([{}], "row 0: missing argument 'q'"),
+        ([("a", "b", "c")], "row 0: too many positional arguments"),
+        ([{"q": "x"}, "text"], "row 1 must be a dict"),
+        ("text", "list of rows"),
+        ({"q": "x"}, "list of rows"),
+        ([{"q": "x", "temperature": 0}], "row 0: no parameter 'temperature'"),
+    ],
+)
 def test_wrong_rows(rows, says):
     with pytest.raises(sgl.OptionError, match=says):
         program.run_batch(rows, backend=FakeBackend())
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({"num_threads": 0}, "num_threads"), ({"on_error": "ignore"}, "on_error"), ({"num_thread": 3}, "did you mean"),
-    ({"stream": True}, "unknown option 'stream'"), ({"temprature": 1}, "did you mean 'temperature'"),
-])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"num_threads": 0}, "num_threads"),
+        ({"on_error": "ignore"}, "on_error"),
+        ({"num_thread": 3}, "did you mean"),
+        ({"stream": True}, "unknown option 'stream'"),
+        ({"temprature": 1}, "did you mean 'temperature'"),
+    ],
+)
 def test_wrong_options(options, says):
     with pytest.raises(sgl.OptionError, match=says):
         program.run_batch([("x",)], backend=FakeBackend(), **options)
@@ -165,8 +175,7 @@ def test_generator_errors():
     assert next(rows)["b"] == "A"
     with pytest.raises(ValueError):
         next(rows)
-    kept = list(program.run_batch([("a",), ("bad",)], generator_style=True, on_error="keep",
-                                  backend=FakeBackend(echo)))
+    kept = list(program.run_batch([("a",), ("bad",)], generator_style=True, on_error="keep", backend=FakeBackend(echo)))
     assert isinstance(kept[1].error(), ValueError)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
+
 import sgl
 
 from .fake import FakeBackend
@@ -38,6 +39,7 @@ def test_what_cannot_be_a_program():
     with pytest.raises(sgl.OptionError):
         sgl.function(5)
     with pytest.raises(sgl.OptionError, match="yield"):
+
         @sgl.function
         def generator(s):
             yield s
@@ -50,15 +52,18 @@ def test_ret_value_and_arguments():
     assert qa("why", backend=FakeBackend())["answer"] == "ok"
 
 
-@pytest.mark.parametrize(("args", "kwargs", "says"), [
-    ((), {}, "missing argument 'question'"),
-    (("a", "b", "c"), {}, "too many positional arguments"),
-    (("a",), {"question": "b"}, "multiple values for argument 'question'"),
-    (("a",), {"qestion": "b"}, "unknown argument 'qestion'; did you mean 'question'"),
-    (("a",), {"max_tokens": 5}, "did you mean 'max_new_tokens'"),
-    (("a",), {"temperature": -1}, "qa.run: temperature"),
-    (("a",), {"stream": 1}, "stream must be"),
-])
+@pytest.mark.parametrize(
+    ("args", "kwargs", "says"),
+    [
+        ((), {}, "missing argument 'question'"),
+        (("a", "b", "c"), {}, "too many positional arguments"),
+        (("a",), {"question": "b"}, "multiple values for argument 'question'"),
+        (("a",), {"qestion": "b"}, "unknown argument 'qestion'; did you mean 'question'"),
+        (("a",), {"max_tokens": 5}, "did you mean 'max_new_tokens'"),
+        (("a",), {"temperature": -1}, "qa.run: temperature"),
+        (("a",), {"stream": 1}, "stream must be"),
+    ],
+)
 def test_wrong_arguments(args, kwargs, says):
     with pytest.raises(sgl.OptionError, match=says):
         qa.run(*args, backend=FakeBackend(), **kwargs)
@@ -75,7 +80,8 @@ def test_weakness_20_the_programs_own_parameter_names_win():
     assert sample.run(n=3, stop="S", timeout=-1, max_new_tokens=4, backend=backend).ret_value == ("S", 2, -1)
     assert len(backend.requests) == 3
     assert {(r.sampling.stop, r.sampling.temperature, r.sampling.max_tokens) for r in backend.requests} == {
-        (None, None, 4)}
+        (None, None, 4)
+    }
     assert backend.branches[0].timeout is None
 
 
@@ -134,7 +140,9 @@ def test_methods_partials_and_callables():
     assert agent.act.run("runs", backend=FakeBackend()).text() == "agent runs"
     assert agent.act.bind(what="b").run(backend=FakeBackend()).text() == "agent b"
     assert [s.text() for s in agent.act.run_batch([("x",), {"what": "y"}], backend=FakeBackend())] == [
-        "agent x", "agent y"]
+        "agent x",
+        "agent y",
+    ]
     assert sgl.function(agent).run("x", backend=FakeBackend()).text() == "called x"
     partial = sgl.function(functools.partial(qa.func, style="partial"))
     assert partial.__name__ == "qa" and partial.run("x", backend=FakeBackend()).text() == "partial: x ok"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import sgl
 
 from .fake import FakeBackend
@@ -97,9 +98,20 @@ def test_weakness_03_a_failed_branch_is_a_hole():
     assert isinstance(found, list) and len(found) == 3
     assert (found[0], found[2], found[-1]) == ("A", "C", "C") and found.succeeded == ["A", "C"]
     assert found[::2] == ["A", "C"]
-    reads = (lambda: found[1], lambda: list(found), lambda: [*found], lambda: ",".join(found), lambda: sorted(found),
-             lambda: found == ["A"], lambda: "A" in found, lambda: json.dumps(found), lambda: found + [],  # noqa: RUF005
-             lambda: found[1:][0], lambda: max(found), lambda: "C" in reversed(found) and list(reversed(found)))
+    reads = (
+        lambda: found[1],
+        lambda: list(found),
+        lambda: [*found],
+        lambda: ",".join(found),
+        lambda: sorted(found),
+        lambda: found == ["A"],
+        lambda: "A" in found,
+        lambda: json.dumps(found),
+        lambda: found + [],  # noqa: RUF005
+        lambda: found[1:][0],
+        lambda: max(found),
+        lambda: "C" in reversed(found) and list(reversed(found)),
+    )
     for read in reads:
         with pytest.raises(ValueError, match="branch b"):
             read()

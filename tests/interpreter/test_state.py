@@ -6,6 +6,7 @@ import gc
 import sys
 
 import pytest
+
 import sgl
 from sgl.lang.chat import CHATML, ChatTemplate
 
@@ -219,8 +220,9 @@ def test_roles_by_call_append_once():
         assert s.messages()[1:] == [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ok"}]
 
     text = run(body).text()
-    assert text == ("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
-                    "<|im_start|>assistant\nok<|im_end|>\n")
+    assert text == (
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nok<|im_end|>\n"
+    )
 
 
 def test_roles_by_with_and_by_begin_and_end():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sgl.lang.chat import CHATML, ChatTemplate, Conversation
 from sgl.lang.errors import OptionError
 

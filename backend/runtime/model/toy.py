@@ -20,8 +20,41 @@ from ..noise import uniform
 from ..text.tokenizer import Tokenizer
 
 _POISON = -(2**40)
-_WORDS = ["th", "he", "an", "in", "er", "the", "and", "ing", "\n\n", "ab", "abc", "bc", "stop", "st", "op", ".\n", ", ",
-          " a", " the", "é", "日", "本", "日本", "yes", "no", "ye", " yes", " no", "Answer", "Answer:", ": ", "##", "###"]
+_WORDS = [
+    "th",
+    "he",
+    "an",
+    "in",
+    "er",
+    "the",
+    "and",
+    "ing",
+    "\n\n",
+    "ab",
+    "abc",
+    "bc",
+    "stop",
+    "st",
+    "op",
+    ".\n",
+    ", ",
+    " a",
+    " the",
+    "é",
+    "日",
+    "本",
+    "日本",
+    "yes",
+    "no",
+    "ye",
+    " yes",
+    " no",
+    "Answer",
+    "Answer:",
+    ": ",
+    "##",
+    "###",
+]
 _CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -66,8 +99,8 @@ class ToyModel:
         h ^= h >> np.uint64(29)
         h *= np.uint64(0xBF58476D1CE4E5B9)
         h ^= h >> np.uint64(32)
-        h *= np.uint64(0x94D049BB133111EB)
-        return h
+        mixed: npt.NDArray[np.uint64] = h * np.uint64(0x94D049BB133111EB)
+        return mixed
 
 
 def toy_tokenizer() -> Tokenizer:

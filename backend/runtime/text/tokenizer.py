@@ -101,6 +101,7 @@ class Tokenizer:
         self._added = added
         self._ordinary = [t for i, t in added.items() if i not in control]  # added tokens that any text may spell
         self._spelled = {piece: i for piece, i in vocabulary.items() if i in control}
+        self._control_bytes = {i: text.encode() for text, i in self._spelled.items()}
         longest_first = sorted(self._spelled, key=len, reverse=True)
         self._control_regex = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._prefix: PrefixScheme = _prefix_scheme(self._nodes)
@@ -178,6 +179,11 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the tokens; bytes that are not UTF-8 become U+FFFD. A dummy space at the start is kept."""
         return b"".join([self.token_bytes[i] for i in ids]).decode("utf-8", errors="replace")
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """The text of the tokens with control tokens spelled out: what a person wants to see."""
+        spelled = self._control_bytes
+        return b"".join([spelled.get(i) or self.token_bytes[i] for i in ids]).decode("utf-8", errors="replace")
 
     # -- construction
     def _byte_table(self, vocabulary: dict[str, int], added: set[int], control: set[int]) -> list[bytes]:

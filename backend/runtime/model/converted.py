@@ -1,0 +1,158 @@
+"""GGUF files as checkpoints, converted once: a cache of float32 weights and `tokenizer.json`.
+
+Owns: the cache entries under `<cache>/converted/` and when to trust one. An entry is three files: `meta.json`
+(settings, and the size and a checksum of the others), `tokenizer.json`, `model.safetensors` (memory-mapped by every
+process). `meta.json` is removed before and written after the others, each by rename, so a reader finds a whole entry or
+none; two processes that convert at once write the same bytes. What does not match is converted again.
+The key is the file's path, size and time of change, and `FORMAT`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from .checkpoint import Checkpoint, end_ids
+from .config import ModelConfig
+
+FORMAT = 1
+"""Raise it whenever what is written, or how GGUF files are understood, changes."""
+
+_log = logging.getLogger(__name__)
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+
+
+def load_converted(path: Path, cache: Path) -> Checkpoint:
+    """The checkpoint of a GGUF file, from the cache or converted now (and then cached, if the disk allows)."""
+    path = path.resolve()
+    entry = cache / "converted" / _key(path)
+    checkpoint = _read_entry(entry, path)
+    if checkpoint is not None:
+        return checkpoint
+    checkpoint = _convert(path)
+    try:
+        _write_entry(entry, checkpoint)
+    except OSError as error:  # a full or read-only disk costs speed at the next start, nothing else
+        _log.warning("the converted model could not be cached in %s: %s", entry, error)
+    return checkpoint
+
+
+def _key(path: Path) -> str:
+    status = path.stat()
+    identity = f"{FORMAT}|{path}|{status.st_size}|{status.st_mtime_ns}"
+    return f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def _convert(path: Path) -> Checkpoint:
+    from .gguf_file import GGUFFile
+    from .gguf_tokenizer import adds_bos, build_tokenizer
+
+    file = GGUFFile(path)
+    config = ModelConfig.from_gguf(file.metadata, str(path))
+    tensors = dict(file.tensors())
+    config = dataclasses.replace(config, tie_word_embeddings="lm_head.weight" not in tensors)
+    tokenizer = build_tokenizer(file.metadata, str(path))
+    eot = file.metadata.get("tokenizer.ggml.eot_token_id")
+    return Checkpoint(
+        name=str(path),
+        config=config,
+        tensors=tensors,
+        tokenizer=tokenizer,
+        chat_template=file.metadata.get("tokenizer.chat_template"),
+        bos_id=config.bos_id,
+        eos_ids=end_ids(tokenizer, config.eos_ids if eot is None else (*config.eos_ids, int(eot))),
+        add_bos=config.bos_id is not None and adds_bos(file.metadata),
+    )
+
+
+def _write_entry(entry: Path, checkpoint: Checkpoint) -> None:
+    from safetensors.torch import save_file
+
+    entry.mkdir(parents=True, exist_ok=True)
+    (entry / "meta.json").unlink(missing_ok=True)
+    weights, tokenizer = entry / "model.safetensors", entry / "tokenizer.json"
+    _replace(weights, lambda temporary: save_file(dict(checkpoint.tensors), temporary))
+    _replace(tokenizer, lambda temporary: checkpoint.tokenizer.save(str(temporary), pretty=False))
+    meta = {
+        "format": FORMAT,
+        "config": dataclasses.asdict(checkpoint.config),
+        "chat_template": checkpoint.chat_template,
+        "bos_id": checkpoint.bos_id,
+        "eos_ids": checkpoint.eos_ids,
+        "add_bos": checkpoint.add_bos,
+        "files": {file.name: _fingerprint(file) for file in (weights, tokenizer)},
+    }
+    _replace(entry / "meta.json", lambda temporary: temporary.write_text(json.dumps(meta), encoding="utf-8"))
+
+
+def _replace(target: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place, then move it there: nobody sees half of it."""
+    handle, name = tempfile.mkstemp(prefix=target.name + ".", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_entry(entry: Path, path: Path) -> Checkpoint | None:
+    """The cached checkpoint, or None if there is none that can be trusted."""
+    if not (entry / "meta.json").is_file():
+        return None
+    try:
+        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        for name, fingerprint in meta["files"].items():
+            if _fingerprint(entry / name) != fingerprint:
+                raise ValueError(f"{name} has changed since it was written")
+        return Checkpoint(
+            name=str(path),
+            config=_config(meta["config"]),
+            tensors=_mapped(entry / "model.safetensors"),
+            tokenizer=Tokenizer.from_file(str(entry / "tokenizer.json")),
+            chat_template=meta["chat_template"],
+            bos_id=meta["bos_id"],
+            eos_ids=tuple(meta["eos_ids"]),
+            add_bos=meta["add_bos"],
+        )
+    except Exception as error:  # whatever is wrong with a cache entry, the answer is to make it again
+        _log.warning("the cached conversion %s is not usable (%s); converting again", entry, error)
+        return None
+
+
+def _config(raw: dict[str, Any]) -> ModelConfig:
+    return ModelConfig(**{**raw, "eos_ids": tuple(raw["eos_ids"])})
+
+
+def _mapped(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(file)
+
+
+def _fingerprint(file: Path) -> list[int]:
+    """Size, and a checksum of the file: all of a small one, samples spread evenly over a large one.
+
+    Reading half a gigabyte at every start would cost more than the rest of it; the samples and the size find what
+    happens to caches: truncated writes, blocks of zeros, another file under the same name.
+    """
+    size, checksum = file.stat().st_size, 0
+    with file.open("rb") as stream:
+        if size <= _SAMPLES * _SAMPLE_BYTES:
+            return [size, zlib.crc32(stream.read())]
+        for i in range(_SAMPLES):
+            stream.seek((size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
+            checksum = zlib.crc32(stream.read(_SAMPLE_BYTES), checksum)
+    return [size, checksum]

@@ -1,0 +1,218 @@
+"""`load_checkpoint`: from what a user names (a file, a folder, a hub id, nothing) to a `Checkpoint`.
+
+Owns: where a model's parts lie in each kind of source, and the errors that say which file is wrong and what to do.
+Knows nothing of model code. transformers is never imported here (it takes seconds); a checkpoint needs a
+`tokenizer.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from ....lang.errors import ModelLoadError, OptionError, suggest
+from .checkpoint import Checkpoint, end_ids
+from .config import ModelConfig, as_ids
+from .converted import load_converted
+from .dummy import byte_tokenizer, random_tensors
+from .store import default_model_path
+
+__all__ = ["LOAD_FORMATS", "Checkpoint", "load_checkpoint"]
+
+LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
+
+
+def load_checkpoint(model_path: str | Path | None, load_format: str, cache: Path) -> Checkpoint:
+    """Load a model's description, weights and tokenizer.
+
+    `model_path`: a `.gguf` file, a folder with `config.json`, a hub id (`org/name`), or None for the embedded default
+    model. `load_format`: "auto" takes what is there; "dummy" makes random weights for any `config.json`. `cache` is the
+    folder for the default model and for converted GGUF files (see `converted`).
+
+    Raises `OptionError` for an unknown `load_format`, `ModelLoadError` for everything else.
+    """
+    if load_format not in LOAD_FORMATS:
+        known = ", ".join(LOAD_FORMATS)
+        raise OptionError(f"load_format {load_format!r} does not exist{suggest(load_format, LOAD_FORMATS)}: {known}")
+    path = default_model_path(cache) if model_path is None else _local(model_path, weights=load_format != "dummy")
+    if load_format == "dummy":
+        return _load_dummy(path)
+    if path.is_file() and (load_format == "gguf" or path.suffix == ".gguf"):
+        if load_format == "safetensors":
+            raise ModelLoadError(f"{path} is a GGUF file, not a safetensors folder: use load_format='auto' or 'gguf'")
+        return load_converted(path, cache)
+    if load_format == "gguf":
+        return load_converted(_only_gguf(path), cache)
+    if path.is_file():
+        raise ModelLoadError(f"{path}: pass the folder that holds config.json, or a .gguf file")
+    if load_format == "auto" and not (path / "config.json").is_file() and any(path.glob("*.gguf")):
+        return load_converted(_only_gguf(path), cache)
+    return _load_folder(path)
+
+
+def _local(model_path: str | Path, weights: bool) -> Path:
+    """The file or folder itself, or a hub id's snapshot."""
+    path = Path(model_path).expanduser()
+    if path.exists():
+        return path
+    text = str(model_path)
+    if isinstance(model_path, Path) or text.count("/") != 1 or text[0] in "./~" or path.suffix in (".gguf", ".json"):
+        raise ModelLoadError(f"{text}: no such file or folder")
+    import huggingface_hub
+
+    patterns = _HUB_FILES if weights else [p for p in _HUB_FILES if p != "*.safetensors"]
+    try:
+        return Path(huggingface_hub.snapshot_download(text, allow_patterns=patterns))
+    except Exception as error:  # connection, permission, unknown repository: the hub's own types vary by version
+        raise ModelLoadError(
+            f"{text!r} is no local path, and it could not be fetched from the Hugging Face hub "
+            f"({type(error).__name__}: {_first_line(error)}). Check the name and the connection, set HF_TOKEN for a "
+            "gated model, or download it elsewhere and pass its folder"
+        ) from error
+
+
+def _only_gguf(path: Path) -> Path:
+    if path.is_file():
+        return path
+    files = sorted(path.glob("*.gguf"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise ModelLoadError(f"{path}: expected one .gguf file in the folder, found {found}; pass the file itself")
+    return files[0]
+
+
+def _load_folder(folder: Path) -> Checkpoint:
+    config = ModelConfig.from_hf(_read_json(folder / "config.json"), str(folder / "config.json"))
+    tensors = _read_safetensors(folder)
+    if "lm_head.weight" not in tensors and not config.tie_word_embeddings:
+        raise ModelLoadError(
+            f"{folder}: the tensor 'lm_head.weight' is missing and config.json does not tie it to the embeddings"
+        )
+    return _assemble(folder, config, tensors, _read_tokenizer(folder))
+
+
+def _load_dummy(path: Path) -> Checkpoint:
+    folder = path.parent if path.is_file() else path
+    file = path if path.is_file() else folder / "config.json"
+    config = ModelConfig.from_hf(_read_json(file), str(file))
+    has_tokenizer = (folder / "tokenizer.json").is_file()
+    tokenizer = _read_tokenizer(folder) if has_tokenizer else byte_tokenizer(config.vocab_size, str(file))
+    if not has_tokenizer:
+        return Checkpoint(
+            name=str(file), config=config, tensors=random_tensors(config), tokenizer=tokenizer, chat_template=None,
+            bos_id=None, eos_ids=end_ids(tokenizer, ()), add_bos=False,
+        )  # fmt: skip
+    return _assemble(folder, config, random_tensors(config), tokenizer)
+
+
+def _assemble(
+    folder: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor], tokenizer: Tokenizer
+) -> Checkpoint:
+    """Add what the tokenizer's and the generation's settings say."""
+    settings = _read_json(folder / "tokenizer_config.json", optional=True)
+    generation = _read_json(folder / "generation_config.json", optional=True)
+    bos_id = _token_id(tokenizer, settings.get("bos_token"))
+    if bos_id is None and "bos_token" not in settings:
+        bos_id = config.bos_id
+    named_eos = _token_id(tokenizer, settings.get("eos_token"))
+    declared = [*config.eos_ids, *as_ids(generation.get("eos_token_id")), *as_ids(named_eos)]
+    # What the tokenizer itself puts before text is what the model was trained with; settings only repeat it.
+    begins = tokenizer.encode("a", add_special_tokens=True).ids[:1]
+    add_bos = bos_id is not None and (begins == [bos_id] or settings.get("add_bos_token") is True)
+    return Checkpoint(
+        name=str(folder),
+        config=config,
+        tensors=tensors,
+        tokenizer=tokenizer,
+        chat_template=_chat_template(folder, settings),
+        bos_id=bos_id,
+        eos_ids=end_ids(tokenizer, declared),
+        add_bos=add_bos,
+    )
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several named ones: the default is the one for plain chat
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template
+
+
+def _token_id(tokenizer: Tokenizer, token: Any) -> int | None:
+    content = token.get("content") if isinstance(token, dict) else token
+    return None if content is None else tokenizer.token_to_id(content)
+
+
+def _read_json(file: Path, optional: bool = False) -> dict[str, Any]:
+    if not file.is_file():
+        if optional:
+            return {}
+        raise ModelLoadError(f"{file}: no such file; a model folder has config.json, tokenizer.json and *.safetensors")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelLoadError(f"{file}: not valid JSON ({error}); download the file again") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{file}: expected a JSON object")
+    return value
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ModelLoadError(
+            f"{file}: no such file. Write it once with transformers: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the tokenizers package raises bare Exception
+        raise ModelLoadError(f"{file}: cannot be read as a tokenizer ({_first_line(error)})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the folder, memory-mapped; sharded or not."""
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if not index.is_file():
+        if not single.is_file():
+            raise ModelLoadError(f"{single}: no such file (nor an index of shards); only safetensors weights are read")
+        return _read_shard(single)
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelLoadError(f"{index}: has no 'weight_map'; download the file again")
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if not (folder / shard).is_file():
+            raise ModelLoadError(f"{folder / shard}: this shard is missing; download the model again")
+        tensors.update(_read_shard(folder / shard))
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            raise ModelLoadError(f"{folder / shard}: lacks the tensor {name!r} that {index.name} says it has")
+    return tensors
+
+
+def _read_shard(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelLoadError(f"{file}: truncated or damaged ({_first_line(error)}); download it again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
