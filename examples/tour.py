@@ -1,0 +1,192 @@
+"""A tour of sgl on a real model: what `make demo` runs.
+
+Few-shot questions, a chat, a select, a fork with a join, a batch of real problems, a stream. It prints the text as it
+comes, and at the end what each part cost: tokens asked for, computed and reused, and seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import sgl
+
+console = Console(highlight=False)
+PROBLEMS = [json.loads(line) for line in (Path(__file__).parent / "data" / "gsm8k-32.jsonl").read_text().splitlines()]
+
+FACTS = """The following are short questions with short answers.
+Q: What is the capital of Italy?
+A: Rome
+Q: What colour is a ripe banana?
+A: Yellow
+Q: How many legs does a spider have?
+A: Eight
+Q: What do bees make?
+A: Honey
+"""
+
+EXAMPLE = """Solve the problem. End with "The answer is" and the number.
+
+Problem: Tom has 3 boxes with 4 pens in each box. He gives 5 pens away. How many pens does he have left?
+Solution: Tom has 3 * 4 = 12 pens. After giving 5 away he has 12 - 5 = 7 pens. The answer is 7.
+
+Problem: A shirt costs $20 and a hat costs $8 less than the shirt. What do the shirt and the hat cost together?
+Solution: The hat costs 20 - 8 = 12 dollars. Together they cost 20 + 12 = 32 dollars. The answer is 32.
+
+"""
+
+
+@sgl.function
+def few_shot(s: sgl.ProgramState, question: str) -> None:
+    s += FACTS
+    s += f"Q: {question}\nA:" + sgl.gen("answer", max_tokens=12, stop="\n", temperature=0)
+
+
+@sgl.function
+def chat(s: sgl.ProgramState, first: str, second: str) -> None:
+    s += sgl.system("You answer in one short sentence.")
+    s += sgl.user(first)
+    s += sgl.assistant(sgl.gen("one", max_tokens=48, temperature=0))
+    s += sgl.user(second)
+    s += sgl.assistant(sgl.gen("two", max_tokens=48, temperature=0))
+
+
+@sgl.function
+def sentiment(s: sgl.ProgramState, review: str) -> None:
+    s += "Review: I loved every minute of it.\nSentiment: positive\n"
+    s += "Review: A waste of time and money.\nSentiment: negative\n"
+    s += f"Review: {review}\nSentiment:" + sgl.select("label", [" positive", " negative", " neutral"])
+
+
+@sgl.function
+def tips(s: sgl.ProgramState, topic: str) -> None:
+    s += sgl.user(f"Give me three tips about {topic}.")
+    with s.assistant():
+        s += "Here are three tips."
+        forks = s.fork(3)
+        for i, branch in enumerate(forks):
+            branch += f"\n{i + 1}." + sgl.gen("tip", max_tokens=32, stop=["\n", f"{i + 2}."], temperature=0)
+        forks.join("concate_and_append")
+        s += "\nIn short:" + sgl.gen("summary", max_tokens=32, temperature=0, stop="\n")
+
+
+@sgl.function
+def solve(s: sgl.ProgramState, question: str) -> None:
+    s += EXAMPLE
+    s += f"Problem: {question}\nSolution:" + sgl.gen("solution", max_tokens=64, stop=["\n", "Problem:"], temperature=0)
+
+
+@sgl.function
+def story(s: sgl.ProgramState) -> None:
+    s += sgl.user("Tell me a very short story about a robot who learns to paint.")
+    s += sgl.assistant(sgl.gen("story", max_tokens=80, temperature=0.7, seed=7))
+
+
+def show_few_shot() -> list[sgl.ProgramState]:
+    questions = ["What is the capital of France?", "What do cows drink?", "How many days are in a week?"]
+    states = few_shot.run_batch([{"question": q} for q in questions])
+    for question, state in zip(questions, states):
+        console.print(f"  Q: {question}  A:[bold]{state['answer']}[/bold]")
+    return states
+
+
+def show_chat() -> list[sgl.ProgramState]:
+    state = chat.run(first="What is the capital of France?", second="And what is it famous for?")
+    for message in state.messages():
+        console.print(f"  {message['role']:>9}: {message['content']}", markup=False)
+    return [state]
+
+
+def show_select() -> list[sgl.ProgramState]:
+    reviews = ["The food was great and the staff were friendly.", "Terrible. I want my money back."]
+    states = sentiment.run_batch([{"review": r} for r in reviews])
+    for review, state in zip(reviews, states):
+        means = state.get_meta_info("label")["normalized_prompt_logprobs"]
+        console.print(f"  {review} ->[bold]{state['label']}[/bold]  (mean logprobs {[round(m, 2) for m in means]})")
+    return states
+
+
+def show_fork() -> list[sgl.ProgramState]:
+    state = tips.run(topic="staying healthy")
+    console.print("  " + state.messages()[-1]["content"].replace("\n", "\n  "), markup=False)
+    return [state]
+
+
+def show_batch() -> list[sgl.ProgramState]:
+    states = solve.run_batch([{"question": p["question"]} for p in PROBLEMS], progress_bar=True)
+    right = sum(number(s["solution"]) == number(p["answer"]) for s, p in zip(states, PROBLEMS))
+    console.print(f"  first: {states[0]['solution'].strip()[:200]}", markup=False)
+    console.print(f"  {len(states)} problems, {right} right (a model of 135 M parameters is no mathematician)")
+    return states
+
+
+def number(text: str) -> str | None:
+    """The last number of a solution, without thousands separators."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return found[-1].replace(",", "").rstrip(".") if found else None
+
+
+def show_stream() -> list[sgl.ProgramState]:
+    state = story.run(stream=True)
+    console.print("  ", end="")
+    for piece in state.text_iter("story"):
+        console.print(piece, end="", markup=False)
+    console.print()
+    return [state]
+
+
+PARTS: list[tuple[str, Callable[[], list[sgl.ProgramState]]]] = [
+    ("few-shot questions", show_few_shot),
+    ("a chat of two turns", show_chat),
+    ("select", show_select),
+    ("fork into three, join", show_fork),
+    ("32 problems of GSM8K", show_batch),
+    ("a streamed answer", show_stream),
+]
+
+
+def main() -> None:
+    began = time.perf_counter()
+    runtime = sgl.Runtime(random_seed=0)
+    sgl.set_default_backend(runtime)
+    console.print(f"[dim]{runtime!r}, loaded in {time.perf_counter() - began:.1f} s[/dim]")
+    rows: list[tuple[str, sgl.Usage, float]] = []
+    for title, part in PARTS:
+        console.print(f"\n[bold cyan]{title}[/bold cyan]")
+        start = time.perf_counter()
+        states = part()
+        seconds = time.perf_counter() - start
+        rows.append((title, sum((s.usage.total for s in states), sgl.Usage()), seconds))
+    console.print(summary(rows))
+    runtime.shutdown()
+
+
+def summary(rows: list[tuple[str, sgl.Usage, float]]) -> Table:
+    """Asked: the tokens a runtime would process that gets the whole text with every call. The rest of the columns say
+    what was done instead."""
+    table = Table(title="\nwhat it cost", caption="asked for = prompt tokens of every call + generated tokens")
+    for column in ("part", "calls", "asked for", "computed", "reused", "generated", "seconds"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    total, seconds = sgl.Usage(), 0.0
+    for title, usage, took in rows:
+        table.add_row(*cells(title, usage, took))
+        total, seconds = total + usage, seconds + took
+    table.add_section()
+    table.add_row(*cells("all", total, seconds))
+    return table
+
+
+def cells(title: str, usage: sgl.Usage, seconds: float) -> list[str]:
+    counts: list[Any] = [usage.calls, usage.prompt + usage.generated, usage.computed, usage.reused, usage.generated]
+    return [title, *(f"{c:,}" for c in counts), f"{seconds:.1f}"]
+
+
+if __name__ == "__main__":
+    main()
