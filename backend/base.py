@@ -12,9 +12,11 @@ branches forked from it) fails with the same exception. Nothing hangs, nothing i
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from ..lang.chat import ChatTemplate
@@ -22,6 +24,7 @@ from ..lang.choices import ChoiceMethod
 from ..lang.expr import Sampling
 
 T = TypeVar("T")
+log = logging.getLogger("sgl")
 
 
 @dataclass(slots=True)
@@ -122,7 +125,7 @@ class Handle(Generic[T]):
     For n > 1 it is the text of the first sample.
     """
 
-    __slots__ = ("_listeners", "_lock", "done", "error", "result", "text", "where")
+    __slots__ = ("_listeners", "_lock", "_traceback", "done", "error", "result", "text", "where")
 
     def __init__(self, where: str = "") -> None:
         self.where = where
@@ -131,6 +134,7 @@ class Handle(Generic[T]):
         self.result: T | None = None
         self.text = ""
         self._lock = threading.Lock()
+        self._traceback: TracebackType | None = None
         self._listeners: list[Callable[[], None]] = []
 
     # -- written by the backend
@@ -138,18 +142,18 @@ class Handle(Generic[T]):
         """Add streamed text and wake listeners."""
         if piece:
             self.text += piece
-            for listener in tuple(self._listeners):
-                listener()
+            _tell(tuple(self._listeners))
 
     def finish(self, result: T | None, error: BaseException | None = None) -> None:
         """Complete the handle; the first completion wins."""
         with self._lock:
             if self.done:
                 return
+            if error is not None:
+                self._traceback = error.__traceback__
             self.result, self.error, self.done = result, error, True
             listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener()
+        _tell(listeners)
 
     # -- read by waiters
     def listen(self, callback: Callable[[], None]) -> None:
@@ -172,9 +176,18 @@ class Handle(Generic[T]):
     def value(self) -> T:
         """The result, or the original error raised here, at the read. Only after `done`."""
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(self._traceback)  # as it was: reads do not add to it
         assert self.done, "value() before the handle is done; wait for it first"
         return cast(T, self.result)
+
+
+def _tell(listeners: Iterable[Callable[[], None]]) -> None:
+    """Call listeners; one that raises is logged, and keeps neither the others nor the backend from going on."""
+    for listener in listeners:
+        try:
+            listener()
+        except Exception:
+            log.exception("a listener of a handle raised")
 
 
 class Branch(Protocol):
@@ -230,7 +243,8 @@ class Backend(Protocol):
         the branch and everything forked from it (`ProgramTimeout`)."""
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
-        """Make progress until `handle.ready(seen)`. False if `timeout` seconds passed first."""
+        """Make progress until `handle.ready(seen)`. False if `timeout` seconds passed first. The handle may be
+        anybody's: a caller can complete one of its own, from a listener, to be woken by several."""
 
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
         """The same, without blocking the running event loop."""

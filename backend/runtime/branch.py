@@ -28,6 +28,7 @@ from .tree import Node, Tree
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .gen import Samples
     from .job import Job
 
 Piece = tuple[str, bool]
@@ -109,6 +110,7 @@ class Branch:
         self.attached = False
         self.high = 0  # deepest position ever computed here: rows below it are recomputation
         self.planned_in = -1  # number of the last step this branch has a span in
+        self.sampling: Samples | None = None  # a gen that waits for its other samples: no op follows yet
         self.pinned = False  # its KV is never given up for others (a cached prefix)
 
     # -- the protocol: enqueue and return
@@ -142,18 +144,25 @@ class Branch:
         return children
 
     def cancel(self, error: BaseException | None = None) -> None:
-        if self.error is None:
-            self.error = error or Cancelled("the branch was cancelled")
-        self.engine.notify(self)
+        self.doom(error or Cancelled("the branch was cancelled"))
         self.engine.poke()
 
-    def close(self) -> None:
-        self.closing = True
+    def doom(self, error: BaseException) -> None:
+        """Fail as soon as the engine takes notice."""
+        self.error = self.error or error
         self.engine.notify(self)
 
+    def close(self) -> None:
+        # May run in a finaliser, in the middle of anything: no lock may be taken here, so nobody is woken.
+        self.closing = True
+        self.engine.notify(self, wake=False)
+
     def _enqueue(self, op: Op) -> Any:
-        self.ops.append(op)
-        self.engine.notify(self)
+        if self.closing:
+            refuse(op, Cancelled("the branch is closed; nothing can be added to it"))
+        else:
+            self.ops.append(op)
+            self.engine.notify(self)
         return op
 
     def child(self, fork: int, i: int) -> Branch:
@@ -166,6 +175,7 @@ class Branch:
             mix(mix(self.path, fork + 1), i + 1),
             self.deadline,
         )
+        child.timeout = self.timeout
         child.born = False
         return child
 
@@ -219,8 +229,10 @@ class Branch:
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on and lower the watermark: a stop, a rejected draft."""
+        if self.base and length <= self.base:  # they went into the tree meanwhile (a preemption): leave it
+            self.park()
         keep = length - self.base
-        assert 0 <= keep <= len(self.tail), "only the private tail can be cut"
+        assert 0 <= keep <= len(self.tail), "cut beyond the end"
         del self.tail[keep:]
         if self.tail_computed > keep:
             self.reserve += self.tail_computed - keep
@@ -259,8 +271,9 @@ class Branch:
         self.tree.pool.give(reserve)
         self.runs, self.reserve = kept, 0
 
-    def park(self, mid_plan: bool = False) -> None:
-        """Hold no KV: what is computed becomes cache, only the token list stays. The watermark is 0 again."""
+    def park(self, step: int = 0) -> None:
+        """Hold no KV: what is computed becomes cache, only the token list stays. The watermark is 0 again. `step`: the
+        number of the step being planned, if one is."""
         if self.job is not None:
             self.job.park(self)
         if not self.attached:
@@ -270,7 +283,7 @@ class Branch:
         node = self.node
         if self.tail_computed:
             frozen = self.tail[: self.tail_computed]
-            node = self.tree.plant(node, frozen, self.runs, self.tail_computed, mid_plan)
+            node = self.tree.plant(node, frozen, self.runs, self.tail_computed, step)
             self.tree.attach(node)
             self.tree.detach(self.node)
         self.runs, self.tail_computed = [], 0
@@ -316,13 +329,20 @@ class Branch:
         job, self.job = self.job, None
         if job is not None:
             job.abandon(self, self.error)
+        sampling, self.sampling = self.sampling, None
+        if sampling is not None:
+            sampling.fail(self.error)
         while self.ops:
-            op = self.ops.popleft()
-            if isinstance(op, ForkOp):
-                for child in op.children:
-                    child.born = True
-                    child.fail(self.error)
-            elif isinstance(op, (GenOp, ScoreOp, SyncOp, WarmOp)):
-                op.handle.finish(None, self.error)
+            refuse(self.ops.popleft(), self.error)
         self.pending = []
         self.park()
+
+
+def refuse(op: Op, error: BaseException) -> None:
+    """This op will not be carried out: its handle completes with `error`, its children fail with it."""
+    if isinstance(op, ForkOp):
+        for child in op.children:
+            child.born = True
+            child.doom(error)
+    elif isinstance(op, (GenOp, ScoreOp, SyncOp, WarmOp)):
+        op.handle.finish(None, error)

@@ -30,9 +30,10 @@ class Vertex:
 class Chain:
     """A run of vertices without branching, from depth `start`; rows are computed for `vertices[:rows]`."""
 
-    __slots__ = ("computed", "parent", "rows", "runs", "start", "vertices")
+    __slots__ = ("computed", "depth", "parent", "rows", "runs", "start", "vertices")
 
-    def __init__(self, parent: Chain | None, start: int, vertices: list[Vertex]) -> None:
+    def __init__(self, depth: int, parent: Chain | None, start: int, vertices: list[Vertex]) -> None:
+        self.depth = depth  # of the branch's tokens that it hangs under
         self.parent = parent
         self.start = start
         self.vertices = vertices
@@ -77,7 +78,7 @@ class Trie:
             while len(vertex.children) == 1:
                 vertex = next(iter(vertex.children.values()))
                 run.append(vertex)
-            chain = Chain(parent, start, run)
+            chain = Chain(self.depth, parent, start, run)
             if chain.rows:
                 self.chains.append(chain)
             stack += [(chain, start + len(run), v) for v in reversed(vertex.children.values())]

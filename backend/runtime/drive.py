@@ -6,6 +6,9 @@ background thread and get whole tracebacks. Only while a coroutine waits does on
 loop is blocked; it ends with the last of them.
 
 Ctrl-C on the main thread is taken between steps, never within one: the engine is whole and usable afterwards.
+
+Invariants: whoever releases the lock while there is work wakes a sleeper; the driver lets go between steps when
+somebody else wants the lock; `wake` takes no lock, so it may run anywhere, in a finaliser too.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from ...lang.errors import BackendError
 from ..base import Handle
 
 if TYPE_CHECKING:
@@ -29,121 +34,179 @@ class Drive:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.lock = threading.Lock()
-        self._sleepers: dict[int, threading.Event] = {}
-        self._sleepers_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._owner: int | None = None  # the thread that holds the lock
+        self._driving = False  # it holds it to step
+        self._wanting: dict[int, None] = {}  # threads that wait for the lock itself
+        self._sleepers: dict[int, SimpleQueue[None]] = {}  # a thread's bell; queues may be rung from anywhere
         self._coroutines = 0
         self._thread: threading.Thread | None = None
+        self._thread_lock = threading.Lock()
+
+    # -- the lock
+    @contextmanager
+    def held(self, blocking: bool = True) -> Iterator[bool]:
+        """Hold the engine between steps: yields whether it is ours. Whoever drives lets go after its step."""
+        me = threading.get_ident()
+        if blocking:
+            self._refuse_reentry()
+            self._wanting[me] = None
+        try:
+            mine = self._lock.acquire(blocking=blocking)
+        finally:
+            self._wanting.pop(me, None)
+        if mine:
+            self._owner = me
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._release()
+
+    def _release(self) -> None:
+        self._owner = None
+        self._lock.release()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self.engine.inbox or self.engine.active:
+            self.wake()
+
+    def _refuse_reentry(self) -> None:
+        if self._owner == threading.get_ident():
+            raise BackendError(
+                "the runtime was used from within its own step (by a choice method, or a listener of a handle); "
+                "do that in the program's body"
+            )
 
     # -- synchronous waiting
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
         """Drive, or sleep while another drives, until `handle.ready(seen)`; False if `timeout` seconds pass first."""
         if handle.ready(seen):
             return True
+        self._refuse_reentry()
         deadline = None if timeout is None else time.monotonic() + timeout
-        wake = threading.Event()
-        handle.listen(wake.set)
-        with self._sleepers_lock:
-            self._sleepers[id(wake)] = wake
-        try:
-            while not handle.ready(seen):
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                wake.clear()
-                if self._try_drive(handle, seen, deadline):
-                    continue
-                if not handle.ready(seen):
-                    wake.wait(left)
-            return True
-        finally:
-            handle.unlisten(wake.set)
-            with self._sleepers_lock:
-                del self._sleepers[id(wake)]
-            self.wake()  # whoever still waits may have to take over
+        bell: SimpleQueue[None] = SimpleQueue()
 
-    def _try_drive(self, handle: Handle[Any], seen: int | None, deadline: float | None) -> bool:
-        """Step until ready, idle or late. False when there was nothing to do or somebody else is driving."""
-        if not self.lock.acquire(blocking=False):
-            return False
-        worked = False
-        try:
-            with _interrupts_held() as interrupted:
+        def ring() -> None:
+            bell.put(None)
+
+        with _interrupts_held() as interrupted:
+            handle.listen(ring)
+            self._sleepers[threading.get_ident()] = bell
+            try:
                 while not handle.ready(seen) and not interrupted:
-                    if deadline is not None and time.monotonic() >= deadline:
-                        return True
-                    if not self.engine.step():
-                        break
-                    worked = True
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    if not self._drive(lambda: handle.ready(seen) or bool(interrupted), deadline):
+                        _sleep(bell, left if interrupted is _UNHELD else _nap(left))
+                return handle.ready(seen)
+            finally:
+                handle.unlisten(ring)
+                self._sleepers.pop(threading.get_ident(), None)
+                self._pass_on()  # whoever still waits may have to take over
+
+    def _drive(self, enough: Callable[[], bool], deadline: float | None) -> bool:
+        """Step until enough, late, or wanted by another. False when there was nothing to do, or another drives."""
+        if not self._lock.acquire(blocking=False) and (self._driving or not self._lock.acquire(timeout=1.0)):
+            return enough()  # somebody steps for us; who only looks is soon done, and is waited for in turn
+        self._owner, self._driving = threading.get_ident(), True
+        worked = True
+        try:
+            while worked and not enough() and not self._wanting:
+                if deadline is not None and time.monotonic() >= deadline:
+                    break
+                worked = self.engine.step()
         finally:
-            self.lock.release()
-        return worked or bool(self.engine.inbox)
+            self._driving = False
+            self._release()
+        if self._wanting:
+            time.sleep(0.0001)  # locks are not fair: let the one that wants it have it
+        return worked or enough() or bool(self.engine.inbox)
 
     def wake(self) -> None:
-        """There may be something to do: let one sleeper look, if nobody is driving."""
-        with self._sleepers_lock:
-            sleeper = next(iter(self._sleepers.values()), None)
-        if sleeper is not None:
-            sleeper.set()
+        """There may be something to do: let one sleeper look. Takes no lock (a queue's `put` is safe anywhere)."""
+        me = threading.get_ident()
+        for thread, bell in list(self._sleepers.items()):
+            if thread != me:
+                bell.put(None)
+                return
 
     # -- waiting in an event loop
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
         """The same for a coroutine: a thread drives, the loop stays free."""
+        if handle.ready(seen):
+            return
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
 
         def tell() -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits there
                 loop.call_soon_threadsafe(news.set)
 
         handle.listen(tell)
-        with self._sleepers_lock:
+        with self._thread_lock:
             self._coroutines += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._drive_for_coroutines, name="sgl-driver", daemon=True)
                 self._thread.start()
+        self.wake()
         try:
             while not handle.ready(seen):
                 await news.wait()
                 news.clear()
         finally:
             handle.unlisten(tell)
-            with self._sleepers_lock:
+            with self._thread_lock:
                 self._coroutines -= 1
-            self.wake()
 
     def _drive_for_coroutines(self) -> None:
-        wake = threading.Event()
-        with self._sleepers_lock:
-            self._sleepers[id(wake)] = wake
+        me = threading.get_ident()
+        bell = self._sleepers[me] = SimpleQueue()
         while True:
-            wake.clear()
-            with self.lock:
-                while self._coroutines and self.engine.step():
-                    pass
-            with self._sleepers_lock:
+            with suppress(BackendError):  # the engine failed: every handle says so
+                if self._drive(lambda: not self._coroutines, None) and self._coroutines:
+                    continue
+            with self._thread_lock:
                 if not self._coroutines:
-                    del self._sleepers[id(wake)]
+                    self._sleepers.pop(me, None)
                     self._thread = None
                     break
-            if not self.engine.inbox:
-                wake.wait(0.5)
-        self.wake()
+            _sleep(bell, 0.5)
+        self._pass_on()
+
+
+def _sleep(bell: SimpleQueue[None], seconds: float | None) -> None:
+    """Until the bell rings; rings that came before count once."""
+    with suppress(Empty):
+        bell.get(timeout=seconds)
+        while True:
+            bell.get_nowait()
+
+
+_UNHELD: list[int] = []
+
+
+def _nap(left: float | None) -> float:
+    """How long the main thread sleeps before it looks whether Ctrl-C came, in seconds."""
+    return 0.1 if left is None else min(left, 0.1)
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[list[int]]:
-    """Hold back Ctrl-C on the main thread: yields a list that is non-empty once it came; raised when the block ends."""
+    """Hold back Ctrl-C on the main thread: yields a list that is non-empty once it came; raised when the block ends.
+    Elsewhere, or where the program has a handler of its own, yields `_UNHELD`."""
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield _UNHELD
+        return
     came: list[int] = []
-    held = threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if held:
-        signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
     try:
         yield came
     finally:
-        if held:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-    if came:
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if came:
+            raise KeyboardInterrupt

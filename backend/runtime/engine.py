@@ -10,6 +10,7 @@ raised are lowered again and the branches in it fail with the original error; no
 
 from __future__ import annotations
 
+import itertools
 import time
 from bisect import bisect_left, insort
 from collections import deque
@@ -18,7 +19,7 @@ from typing import Any
 
 from ...lang.errors import BackendError, Cancelled, ContextOverflow, OptionError, OutOfMemory, ProgramTimeout
 from .batch import Model
-from .branch import Branch, ForkOp, GenOp, RestOp, ScoreOp, SyncOp, TokensOp, WarmOp
+from .branch import Branch, ForkOp, GenOp, RestOp, ScoreOp, SyncOp, TokensOp, WarmOp, refuse
 from .drive import Drive
 from .gen import Gen, Samples
 from .job import Job
@@ -51,6 +52,7 @@ class Engine:
         self.inbox: deque[Branch] = deque()
         self.drive = Drive(self)
         self.programs = 0
+        self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self.steps = 0
         self.rows = 0
         self.closed: BaseException | None = None
@@ -58,50 +60,60 @@ class Engine:
     # -- from any thread
     def open(self, seed: int | None = None, path: int = 0, timeout: float | None = None) -> Branch:
         """A new empty branch. Without `seed`, its noise is the runtime's next."""
-        self.programs += 1
-        root = mix(self.options.seed, self.programs) if seed is None else mix(seed)
+        number = self.programs = next(self._numbers)
+        root = mix(self.options.seed, number) if seed is None else mix(seed)
         deadline = None if timeout is None else time.monotonic() + timeout
-        branch = Branch(self, self.tree, (self.programs,), root, path, deadline)
+        branch = Branch(self, self.tree, (number,), root, path, deadline)
         branch.timeout = timeout
         return branch
 
-    def notify(self, branch: Branch) -> None:
-        """The branch has news: ops, a failure, an end."""
+    def notify(self, branch: Branch, wake: bool = True) -> None:
+        """The branch has news: ops, a failure, an end. Without `wake` this takes no lock."""
         if not branch.queued:
             branch.queued = True
             self.inbox.append(branch)
-            self.drive.wake()
+            if wake:
+                self.drive.wake()
 
     def poke(self) -> None:
         """Take notice of the inbox now if nobody is driving (who drives takes notice by itself)."""
-        if self.drive.lock.acquire(blocking=False):
-            try:
-                self._take_inbox()
-            finally:
-                self.drive.lock.release()
+        with self.drive.held(blocking=False) as mine:
+            if mine:
+                self.take_inbox()
 
     # -- one step
     def step(self) -> bool:
-        """Run one step; False if there was nothing to do."""
-        step = self.launch()
-        if step is None:
-            return False
-        self.collect(step)
-        return True
+        """Run one step; False if there was nothing to do.
+
+        An error of the engine itself (not of a model, a branch or a choice method: those are theirs) closes the
+        runtime: everything that waits fails with `BackendError`, nothing hangs.
+        """
+        try:
+            step = self.launch()
+            if step is None:
+                return False
+            self.collect(step)
+            return True
+        except Exception as error:
+            broken = BackendError(f"internal error, please report it: {type(error).__name__}: {error}")
+            broken.__cause__ = error
+            self.shut_down(broken)
+            raise broken from error
 
     def launch(self) -> Step | None:
         """Interpret news, plan, and send the step through the model. Branches that cannot go on fail here."""
-        self._take_inbox()
-        self._expire()
-        while self.active:
+        while True:
+            self.take_inbox()
+            self._expire()
+            if not self.active:
+                return None
             spans, starved = self.scheduler.plan(self.active)
             if starved is not None:
                 self._fail(starved[0], self._out_of_memory(*starved))
                 continue
-            if not spans:  # nothing to compute: jobs whose end was already reached
-                if not self._finish_settled(list(self.active)):
-                    raise AssertionError(f"{len(self.active)} branches want a step and none has a span")
-                continue
+            if len(spans) < len(self.active) and self._finish_settled(self._without_span()) and not spans:
+                continue  # what follows those jobs may want a span
+            assert spans, f"{len(self.active)} branches want a step and none has a span"
             step = Step(self.scheduler.number, spans)
             try:
                 step.logits = self.model.forward(pack(spans))
@@ -114,7 +126,10 @@ class Engine:
             self.steps += 1
             self.rows += sum(len(span.tokens) for span in spans)
             return step
-        return None
+
+    def _without_span(self) -> list[Branch]:
+        """Active branches that have no span in the step just planned: their job may need no (more) step."""
+        return [branch for branch in self.active if branch.planned_in != self.scheduler.number]
 
     def collect(self, step: Step) -> None:
         """Sample, hand rows to their readers, finish what is finished."""
@@ -136,10 +151,25 @@ class Engine:
             at += width
         if requests:
             logits = step.logits if len(rows) == at else step.logits[rows]
-            for branch, sampled in zip(takers, sample(logits, requests, self.tokenizer.vocab_size)):
-                if branch.job is not None:
-                    self._guarded(branch, branch.job.accept, branch, sampled)
+            self._sample(logits, requests, takers)
         self._finish_settled(list(dict.fromkeys(span.branch for span in step.spans)))
+
+    def _sample(self, logits: Any, requests: list[Request], takers: list[Branch]) -> None:
+        """Sample all rows together; if that fails, each alone, so that a row that cannot be sampled fails by itself."""
+        vocab = self.tokenizer.vocab_size
+        try:
+            tokens = sample(logits, requests, vocab)
+        except Exception:
+            for i, branch in enumerate(takers):
+                self._guarded(branch, self._sample_one, branch, logits[i : i + 1], requests[i])
+            return
+        for branch, sampled in zip(takers, tokens):
+            if branch.job is not None:
+                self._guarded(branch, branch.job.accept, branch, sampled)
+
+    def _sample_one(self, branch: Branch, row: Any, request: Request) -> None:
+        if branch.job is not None:
+            branch.job.accept(branch, sample(row, [request], self.tokenizer.vocab_size)[0])
 
     def _finish_settled(self, branches: list[Branch]) -> int:
         finished = 0
@@ -163,21 +193,29 @@ class Engine:
             return False
 
     # -- branches and their ops
-    def _take_inbox(self) -> None:
+    def take_inbox(self) -> None:
         while self.inbox:
             branch = self.inbox.popleft()
             branch.queued = False
             if branch.error is not None or self.closed is not None:
                 self._fail(branch, branch.error or self.closed or BackendError("the runtime was shut down"))
-            elif branch.closing and not any(isinstance(op, ForkOp) for op in branch.ops):
+            elif branch.closing and self._drop_after_forks(branch):
                 self._close(branch)
             elif branch.born:
                 self._advance(branch)
 
+    def _drop_after_forks(self, branch: Branch) -> bool:
+        """Refuse a closing branch's ops after its last fork (children still need what is before it); True if no fork is
+        left, so that the branch can go."""
+        error = closed_early()
+        while branch.ops and not isinstance(branch.ops[-1], ForkOp):
+            refuse(branch.ops.pop(), error)
+        return not branch.ops
+
     def _advance(self, branch: Branch) -> None:
         """Interpret ops until one needs the model, or none is left."""
         try:
-            while branch.job is None and branch.ops:
+            while branch.job is None and branch.sampling is None and branch.ops:
                 op = branch.ops.popleft()
                 if isinstance(op, tuple):
                     branch.pending.append(op)
@@ -186,7 +224,7 @@ class Engine:
         except Exception as error:
             self._fail(branch, error)
             return
-        if branch.closing and branch.job is None:
+        if branch.closing and branch.job is None and branch.sampling is None:
             self._close(branch)
 
     def _interpret(self, branch: Branch, op: Any) -> None:
@@ -196,7 +234,11 @@ class Engine:
             if not branch.ops:
                 branch.park()
         elif isinstance(op, ForkOp):
-            self._fork(branch, op.children)
+            try:
+                self._fork(branch, op.children)
+            except Exception as error:
+                refuse(op, error)
+                raise
         elif isinstance(op, TokensOp):
             self._check_ids("input_ids", op.tokens, "generate")
             self._encode_pending(branch, "generate")
@@ -230,20 +272,17 @@ class Engine:
             if bos is None:
                 raise OptionError(f"{where}: there is no text before it and the model has no begin token; add text")
             branch.extend([bos])
-        self._extend(branch, [], where, room=1)
-        samples = Samples(op.handle, request.n)
+        self._extend(branch, [], where, room=0 if request.sampling.max_tokens == 0 else 1)
         if request.n > 1:
             branch.settle()
         branches = [branch, *(branch.child(-1, i) for i in range(1, request.n))]
+        samples = Samples(op.handle, branches)
         for i, each in enumerate(branches):
             if i:
                 each.path = branch.path
                 each.inherit(branch)
                 each.closing = True  # its KV becomes cache as soon as its sample is there
-                samples.others.append(each)
             self._activate(each, Gen(each, request, samples, i, self.tokenizer, self.options.context_length))
-            if i and each.job is None:  # max_tokens=0: it is over already
-                self._close(each)
 
     def _fork(self, branch: Branch, children: tuple[Branch, ...]) -> None:
         """Freeze the branch except its last token and let the children continue from there. Text whose tokens may
@@ -255,7 +294,7 @@ class Engine:
         for child in children:
             if child.error is None and not (child.closing and not child.ops):
                 child.inherit(branch)
-                self._advance(child)
+                self.notify(child, wake=False)
 
     def _encode_pending(self, branch: Branch, where: str) -> None:
         pending, branch.pending = branch.pending, []
@@ -264,10 +303,12 @@ class Engine:
 
     def _extend(self, branch: Branch, tokens: list[int], where: str, room: int = 0) -> None:
         limit = self.options.context_length
-        if branch.length + len(tokens) + room > limit:
+        length = branch.length + len(tokens)
+        if length + room > limit:
+            more = f" and {room} more needed" if room else ""
             raise ContextOverflow(
-                f"{where}: the text is {branch.length + len(tokens)} tokens long and {room} more are "
-                f"needed, but the context is {limit}; shorten the text or raise context_length="
+                f"{where}: the text is {length} tokens long{more}, but the context is {limit} tokens; "
+                "shorten the text or raise context_length="
             )
         branch.extend(tokens)
 
@@ -283,12 +324,6 @@ class Engine:
             branch.settle()
         branch.newborn = False
         branch.job = job
-        if isinstance(job, Gen) and job.budget == 0:
-            job.finish_reason = {"type": "length", "length": 0}
-            job.tries = []
-            job.close(branch)
-            branch.job = None
-            return
         insort(self.active, branch, key=lambda b: b.order)
 
     def _deactivate(self, branch: Branch) -> None:
@@ -304,14 +339,8 @@ class Engine:
         if branch.closed:
             return
         branch.closed = True
-        if branch.job is not None or branch.ops:
-            self._fail(
-                branch,
-                Cancelled(
-                    "the branch was closed before this finished; keep the program state for as "
-                    "long as its values are needed"
-                ),
-            )
+        if branch.job is not None or branch.sampling is not None or branch.ops:
+            self._fail(branch, closed_early())
         branch.park()
         branch.tail, branch.pending = [], []
 
@@ -353,15 +382,23 @@ class Engine:
             f"raise max_total_tokens= or shorten the program"
         )
 
-    def shut_down(self) -> None:
-        """Fail everything that is still running, and everything that comes later."""
-        self.closed = BackendError("the runtime was shut down; make a new sgl.Runtime()")
+    def shut_down(self, error: BackendError | None = None) -> None:
+        """Fail everything that is still running, and everything that comes later; let go of the model."""
+        if self.closed is None:
+            self.closed = error or BackendError("the runtime was shut down; make a new sgl.Runtime()")
         for branch in [*self.active, *self.attached]:
-            self._fail(branch, self.closed)
-        self._take_inbox()
+            branch.doom(self.closed)
+        self.take_inbox()
+        self.model = None  # type: ignore[assignment]  # nothing runs any more; its memory is free
 
     def flush(self) -> bool:
         """Drop all KV that no live branch holds."""
-        self._take_inbox()
+        self.take_inbox()
         self.tree.evict(self.options.pool_tokens)
         return True
+
+
+def closed_early() -> Cancelled:
+    return Cancelled(
+        "the branch was closed before this finished; keep the program state for as long as its values are needed"
+    )

@@ -25,27 +25,31 @@ if TYPE_CHECKING:
 
 
 class Samples:
-    """The n samples of one gen, collected into one handle."""
+    """The n samples of one gen, collected into one handle. The first runs on the gen's own branch, the `owner`, whose
+    next op waits for the others: the gen is over when all are."""
 
-    def __init__(self, handle: Handle[list[GenResult]], n: int) -> None:
+    def __init__(self, handle: Handle[list[GenResult]], branches: list[Branch]) -> None:
         self.handle = handle
-        self.results: list[GenResult | None] = [None] * n
-        self.left = n
-        self.others: list[Branch] = []  # branches of the samples after the first
+        self.branches = branches
+        self.owner = branches[0]
+        self.results: list[GenResult | None] = [None] * len(branches)
 
     def finish(self, i: int, result: GenResult) -> None:
         self.results[i] = result
-        self.left -= 1
-        if not self.left:
+        self.owner.usage.add(result.usage)
+        if all(self.results):
+            self.owner.sampling = None
             self.handle.finish([r for r in self.results if r is not None])
+            self.owner.engine.notify(self.owner, wake=False)
+        elif i == 0:
+            self.owner.sampling = self  # it waits without a job: it takes no part in steps, and may be parked
 
     def fail(self, error: BaseException) -> None:
         """One failed: all fail with it."""
         self.handle.finish(None, error)
-        others, self.others = self.others, []
-        for branch in others:
-            branch.error = branch.error or error
-            branch.engine.notify(branch)
+        branches, self.branches = self.branches, []
+        for branch in branches:
+            branch.doom(error)
 
 
 class Gen(Job):
@@ -65,7 +69,7 @@ class Gen(Job):
         self.samples, self.index = samples, index
         self.tokenizer = tokenizer
         self.start = branch.length
-        asked = DEFAULT_MAX_TOKENS if s.max_tokens is None else s.max_tokens
+        asked = max(DEFAULT_MAX_TOKENS, s.min_tokens or 0) if s.max_tokens is None else s.max_tokens
         self.budget = min(asked, context_length - branch.length)
         self.min_tokens = min(s.min_tokens or 0, self.budget)
         seed = branch.seed if s.seed is None else s.seed
@@ -82,6 +86,8 @@ class Gen(Job):
         self.from_token: int | None = None
         if s.return_logprob and s.logprob_start_len is not None and s.logprob_start_len >= 0:
             self._score_prompt(branch, s.logprob_start_len)
+        if not self.budget:
+            self._end("length", length=0)
 
     def _score_prompt(self, branch: Branch, first: int) -> None:
         """Ask for the log-probabilities of the prompt from token `first` on. Their rows are computed again, beside the
@@ -95,10 +101,12 @@ class Gen(Job):
 
     # -- the scheduler's questions
     def target(self, branch: Branch) -> int:
-        return branch.length - 1 if self.open_chains() else branch.length
+        if self.open_chains():
+            return branch.length - 1
+        return branch.length if self.finish_reason is None else 0
 
     def wants_last(self) -> bool:
-        return True
+        return self.finish_reason is None
 
     def request(self, branch: Branch) -> Request | None:
         banned = tuple(self.ends) if len(self.tokens) < self.min_tokens else ()
@@ -123,7 +131,7 @@ class Gen(Job):
         if sampled.logprob is not None:
             self.logprobs.append(self._described(token, sampled.logprob, sampled.top))
         if token in self.ends and len(self.tokens) >= self.min_tokens:
-            self.finish_reason = {"type": "stop", "matched": token}
+            self._end("stop", matched=token)
             return
         self.tokens.append(token)
         self.recipe.note(token)
@@ -132,9 +140,13 @@ class Gen(Job):
         self._show(matcher.push(self.tokenizer.token_bytes[token], len(self.tokens) >= self.min_tokens))
         if matcher.cut is not None:
             self._cut(branch, matcher.cut)
-            self.finish_reason = {"type": "stop", "matched": matcher.matched}
+            self._end("stop", matched=matcher.matched)
         elif len(self.tokens) >= self.budget:
-            self.finish_reason = {"type": "length", "length": len(self.tokens)}
+            self._end("length", length=len(self.tokens))
+
+    def _end(self, kind: str, **details: Any) -> None:
+        self.finish_reason = {"type": kind, **details}
+        self._show(self.matcher.finish())
 
     def _show(self, piece: str) -> None:
         if self.index == 0:
@@ -162,23 +174,19 @@ class Gen(Job):
         self.tokens = self.tokens[:keep] + again
 
     def settled(self, branch: Branch) -> bool:
-        return self.finish_reason is not None
+        return self.finish_reason is not None and not self.open_chains()
 
     def close(self, branch: Branch) -> None:
         assert self.finish_reason is not None
-        self._show(self.matcher.finish())
-        branch.usage.add(self.usage)
-        self.samples.finish(
-            self.index,
-            GenResult(
-                text=self.matcher.text,
-                token_ids=self.tokens,
-                finish_reason=self.finish_reason,
-                usage=self.usage,
-                logprobs=self.logprobs if self.recipe.logprobs else None,
-                input_logprobs=self._prompt_logprobs(),
-            ),
+        result = GenResult(
+            text=self.matcher.text,
+            token_ids=self.tokens,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            logprobs=self.logprobs if self.recipe.logprobs else None,
+            input_logprobs=self._prompt_logprobs(),
         )
+        self.samples.finish(self.index, result)
 
     def _prompt_logprobs(self) -> list[TokenLogprob] | None:
         if self.from_token is None:

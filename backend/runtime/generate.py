@@ -5,6 +5,7 @@ Owns: SGLang's `generate` surface (its parameter names and its result) over plai
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,15 @@ class Generation:
         return_logprob: bool,
         logprob_start_len: int | None,
         top_logprobs_num: int | None,
+        stream: bool,
     ) -> None:
         self.runtime = runtime
         self.single, prompts = _prompts(prompt, input_ids)
         sampling = _sampling(params, return_logprob, logprob_start_len, top_logprobs_num)
+        if stream:
+            _check_stream(prompts, sampling)
         self.calls: list[tuple[Branch, Handle[list[GenResult]]]] = []
+        weakref.finalize(self, _close_all, self.calls)  # a stream that is dropped unread
         for each in prompts:
             branch = runtime.open(seed=sampling.seed)
             if isinstance(each, str):
@@ -95,9 +100,6 @@ class Generation:
             self._close()
 
     def _streamed(self) -> Handle[list[GenResult]]:
-        if len(self.calls) != 1:
-            self._close()
-            raise OptionError("generate(stream=True) takes one prompt; make one call a prompt")
         return self.calls[0][1]
 
     def _shaped(self) -> Any:
@@ -108,10 +110,19 @@ class Generation:
         return out[0] if self.single else out
 
     def _close(self) -> None:
-        for branch, handle in self.calls:
-            if not handle.done:
-                branch.cancel()
-            branch.close()
+        _close_all(self.calls)
+
+
+def _check_stream(prompts: list[Any], sampling: Sampling) -> None:
+    if len(prompts) != 1:
+        raise OptionError("generate(stream=True) takes one prompt; make one call a prompt")
+    if (sampling.n or 1) > 1 or sampling.return_logprob:
+        raise OptionError("generate(stream=True) gives pieces of one text; leave out n= and return_logprob=")
+
+
+def _close_all(calls: list[tuple[Branch, Handle[list[GenResult]]]]) -> None:
+    for branch, _ in calls:
+        branch.close()
 
 
 def as_dict(result: GenResult) -> dict[str, Any]:
@@ -127,11 +138,22 @@ def _prompts(prompt: Any, input_ids: Any) -> tuple[bool, list[Any]]:
         if isinstance(prompt, Sequence) and all(isinstance(p, str) for p in prompt):
             return False, list(prompt)
         raise OptionError(f"prompt must be a string or a list of strings, got {type(prompt).__name__}")
-    if not isinstance(input_ids, Sequence) or not input_ids:
+    if isinstance(input_ids, str) or not hasattr(input_ids, "__len__") or not len(input_ids):
         raise OptionError("input_ids must be a list of token ids, or a list of such lists")
-    if isinstance(input_ids[0], int):
-        return True, [list(input_ids)]
-    return False, [list(ids) for ids in input_ids]
+    if hasattr(input_ids[0], "__index__"):
+        return True, [_ids(input_ids)]
+    return False, [_ids(ids) for ids in input_ids]
+
+
+def _ids(values: Any) -> list[int]:
+    """Token ids as plain integers, whatever holds them (a list, an array)."""
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise OptionError(f"input_ids must hold token ids, got {values!r:.60}")
+    found = list(values)
+    for value in found:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise OptionError(f"input_ids must hold token ids, got {value!r:.60}")
+    return [int(value.__index__()) for value in found]
 
 
 def _sampling(params: Mapping[str, Any], return_logprob: bool, start: int | None, top: int | None) -> Sampling:
@@ -145,4 +167,8 @@ def _sampling(params: Mapping[str, Any], return_logprob: bool, start: int | None
         given["logprob_start_len"] = start
     if top is not None:
         given["top_logprobs_num"] = top
+    if not given.get("return_logprob") and (
+        given.get("logprob_start_len") is not None or given.get("top_logprobs_num")
+    ):
+        raise OptionError("generate: logprob_start_len and top_logprobs_num need return_logprob=True")
     return Sampling.of("generate", **given)

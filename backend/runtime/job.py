@@ -42,6 +42,8 @@ class Job:
 
     def open_chains(self) -> list[Any]:
         """Side chains with rows still to compute, in an order one step can take them."""
+        if not self.tries:
+            return []
         return [chain for trie in self.tries if not trie.done for chain in trie.chains if chain.computed < chain.rows]
 
     def account(self, branch: Branch, start: int, end: int) -> None:

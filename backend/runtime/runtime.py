@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from ...lang.chat import ChatTemplate
-from ...lang.errors import BackendError, OptionError
+from ...lang.errors import OptionError
 from ..base import Capabilities, Handle
 from . import invariants
 from .batch import Model
@@ -85,7 +85,7 @@ class Runtime:
                 ),
                 max_running=_positive("max_running_requests", max_running_requests, 256),
                 reuse=not disable_radix_cache,
-                seed=secrets.randbits(63) if random_seed is None else random_seed,
+                seed=_seed(random_seed),
             ),
         )
 
@@ -117,7 +117,7 @@ class Runtime:
                 step_tokens=_positive("chunked_prefill_size", chunked_prefill_size, 1),
                 max_running=_positive("max_running_requests", max_running_requests, 1),
                 reuse=not disable_radix_cache,
-                seed=random_seed,
+                seed=_seed(random_seed),
             ),
         )
         return self
@@ -158,7 +158,7 @@ class Runtime:
 
     def flush_cache(self) -> bool:
         """Drop every cached prefix that no live program holds (pinned ones too). True when done."""
-        with self.engine.drive.lock:
+        with self.engine.drive.held():
             for branch in self._pinned.values():
                 branch.close()
             self._pinned.clear()
@@ -167,7 +167,7 @@ class Runtime:
     def get_server_info(self) -> dict[str, Any]:
         """What runs and how full it is. Token counts of the pool, steps and rows since the start."""
         engine = self.engine
-        with engine.drive.lock:
+        with engine.drive.held():
             pool = engine.tree.pool
             cached = sum(node.computed for node in engine.tree.nodes() if not node.live)
             return {
@@ -188,9 +188,8 @@ class Runtime:
     def shutdown(self) -> None:
         """Free the model. Programs still running fail with `BackendError`; calling it twice is fine."""
         if self.engine.closed is None:
-            with self.engine.drive.lock:
+            with self.engine.drive.held():
                 self.engine.shut_down()
-            self.engine.drive.wake()
 
     def __enter__(self) -> Runtime:
         return self
@@ -226,7 +225,7 @@ class Runtime:
         from .generate import Generation
 
         generation = Generation(
-            self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num
+            self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num, stream
         )
         return generation.pieces() if stream else generation.results()
 
@@ -245,7 +244,7 @@ class Runtime:
         from .generate import Generation
 
         generation = Generation(
-            self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num
+            self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num, stream
         )
         return generation.pieces_async() if stream else await generation.results_async()
 
@@ -255,25 +254,29 @@ class Runtime:
         self._check_open()
         if text not in self._pinned:
             branch = self.engine.open()
-            branch.append(text)
-            branch.pinned = True
-            handle = branch.warm()
-            self.wait(handle)
-            handle.value()
+            try:
+                branch.append(text)
+                branch.pinned = True
+                handle = branch.warm()
+                self.wait(handle)
+                handle.value()
+            except BaseException:
+                branch.close()
+                raise
             self._pinned[text] = branch
         return self._pinned[text].length
 
     # -- looking inside
     def check(self) -> None:
         """Assert the runtime's invariants (tests, debugging)."""
-        with self.engine.drive.lock:
-            self.engine._take_inbox()
+        with self.engine.drive.held():
+            self.engine.take_inbox()
             invariants.check(self.engine)
 
     def draw(self, width: int = 60) -> str:
         """The tree of KV as text: one node a line, its tokens, whether it is live or cache, and its text."""
-        with self.engine.drive.lock:
-            self.engine._take_inbox()
+        with self.engine.drive.held():
+            self.engine.take_inbox()
             return draw_tree(self.engine, width)
 
     def get_tokenizer(self) -> Tokenizer:
@@ -281,7 +284,7 @@ class Runtime:
 
     def _check_open(self) -> None:
         if self.engine.closed is not None:
-            raise BackendError("the runtime was shut down; make a new sgl.Runtime()")
+            raise self.engine.closed
 
 
 def _positive(option: str, value: int | None, default: int) -> int:
@@ -290,6 +293,14 @@ def _positive(option: str, value: int | None, default: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise OptionError(f"{option} must be a whole number of at least 1, got {value!r}")
     return value
+
+
+def _seed(asked: int | None) -> int:
+    if asked is None:
+        return secrets.randbits(63)
+    if isinstance(asked, bool) or not isinstance(asked, int):
+        raise OptionError(f"random_seed must be a whole number, got {asked!r}")
+    return asked
 
 
 def _context(asked: int | None, model: int) -> int:

@@ -47,14 +47,16 @@ class Scheduler:
         self.number += 1
         spans: list[Span] = []
         budget = self.options.step_tokens
-        running = active[: self.options.max_running]
-        for i, branch in enumerate(running):
-            if budget <= 0:
+        places = self.options.max_running
+        for i, branch in enumerate(active):
+            if budget <= 0 or not places:
                 break
-            waiting = min(len(running) - i - 1, budget // 2)
+            waiting = min(len(active) - i - 1, places - 1, budget // 2)
             before = len(spans)
             try:
-                budget -= self._plan_branch(branch, budget - waiting, spans)
+                used = self._plan_branch(branch, budget - waiting, spans)
+                budget -= used
+                places -= used > 0
             except NoRoom as lack:
                 if len(spans) == before == 0:
                     return [], (branch, lack.need)
@@ -73,9 +75,10 @@ class Scheduler:
         target = job.target(branch)
         if branch.computed < target:
             span = self._path_span(branch, target, budget)
-            spans.append(span)
             used = len(span.tokens)
-            branch.planned_in = self.number
+            if used:
+                spans.append(span)
+                branch.planned_in = self.number
             if job.wants_last() and branch.computed == branch.length:
                 span.want = (used - 1,)
         if branch.computed >= target:
@@ -89,10 +92,13 @@ class Scheduler:
         return used
 
     def _path_span(self, branch: Branch, target: int, budget: int) -> Span:
-        start = branch.computed
-        rows = min(target - start, budget)
-        in_nodes = max(0, min(rows, branch.base - start))
-        self._room(in_nodes + max(0, rows - in_nodes - branch.reserve), branch)
+        while True:
+            start = branch.computed
+            rows = min(target - start, budget)
+            in_nodes = max(0, min(rows, branch.base - start))
+            self._room(in_nodes + max(0, rows - in_nodes - branch.reserve), branch)
+            if branch.computed == start:
+                break  # else a branch that was parked for room gave its KV to a node of this very path: look again
         assert branch.job is not None
         branch.job.account(branch, start, start + rows)
         span = Span(branch, start, [], [], branch.context(start), ())
@@ -115,6 +121,7 @@ class Scheduler:
             append_run(node.runs, run)
             append_run(span.slots, run)
         node.computed += rows
+        node.raised = self.number
 
     def _fill_tail(self, branch: Branch, rows: int, span: Span) -> None:
         lack = rows - branch.reserve
@@ -136,8 +143,7 @@ class Scheduler:
         job = branch.job
         assert job is not None
         job.account_chain(rows)
-        trie = next(t for t in job.tries if chain in t.chains)
-        context = (branch.context(trie.depth) if trie.depth else ()) + chain.before()
+        context = (branch.context(chain.depth) if chain.depth else ()) + chain.before()
         at = chain.computed
         span = Span(
             branch,
@@ -165,7 +171,7 @@ class Scheduler:
             if victim is None:
                 raise NoRoom(slots)
             self.preemptions += victim.job is not None
-            victim.park(mid_plan=True)
+            victim.park(self.number)
             self.tree.evict(slots - self.pool.available)
 
     def _victim(self, branch: Branch) -> Branch | None:

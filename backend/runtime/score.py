@@ -104,6 +104,10 @@ class Score(Job):
             output_token_logprobs=[[] for _ in given],
             unconditional_token_logprobs=alone if self.alone else None,
         )
+        if not isinstance(decision, ChoicesDecision):
+            raise ConstraintError(
+                f"{self.where}: the choice method returned {decision!r:.60}; it must return a ChoicesDecision"
+            )
         return decision, means
 
     def _winner(self, branch: Branch, decision: ChoicesDecision, means: list[float]) -> int:

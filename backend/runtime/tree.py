@@ -25,7 +25,7 @@ from .pool import SlotPool, cut
 class Node:
     """An immutable run of tokens from depth `start` on, with the slots of those that are computed."""
 
-    __slots__ = ("children", "computed", "last_use", "live", "parent", "runs", "start", "tokens")
+    __slots__ = ("children", "computed", "last_use", "live", "parent", "raised", "runs", "start", "tokens")
 
     def __init__(self, parent: Node | None, start: int, tokens: list[int], runs: list[Run], computed: int) -> None:
         self.parent = parent
@@ -36,6 +36,7 @@ class Node:
         self.children: dict[int, Node] = {}
         self.live = 0
         self.last_use = 0
+        self.raised = 0  # number of the last step whose plan raised `computed`
 
     @property
     def end(self) -> int:
@@ -63,15 +64,17 @@ class Tree:
         self.clock = 0
         self._leaves: list[tuple[int, int, Node]] = []  # heap by last use; stale entries are skipped
         self._pushes = 0
+        self._crowded = 1000  # entries in the heap from which stale ones are dropped
 
     # -- planting and matching
-    def plant(self, node: Node, tokens: list[int], runs: list[Run], computed: int, mid_plan: bool = False) -> Node:
+    def plant(self, node: Node, tokens: list[int], runs: list[Run], computed: int, step: int = 0) -> Node:
         """Lay `tokens` beneath `node`, on nodes that already spell them where there are any; the deepest node.
 
         Takes over `runs`, which hold exactly the first `computed` tokens: they become the nodes', or go back to the
         pool where the tree has that KV already. Nothing that is computed is lost: where the tree knows the tokens but
-        has less of their KV than the caller, it takes the caller's. Only `mid_plan`, while the step being planned may
-        be about to write the node's own slots, is the caller's KV given up instead.
+        has less of their KV than the caller, it takes the caller's. Only while step number `step` is being planned is
+        the caller's KV given up at a node that this step raised: its slots are about to be written, and if the step
+        fails, nothing may hold KV beneath it.
         """
         at = 0
         while at < len(tokens):
@@ -84,7 +87,7 @@ class Tree:
             have = min(computed, length)
             mine, runs = cut(runs, have)
             computed -= have
-            if have > child.computed and mid_plan:
+            if step and child.raised == step:
                 self.pool.give(runs)
                 runs, computed = [], 0
             elif have > child.computed:
@@ -108,7 +111,7 @@ class Tree:
         assert parent is not None and 0 < at < len(node.tokens)
         above, below = cut(node.runs, min(at, node.computed))
         upper = Node(parent, node.start, node.tokens[:at], above, min(at, node.computed))
-        upper.live, upper.last_use = node.live, node.last_use
+        upper.live, upper.last_use, upper.raised = node.live, node.last_use, node.raised
         upper.children[node.tokens[at]] = node
         parent.children[node.tokens[0]] = upper
         node.parent, node.start, node.tokens = upper, node.start + at, node.tokens[at:]
@@ -142,6 +145,19 @@ class Tree:
         if not node.children and node.live == 0 and node.parent is not None:
             self._pushes += 1
             heapq.heappush(self._leaves, (node.last_use, self._pushes, node))
+            if len(self._leaves) > self._crowded:
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Drop stale entries, which would pile up while nothing is evicted."""
+        self._leaves = [entry for entry in self._leaves if self._evictable(entry)]
+        heapq.heapify(self._leaves)
+        self._crowded = 1000 + 2 * len(self._leaves)
+
+    @staticmethod
+    def _evictable(entry: tuple[int, int, Node]) -> bool:
+        last_use, _, node = entry
+        return node.parent is not None and not node.children and not node.live and node.last_use == last_use
 
     def _remove(self, node: Node) -> None:
         assert not node.children and node.live == 0 and node.parent is not None
@@ -154,10 +170,11 @@ class Tree:
         """Free at least `slots` slots of nodes without a live branch, least recently used leaf first; those freed."""
         freed = 0
         while freed < slots and self._leaves:
-            last_use, _, node = heapq.heappop(self._leaves)
-            if node.parent is None or node.children or node.live or node.last_use != last_use:
-                continue  # stale: the node was removed, or came into use again
+            entry = heapq.heappop(self._leaves)
+            node = entry[2]
             parent, held = node.parent, node.computed
+            if parent is None or not self._evictable(entry):
+                continue  # stale: the node was removed, or came into use again
             self._remove(node)
             self._push(parent)
             freed += held

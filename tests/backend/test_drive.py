@@ -119,3 +119,66 @@ def test_coroutines_wait_without_blocking_the_loop() -> None:
     while runtime.engine.drive._thread is not None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert runtime.engine.drive._thread is None  # the driver ends with the last coroutine
+
+
+def test_others_get_the_engine_between_steps() -> None:
+    """Looking at a running engine, cancelling and shutting down wait for a step, not for a generation; and a waiter
+    that found the engine taken by one of them is woken when it is free."""
+    runtime = Runtime.toy()
+    looking = True
+
+    def look() -> None:
+        while looking:
+            runtime.get_server_info()
+            victim = runtime.open()
+            victim.append("zz")
+            victim.gen(GenRequest(GREEDY))
+            victim.cancel()
+            victim.close()
+            time.sleep(0.0005)
+
+    watchers = [threading.Thread(target=look, daemon=True) for _ in range(2)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for _ in range(60):
+            branch = runtime.open()
+            branch.append("x")
+            handle = branch.gen(GenRequest(Sampling(max_tokens=2, ignore_eos=True)))
+            assert runtime.wait(handle, timeout=20), "lost wake-up"
+            branch.close()
+        long = runtime.open()
+        long.append("y")
+        handle = long.gen(GenRequest(Sampling(max_tokens=4000, ignore_eos=True)))
+        waiter = threading.Thread(target=lambda: runtime.wait(handle), daemon=True)
+        waiter.start()
+        time.sleep(0.05)
+        looking = False
+        for watcher in watchers:
+            watcher.join(20)
+        runtime.shutdown()
+        waiter.join(20)
+        assert not waiter.is_alive() and handle.error is not None
+    finally:
+        looking = False
+
+
+def test_closing_from_the_garbage_collector_takes_no_lock() -> None:
+    """A finaliser may run anywhere, also while its own thread holds a lock of the engine's."""
+    runtime = Runtime.toy()
+    branch = runtime.open()
+    held = [runtime.engine.drive._lock, runtime.engine.drive._thread_lock]
+    done = threading.Event()
+
+    def close_with_everything_held() -> None:
+        for lock in held:
+            lock.acquire()
+        branch.close()
+        for lock in held:
+            lock.release()
+        done.set()
+
+    threading.Thread(target=close_with_everything_held, daemon=True).start()
+    assert done.wait(10)
+    runtime.check()
+    assert not runtime.engine.attached

@@ -353,3 +353,310 @@ def test_selecting_at_temperature_samples_by_seed(runtime: Runtime) -> None:
 
     picks = [pick(seed) for seed in range(30)]
     assert len(set(picks)) == 3 and picks == [pick(seed) for seed in range(30)]
+
+
+def test_a_stop_that_reaches_back_over_a_preemption() -> None:
+    """A preempted branch has its generated tokens in the tree; a stop found later may begin among them."""
+
+    def texts(pool: int) -> tuple[int, list[str]]:
+        runtime = Runtime.toy(max_total_tokens=pool, favour={ord("a") - ord("!"): 30.0, ord("b") - ord("!"): 30.0})
+        stops = Sampling(max_tokens=200, ignore_eos=True, stop=("abababab", "bbbaabb", "aaaabbb"))
+        handles = []
+        for i in range(8):
+            branch = runtime.open(seed=i)
+            branch.append(f"{i} " + "x" * 20)
+            handles.append((branch, branch.gen(GenRequest(stops))))
+        for _, handle in handles:
+            assert runtime.wait(handle, timeout=60)
+        runtime.check()
+        return runtime.engine.scheduler.preemptions, [handle.value()[0].text for _, handle in handles]
+
+    untouched, expected = texts(10000)
+    preempted, got = texts(300)
+    assert untouched == 0 and preempted > 0 and got == expected and set("".join(got)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("pool", range(60, 110, 3))
+def test_a_failed_step_after_a_preemption_in_its_plan(kind: type[BaseException], pool: int) -> None:
+    """The preempted branch may match nodes that the failing step raised: nothing may keep KV beneath them."""
+    runtime = Runtime.toy(max_total_tokens=pool, chunked_prefill_size=64)
+    victim = runtime.open(seed=3)
+    victim.append("xabcdefgh")
+    assert runtime.wait(victim.gen(GenRequest(Sampling(max_tokens=6, temperature=0.0, ignore_eos=True))))
+    tokens = victim.path_tokens()
+    parent, other = runtime.open(seed=1), runtime.open(seed=2)
+    parent.append_tokens(tokens[:6])
+    children = parent.fork(2)
+    children[0].gen(GenRequest(Sampling(max_tokens=1)))
+    other.append("y" * 40)
+    other.gen(GenRequest(Sampling(max_tokens=1)))
+    real = runtime.engine.model.forward
+
+    def fail(batch):  # type: ignore[no-untyped-def]
+        raise kind("the device is gone")
+
+    runtime.engine.model.forward = fail
+    if kind is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            runtime.engine.step()
+    else:
+        runtime.engine.step()
+    runtime.engine.model.forward = real
+    runtime.check()
+    for branch in (parent, other, *children):
+        branch.close()
+    after = victim.gen(GenRequest(SHORT))
+    assert runtime.wait(after, timeout=30)
+    fresh = Runtime.toy().generate(
+        input_ids=tokens, sampling_params={"max_new_tokens": 4, "temperature": 0, "ignore_eos": True}
+    )
+    assert after.value()[0].text == fresh["text"]
+    victim.close()
+    whole(runtime)
+
+
+@pytest.mark.parametrize("text", ["x" * 600, "a lone surrogate \ud800 in the text"])
+def test_a_fork_that_fails_fails_its_children(runtime: Runtime, text: str) -> None:
+    parent = runtime.open()
+    parent.append(text + " end")
+    children = parent.fork(2)
+    handles = [child.gen(GenRequest(SHORT)) for child in children]
+    for handle in handles:
+        assert runtime.wait(handle, timeout=10)
+        with pytest.raises((ContextOverflow, OptionError)):
+            handle.value()
+    whole(runtime)
+
+
+def test_children_inherit_the_programs_timeout(runtime: Runtime) -> None:
+    parent = runtime.open(timeout=0.01)
+    parent.append("late")
+    (child,) = parent.fork(1)
+    time.sleep(0.02)
+    fails(runtime, child.gen(GenRequest(LONG)), ProgramTimeout, "timeout=0.01 s")
+
+
+def test_nothing_can_be_added_to_a_closed_branch(runtime: Runtime) -> None:
+    branch = runtime.open()
+    branch.append("over")
+    branch.close()
+    (child,) = branch.fork(1)
+    for handle in (branch.gen(GenRequest(SHORT)), branch.sync(), child.gen(GenRequest(SHORT))):
+        fails(runtime, handle, Cancelled, "closed")
+    whole(runtime)
+
+
+def test_ops_after_the_last_fork_of_a_closed_branch_are_dropped(runtime: Runtime) -> None:
+    branch = runtime.open()
+    branch.append("x y z ")
+    (child,) = branch.fork(1)
+    dropped, kept = branch.gen(GenRequest(LONG)), child.gen(GenRequest(SHORT))
+    branch.close()
+    assert runtime.wait(kept, timeout=10) and kept.value()
+    fails(runtime, dropped, Cancelled, "closed")
+    child.close()
+    whole(runtime)
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_samples_fail_and_end_together(runtime: Runtime, victim: int) -> None:
+    branch = runtime.open(seed=1)
+    branch.append("Go: ")
+    handle, later = branch.gen(GenRequest(LONG, n=3)), branch.gen(GenRequest(SHORT))
+    for _ in range(5):
+        runtime.engine.step()
+    samples = runtime.engine.active[0].job.samples  # type: ignore[union-attr]
+    samples.branches[victim].cancel()
+    for each in (handle, later):
+        fails(runtime, each, Cancelled, "cancelled")
+    branch.close()
+    whole(runtime)
+
+
+def test_no_samples_follow_before_all_are_there(runtime: Runtime) -> None:
+    branch = runtime.open(seed=1)
+    branch.append("Go: ")
+    some = Sampling(max_tokens=60, temperature=1.0, stop=("a", "e", "i", "s"))
+    handle, later = branch.gen(GenRequest(some, n=4)), branch.gen(GenRequest(SHORT))
+    while not handle.done:
+        assert runtime.engine.step() and not (later.done and not handle.done)
+    assert branch.usage.generated >= sum(len(r.token_ids) for r in handle.value())
+    runtime.wait(later)
+    branch.close()
+    whole(runtime)
+
+
+def test_deep_forks(runtime: Runtime) -> None:
+    branch = runtime.open()
+    branch.append("down")
+    branches = [branch]
+    for _ in range(1500):
+        branches.append(branches[-1].fork(1)[0])
+    handle = branches[-1].gen(GenRequest(SHORT))
+    assert runtime.wait(handle, timeout=60) and handle.value()
+    for each in branches:
+        each.close()
+    whole(runtime)
+
+
+def test_a_choice_method_that_uses_the_runtime(runtime: Runtime) -> None:
+    class Judge:
+        requires_unconditional_logprobs = False
+
+        def __call__(self, **_: object) -> object:
+            return runtime.generate("judge", {"max_new_tokens": 3})
+
+    branch = runtime.open()
+    branch.append("which")
+    handle = branch.score(ScoreRequest((" a", " b"), Judge()))  # type: ignore[arg-type]
+    fails(runtime, handle, BackendError, "within its own step")
+    branch.close()
+    whole(runtime)
+
+
+def test_logits_that_are_not_numbers_fail_their_row_only(runtime: Runtime) -> None:
+    good, bad = runtime.open(), runtime.open()
+    good.append("fine")
+    bad.append("poison")
+    handles = good.gen(GenRequest(LONG)), bad.gen(GenRequest(LONG))
+    real = runtime.engine.model.forward
+
+    def poisoned(batch):  # type: ignore[no-untyped-def]
+        logits = real(batch)
+        logits[1, 7] = float("nan")
+        return logits
+
+    runtime.engine.step()
+    runtime.engine.model.forward = poisoned
+    runtime.engine.step()
+    runtime.engine.model.forward = real
+    fails(runtime, handles[1], BackendError, "NaN")
+    assert runtime.wait(handles[0], timeout=60) and handles[0].value()
+    good.close(), bad.close()
+    whole(runtime)
+
+
+def test_an_internal_error_hangs_nobody(runtime: Runtime) -> None:
+    branch = runtime.open()
+    branch.append("x")
+    handle = branch.gen(GenRequest(LONG))
+
+    def broken(step):  # type: ignore[no-untyped-def]
+        raise AssertionError("a bug")
+
+    runtime.engine.collect = broken  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match=r"internal error.*a bug"):
+        runtime.wait(handle, timeout=10)
+    fails(runtime, handle, BackendError, "internal error")
+    with pytest.raises(BackendError, match="internal error"):
+        runtime.open()
+
+
+def test_scoring_a_prompt_without_generating(runtime: Runtime) -> None:
+    ids = runtime.tokenizer.encode([("the thing that is scored", False)], first=True)
+    scored = runtime.generate(
+        input_ids=ids, sampling_params={"max_new_tokens": 0}, return_logprob=True, logprob_start_len=0
+    )
+    also = runtime.generate(
+        input_ids=ids, sampling_params={"max_new_tokens": 1}, return_logprob=True, logprob_start_len=0
+    )
+    assert scored["text"] == "" and len(ids) == len(scored["meta_info"]["input_token_logprobs"])
+    assert scored["meta_info"]["input_token_logprobs"] == also["meta_info"]["input_token_logprobs"]
+    whole(runtime)
+
+
+def test_reading_an_error_often_does_not_grow_its_traceback(runtime: Runtime) -> None:
+    branch = runtime.open()
+    branch.append("x" * 600)
+    handle = branch.gen(GenRequest(SHORT))
+    runtime.wait(handle)
+
+    def depth() -> int:
+        with pytest.raises(ContextOverflow) as caught:
+            handle.value()
+        return len(caught.traceback)
+
+    assert depth() == [depth() for _ in range(20)][-1]
+
+
+def test_a_stream_that_is_dropped_unread_stops(runtime: Runtime) -> None:
+    stream = runtime.generate("never read", {"max_new_tokens": 400, "ignore_eos": True}, stream=True)
+    del stream
+    gc.collect()
+    whole(runtime)
+    assert not runtime.engine.attached
+
+
+@pytest.mark.parametrize("pool", range(16, 60))
+def test_a_branch_parked_for_room_may_give_its_kv_to_the_very_path_being_planned(pool: int) -> None:
+    def programs(runtime: Runtime) -> object:
+        victim = runtime.open(seed=3)
+        victim.append("xabcdefgh")
+        handle = victim.gen(GenRequest(Sampling(max_tokens=2, temperature=0.0, ignore_eos=True)))
+        runtime.wait(handle)
+        parent = runtime.open(seed=1)
+        parent.append_tokens(victim.path_tokens()[:6])
+        (child,) = parent.fork(1)
+        child.append("zzzzz" * 3)
+        last = child.gen(GenRequest(SHORT))
+        assert runtime.wait(last, timeout=20)
+        runtime.check()
+        return last.error or last.value()[0].token_ids
+
+    got = programs(Runtime.toy(max_total_tokens=pool, chunked_prefill_size=64))
+    assert isinstance(got, OutOfMemory) or got == programs(Runtime.toy())
+    assert pool < 30 or not isinstance(got, OutOfMemory)
+
+
+@pytest.mark.parametrize("options", [{"max_running_requests": 1}, {"max_total_tokens": 60}, {"max_total_tokens": 80}])
+def test_samples_in_a_narrow_runtime(options: dict[str, int]) -> None:
+    runtime = Runtime.toy(**options)
+    branch = runtime.open(seed=1)
+    branch.append("x" * 20)
+    some = Sampling(max_tokens=12, temperature=1.0, stop=("a", "e", "i", "s"))
+    handle, later = branch.gen(GenRequest(some, n=3)), branch.gen(GenRequest(SHORT))
+    for each in (handle, later):
+        assert runtime.wait(each, timeout=20) and each.value()
+    branch.close()
+    whole(runtime)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_stop_that_cuts_back_to_the_end_of_a_node(seed: int) -> None:
+    """Parked after every token, so that all that was generated is in the tree when the stop is found."""
+    runtime = Runtime.toy(favour={ord("a") - ord("!"): 30.0, ord("b") - ord("!"): 30.0})
+    branch = runtime.open(seed=seed)
+    branch.append("x" * 20)
+    handle = branch.gen(GenRequest(Sampling(max_tokens=200, ignore_eos=True, stop=("ab", "ba"))))
+    while not handle.done and runtime.engine.step():
+        branch.park()
+    later = branch.gen(GenRequest(SHORT))
+    assert runtime.wait(later, timeout=20) and handle.value() and later.value()
+    branch.close()
+    whole(runtime)
+
+
+def test_listeners_may_cancel_and_may_fail(runtime: Runtime) -> None:
+    first, other = runtime.open(), runtime.open()
+    first.append("one")
+    other.append("two")
+    winner, loser = first.gen(GenRequest(SHORT)), other.gen(GenRequest(LONG))
+    winner.listen(lambda: other.cancel())
+    winner.listen(lambda: 1 / 0)
+    heard: list[bool] = []
+    winner.listen(lambda: heard.append(winner.done))
+    assert runtime.wait(winner, timeout=20) and winner.value() and heard[-1]
+    fails(runtime, loser, Cancelled, "cancelled")
+    first.close(), other.close()
+    whole(runtime)
+
+
+def test_finished_programs_leave_nothing_behind(runtime: Runtime) -> None:
+    for _ in range(3000):
+        branch = runtime.open(seed=1)
+        branch.append("the same short program")
+        runtime.wait(branch.gen(GenRequest(Sampling(max_tokens=1))))
+        branch.close()
+    runtime.check()
+    assert len(runtime.engine.tree._leaves) <= 1100

@@ -16,10 +16,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ....lang.errors import BackendError
 from ....lang.expr import Sampling
 from ..noise import uniform
 
 Floats = npt.NDArray[np.float32]
+
+COLDEST = 1e-5
+"""Below this temperature sampling is argmax (dividing float32 logits by less overflows)."""
+
+
+def _temperature(asked: float | None) -> float:
+    return 1.0 if asked is None else 0.0 if asked < COLDEST else asked
 
 
 @dataclass(slots=True)
@@ -45,7 +53,7 @@ class Recipe:
         """`sampling` with every default filled in. The default temperature is 1."""
         repetition = 1.0 if sampling.repetition_penalty is None else sampling.repetition_penalty
         return Recipe(
-            temperature=1.0 if sampling.temperature is None else sampling.temperature,
+            temperature=_temperature(sampling.temperature),
             top_k=-1 if sampling.top_k is None else sampling.top_k,
             top_p=1.0 if sampling.top_p is None else sampling.top_p,
             min_p=sampling.min_p or 0.0,
@@ -91,10 +99,16 @@ class Sampled:
 
 
 def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list[Sampled]:
-    """One token a row. `logits` is [W, V]; ids from `vocab_size` on are padding and never sampled."""
+    """One token a row. `logits` is [W, V]; ids from `vocab_size` on are padding and never sampled.
+
+    Raises `BackendError` for logits that are not numbers.
+    """
     real = logits[:, :vocab_size]
+    best = real.argmax(axis=1)  # a NaN is the argmax wherever there is one
+    if np.isnan(real[np.arange(len(best)), best]).any():
+        raise BackendError("the model's logits are not numbers (NaN); the weights or the dtype are at fault")
     if all(request.plain for request in requests):
-        return [Sampled(int(token)) for token in real.argmax(axis=1)]
+        return [Sampled(int(token)) for token in best]
     return [_sample_row(row, request) for row, request in zip(real, requests)]
 
 
