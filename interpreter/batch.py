@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from ..backend.base import Backend, Handle
 from ..lang.errors import OptionError
@@ -110,8 +110,8 @@ class Batch:
                 while waiting and (not self._plan.ordered or self._given in waiting):
                     turn = self._given if self._plan.ordered else waiting.pop()
                     waiting.discard(turn)
-                    if (error := self._error(turn)) is not None and not self._keeps(turn):
-                        raise error
+                    if self._error(turn) is not None and not self._keeps(turn):
+                        self._raise(turn)
                     state = self._instances.pop(turn).state
                     with self._news:
                         self._given += 1
@@ -127,22 +127,26 @@ class Batch:
     def _states(self, failed: dict[int, BaseException]) -> list[ProgramState]:
         if not failed:
             return [self._instances[i].state for i in range(self._plan.rows)]
-        error = failed[min(failed)]
+        first = min(failed)
+        error = failed[first]
         with suppress(Exception):  # some exceptions take no attributes
             error.states = [  # type: ignore[attr-defined]
                 self._instances[i].state if i in self._instances else None for i in range(self._plan.rows)
             ]
-        raise error
+        self._raise(first)
 
     def _error(self, i: int) -> BaseException | None:
-        """The original error of a finished row, with a note of the row."""
+        """The original error of a finished row."""
         instance = self._instances.get(i)
-        if instance is None:
-            return self._unstartable[i]
-        error = instance.body.error or instance.cursor.branch.error
-        if error is not None:
+        return self._unstartable[i] if instance is None else instance.body.error or instance.cursor.branch.error
+
+    def _raise(self, i: int) -> NoReturn:
+        """Raise it, with a note of the row. (An error that is only kept gets none: many rows may share it.)"""
+        error, instance = self._error(i), self._instances.get(i)
+        assert error is not None
+        if instance is not None:
             note(instance.cursor.explain(error), f"in row {i} of {self._plan.where}")
-        return error
+        raise error
 
     def _keeps(self, i: int) -> bool:
         return self._plan.keep and i in self._instances  # a row that could not start has no state to give
@@ -287,15 +291,21 @@ class Batch:
         """Async programs for a caller without a loop: a private one runs while the caller waits for the next row."""
         loop = asyncio.new_event_loop()
         finished = self._finished_async()
+        row: asyncio.Task[int] | None = None
         try:
             while True:
+                row = loop.create_task(_next(finished))
                 try:
-                    i = loop.run_until_complete(_next(finished))
+                    i = loop.run_until_complete(row)
                 except StopAsyncIteration:
                     return
                 yield i
         finally:
+            if row is not None:  # Ctrl-C leaves it unfinished, and a generator that runs cannot be closed
+                row.cancel()
+                loop.run_until_complete(asyncio.gather(row, return_exceptions=True))
             loop.run_until_complete(finished.aclose())
+            loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
 

@@ -9,19 +9,29 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from ..backend.base import Handle
 from ..lang.errors import OptionError
 from .pulse import Pulse
 
 
 class Body:
-    __slots__ = ("_task", "ended", "error", "loop", "pulse", "value")
+    """`outcome.value()` gives what the body returned, or raises its error as it was."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_task", "is_async", "loop", "outcome", "pulse")
+
+    def __init__(self, is_async: bool = False) -> None:
         self.pulse = Pulse()
-        self.ended = False
-        self.error: BaseException | None = None
-        self.value: Any = None
+        self.is_async = is_async
+        self.outcome: Handle[Any] = Handle("body")
         self.loop: asyncio.AbstractEventLoop | None = None  # where an async body runs as a task
+
+    @property
+    def ended(self) -> bool:
+        return self.outcome.done
+
+    @property
+    def error(self) -> BaseException | None:
+        return self.outcome.error
 
     def start(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
         """Run an async body as a task of `loop`."""
@@ -29,7 +39,7 @@ class Body:
         self._task = loop.create_task(work)  # kept: a loop holds its tasks weakly
 
     def end(self, value: Any = None, error: BaseException | None = None) -> None:
-        self.value, self.error, self.ended = value, error, True
+        self.outcome.finish(value, error)
         self.pulse.beat()
 
     def wait(self, seen: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..backend.base import Backend, Branch, GenRequest, Handle, ScoreRequest
@@ -34,7 +35,6 @@ class Cursor:
         self.defaults = defaults
         self.pulse = pulse
         self.segments: list[Segment] = []
-        self.forked_at = 0  # how many segments were inherited from the branch this one was forked from
         self.own: dict[str, Variable] = {}  # defined here, in order
         self.inherited: dict[str, Variable] = {}
         self.roles = Roles(backend.chat_template)
@@ -43,7 +43,9 @@ class Cursor:
         self._forked: weakref.WeakSet[Cursor] = weakref.WeakSet()
         self._writing = threading.RLock()
         self._sealed: str | None = None
+        self._synced: Handle[None] | None = None  # the barrier after everything that was said
         self._closed: Handle[None] | None = None  # the barrier of a branch that was closed
+        self.log: list[Expr | Segment] | None = None  # in a fork: what was said since, with what the model wrote
         weakref.finalize(self, branch.close).atexit = False
 
     # -- saying more
@@ -53,11 +55,14 @@ class Cursor:
         parts = [self._resolved(part, line) for part in _flat(expr)]
         with self._writing:
             self._check_open()
+            self.roles.check(parts)
             for part in parts:
                 self._say(part, line)
         self.pulse.beat()
 
     def _say(self, part: Expr, line: str) -> None:
+        if self.log is not None and not isinstance(part, (Gen, Select)):
+            self.log.append(part)
         if isinstance(part, Text):
             if part.text:
                 self._append(self.roles.add(part.text))
@@ -75,6 +80,7 @@ class Cursor:
     def _gen(self, gen: Gen, line: str) -> None:
         where = _where("gen", gen.name, line)
         self.flush()
+        self._synced = None
         segment = Segment(handle=self.branch.gen(GenRequest(gen.sampling, gen.n, where)), where=where)
         self._wrote(segment)
         if gen.name is not None:
@@ -84,6 +90,7 @@ class Cursor:
         where = _where("select", select.name, line)
         self.flush()
         request = ScoreRequest(select.choices, select.method, select.temperature, where=where)
+        self._synced = None
         segment = Segment(handle=self.branch.score(request), where=where)
         self._wrote(segment)
         if select.name is not None:
@@ -92,22 +99,33 @@ class Cursor:
     def _wrote(self, segment: Segment) -> None:
         assert segment.handle is not None
         self.segments.append(segment)
+        if self.log is not None:
+            self.log.append(segment)
         self.roles.wrote(segment)
         self.ledger.call(segment.where, segment.handle)
 
     def _append(self, pieces: Pieces) -> None:
         for text, markup in pieces:
+            self._synced = None
             self.branch.append(text, markup=markup)
             self.segments.append(Segment(text, markup=markup))
 
-    def graft(self, segments: list[Segment]) -> None:
-        """Append finished segments of another branch as constant text."""
+    def graft(self, said: Sequence[Expr | Segment]) -> None:
+        """Say again what was said on finished branches, with what the model wrote there as constant text."""
         with self._writing:
             self._check_open()
-            self.flush()
-            for segment in segments:
-                if segment.text:
-                    self._append([(segment.text, True)] if segment.markup else self.roles.add(segment.text))
+            try:
+                self.roles.check(said)
+            except OptionError as error:
+                raise OptionError(
+                    f"join: the branches cannot be concatenated, as their turns do not follow one another: {error}"
+                ) from None
+            for part in said:
+                if isinstance(part, Segment):
+                    self.flush()  # a turn that the model wrote is opened as one, here as there
+                    self._say(Text(part.text), "")
+                else:
+                    self._say(part, "")
         self.pulse.beat()
 
     def flush(self) -> None:
@@ -122,15 +140,16 @@ class Cursor:
             raise CapabilityError(f"{_where('select', part.name, line)}: backend {can.name!r} cannot score choices")
         if not isinstance(part, Gen):
             return part
-        where, sampling = _where("gen", part.name, line), part.sampling.over(self.defaults)
+        sampling = part.sampling.over(self.defaults)
         if sampling.return_logprob and not can.logprobs:
-            raise CapabilityError(f"{where}: backend {can.name!r} gives no log-probabilities")
+            raise CapabilityError(f"{_where('gen', part.name, line)}: backend {can.name!r} gives no log-probabilities")
         least = sampling.min_tokens or 0
         if sampling.max_tokens is None:
             sampling = replace(sampling, max_tokens=max(DEFAULT_MAX_TOKENS, least))
         elif least > sampling.max_tokens:
+            where = _where("gen", part.name, line)
             raise OptionError(f"{where}: min_tokens={least} is more than max_tokens={sampling.max_tokens}")
-        return replace(part, sampling=sampling, n=sampling.n or 1)
+        return Gen(part.name, sampling, sampling.n or 1, part.dtype)
 
     # -- names
     def find(self, name: str) -> Variable | None:
@@ -162,13 +181,14 @@ class Cursor:
         with self._writing:
             self._check_open()
             self.flush()
+            self._synced = None
             branches = self.branch.fork(n) if n else ()
             return [self._child(branch, f"branch {i} of {n}") for i, branch in enumerate(branches)]
 
     def _child(self, branch: Branch, label: str) -> Cursor:
         child = Cursor(self.backend, branch, self.defaults, self.pulse, label)
         child.segments = list(self.segments)
-        child.forked_at = len(self.segments)
+        child.log = []
         known = {**self.inherited, **self.own}
         child.inherited = {k: v for k, v in known.items() if not (isinstance(v, Scope) and v.open)}
         child.roles = self.roles.copy()
@@ -218,7 +238,24 @@ class Cursor:
             if self._closed is not None:
                 return self._closed
             self.flush()
-            return self.branch.sync()
+            if self._synced is None:
+                self._synced = self.branch.sync()
+            return self._synced
+
+    def failure(self) -> Handle[None]:
+        """`barrier()` for a program that is not over: it carries the branch's error even if what was said was finished.
+
+        Keeps one handle, so that every read raises the error with the same traceback.
+        """
+        with self._writing:
+            if (
+                (last := self._synced) is not None
+                and last.done
+                and last.error is None
+                and self.branch.error is not None
+            ):
+                self._synced = None
+            return self.barrier()
 
     def barriers(self) -> list[Handle[None]]:
         """The barriers of this branch and of every branch that was joined here."""

@@ -15,7 +15,7 @@ from ..lang.errors import NotYet, OptionError, suggest
 from .arguments import RUN_OPTIONS, Declared, Options, rows_of
 from .batch import Batch, Plan
 from .defaults import resolve
-from .run import Instance, is_async, run_async, run_here, run_stream
+from .run import Instance, done, is_async, run_async, run_here, run_stream
 from .state import ProgramState
 
 
@@ -51,6 +51,7 @@ class SglFunction:
         self.func = func
         self.bind_arguments = dict(bind_arguments or {})
         self._declared = Declared(func, self.__name__)
+        self._owner: type | None = None  # the class it is a method of
 
     @property
     def arg_names(self) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ class SglFunction:
         return self._declared.names
 
     # -- running
-    def run(self, *args: Any, **kwargs: Any) -> ProgramState:
+    def run(self, /, *args: Any, **kwargs: Any) -> ProgramState:
         """Run the body now; values are read lazily from the state. An error of the body itself is raised here.
 
         `kwargs` are the program's arguments and run-level options (`max_new_tokens`, `temperature`, `stop`, `seed`,
@@ -68,7 +69,7 @@ class SglFunction:
         instance, options = self._instance(args, kwargs)
         return run_stream(instance) if options.stream else run_here(instance)
 
-    async def arun(self, *args: Any, **kwargs: Any) -> ProgramState:
+    async def arun(self, /, *args: Any, **kwargs: Any) -> ProgramState:
         """`run` without blocking the event loop; everything is finished when it returns.
 
         An error of the body is raised; an error of a gen is raised where it is read, and given by `state.error()`.
@@ -78,7 +79,7 @@ class SglFunction:
             raise OptionError(f"{self.__name__}.arun: for a stream use run(stream=True) and state.text_async_iter()")
         return await run_async(instance)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """`f(...)` is `f.run(...)`; `f(s, ...)` runs the body inline on the program state `s` and returns its value."""
         if not (args and isinstance(args[0], ProgramState)):
             return self.run(*args, **kwargs)
@@ -88,9 +89,14 @@ class SglFunction:
                 f"{self.__name__}(s, ...) runs on the state it is given; {', '.join(options)} can only be said to run()"
             )
         call = self._declared.bind(args[1:], mine, self.bind_arguments, self.__name__)
-        return self.func(args[0], *call.args, **call.kwargs)
+        value = self.func(args[0], *call.args, **call.kwargs)
+        body = args[0]._body
+        return value if body.is_async or body.ended else done(value, self.__name__)
 
     def _instance(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Instance, Options]:
+        if self._owner is not None and args and isinstance(args[0], self._owner):
+            where = f"{self._owner.__name__}.{self.__name__}"
+            raise OptionError(f"{where} is a method: run it on the instance, `instance.{self.__name__}.run(...)`")
         mine, given = self._declared.split(kwargs)
         options = Options.of(f"{self.__name__}.run", given)
         call = self._declared.bind(args, mine, self.bind_arguments, self.__name__)
@@ -194,10 +200,13 @@ class SglFunction:
         return Batch(start, plan, target, is_async(self.func))
 
     # -- shaping
-    def bind(self, **kwargs: Any) -> SglFunction:
+    def bind(self, /, **kwargs: Any) -> SglFunction:
         """The program with some arguments given. What is passed to `run` wins over what was bound."""
         self._declared.check_names(f"{self.__name__}.bind", kwargs)
         return SglFunction(self.func, {**self.bind_arguments, **kwargs})
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner = owner
 
     def __get__(self, instance: object, owner: type | None = None) -> SglFunction:
         """A program defined in a class is a method: `obj.program.run(...)` passes `obj` before the state."""
@@ -206,7 +215,7 @@ class SglFunction:
         bound = cast(Callable[..., Any], MethodType(self.func, instance))
         return SglFunction(bound, self.bind_arguments)
 
-    def trace(self, **kwargs: Any) -> NoReturn:
+    def trace(self, /, **kwargs: Any) -> NoReturn:
         raise NotYet(f"{self.__name__}.trace: tracing a program without a model is not supported by this version yet")
 
     def compile(self, backend: Any = None) -> NoReturn:

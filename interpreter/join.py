@@ -5,18 +5,19 @@ text.
 
 Rules of `join("gather_variable")`: a name defined in a branch since the fork becomes a list in the parent, in branch
 order, and overwrites what the parent had. It waits for nothing. Branches that never said the name have no place in its
-list; a *failed* branch has one: reading it raises that branch's own error, while its siblings stay readable.
+list; a *failed* branch always has one: reading it raises that branch's own error, while its siblings stay readable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..backend.base import Handle
 from ..lang.errors import OptionError, suggest
 from ..lang.expr import Appendable, Expr, as_expr
 from .cursor import Cursor
+from .transcript import Segment
 from .variables import Variable
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ Broadcast = Appendable | Sequence[Appendable] | Callable[[int], Appendable]
 class Hole:
     """Where a failed branch's value would be."""
 
-    __slots__ = ("error",)
+    __slots__ = ("_traceback", "error")
 
     def __init__(self, error: BaseException) -> None:
-        self.error = error
+        self.error, self._traceback = error, error.__traceback__
+
+    def fail(self) -> NoReturn:
+        raise self.error.with_traceback(self._traceback)  # as it was: reads do not add to it
 
     def __repr__(self) -> str:
         return f"<failed: {self.error!r}>"
@@ -67,6 +71,9 @@ class PartialList(list[Any]):
     def pop(self, index: Any = -1) -> Any:
         return _filled(super().pop(index))
 
+    def __radd__(self, other: object) -> list[Any]:
+        return [*other, *self] if isinstance(other, list) else NotImplemented
+
     __hash__ = None
 
 
@@ -74,8 +81,9 @@ def _on_whole(name: str) -> Callable[..., Any]:
     """A list's method, for a list without holes: it would compare or copy one as if it were a value."""
 
     def method(self: PartialList, *args: Any, **kwargs: Any) -> Any:
-        for error in self.errors.values():
-            raise error
+        for hole in list.__iter__(self):
+            if isinstance(hole, Hole):
+                hole.fail()
         return getattr(list, name)(self, *args, **kwargs)
 
     return method
@@ -106,36 +114,51 @@ def _values(found: list[Any]) -> list[Any]:
 
 def _filled(value: Any) -> Any:
     if isinstance(value, Hole):
-        raise value.error
+        value.fail()
     return value
 
 
 class Gathered(Variable):
-    """A name as it was in several branches when they were joined."""
+    """A name as it was in the branches of a group when they were joined; None in a branch that never said it.
 
-    __slots__ = ("_parts", "_value")
+    Such a branch has a place if it failed (it may have failed on its way to the name), and none if it did not.
+    """
 
-    def __init__(self, parts: Sequence[tuple[Cursor, Variable]]) -> None:
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[tuple[Cursor, Variable | None]]) -> None:
         self._parts = tuple(parts)
-        self._value: list[Any] | None = None
+        for cursor, variable in self._parts:
+            if variable is None:
+                cursor.barrier()  # asked for now, while it can still tell what became of the branch
 
     def handles(self) -> Sequence[Handle[Any]]:
-        return [handle for _, variable in self._parts for handle in variable.handles()]
+        found: list[Handle[Any]] = []
+        for cursor, variable in self._parts:
+            if variable is not None:
+                found += variable.handles()
+            elif not (barrier := cursor.barrier()).done:
+                found.append(barrier)
+        return found
 
     def value(self) -> Any:
-        if self._value is None:
-            self._value = _values([_or_hole(cursor, variable.value) for cursor, variable in self._parts])
-        return self._value
+        return self._each(lambda variable: variable.value())
 
     def meta(self) -> Any:
-        return _values([_or_hole(cursor, variable.meta) for cursor, variable in self._parts])
+        return self._each(lambda variable: variable.meta())
 
-
-def _or_hole(cursor: Cursor, read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except Exception as error:
-        return Hole(cursor.explain(error))
+    def _each(self, read: Callable[[Variable], Any]) -> list[Any]:
+        """A fresh list: what a caller does to it is not seen by the next read."""
+        found = []
+        for cursor, variable in self._parts:
+            try:
+                if variable is not None:
+                    found.append(read(variable))
+                else:
+                    cursor.barrier().value()
+            except Exception as error:
+                found.append(Hole(cursor.explain(error)))
+        return _values(found)
 
 
 class ProgramStateGroup:
@@ -144,6 +167,7 @@ class ProgramStateGroup:
     def __init__(self, states: Sequence[ProgramState], src_state: ProgramState) -> None:
         self.states = list(states)
         self.src_state = src_state
+        self._appended = False  # its texts are in the parent
 
     def __len__(self) -> int:
         return len(self.states)
@@ -180,7 +204,8 @@ class ProgramStateGroup:
         """Bring the branches together; they can only be read afterwards.
 
         "gather_variable": their variables become lists in the parent. Waits for nothing.
-        "concate_and_append": their new texts are appended to the parent in order. Waits, and raises a branch's error.
+        "concate_and_append": their new texts are appended to the parent in order, once; turns that they began or ended
+        are turns of the parent. Waits, and raises a branch's error.
         """
         if mode not in Modes:
             raise OptionError(f"join: unknown mode {mode!r}{suggest(str(mode), Modes)}; there are {', '.join(Modes)}")
@@ -190,7 +215,13 @@ class ProgramStateGroup:
         if mode == "gather_variable":
             _gather(parent, children)
         else:
-            _concatenate(parent, children)
+            if self._appended:
+                raise OptionError("join: the texts of these branches were already joined to their parent")
+            said = _finished(children)
+            self._appended = True
+            parent.graft(said)
+            for child in children:
+                child.close(child.barrier())
 
     async def ajoin(self, mode: str = "gather_variable") -> None:
         """`join` after waiting for the branches without blocking the event loop."""
@@ -210,22 +241,18 @@ class ProgramStateGroup:
         return f"ProgramStateGroup({len(self)} branches)"
 
 
-def _gather(parent: Cursor, children: Iterable[Cursor]) -> None:
-    found: dict[str, list[tuple[Cursor, Variable]]] = {}
-    for child in children:
-        parent.joined.append(child)
-        for name, variable in child.own.items():
-            found.setdefault(name, []).append((child, variable))
-    for name, parts in found.items():
-        parent.define(name, Gathered(parts))
+def _gather(parent: Cursor, children: Sequence[Cursor]) -> None:
+    parent.joined += children
+    for name in dict.fromkeys(name for child in children for name in child.own):
+        parent.define(name, Gathered([(child, child.own.get(name)) for child in children]))
 
 
-def _concatenate(parent: Cursor, children: Sequence[Cursor]) -> None:
+def _finished(children: Sequence[Cursor]) -> list[Expr | Segment]:
+    """What was said on `children`, in order; waits, and raises a branch's error."""
     barriers = [child.barrier() for child in children]
     for child, barrier in zip(children, barriers):
         child.backend.wait(barrier)
         if barrier.error is not None:
-            raise child.explain(barrier.error)
-    for child, barrier in zip(children, barriers):
-        parent.graft(child.segments[child.forked_at :])
-        child.close(barrier)
+            child.explain(barrier.error)
+            barrier.value()
+    return [part for child in children for part in child.log or ()]

@@ -9,8 +9,11 @@ as something dynamic comes (a gen, a select, a fork, a read of the text), the tu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..lang.chat import ChatTemplate, Conversation
 from ..lang.errors import CapabilityError, OptionError
+from ..lang.expr import RoleBegin, RoleEnd
 from .transcript import Segment
 
 Pieces = list[tuple[str, bool]]
@@ -36,14 +39,27 @@ class Roles:
         self.open: str | None = None
         self.messages: list[Message] = []
 
+    def check(self, parts: Iterable[object]) -> None:
+        """Refuse roles that do not begin and end in turn, before any of `parts` is said."""
+        now = self.open
+        for part in parts:
+            if isinstance(part, RoleBegin):
+                if now is not None:
+                    raise OptionError(f"role {part.role!r} begins inside the open role {now!r}; end that one first")
+                if self._template is None:
+                    raise CapabilityError(
+                        f"{part.role}(...) needs a chat template and this backend has none; "
+                        "pass chat_template= to it, or write the turns as plain text"
+                    )
+                now = part.role
+            elif isinstance(part, RoleEnd):
+                if now != part.role:
+                    open_now = "no role is open" if now is None else f"the open role is {now!r}"
+                    raise OptionError(f"role {part.role!r} ends, but {open_now}")
+                now = None
+
     def begin(self, role: str) -> None:
-        if self.open is not None:
-            raise OptionError(f"role {role!r} begins inside the open role {self.open!r}; end that one first")
-        if self._template is None:
-            raise CapabilityError(
-                f"{role}(...) needs a chat template and this backend has none; "
-                "pass chat_template= to it, or write the turns as plain text"
-            )
+        assert self._template is not None
         if self._conversation is None:
             self._conversation = Conversation(self._template)
         self.open, self._held = role, []
@@ -69,19 +85,32 @@ class Roles:
         if self.open is None or self._held is None:
             return []
         assert self._conversation is not None
-        held, self._held = "".join(self._held), None
-        pieces = list(self._conversation.open(self.open, generated=not held))
+        held = "".join(self._held)
+        try:
+            pieces = list(self._conversation.open(self.open, generated=not held))
+        except OptionError:
+            self._forget()
+            raise
+        self._held = None
         return [*pieces, (held, False)] if held else pieces
 
     def end(self, role: str) -> Pieces:
-        if self.open != role:
-            now = "no role is open" if self.open is None else f"the open role is {self.open!r}"
-            raise OptionError(f"role {role!r} ends, but {now}")
-        assert self._conversation is not None
-        held, self._held, self.open = self._held, None, None
-        if held is None:
-            return list(self._conversation.close(role))
-        return list(self._conversation.turn(role, "".join(held)))
+        assert self.open == role and self._conversation is not None
+        if self._held is None:
+            pieces = list(self._conversation.close(role))
+        else:
+            try:
+                pieces = list(self._conversation.turn(role, "".join(self._held)))
+            except OptionError:
+                self._forget()
+                raise
+        self._held = self.open = None
+        return pieces
+
+    def _forget(self) -> None:
+        """The template refused the open turn before any of it was appended: it was never said."""
+        self.messages.pop()
+        self._held = self.open = None
 
     def copy(self) -> Roles:
         """For a fork. Closed messages never change and are shared; the open one goes on separately."""

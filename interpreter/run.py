@@ -23,6 +23,10 @@ from .arguments import Arguments, Options
 from .body import Body
 from .cursor import Cursor
 from .state import ProgramState
+from .usage import Ledger
+
+_caller: contextvars.ContextVar[Ledger | None] = contextvars.ContextVar("sgl program", default=None)
+"""The costs of the program whose body runs here: what a program run inside it costs is part of them."""
 
 
 class Instance:
@@ -32,30 +36,37 @@ class Instance:
         self, func: Callable[..., Any], name: str, call: Arguments, backend: Backend, options: Options
     ) -> None:
         self._func, self._call, self.name = func, call, name
-        self.body = Body()
+        self.body = Body(is_async(func))
         branch = backend.open(seed=options.seed, timeout=options.timeout)
         self.cursor = Cursor(backend, branch, options.sampling, self.body.pulse, name)
         self.state = ProgramState(self.cursor, self.body, root=True)
 
+        if (caller := _caller.get()) is not None:
+            caller.fork(self.cursor.ledger)
+
     @property
     def is_async(self) -> bool:
-        return is_async(self._func)
+        return self.body.is_async
 
     def outside(self) -> ProgramState:
         return ProgramState(self.cursor, self.body, outside=True, root=True)
 
     def execute(self) -> None:
         """Run a plain body here. Its error is noted in `body`, not raised."""
+        outer = _caller.set(self.cursor.ledger)
         try:
-            value = self._func(self.state, *self._call.args, **self._call.kwargs)
+            value = done(self._func(self.state, *self._call.args, **self._call.kwargs), self.name)
         except BaseException as error:
             self._end(error=error)
         else:
             self._end(value)
+        finally:
+            _caller.reset(outer)
 
     async def execute_async(self) -> None:
         """Run the body of an `async def` program on this loop. Only a cancelled task raises, and cancels its branch."""
         self.body.loop = asyncio.get_running_loop()
+        outer = _caller.set(self.cursor.ledger)
         try:
             value = await self._func(self.state, *self._call.args, **self._call.kwargs)
         except asyncio.CancelledError as error:
@@ -66,6 +77,8 @@ class Instance:
             self._end(error=error)
         else:
             self._end(value)
+        finally:
+            _caller.reset(outer)
 
     def _end(self, value: Any = None, error: BaseException | None = None) -> None:
         try:
@@ -78,11 +91,23 @@ class Instance:
         """Give up on what the body left behind, and raise its error."""
         if self.body.error is not None:
             self.cursor.cancel()
-            raise self.body.error
+            self.body.outcome.value()
 
 
 def is_async(func: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
+
+
+def done(value: Any, name: str) -> Any:
+    """What a plain body returned. A coroutine that nobody can await would be a body that silently never ran."""
+    if inspect.iscoroutine(value):
+        value.close()
+        raise OptionError(
+            f"{name} is async, but was called like a plain function, so its body did not run: under a decorator, make "
+            f"the decorator's wrapper `async def` too; in the body of another program, make that one `async def` and "
+            f"use `await {name}(s, ...)`"
+        )
+    return value
 
 
 def run_here(instance: Instance) -> ProgramState:

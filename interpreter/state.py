@@ -11,7 +11,7 @@ come, so a read waits until the body ends.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NoReturn, overload
 
 from ..backend.base import Handle
@@ -26,6 +26,9 @@ from .usage import UsageTree
 from .variables import Given, Scope, Variable
 
 _SAID = Seq(())  # what `s.user("x")` returns: it was appended already, so appending this again adds nothing
+
+
+_BLOCK = object()  # `s.user()` without an argument opens a block; None is a mistake like any other value
 
 
 class ProgramState:
@@ -45,29 +48,29 @@ class ProgramState:
     @overload
     def system(self, expr: Appendable) -> Seq: ...
     @overload
-    def system(self, expr: None = None) -> AbstractContextManager[None]: ...
-    def system(self, expr: Appendable | None = None) -> Seq | AbstractContextManager[None]:
+    def system(self) -> AbstractContextManager[None]: ...
+    def system(self, expr: Any = _BLOCK) -> Seq | AbstractContextManager[None]:
         """Append a system message now, or (without `expr`) open one for a `with` block."""
         return self._role("system", expr)
 
     @overload
     def user(self, expr: Appendable) -> Seq: ...
     @overload
-    def user(self, expr: None = None) -> AbstractContextManager[None]: ...
-    def user(self, expr: Appendable | None = None) -> Seq | AbstractContextManager[None]:
+    def user(self) -> AbstractContextManager[None]: ...
+    def user(self, expr: Any = _BLOCK) -> Seq | AbstractContextManager[None]:
         """Append a user message now, or (without `expr`) open one for a `with` block."""
         return self._role("user", expr)
 
     @overload
     def assistant(self, expr: Appendable) -> Seq: ...
     @overload
-    def assistant(self, expr: None = None) -> AbstractContextManager[None]: ...
-    def assistant(self, expr: Appendable | None = None) -> Seq | AbstractContextManager[None]:
+    def assistant(self) -> AbstractContextManager[None]: ...
+    def assistant(self, expr: Any = _BLOCK) -> Seq | AbstractContextManager[None]:
         """Append an assistant message now, or (without `expr`) open one for a `with` block."""
         return self._role("assistant", expr)
 
-    def _role(self, role: str, expr: Appendable | None) -> Seq | AbstractContextManager[None]:
-        if expr is None:
+    def _role(self, role: str, expr: Any) -> Seq | AbstractContextManager[None]:
+        if expr is _BLOCK:
             return self._role_block(role)
         self._cursor.say(Seq((RoleBegin(role), *as_expr(expr).parts(), RoleEnd(role))))
         return _SAID
@@ -77,8 +80,11 @@ class ProgramState:
         self._cursor.say(RoleBegin(role))
         try:
             yield
-        finally:
-            self._cursor.say(RoleEnd(role))
+        except BaseException:
+            with suppress(OptionError):  # a turn that the template refuses must not hide the body's error
+                self._cursor.say(RoleEnd(role))
+            raise
+        self._cursor.say(RoleEnd(role))
 
     @contextmanager
     def var_scope(self, name: str) -> Iterator[None]:
@@ -166,17 +172,17 @@ class ProgramState:
     # -- reading text
     def text(self) -> str:
         """The whole text, exactly as it was appended (the chat template's own text included). Waits; raises."""
-        _raise(self._finish())
+        _check(self._finish())
         return joined(self._cursor.segments)
 
     async def async_text(self) -> str:
         """`text()` without blocking the event loop."""
-        _raise(await self._finish_async())
+        _check(await self._finish_async())
         return joined(self._cursor.segments)
 
     def messages(self) -> list[dict[str, str]]:
         """A fresh list of `{"role", "content"}`; the last is the one being written, if a role is open."""
-        _raise(self._finish())
+        _check(self._finish())
         return [{"role": m.role, "content": joined(m.parts)} for m in self._cursor.roles.messages]
 
     def sync(self) -> None:
@@ -185,8 +191,8 @@ class ProgramState:
 
     def error(self) -> BaseException | None:
         """What went wrong here, or in a branch that was joined here; None if nothing did. Waits."""
-        if (own := self._finish()) is not None:
-            return own
+        if (failed := self._finish()) is not None:
+            return failed.error
         return self._first_hole(self._cursor)
 
     def _first_hole(self, cursor: Cursor) -> BaseException | None:
@@ -201,10 +207,10 @@ class ProgramState:
     def text_iter(self, name: str | None = None) -> Iterator[str]:
         """Pieces of the transcript, or of one variable, from its start to its end. Raises the error at its end."""
         try:
-            source = None if name is None else self._find(name)
+            source = None if name is None else self._find(name, growing=True)
             yield from pieces(self._reader(name, source), self._cursor.backend, self._body)
             if name is None:
-                _raise(self._finish())
+                _check(self._finish())
         except Exception as error:
             self._cursor.explain(error)
             raise
@@ -215,11 +221,11 @@ class ProgramState:
         if return_meta_data and name is None:
             raise OptionError("text_async_iter: return_meta_data needs the name of a variable")
         try:
-            source = None if name is None else await self._find_async(name)
+            source = None if name is None else await self._find_async(name, growing=True)
             async for piece in pieces_async(self._reader(name, source), self._cursor.backend, self._body):
                 yield (piece, None) if return_meta_data else piece
             if source is None:
-                _raise(await self._finish_async())
+                _check(await self._finish_async())
             elif return_meta_data:
                 yield "", source.meta()
         except Exception as error:
@@ -228,7 +234,7 @@ class ProgramState:
 
     def _reader(self, name: str | None, variable: Variable | None) -> Reader:
         if name is None or variable is None:
-            return Reader(self._body, lambda: (self._cursor.segments, self._complete()))
+            return Reader(self._body, lambda: (self._cursor.segments, self._over()))
         if isinstance(variable, Scope) and variable.open and self._complete():
             variable.value()  # the body streams the scope it is still writing: this raises
         return Reader(self._body, lambda: variable.stream(name))
@@ -243,14 +249,20 @@ class ProgramState:
     @property
     def ret_value(self) -> Any:
         """What the body returned."""
-        self._await_body()
-        if self._body.error is not None:
-            raise self._body.error
-        return self._body.value
+        self._await_body(self._complete)
+        return self._body.outcome.value() if self._body.ended else None
 
     def cancel(self) -> None:
         """Fail this branch and all that were forked from it with `Cancelled`. What is finished stays readable."""
         self._cursor.cancel()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise OptionError(
+            "a program's state is live and cannot be copied or pickled: keep s.text() or s.messages(), or go on from "
+            "it with s.fork(1)"
+        )
+
+    __iter__ = None  # it has names and text, not items
 
     def __repr__(self) -> str:
         self._finish()  # raises nothing: a failed program shows the text it got to
@@ -261,27 +273,37 @@ class ProgramState:
         """Will there be no more text and names (as far as this reader is concerned)?"""
         return not self._outside or self._body.ended
 
-    def _find(self, name: str) -> Variable:
+    def _over(self) -> bool:
+        """Will there be no more text? A failed branch says no more, though its body may still run and set names."""
+        return self._complete() or self._cursor.branch.error is not None
+
+    def _find(self, name: str, *, growing: bool = False) -> Variable:
+        """The variable once it is there; a scope that the body is still writing is not, unless `growing` will do."""
         while True:
-            version, complete = self._body.pulse.version, self._complete()
-            if (found := self._cursor.find(name)) is not None:
+            version = self._body.pulse.version
+            if (found := self._look(name, growing)) is not None:
                 return found
-            if complete:
-                self._unknown(name)
             self._body.wait(version)
 
-    async def _find_async(self, name: str) -> Variable:
+    async def _find_async(self, name: str, *, growing: bool = False) -> Variable:
         while True:
-            version, complete = self._body.pulse.version, self._complete()
-            if (found := self._cursor.find(name)) is not None:
+            version = self._body.pulse.version
+            if (found := self._look(name, growing)) is not None:
                 return found
-            if complete:
-                self._unknown(name)
             await self._body.pulse.wait_async(version)
+
+    def _look(self, name: str, growing: bool) -> Variable | None:
+        complete = self._complete()  # before looking: what is not there then never will be
+        found = self._cursor.find(name)
+        if found is None and complete:
+            self._unknown(name)
+        if isinstance(found, Scope) and found.open and not complete and not growing:
+            return None
+        return found
 
     def _unknown(self, name: str) -> NoReturn:
         if self._root and self._body.error is not None:
-            raise self._body.error  # the body died before it came to the name
+            self._body.outcome.value()  # the body died before it came to the name
         names = self._cursor.names()
         known = f"it has {', '.join(map(repr, names))}" if names else "it has none yet"
         raise VariableError(f"the program has no variable {name!r}{suggest(str(name), names)}; {known}")
@@ -290,38 +312,42 @@ class ProgramState:
         for handle in handles:
             self._cursor.backend.wait(handle)
 
-    def _await_body(self) -> None:
+    def _await_body(self, enough: Callable[[], bool]) -> None:
         while True:
             version = self._body.pulse.version
-            if self._complete():
+            if enough():
                 return
             self._body.wait(version)
 
-    def _finish(self) -> BaseException | None:
+    def _finish(self) -> Handle[Any] | None:
         """Wait for everything said so far; gives what went wrong."""
-        self._await_body()
-        barrier = self._cursor.barrier()
+        self._await_body(self._over)
+        barrier = self._barrier()
         self._wait([*pending(self._cursor.segments), barrier])
         return self._failure(barrier)
 
-    async def _finish_async(self) -> BaseException | None:
+    async def _finish_async(self) -> Handle[Any] | None:
         """The same on an event loop; branches that were joined here are finished too."""
         while True:
             version = self._body.pulse.version
-            if self._complete():
+            if self._over():
                 break
             await self._body.pulse.wait_async(version)
-        barrier = self._cursor.barrier()
+        barrier = self._barrier()
         for handle in [*pending(self._cursor.segments), barrier, *self._cursor.barriers()[1:]]:
             await self._cursor.backend.wait_async(handle)
         return self._failure(barrier)
 
-    def _failure(self, barrier: Handle[None]) -> BaseException | None:
+    def _barrier(self) -> Handle[None]:
+        return self._cursor.barrier() if self._complete() else self._cursor.failure()
+
+    def _failure(self, barrier: Handle[None]) -> Handle[Any] | None:
         if barrier.error is not None:
-            return self._cursor.explain(barrier.error)
-        return self._body.error if self._root else None
+            self._cursor.explain(barrier.error)
+            return barrier
+        return self._body.outcome if self._root and self._body.error is not None else None
 
 
-def _raise(error: BaseException | None) -> None:
-    if error is not None:
-        raise error
+def _check(failed: Handle[Any] | None) -> None:
+    if failed is not None:
+        failed.value()  # raises, as it was

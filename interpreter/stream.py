@@ -59,8 +59,7 @@ class Reader:
             if not done:
                 assert segment.handle is not None
                 return AtHandle(segment.handle, self._seen)
-            if segment.error is not None:
-                raise segment.error
+            segment.check()
             self._index, self._seen = self._index + 1, 0
 
 

@@ -35,6 +35,11 @@ class Segment:
     def error(self) -> BaseException | None:
         return None if self.handle is None else self.handle.error
 
+    def check(self) -> None:
+        """Raise the error of a finished segment that failed, as it was."""
+        if self.handle is not None and self.handle.error is not None:
+            self.handle.value()
+
     @property
     def text(self) -> str:
         """The text there is now: a prefix of the final text."""

@@ -25,7 +25,7 @@ class Call:
 
 @dataclass(frozen=True)
 class UsageTree:
-    """`own`: this branch alone. `total`: with every branch forked from it."""
+    """`own`: this branch alone. `total`: with every branch forked from it, and every program that its body ran."""
 
     label: str
     own: Usage

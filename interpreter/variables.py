@@ -125,8 +125,7 @@ class Scope(Variable):
         if self._closed is None:
             raise VariableError(f"{self._name!r} is the scope that is being written; read it after its `with` block")
         for segment in self._closed:
-            if segment.error is not None:
-                raise segment.error
+            segment.check()
         return joined(self._closed)
 
     def stream(self, name: str) -> tuple[Sequence[Segment], bool]:

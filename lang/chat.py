@@ -17,6 +17,7 @@ prints before an assistant's content (reasoning models drop old reasoning there)
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -149,7 +150,7 @@ class Conversation:
     message's text cannot be told from what was said. A call that raises changes nothing.
     """
 
-    __slots__ = ("_nonce", "_options", "_place", "_template")
+    __slots__ = ("_nonce", "_options", "_place", "_rendered", "_template")
 
     def __init__(self, template: ChatTemplate | None, **options: Any) -> None:
         self._template = template
@@ -157,12 +158,13 @@ class Conversation:
         # A template that prints the time must not change what it printed while the conversation goes on.
         self._options = {"strftime_now": _clock(datetime.now()), **options}
         self._place = _Place()
+        self._rendered: dict[tuple[object, ...], str] = {}  # what one turn is rendered from, until it was said
 
     def copy(self) -> Conversation:
         """The same position, to go on from independently. Cheap: a position is immutable."""
         twin = object.__new__(Conversation)
         twin._template, twin._nonce = self._template, self._nonce
-        twin._options, twin._place = self._options, self._place
+        twin._options, twin._place, twin._rendered = self._options, self._place, {}
         return twin
 
     @property
@@ -183,6 +185,7 @@ class Conversation:
             self._place = replace(place, held=new)
             return []
         pieces, self._place = self._compose(place, new)
+        self._rendered.clear()
         return _joined(pieces)
 
     def open(self, role: str, *, generated: bool = True) -> Pieces:
@@ -213,6 +216,7 @@ class Conversation:
             gap, tail = self._parts(place, (place.opened,))
         except _Unmarked as error:
             raise self._refusal(role, str(error)) from None
+        self._rendered.clear()
         self._place = _Place((*place.said, replace(place.opened, gap=place.tail + gap)), tail)
         return _joined([(tail, True)])
 
@@ -224,6 +228,7 @@ class Conversation:
             )
         if self._place.opened is not None:
             raise OptionError(f"cannot begin role {role!r}: {self.role!r} is still open; end it first")
+        self._rendered.clear()
         return self._place
 
     def _compose(self, place: _Place, new: Sequence[_Said]) -> tuple[Pieces, _Place]:
@@ -322,12 +327,12 @@ class Conversation:
         """What the template prints for `new` after everything that was said; checks that the past is as it was."""
         messages = (*place.said, *new)
         text = self._render(messages, True) if add_generation_prompt else self._closed(messages)
-        at = 0
+        at, where = 0, _marks_in(text)
         for number, m in enumerate(place.said):
             if m.gap is None:
                 continue
-            end = text.find(m.content, at)
-            same = text.count(m.content) == 1 and end >= 0 and (text[at:end] == m.gap or m.role == "assistant")
+            end = where.get(m.content, -1)  # printed once, and after the one before
+            same = end >= at and (text[at:end] == m.gap or m.role == "assistant")
             if not same:
                 raise self._rewritten(messages, number)
             at = end + len(m.content)
@@ -350,10 +355,15 @@ class Conversation:
         return text
 
     def _render(self, messages: Sequence[_Said], add_generation_prompt: bool = False) -> str:
+        """A rendering; one turn, from its begin to its end, asks for the same ones again and again."""
         assert self._template is not None
+        key = (add_generation_prompt, *(m.role for m in messages), *(m.content for m in messages))
+        if (text := self._rendered.get(key)) is not None:
+            return text
         told = [{"role": m.role, "content": m.content} for m in messages]
         try:
-            return self._template.render(told, add_generation_prompt, **self._options)
+            text = self._rendered[key] = self._template.render(told, add_generation_prompt, **self._options)
+            return text
         except OptionError as error:
             if not messages:
                 raise
@@ -377,6 +387,17 @@ class Conversation:
     def _rewritten(self, messages: Sequence[_Said], number: int) -> OptionError:
         role = messages[number].role if number >= 0 else "the start"
         return self._refusal(messages[-1].role, f"changes what it printed for message {number + 1} ({role})")
+
+
+_MARK = re.compile("sgl[0-9a-f]{16}n[0-9]+e")
+
+
+def _marks_in(text: str) -> dict[str, int]:
+    """Where each mark is printed; -1 for one that is printed more than once."""
+    found: dict[str, int] = {}
+    for match in _MARK.finditer(text):
+        found[match[0]] = -1 if match[0] in found else match.start()
+    return found
 
 
 def _joined(pieces: Pieces) -> Pieces:

@@ -10,7 +10,8 @@ expression may be appended to any number of programs, branches and threads.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Union
 
 from .choices import ChoiceMethod, token_length_normalized
@@ -62,8 +63,15 @@ class Sampling:
 
     def over(self, default: Sampling) -> Sampling:
         """These parameters where they are said, else those of `default`. A gen's `stop` replaces the run's."""
-        said = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return replace(default, **said) if said else default
+        theirs = _values(default)
+        if theirs == _UNSAID:
+            return self
+        return Sampling(*[d if v is None else v for v, d in zip(_values(self), theirs)])
+
+
+_values = attrgetter(*(f.name for f in fields(Sampling)))
+"""Its fields, in the order of its constructor."""
+_UNSAID = _values(Sampling())
 
 
 class Expr:

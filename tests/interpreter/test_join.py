@@ -299,3 +299,84 @@ stuck = reads.run(backend=FakeBackend(manual=True), stream=True)
 """
     root = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-c", code.format(root=root)], check=True, timeout=15)
+
+
+def test_a_failed_branch_keeps_its_place_in_names_it_never_reached():
+    def body(s):
+        forks = s.fork(3)
+        forks += ["a", "b", "c"]
+        forks += sgl.gen("x")
+        for branch in (forks[0], forks[2]):
+            branch += sgl.gen("v")
+        forks[0] += sgl.gen("only")
+        forks.join()
+
+    state = run(body, FakeBackend(fails_at_b))
+    assert len(state["v"]) == 3 and state["v"][2] == "C" and list(state["v"].errors) == [1]
+    assert len(state["only"]) == 2 and state["only"][0] == "A" and len(state.get_meta_info("v").succeeded) == 2
+    for read in (lambda: state["v"][1], lambda: ["a"] + state["v"]):
+        with pytest.raises(ValueError, match="branch b"):
+            read()
+
+
+def test_a_branch_that_never_said_a_name_has_no_place_though_it_is_cancelled_later():
+    def body(s):
+        forks = s.fork(2)
+        forks += "a" + sgl.gen("x")
+        forks[0] += sgl.gen("only")
+        forks.join()
+        assert s["x"] == ["A", "A"]
+
+    backend = FakeBackend(echo)
+    state = run(body, backend)
+    backend.steps()
+    state.cancel()
+    assert state["only"] == ["A"]
+
+
+def test_what_is_done_to_a_gathered_list_is_not_seen_by_the_next_read():
+    def body(s):
+        forks = s.fork(2)
+        forks += ["b", "a"]
+        forks += sgl.gen("x")
+        forks.join()
+        s["x"].sort()
+        s["x"].append("Q")
+        assert s["x"] == ["B", "A"]
+
+    run(body, FakeBackend(echo))
+
+
+def test_turns_of_concatenated_branches_are_turns_of_the_parent():
+    def body(s):
+        s += sgl.user("q")
+        forks = s.fork(2)
+        forks += sgl.assistant(sgl.gen("x")) + sgl.user("more")
+        forks.join("concate_and_append")
+        s += sgl.assistant(sgl.gen("y"))
+        with pytest.raises(sgl.OptionError, match="already joined"):
+            forks.join("concate_and_append")
+
+    state = run(body)
+    turns = [("user", "q"), *[("assistant", "ok"), ("user", "more")] * 2, ("assistant", "ok")]
+    assert state.messages() == [{"role": role, "content": content} for role, content in turns]
+    assert state.text() == "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+
+
+def test_concatenated_branches_must_take_turns():
+    def body(s):
+        with s.user():
+            s += "Q"
+            forks = s.fork(2)
+            forks += ["1", "2"]
+            inner = forks[0].fork(1)
+            inner += "i" + sgl.gen("x")
+            inner.join("concate_and_append")
+            forks.join("concate_and_append")
+            closing = s.fork(2)
+            closing += sgl.user_end()
+            with pytest.raises(sgl.OptionError, match="cannot be concatenated"):
+                closing.join("concate_and_append")
+        return s.messages()
+
+    assert run(body, FakeBackend(echo)).ret_value == [{"role": "user", "content": "Q1iI2"}]

@@ -303,3 +303,20 @@ def test_rendering_agrees_with_transformers(name: str) -> None:
         options = {"add_generation_prompt": prompt, "bos_token": "<s>", "eos_token": "</s>"}
         theirs, _ = reference.render_jinja_template([messages], chat_template=template(name).source, **options)
         assert template(name).render(messages, prompt) == theirs[0]
+
+
+def test_a_conversation_renders_as_often_in_its_hundredth_turn_as_in_its_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+    render = ChatTemplate.render
+    monkeypatch.setattr(
+        ChatTemplate, "render", lambda self, *args, **kw: rendered.append(1) or render(self, *args, **kw)
+    )
+    conversation = Conversation(template("chatml"))
+    counts = []
+    for i in range(100):
+        before = len(rendered)
+        conversation.turn("user", f"hi {i}")
+        conversation.open("assistant")
+        conversation.close("assistant")
+        counts.append(len(rendered) - before)
+    assert set(counts[1:]) == {5} and not conversation._rendered
