@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 import torch
 
@@ -38,7 +39,15 @@ def build(
         vocab_size=None,
     )
     log.info("device %s, dtype %s", place, kind)
-    return model, tokenizer, _template(checkpoint), checkpoint.name
+    return model, tokenizer, _template(checkpoint), _name(checkpoint.name if model_path is None else str(model_path))
+
+
+def _name(source: str) -> str:
+    """What to call the model: a file's or folder's own name, a hub id as it is."""
+    path = Path(source)
+    if not path.exists():
+        return source
+    return path.stem if path.suffix == ".gguf" else path.resolve().name
 
 
 def _device(asked: str) -> str:
