@@ -1,6 +1,6 @@
 """The runtime's invariants, checked on the living engine.
 
-Owns: the checks. Run by tests after every op, and by `Runtime.check()` on an idle runtime. Numbers are DESIGN's.
+Owns: the checks. Run by tests after every step, and by `Runtime.check()`. Numbers are those of `docs/design.md`.
 """
 
 from __future__ import annotations
