@@ -83,10 +83,6 @@ class Trie:
                 self.chains.append(chain)
             stack += [(chain, start + len(run), v) for v in reversed(vertex.children.values())]
 
-    @property
-    def rows(self) -> int:
-        return sum(chain.rows for chain in self.chains)
-
     def give_back(self, pool: SlotPool) -> None:
         """Free every slot (what was scored stays scored)."""
         for chain in self.chains:

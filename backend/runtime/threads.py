@@ -1,9 +1,8 @@
 """How the CPU's worker threads wait for one another.
 
 Owns: one setting, made before torch is first imported. GNU OpenMP's threads spin for milliseconds at every barrier;
-beside another busy process a spinning thread holds the core that its partner needs, and a forward of 0.4 s was seen
-to take 8 s. A short spin keeps nearly all of the speed of an idle machine and loses little on a busy one
-(`benchmarks/results/threads.md`).
+beside another busy process a spinning thread holds the core that its partner needs. A short spin keeps the speed of
+an idle machine and loses less on a busy one (`benchmarks/results/threads.md`).
 """
 
 from __future__ import annotations
