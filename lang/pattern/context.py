@@ -1,0 +1,285 @@
+"""Anchors and lookarounds, rewritten as intersections.
+
+Owns: the marks that a pattern is read with, and how they go away. Knows nothing of syntax.
+
+Every anchor, word edge, lookahead and lookbehind says that the whole text before it, or behind it, is in some language:
+`Left(L)`, `Right(L)`. `x Right(L) y` is `x (y & L)`, and `x Left(L) y` is `(x & L) y`. Marks in alternatives are first
+distributed into lines (a sequence of unmarked nodes with marks between them); in a line, a mark that sees only a few
+characters is kept close to where it stands, so that what it is joined with stays small. Two marks whose stretches
+cross, and marks in a repeat, cannot be said so: then the whole becomes an automaton, if it
+is small enough (`loops.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from . import chars as chars
+from .automaton import plain
+from .loops import unmarked
+from .marks import Atomic, Left, Mark, Right, longest_length, shortest_length
+from .nodes import (
+    ANY_TEXT,
+    EMPTY,
+    NOTHING,
+    Alt,
+    Both,
+    Chars,
+    Node,
+    Not,
+    PatternError,
+    Repeat,
+    Seq,
+    both,
+    children,
+    complement,
+    either,
+    no_deeper,
+    repeated,
+    sequence,
+    size,
+)
+from .sets import disjoint, follows, included, nullable
+
+MOST_LINES = 64
+_FEW_STATES = 48
+
+
+class _Crossing(Exception):
+    """Two marks that cannot be said as nested intersections."""
+
+
+@no_deeper
+def resolve(node: Node) -> Node:
+    """The same language of whole texts without marks. Raises `PatternError` for what no engine can enforce."""
+    node = _plain_atoms(node, EMPTY)
+    if not node.marked:
+        return node
+    try:
+        return _whole(node, False, False)
+    except _Crossing:
+        return unmarked(_settled(node))
+
+
+def _settled(node: Node) -> Node:
+    """The node without marks in its lookbehinds."""
+    if isinstance(node, Left):
+        return Left(_behind(node), node.position)
+    if isinstance(node, Right):
+        return Right(_settled(node.node), node.position)
+    if isinstance(node, Repeat):
+        return repeated(_settled(node.node), node.low, node.high)
+    if isinstance(node, Not):
+        return complement(_settled(node.node))
+    if isinstance(node, Both):
+        return both(_settled(node.left), _settled(node.right))
+    parts = [_settled(child) for child in children(node)]
+    return sequence(parts) if isinstance(node, Seq) else either(parts) if isinstance(node, Alt) else node
+
+
+def _behind(mark: Left) -> Node:
+    """The language of a lookbehind, without marks. What it says must not depend on what comes behind it."""
+    try:
+        return _whole(mark.node, False, True)
+    except _Crossing:
+        hint = "say in the pattern itself what may stand there"
+        raise PatternError("a lookahead or $ within a lookbehind", mark.position, hint) from None
+
+
+# --- possessive quantifiers and atomic groups -------------------------------------------------------------------------
+
+
+def _plain_atoms(node: Node, behind: Node) -> Node:
+    """The node with each `Atomic` replaced by what is in it, if that is the same. `behind`: what follows it."""
+    if isinstance(node, Atomic):
+        body = _plain_atoms(node.node, behind)
+        if body.marked or not _same_as_atomic(body, behind):
+            raise PatternError(
+                "possessive quantifier or atomic group: it matches less than the plain one would",
+                node.position,
+                "make what follows begin with other characters, or leave the + or ?> out",
+            )
+        return body
+    if isinstance(node, Seq):
+        parts: list[Node] = []
+        for part in reversed(node.parts):
+            parts.append(_plain_atoms(part, behind))
+            behind = sequence([parts[-1], behind])
+        return sequence(reversed(parts))
+    if isinstance(node, Alt):
+        return either(_plain_atoms(part, behind) for part in node.parts)
+    if isinstance(node, Repeat):
+        again = either([node.node, behind]) if node.high != 1 else behind
+        return repeated(_plain_atoms(node.node, again), node.low, node.high)
+    if isinstance(node, Not):
+        return complement(_plain_atoms(node.node, EMPTY))
+    return type(node)(_plain_atoms(node.node, EMPTY), node.position) if isinstance(node, Mark) else node
+
+
+def _same_as_atomic(body: Node, behind: Node) -> bool:
+    """Whether the first match of the body is the only one that `behind` can follow.
+
+    So it is if no text of the body begins another, and if the body repeats such texts (as many as there are) and what
+    comes behind begins otherwise.
+    """
+    goes_on = follows(body).ranges
+    if not goes_on:
+        return True
+    even = isinstance(body, Repeat) and not follows(body.node).ranges
+    return even and not chars.intersection(goes_on, _begins(behind))
+
+
+def _begins(node: Node) -> chars.Ranges:
+    """The characters that a node with marks may begin with, or more."""
+    if isinstance(node, Atomic):
+        return _begins(node.node)
+    if isinstance(node, Mark):
+        return ()
+    if isinstance(node, Chars):
+        return node.ranges
+    found: list[tuple[int, int]] = []
+    for child in children(node):
+        found += _begins(child)
+        if isinstance(node, Seq) and shortest_length(child):
+            break
+    return chars.union(found)
+
+
+# --- anchors and lookarounds ------------------------------------------------------------------------------------------
+
+
+def _whole(node: Node, open_left: bool, open_right: bool) -> Node:
+    """Without its marks. Open: the text may have more on that side, which a mark must then not see."""
+    if not node.marked:
+        return node
+    if isinstance(node, Not):
+        return complement(_whole(node.node, open_left, open_right))
+    lines = _lines(node, MOST_LINES)
+    return either([_line(line, open_left, open_right) for line in lines])
+
+
+def _lines(node: Node, limit: int) -> list[list[Node]]:
+    """The node as alternatives, each a sequence of unmarked nodes and marks."""
+    if isinstance(node, Mark) or not node.marked:
+        return [list(node.parts) if isinstance(node, Seq) else [node]]
+    lines: list[list[Node]] = []
+    if isinstance(node, Alt):
+        plain = [part for part in node.parts if not part.marked]
+        lines = [[either(plain)]] if plain else []
+        for part in node.parts:
+            lines += _lines(part, limit) if part.marked else []
+    elif isinstance(node, Seq):
+        lines = [[]]
+        for part in node.parts:
+            ends = _lines(part, limit)
+            if len(lines) * len(ends) > limit:
+                raise _Crossing
+            lines = [line + end for line in lines for end in ends]
+    elif isinstance(node, Repeat) and (node.high == 1 or longest_length(node.node) == 0):
+        lines = ([] if node.low else [[]]) + _lines(node.node, limit)  # (?=a)+ is (?=a)
+    else:
+        raise _Crossing
+    if len(lines) > limit:
+        raise _Crossing
+    return lines
+
+
+@dataclass
+class _Stretch:
+    """Parts `start` to `end` of a line are, as one text, in a language."""
+
+    start: int
+    end: int
+    node: Node
+
+
+def _line(line: list[Node], open_left: bool, open_right: bool) -> Node:
+    parts = [item for item in line if not isinstance(item, Mark)]
+    stretches: list[_Stretch] = []
+    at = 0
+    for item in line:
+        if not isinstance(item, (Left, Right)):
+            at += 1
+            continue
+        ahead = isinstance(item, Right)
+        more = (open_right and at == len(parts)) if ahead else (open_left and at == 0)
+        inner = _whole(item.node, open_left or at > 0, open_right) if isinstance(item, Right) else _behind(item)
+        side = parts[at:] if ahead else parts[:at]
+        if not side and not more:
+            if not nullable(inner):
+                return NOTHING
+            continue
+        sight = _sight(inner, ahead)
+        if sight == 0:
+            if not nullable(inner):
+                return NOTHING
+            continue
+        used = _seen(sight, side if ahead else side[::-1], open_right if ahead else open_left)
+        stretches.append(_Stretch(at, at + used, inner) if ahead else _Stretch(at - used, at, inner))
+    return _nested(parts, stretches, 0, len(parts))
+
+
+def _seen(sight: int | None, side: list[Node], is_open: bool) -> int:
+    """How many of the parts on its side a mark can see."""
+    length = 0
+    for used, part in enumerate(side):
+        if sight is not None and length >= sight:
+            return used
+        length += shortest_length(part)
+    if is_open and (sight is None or length < sight):
+        raise _Crossing
+    return len(side)
+
+
+def _sight(node: Node, ahead: bool) -> int | None:
+    """How many characters (first or last ones) decide if a text that has so many is in the language; None: all."""
+    if isinstance(node, Not):
+        return _sight(node.node, ahead)
+    if isinstance(node, (Alt, Both)):
+        sights = [_sight(child, ahead) for child in children(node)]
+        return None if None in sights else max(sight for sight in sights if sight is not None)
+    if node == ANY_TEXT:
+        return 0
+    if isinstance(node, Seq) and node.parts and node.parts[-1 if ahead else 0] == ANY_TEXT:
+        return longest_length(Seq(node.parts[:-1] if ahead else node.parts[1:]))
+    longest = longest_length(node)
+    return None if longest is None else longest + 1
+
+
+def _nested(parts: list[Node], stretches: list[_Stretch], start: int, end: int) -> Node:
+    """The parts from `start` to `end`, joined with the languages of the stretches in them."""
+    outer = [s.node for s in stretches if (s.start, s.end) == (start, end)]
+    inner = sorted((s for s in stretches if (s.start, s.end) != (start, end)), key=lambda s: (s.start, -s.end))
+    pieces: list[Node] = []
+    at = start
+    while inner:
+        widest = inner[0]
+        below = [s for s in inner if s.start < widest.end]
+        if any(s.end > widest.end for s in below):
+            raise _Crossing
+        pieces += parts[at : widest.start]
+        pieces.append(_nested(parts, below, widest.start, widest.end))
+        at = widest.end
+        inner = inner[len(below) :]
+    node = sequence([*pieces, *parts[at:end]])
+    for language in outer:
+        node = narrowed(node, language)
+    return node
+
+
+@lru_cache(maxsize=1024)
+def narrowed(node: Node, language: Node) -> Node:
+    """`node & language`, as a plain node where that is no larger."""
+    if included(node, language, _FEW_STATES):
+        return node
+    if disjoint(node, language, _FEW_STATES):
+        return NOTHING
+    joined = both(node, language)
+    if isinstance(joined, (Both, Not)) and node.plain:
+        try:
+            found = plain(joined, 12)
+        except PatternError:
+            return joined
+        return found if size(found) <= 2 * size(node) + 4 else joined
+    return joined

@@ -1,0 +1,82 @@
+"""Marks: conditions on what stands around a place in the text.
+
+Owns: what a reader leaves in a tree for anchors, lookarounds and atomic groups, until `context.py` rewrites it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .nodes import Alt, Both, Chars, Node, Not, Repeat, Seq, children
+
+
+@dataclass(frozen=True, slots=True)
+class Mark(Node):
+    """Matches the empty text where a condition holds. Not in a tree that is given out."""
+
+    node: Node
+    position: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        self.note(self.node, (self.node,), marked=True)
+
+    __hash__ = Node.__hash__
+
+
+class Left(Mark):
+    """The text before is in the language."""
+
+    __slots__ = ()
+    __hash__ = Node.__hash__
+
+
+class Right(Mark):
+    """The text behind, to its very end, is in the language."""
+
+    __slots__ = ()
+    __hash__ = Node.__hash__
+
+
+class Atomic(Mark):
+    """The node, but only the first of its matches is tried."""
+
+    __slots__ = ()
+    __hash__ = Node.__hash__
+
+
+def marks(node: Node) -> list[Mark]:
+    """The marks in a node, outermost first."""
+    if isinstance(node, Mark):
+        return [node, *marks(node.node)]
+    return [mark for child in children(node) for mark in marks(child)]
+
+
+def shortest_length(node: Node) -> int:
+    """Length of a shortest text, or less."""
+    if isinstance(node, Chars):
+        return 1
+    if isinstance(node, Seq):
+        return sum(map(shortest_length, node.parts))
+    if isinstance(node, Alt):
+        return min(map(shortest_length, node.parts))
+    if isinstance(node, Repeat):
+        return node.low * shortest_length(node.node)
+    return max(shortest_length(node.left), shortest_length(node.right)) if isinstance(node, Both) else 0
+
+
+def longest_length(node: Node) -> int | None:
+    """Length of a longest text, or more; None: there is no longest."""
+    if isinstance(node, Mark):
+        return longest_length(node.node) if isinstance(node, Atomic) else 0
+    if isinstance(node, Chars):
+        return 1
+    if isinstance(node, Not):
+        return None
+    if isinstance(node, Repeat):
+        longest = longest_length(node.node)
+        return 0 if longest == 0 else None if node.high is None or longest is None else longest * node.high
+    lengths = [longest_length(child) for child in children(node)]
+    known = [length for length in lengths if length is not None]
+    if isinstance(node, Both):
+        return min(known, default=None)
+    return None if len(known) < len(lengths) else sum(known) if isinstance(node, Seq) else max(known)

@@ -1,0 +1,287 @@
+"""Regular languages as trees: sets of characters, one after the other, either, repeated, both, not.
+
+Owns: the nodes, the constructors that keep them tidy, their size, and `PatternError`. Knows nothing of syntax.
+
+A node is the set of texts it matches. Nodes are immutable, equal by content, and know their hash: cheap keys.
+The constructors (`sequence`, `either`, `repeated`, `both`, `complement`) flatten, drop what has no effect and let what
+cannot match swallow its neighbours; code outside this module makes nodes with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from . import chars as chars
+from .chars import Ranges
+
+MOST_POSITIONS = 10**9
+_DEEPEST_TRIE = 40
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class PatternError(ValueError):
+    """A pattern that is wrong, or that cannot be enforced.
+
+    `.message` says what, `.position` is an index into the pattern (None: the pattern as a whole), `.hint` what to do.
+    """
+
+    def __init__(self, message: str, position: int | None = None, hint: str = "") -> None:
+        self.message, self.position, self.hint = message, position, hint
+        where = "" if position is None else f" at position {position}"
+        what, colon, why = message.partition(": ")
+        super().__init__(f"{what}{where}{colon}{why}" + (f"; {hint}" if hint else ""))
+
+
+def no_deeper(function: Callable[P, T]) -> Callable[P, T]:
+    """Turns a `RecursionError` of a walk over a tree into a `PatternError`: the stack was deep already."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except RecursionError:
+            raise PatternError("the pattern is nested too deeply", None, "use fewer levels of groups") from None
+
+    return guarded
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Base of the nodes. What is asked often is found out once, when a node is made."""
+
+    _hash: int = field(init=False, repr=False, compare=False)
+    plain: bool = field(init=False, repr=False, compare=False)
+    """Whether there is no `Both` and no `Not` in it."""
+    marked: bool = field(init=False, repr=False, compare=False)
+    """Whether there is a mark (`marks.py`) in it."""
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def note(self, content: Hashable, below: tuple[Node, ...], plain: bool = True, marked: bool = False) -> None:
+        """Every node calls this once it has its fields. Plain and marked: of the node itself, its children aside."""
+        object.__setattr__(self, "_hash", hash((type(self), content)))
+        object.__setattr__(self, "plain", plain and all(child.plain for child in below))
+        object.__setattr__(self, "marked", marked or any(child.marked for child in below))
+
+
+@dataclass(frozen=True, slots=True)
+class Chars(Node):
+    """One character of a set: sorted, disjoint code point ranges without surrogates. The empty set matches nothing."""
+
+    ranges: Ranges
+
+    def __post_init__(self) -> None:
+        self.note(self.ranges, ())
+
+    __hash__ = Node.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Seq(Node):
+    """One after the other. `Seq(())` is the empty text."""
+
+    parts: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        self.note(self.parts, self.parts)
+
+    __hash__ = Node.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Alt(Node):
+    """Any one of these."""
+
+    parts: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        self.note(self.parts, self.parts)
+
+    __hash__ = Node.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat(Node):
+    """`low` to `high` times the node; `high` None: any number."""
+
+    node: Node
+    low: int
+    high: int | None
+
+    def __post_init__(self) -> None:
+        self.note((self.node, self.low, self.high), (self.node,))
+
+    __hash__ = Node.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Both(Node):
+    """What both match."""
+
+    left: Node
+    right: Node
+
+    def __post_init__(self) -> None:
+        self.note((self.left, self.right), (self.left, self.right), plain=False)
+
+    __hash__ = Node.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Node):
+    """Every text that the node does not match."""
+
+    node: Node
+
+    def __post_init__(self) -> None:
+        self.note(self.node, (self.node,), plain=False)
+
+    __hash__ = Node.__hash__
+
+
+ANY_CHAR = Chars(chars.ALL)
+ANY_TEXT = Repeat(ANY_CHAR, 0, None)
+EMPTY = Seq(())
+NOTHING = Chars(())
+
+
+def char(code: int) -> Chars:
+    return Chars(((code, code),))
+
+
+def literal(text: str) -> Node:
+    """This text."""
+    return Chars(chars.of(text)) if len(text) == 1 else Seq(tuple(Chars(chars.of(c)) for c in text))
+
+
+def sequence(nodes: Iterable[Node]) -> Node:
+    """One after the other."""
+    parts: list[Node] = []
+    for node in nodes:
+        if node == NOTHING:
+            return NOTHING
+        if isinstance(node, Seq):
+            parts += node.parts
+        elif not (node == ANY_TEXT and parts and parts[-1] == ANY_TEXT):
+            parts.append(node)
+    return parts[0] if len(parts) == 1 else Seq(tuple(parts))
+
+
+def either(nodes: Iterable[Node]) -> Node:
+    """Any one of these. Alternatives of one character become one set."""
+    parts: dict[Node, None] = {}
+    single: list[Ranges] = []
+    for node in nodes:
+        for part in node.parts if isinstance(node, Alt) else (node,):
+            if isinstance(part, Chars):
+                if part.ranges and not single:
+                    parts[NOTHING] = None  # holds the place of the set
+                single += [part.ranges] if part.ranges else []
+            else:
+                parts[part] = None
+    if ANY_TEXT in parts:
+        return ANY_TEXT
+    merged = Chars(chars.union(pair for ranges in single for pair in ranges)) if single else NOTHING
+    listed = tuple(merged if part is NOTHING else part for part in parts)
+    return NOTHING if not listed else listed[0] if len(listed) == 1 else Alt(listed)
+
+
+def repeated(node: Node, low: int, high: int | None) -> Node:
+    """`low` to `high` times the node (None: any number)."""
+    if high == 0 or node == EMPTY:
+        return EMPTY
+    if node == NOTHING:
+        return NOTHING if low else EMPTY
+    if low == 1 and high == 1:
+        return node
+    if isinstance(node, Repeat) and node.low <= 1 and node.high is None and (high is None or node.low == 0):
+        return Repeat(node.node, low * node.low, None)  # (x*)*, (x+)+, (x*)?
+    if isinstance(node, Repeat) and (node.low, node.high, low) == (0, 1, 0):
+        return Repeat(node.node, 0, high)  # (x?)*
+    return Repeat(node, low, high)
+
+
+def both(a: Node, b: Node) -> Node:
+    """What both match."""
+    if a in (b, NOTHING) or b == ANY_TEXT:
+        return a
+    if a == ANY_TEXT or b == NOTHING:
+        return b
+    if isinstance(a, Chars) and isinstance(b, Chars):
+        return Chars(chars.intersection(a.ranges, b.ranges))
+    if a == Not(b) or b == Not(a):
+        return NOTHING
+    return Both(a, b)
+
+
+def complement(node: Node) -> Node:
+    """Every text that the node does not match."""
+    if isinstance(node, Not):
+        return node.node
+    return ANY_TEXT if node == NOTHING else NOTHING if node == ANY_TEXT else Not(node)
+
+
+def any_of(texts: Sequence[str]) -> Node:
+    """One of these texts, common beginnings said once."""
+    return _trie(sorted(set(texts)), 0, 0)
+
+
+def _trie(texts: Sequence[str], at: int, depth: int) -> Node:
+    """Sorted texts that agree before `at`."""
+    if len(texts) == 1:
+        return literal(texts[0][at:])
+    if depth == _DEEPEST_TRIE:
+        return either(literal(text[at:]) for text in texts)
+    branches: list[Node] = []
+    start = 0
+    while start < len(texts):
+        if len(texts[start]) == at:
+            branches.append(EMPTY)
+            start += 1
+            continue
+        end = start + 1
+        while end < len(texts) and texts[end][at] == texts[start][at]:
+            end += 1
+        first, last = texts[start], texts[end - 1]
+        shared = at + 1
+        while shared < min(len(first), len(last)) and first[shared] == last[shared]:
+            shared += 1
+        branches.append(sequence([literal(first[at:shared]), _trie(texts[start:end], shared, depth + 1)]))
+        start = end
+    return either(branches)
+
+
+@no_deeper
+def size(node: Node, known: dict[Node, int] | None = None) -> int:
+    """How many characters the pattern spans once its repeats are written out (at most 10**9).
+
+    `known` keeps what was measured, for many sizes of trees that share parts.
+    """
+    known = {} if known is None else known
+
+    def measure(node: Node) -> int:
+        if node not in known:
+            if isinstance(node, Chars):
+                known[node] = 1
+            elif isinstance(node, Repeat):
+                times = max(node.low, 1) if node.high is None else node.high
+                known[node] = min(measure(node.node) * times, MOST_POSITIONS)
+            else:
+                known[node] = min(sum(measure(child) for child in children(node)), MOST_POSITIONS)
+        return known[node]
+
+    return measure(node)
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    if isinstance(node, (Seq, Alt)):
+        return node.parts
+    if isinstance(node, (Repeat, Not)):
+        return (node.node,)
+    return (node.left, node.right) if isinstance(node, Both) else ()

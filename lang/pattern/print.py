@@ -1,0 +1,141 @@
+"""Regular languages as text for the grammar engines.
+
+Owns: how a node is written in the engines' dialects. Knows nothing of how it was read.
+
+Only literals, explicit sets, `|`, groups and counts are written: nothing that an engine could understand differently.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from . import chars as chars
+from .automaton import plain
+from .chars import Ranges
+from .nodes import ANY_CHAR, EMPTY, Alt, Both, Chars, Node, Not, PatternError, Repeat, Seq, children, no_deeper
+
+_MARKED = frozenset("\\^$.|?*+()[]{}-/#&~")
+_DEEPEST = 240
+_CHOICE, _SEQUENCE, _REPEAT, _ATOM = range(4)
+
+
+@no_deeper
+def to_rust(node: Node) -> str:
+    """The node in Rust's regex syntax. Raises `PatternError` for intersections and complements (see `plain`)."""
+    return _rust(within_depth(node), _CHOICE)
+
+
+@no_deeper
+def to_lark(node: Node) -> str:
+    """The right-hand side of a terminal in llguidance's Lark dialect: one `/regex/` where the node is plain."""
+    return _lark(within_depth(node), _CHOICE)
+
+
+@no_deeper
+def to_schema_pattern(node: Node) -> str:
+    """For llguidance's JSON Schema `pattern`, which is searched for: anchored at both ends."""
+    return f"^(?:{to_rust(plain(node))})$"
+
+
+def _rust(node: Node, level: int) -> str:
+    """`level`: what binds the text that this is put into; looser text gets a group."""
+    if isinstance(node, Chars):
+        return _set(node.ranges)
+    if isinstance(node, Repeat):
+        own, text = _REPEAT, _rust(node.node, _ATOM) + _count(node)
+    elif isinstance(node, Seq):
+        own, text = (_SEQUENCE if node.parts else _CHOICE), "".join(_rust(part, _SEQUENCE) for part in node.parts)
+    elif isinstance(node, Alt):
+        own, text = _CHOICE, "|".join(_rust(part, _CHOICE) for part in node.parts)
+    else:
+        raise PatternError("an intersection or complement: not in this dialect", None, "make it plain first")
+    return text if own >= level else f"(?:{text})"
+
+
+def _count(node: Repeat) -> str:
+    simple = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((node.low, node.high))
+    if simple is not None:
+        return simple
+    return f"{{{node.low}}}" if node.low == node.high else f"{{{node.low},{'' if node.high is None else node.high}}}"
+
+
+def _set(ranges: Ranges) -> str:
+    if not ranges:
+        raise PatternError("a set without characters", None, "leave it out")
+    if ranges == ANY_CHAR.ranges:
+        return "(?s:.)"
+    if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
+        return _character(ranges[0][0])
+    others = chars.negated(ranges)
+    return f"[^{_members(others)}]" if len(others) < len(ranges) else f"[{_members(ranges)}]"
+
+
+def _members(ranges: Ranges) -> str:
+    return "".join(
+        _character(low) if low == high else f"{_character(low)}{'-' if high > low + 1 else ''}{_character(high)}"
+        for low, high in ranges
+    )
+
+
+def _character(code: int) -> str:
+    if not 0x20 <= code <= 0x7E:
+        return f"\\x{{{code:x}}}"
+    return ("\\" if chr(code) in _MARKED else "") + chr(code)
+
+
+@no_deeper
+def within_depth(node: Node) -> Node:
+    """The node, if the engines can read it: they take only so many groups within groups."""
+    depths: dict[Node, int] = {}
+
+    def depth(node: Node) -> int:
+        if node not in depths:
+            below = max((depth(child) for child in children(node)), default=0)
+            depths[node] = below + (1 if isinstance(node, (Chars, Seq)) else 3)  # a group, and what is in it
+        return depths[node]
+
+    if depth(node) > _DEEPEST:
+        raise PatternError("the pattern is nested too deeply", None, "use fewer levels of groups")
+    return node
+
+
+def _lark(node: Node, level: int) -> str:
+    if node == EMPTY:
+        return '""'
+    if node.plain:
+        return _regex(node)
+    if isinstance(node, Repeat):
+        own, text = _REPEAT, _lark(node.node, _ATOM) + _count(node)
+    elif isinstance(node, Not):
+        own, text = _REPEAT, "~" + _lark(node.node, _ATOM)
+    elif isinstance(node, Both):
+        own, text = _CHOICE, " & ".join(_lark(part, _ATOM) for part in _joined(node))
+    elif isinstance(node, Seq):
+        own, text = _SEQUENCE, " ".join(_runs(node))
+    else:
+        own, text = _CHOICE, " | ".join(_gathered(node))
+    return text if own >= level else f"({text})"
+
+
+def _joined(node: Node) -> list[Node]:
+    return [*_joined(node.left), *_joined(node.right)] if isinstance(node, Both) else [node]
+
+
+def _runs(node: Seq) -> list[str]:
+    """The parts of a sequence, plain ones that touch as one."""
+    texts: list[str] = []
+    for plain_run, parts in groupby(node.parts, lambda part: part.plain):
+        run = tuple(parts)
+        texts += [_regex(Seq(run))] if plain_run else [_lark(part, _REPEAT) for part in run]
+    return texts
+
+
+def _gathered(node: Node) -> list[str]:
+    """The alternatives, plain ones as one."""
+    simple = tuple(part for part in children(node) if part.plain)
+    others = [_lark(part, _SEQUENCE) for part in children(node) if not part.plain]
+    return [_regex(Alt(simple)), *others] if simple else others
+
+
+def _regex(node: Node) -> str:
+    return f"/(?:{_rust(node, _CHOICE)})/"

@@ -1,0 +1,75 @@
+"""Checking finished text against an ECMA-262 pattern.
+
+Owns: the search, with the meaning that `parse_ecma` gives the pattern: both start from what the same reader has read.
+Knows nothing of generation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .context import resolve
+from .ecma import EcmaReader
+from .marks import Mark, Right
+from .nodes import ANY_TEXT, EMPTY, Alt, Chars, Node, Not, PatternError, Repeat, Seq, no_deeper, sequence
+from .sets import accepts
+
+_PATIENCE = 0.5
+
+
+class EcmaSearch:
+    """A pattern to search texts for."""
+
+    def __init__(self, pattern: str) -> None:
+        import regex
+
+        self.pattern = pattern
+        self._read = EcmaReader(pattern).read()
+        self._compiled: Any = regex.compile(_written(self._read), regex.V0)
+
+    def search(self, text: str) -> bool:
+        """Whether the pattern is found in the text. A search that backtracks too long is decided by derivatives."""
+        try:
+            return self._compiled.search(text, timeout=_PATIENCE) is not None
+        except TimeoutError:
+            return accepts(resolve(sequence([ANY_TEXT, self._read, ANY_TEXT])), text)
+
+
+@no_deeper
+def ecma_search(pattern: str) -> EcmaSearch:
+    """A compiled pattern with `.search(text) -> bool`, of the same meaning and errors as `parse_ecma`."""
+    return EcmaSearch(pattern)
+
+
+def _written(node: Node) -> str:
+    """A tree with marks as a pattern of the `regex` package."""
+    if isinstance(node, Mark):
+        ahead = isinstance(node, Right)
+        inner = node.node
+        sign = "=" if not isinstance(inner, Not) else "!"
+        inner = inner.node if isinstance(inner, Not) else inner
+        if inner == EMPTY and sign == "=":
+            return r"\Z" if ahead else r"\A"
+        parts = inner.parts if isinstance(inner, Seq) else (inner,)
+        if ahead:
+            seen = _written(sequence(parts[:-1])) if parts[-1:] == (ANY_TEXT,) else rf"(?:{_written(inner)})\Z"
+            return f"(?{sign}{seen})"
+        seen = _written(sequence(parts[1:])) if parts[:1] == (ANY_TEXT,) else rf"\A(?:{_written(inner)})"
+        return f"(?<{sign}{seen})"
+    if isinstance(node, Seq):
+        return "".join(f"(?:{_written(part)})" for part in node.parts)
+    if isinstance(node, Alt):
+        return "|".join(f"(?:{_written(part)})" for part in node.parts)
+    if isinstance(node, Repeat):
+        high = "" if node.high is None else node.high
+        return f"(?:{_written(node.node)}){{{node.low},{high}}}"
+    return _set(node)
+
+
+def _set(node: Node) -> str:
+    """One character of a set, as Python writes it."""
+    if not isinstance(node, Chars):
+        raise PatternError("an intersection or complement in a pattern")
+    if not node.ranges:
+        return "(?!)"
+    return "[" + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in node.ranges) + "]"

@@ -1,0 +1,235 @@
+"""Reading a pattern: what the dialects of regular expressions have in common.
+
+Owns: the walk over a pattern's characters: groups (a stack, no recursion), alternation, quantifiers.
+Knows nothing of what an escape or a `(?` means: `python.py` and `ecma.py` say that.
+
+What is read is a tree of `nodes.py`, with the marks of `marks.py` where it looks around itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn
+
+from . import chars as chars
+from .chars import Ranges
+from .marks import Atomic, Left, Right
+from .nodes import (
+    ANY_CHAR,
+    ANY_TEXT,
+    EMPTY,
+    Chars,
+    Node,
+    PatternError,
+    both,
+    char,
+    complement,
+    either,
+    repeated,
+    sequence,
+)
+
+DEEPEST_GROUP = 200  # the engines take fewer: see `within_depth`
+LARGEST_COUNT = 1_000_000
+LARGEST_SOURCE = 1_000_000
+
+Kind = Literal["group", "ahead", "not ahead", "behind", "not behind", "atomic"]
+
+
+@dataclass(frozen=True)
+class Flags:
+    ignore_case: bool = False
+    multiline: bool = False
+    dot_all: bool = False
+    verbose: bool = False
+    ascii: bool = False
+
+
+@dataclass
+class Group:
+    """A group that is open. `last`: what a quantifier would repeat."""
+
+    kind: Kind
+    position: int
+    flags: Flags
+    branches: list[Node] = field(default_factory=list)
+    items: list[Node] = field(default_factory=list)
+    last: Literal["nothing", "atom", "anchor", "repeat"] = "nothing"
+    lazy: bool = False
+    """There is a lazy quantifier in it."""
+
+
+class Reader:
+    """Reads one pattern. A dialect adds `element` (what stands here) and its escapes."""
+
+    def __init__(self, source: str) -> None:
+        if len(source) > LARGEST_SOURCE:
+            raise PatternError(f"a pattern of {len(source):,} characters", None, "use choices or a grammar instead")
+        self.source = source
+        self.at = 0
+        self.groups = [Group("group", 0, Flags())]
+
+    # --- the walk -----------------------------------------------------------------------------------------------------
+
+    def read(self) -> Node:
+        while self.at < len(self.source):
+            c = self.source[self.at]
+            if c == "|":
+                self.at += 1
+                self.end_branch()
+            elif c == ")":
+                self.close()
+            else:
+                self.element(c)
+        if len(self.groups) > 1:
+            raise PatternError("a group is not closed", self.group.position, "add the missing `)`")
+        self.end_branch()
+        return either(self.group.branches)
+
+    def element(self, c: str) -> None:
+        raise NotImplementedError
+
+    @property
+    def group(self) -> Group:
+        return self.groups[-1]
+
+    @property
+    def flags(self) -> Flags:
+        return self.group.flags
+
+    def peek(self, length: int = 1) -> str:
+        return self.source[self.at : self.at + length]
+
+    def take(self, text: str) -> bool:
+        """Whether `text` stands here; then it is behind us."""
+        if self.source.startswith(text, self.at):
+            self.at += len(text)
+            return True
+        return False
+
+    def until(self, end: str, start: int) -> str:
+        stop = self.source.find(end, self.at)
+        if stop < 0:
+            raise PatternError(f"`{self.source[start : self.at]}` is not ended", start, f"add the missing `{end}`")
+        text = self.source[self.at : stop]
+        self.at = stop + len(end)
+        return text
+
+    def wrong(self, message: str, position: int, hint: str) -> NoReturn:
+        raise PatternError(message, position, hint)
+
+    def atom(self, node: Node) -> None:
+        self.group.items.append(node)
+        self.group.last = "atom"
+
+    def anchor(self, mark: Node) -> None:
+        self.group.items.append(mark)
+        self.group.last = "anchor"
+
+    def literal(self, code: int, position: int) -> None:
+        if code == 0:
+            self.wrong("the NUL character", position, "no token spells it; leave it out")
+        if 0xD800 <= code <= 0xDFFF:
+            self.wrong(f"the lone surrogate U+{code:04X}", position, "no text has one; write the whole character")
+        self.atom(Chars(self.cased(((code, code),))))
+
+    def cased(self, ranges: Ranges) -> Ranges:
+        return chars.any_case(ranges, self.flags.ascii) if self.flags.ignore_case else ranges
+
+    # --- groups -------------------------------------------------------------------------------------------------------
+
+    def open(self, kind: Kind, position: int, flags: Flags | None = None) -> None:
+        if len(self.groups) > DEEPEST_GROUP:
+            self.wrong(f"groups are nested more than {DEEPEST_GROUP} deep", position, "use fewer levels of groups")
+        self.groups.append(Group(kind, position, self.flags if flags is None else flags))
+
+    def end_branch(self) -> None:
+        group = self.group
+        group.branches.append(sequence(group.items))
+        group.items, group.last = [], "nothing"
+
+    def close(self) -> None:
+        if len(self.groups) == 1:
+            self.wrong("`)` without a group", self.at, r"write \) for the character itself")
+        self.at += 1
+        self.end_branch()
+        group = self.groups.pop()
+        node = either(group.branches)
+        if group.kind == "atomic":
+            if group.lazy:
+                self.wrong("lazy quantifier in an atomic group", group.position, "leave ?> out")
+            self.atom(Atomic(node, group.position))
+        elif group.kind == "group":
+            self.atom(node)
+        else:
+            ahead = group.kind.endswith("ahead")
+            seen = sequence([node, ANY_TEXT] if ahead else [ANY_TEXT, node])
+            seen = complement(seen) if group.kind.startswith("not") else seen
+            self.atom((Right if ahead else Left)(seen, group.position))
+
+    # --- quantifiers --------------------------------------------------------------------------------------------------
+
+    def counts(self) -> tuple[int, int | None] | None:
+        """The quantifier that stands here (then it is behind us), or None."""
+        simple: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+        if self.peek() in simple and self.peek():
+            self.at += 1
+            return simple[self.source[self.at - 1]]
+        start = self.at
+        stop = self.source.find("}", start, start + 40_000)
+        if self.peek() != "{" or stop < 0:
+            return None
+        low, comma, high = self.source[start + 1 : stop].partition(",")
+        digits = low + high
+        if not (self.braces_count(low, comma, high) and (not digits or (digits.isascii() and digits.isdigit()))):
+            return None
+        if len(low) > 10 or len(high) > 10 or max(int(low or 0), int(high or 0)) > LARGEST_COUNT:
+            self.wrong("a repeat count is too large", start, f"at most {LARGEST_COUNT:,}")
+        self.at = stop + 1
+        least = int(low or 0)
+        most = (int(high) if high else None) if comma else least
+        if most is not None and most < least:
+            self.wrong("a repeat has its most below its least", start, "write the smaller number first")
+        return least, most
+
+    def braces_count(self, low: str, comma: str, high: str) -> bool:
+        """Whether `{low,high}` counts (or is just text)."""
+        raise NotImplementedError
+
+    def quantify(self, counts: tuple[int, int | None], position: int) -> None:
+        group = self.group
+        if group.last in ("nothing", "anchor"):
+            self.wrong(
+                "there is nothing to repeat", position, f"write \\{self.source[position]} for the character itself"
+            )
+        if group.last == "repeat":
+            self.wrong("a repeat of a repeat", position, "put the first one into a group")
+        group.items[-1] = repeated(group.items[-1], *counts)
+        group.last = "repeat"
+
+    # --- marks --------------------------------------------------------------------------------------------------------
+
+    def at_start(self, position: int, multiline: bool) -> Node:
+        return Left(either([EMPTY, sequence([ANY_TEXT, self.line_ends()])]) if multiline else EMPTY, position)
+
+    def at_end(self, position: int, multiline: bool, newline: bool) -> Node:
+        """`newline`: a last line end may follow."""
+        if multiline:
+            return Right(either([EMPTY, sequence([self.line_ends(), ANY_TEXT])]), position)
+        return Right(either([EMPTY, self.line_ends()]) if newline else EMPTY, position)
+
+    def line_ends(self) -> Node:
+        return char(10)
+
+    def word_edge(self, word: Ranges, position: int, inside: bool, somewhere: bool = False) -> Node:
+        """`\\b`, or with `inside` `\\B`: whether exactly one of the neighbours belongs to a word, or not.
+
+        `somewhere`: not in a text that is empty.
+        """
+        ends, begins = sequence([ANY_TEXT, Chars(word)]), sequence([Chars(word), ANY_TEXT])
+        no_end, no_begin = complement(ends), complement(begins)
+        pairs = [(ends, begins), (no_end, no_begin)] if inside else [(ends, no_begin), (no_end, begins)]
+        if inside and somewhere:
+            some = sequence([ANY_CHAR, ANY_TEXT])
+            pairs[1:] = [(both(no_end, some), no_begin), (EMPTY, both(no_begin, some))]
+        return either(sequence([Left(left, position), Right(right, position)]) for left, right in pairs)
