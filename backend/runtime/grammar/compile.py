@@ -1,0 +1,205 @@
+"""Which engine enforces a constraint, and the constraints that are compiled already.
+
+Owns: the routing (one engine a constraint, by what it enforces exactly), the cache in memory, and the receipt that says
+what the mask enforces and what is checked afterwards. Knows nothing of gens.
+
+Compiling happens on the thread that writes the gen, before it is enqueued, and once for equal constraints. llguidance
+compiles in milliseconds whatever it is given; the engines that can take minutes or crash do so in a child process
+with a deadline (`worker.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
+from ....lang.errors import ConstraintError, OptionError, suggest
+from ..text.tokenizer import Tokenizer
+from .cache import ArtefactCache
+from .closing import Closer
+from .ebnf import Unfit
+from .lark import regular, to_source
+from .llguidance_engine import LLGuidance
+from .outlines_engine import Outlines
+from .protocol import Compiled
+from .schema.lower import Lowered, lower
+from .vocabulary import Vocabulary
+from .worker import Build, Worker, cached
+from .xgrammar_engine import XGrammar
+
+ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
+KEPT = 512
+"""Compiled constraints kept in memory (llguidance's take about 0.2 MB)."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A constraint ready to be enforced. `checked`: what the mask leaves open, by JSON pointer; the finished text is
+    checked for it, and sampled anew if it fails."""
+
+    constraint: Constraint
+    compiled: Compiled
+    checked: tuple[str, ...]
+    closer: Closer
+    vocabulary: Vocabulary
+
+    @cached_property
+    def shortest(self) -> int:
+        """Tokens of the shortest known text; 0 if none is known."""
+        return len(self.closer.path(self.compiled.matcher(), 4_000) or ())
+
+    def receipt(self) -> dict[str, Any]:
+        return {
+            "kind": self.constraint.kind,
+            "engine": self.compiled.engine,
+            "enforced": not self.checked,
+            "checked": list(self.checked),
+        }
+
+
+class Grammars:
+    """The compiled constraints of one runtime. Thread-safe."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, backend: str = "auto") -> None:
+        if backend not in ENGINES:
+            raise OptionError(
+                f"grammar_backend must be one of {', '.join(ENGINES)}, got {backend!r}{suggest(str(backend), ENGINES)}"
+            )
+        self.backend = backend
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._lock = threading.Lock()
+        self._making: dict[Constraint, threading.Lock] = {}
+        self._kept: OrderedDict[Constraint, Prepared] = OrderedDict()
+
+    def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
+        """The constraint, compiled now or before. Raises `ConstraintError` that names `where` and the reason."""
+        with self._lock:
+            found = self._kept.get(constraint)
+            if found is not None:
+                self._kept.move_to_end(constraint)
+                return found
+            making = self._making.setdefault(constraint, threading.Lock())
+        with making:
+            with self._lock:
+                found = self._kept.get(constraint)
+            if found is None:
+                try:
+                    found = self._compile(constraint)
+                except ConstraintError as error:
+                    raise ConstraintError(f"{where}: {error}") from error
+                with self._lock:
+                    self._kept[constraint] = found
+                    while len(self._kept) > KEPT:
+                        self._kept.popitem(last=False)
+                    self._making.pop(constraint, None)
+        return found
+
+    # -- what the engines share
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._tokenizer, self._vocab_size)
+
+    @cached_property
+    def closer(self) -> Closer:
+        return Closer(self.vocabulary)
+
+    @cached_property
+    def llguidance(self) -> LLGuidance:
+        return LLGuidance(self.vocabulary)
+
+    @cached_property
+    def xgrammar(self) -> XGrammar:
+        return XGrammar(self.vocabulary, self._build)
+
+    @cached_property
+    def outlines(self) -> Outlines:
+        return Outlines(self.vocabulary, self._build)
+
+    @cached_property
+    def _build(self) -> Build:
+        table = self.vocabulary.table
+        return cached(Worker(table), ArtefactCache(), table)
+
+    # -- routing
+    def _compile(self, constraint: Constraint) -> Prepared:
+        lowered = {part: lower(part.schema) for part in schemas(constraint)}
+        compiled = self._engine(constraint, {part: low.mask for part, low in lowered.items()})
+        checked = [pointer for part, low in lowered.items() for pointer in _unenforced(part, low)]
+        if not isinstance(constraint, JsonSchema) and any(_open(low.mask) for low in lowered.values()):
+            checked.append("repeated keys")  # within other text the mask does not follow an object's keys
+        return Prepared(constraint, compiled, tuple(dict.fromkeys(checked)), self.closer, self.vocabulary)
+
+    def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled:
+        wanted = self.backend
+        if isinstance(constraint, Grammar):
+            own = "xgrammar" if constraint.syntax == "ebnf" else "llguidance"
+            if wanted not in ("auto", own):
+                raise ConstraintError(f"grammar_backend={wanted!r} does not read {constraint.syntax}; {own} does")
+            if own == "xgrammar":
+                return self._ebnf(constraint.source)
+            return self.llguidance.compile_lark(constraint.source)
+        if wanted in ("xgrammar", "outlines"):
+            return self._asked(wanted, constraint, masks)
+        source = to_source(constraint, masks)
+        return self.llguidance.compile_lark(source, json=isinstance(constraint, JsonSchema))
+
+    def _ebnf(self, source: str) -> Compiled:
+        """By xgrammar, whose dialect it is; what it is known not to enforce exactly, by llguidance, translated."""
+        try:
+            return self.xgrammar.compile_ebnf(source)
+        except Unfit:
+            if self.backend == "xgrammar":
+                raise
+            from llguidance.gbnf_to_lark import any_to_lark
+
+            return self.llguidance.compile_lark(any_to_lark(source))
+
+    def _asked(self, engine: str, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled:
+        """By the engine that the user asked for, where it enforces the constraint exactly."""
+        node = regular(constraint)
+        if node is not None:
+            return self.xgrammar.compile_regex(node) if engine == "xgrammar" else self.outlines.compile_regex(node)
+        if engine == "xgrammar" and isinstance(constraint, JsonSchema):
+            return self.xgrammar.compile_schema(masks[constraint])
+        raise ConstraintError(
+            f"grammar_backend={engine!r} cannot enforce a {constraint.kind} constraint exactly; leave it at 'auto'"
+        )
+
+
+def schemas(constraint: Constraint) -> list[JsonSchema]:
+    """The JSON Schemas in a constraint, in order."""
+    if isinstance(constraint, JsonSchema):
+        return [constraint]
+    if isinstance(constraint, Sequenced):
+        return [found for part in constraint.parts for found in schemas(part)]
+    if isinstance(constraint, Either):
+        return [found for branch in constraint.branches for found in schemas(branch)]
+    return []
+
+
+def _open(mask: Any) -> bool:
+    """Whether some object in the schema may have keys that it does not name."""
+    if isinstance(mask, list):
+        return any(_open(item) for item in mask)
+    if not isinstance(mask, dict):
+        return mask is True
+    kinds = mask.get("type", "object")
+    says_keys = "object" in kinds and not {"$ref", "const", "enum", "anyOf", "allOf"} & mask.keys()
+    if says_keys and (mask.get("additionalProperties") is not False or mask.get("patternProperties")):
+        return True
+    named = [inner for key in ("properties", "$defs") for inner in mask.get(key, {}).values()]
+    nested = [mask[key] for key in ("items", "prefixItems", "anyOf", "allOf", "oneOf") if key in mask]
+    return any(_open(inner) for inner in named + nested)
+
+
+def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:
+    pointers = list(low.checked)
+    if part.type is not None:
+        from ....lang.types import checked_afterwards
+
+        pointers += checked_afterwards(part.type)
+    return pointers

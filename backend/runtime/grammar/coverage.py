@@ -1,0 +1,112 @@
+"""What of a constraint is enforced, and how: the table behind `sgl.explain`.
+
+Owns: `explain` and how its table looks. Nothing is run and no vocabulary is needed. Knows nothing of engines but what
+the lowering of a schema tries out.
+
+How a keyword is carried out: **enforced** (no other text can be generated), **checked** (the mask is wider there; the
+finished text is validated, and generated again if it fails), **annotation** (it says nothing about validity),
+**refused** (binding the constraint raises `ConstraintError` with this reason).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ....lang.constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ....lang.errors import ConstraintError
+from ....lang.pattern import PatternError, is_empty, parse_regex, size
+from .schema.lower import Row, lower
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A row for each keyword of a constraint."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the constraint can be used at all."""
+        return all(row.status != "refused" for row in self.rows)
+
+    @property
+    def fully_enforced(self) -> bool:
+        """Whether nothing but what the constraint says can be generated."""
+        return all(row.status in ("enforced", "annotation") for row in self.rows)
+
+    def __str__(self) -> str:
+        table = [("pointer", "keyword", "how", "note"), *(_cells(row) for row in self.rows)]
+        widths = [max(len(row[column]) for row in table) for column in range(3)]
+        lines = []
+        for row in table:
+            lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) + "  " + row[3])
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in ("pointer", "keyword", "how", "note"))
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row)) + "</tr>" for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def explain(constraint: Constraint) -> Explanation:
+    """How each keyword of a constraint is carried out. Never raises for a constraint that is refused: it says so."""
+    return Explanation(tuple(_rows(constraint)))
+
+
+def _rows(constraint: Constraint) -> Iterator[Row]:
+    if isinstance(constraint, (Sequenced, Either)):
+        parts, word = (
+            (constraint.parts, "part") if isinstance(constraint, Sequenced) else (constraint.branches, "branch")
+        )
+        for number, part in enumerate(parts, 1):
+            for row in _rows(part):
+                yield replace(row, pointer=f"{word} {number}" + (f": {row.pointer}" if row.pointer else ""))
+    elif isinstance(constraint, Exactly):
+        yield Row("", "text", "enforced", _count(len(constraint.text), "character"))
+    elif isinstance(constraint, Choice):
+        yield Row("", "choices", "enforced", _count(len(constraint.choices), "choice"))
+    elif isinstance(constraint, Regex):
+        yield _regex(constraint.pattern)
+    elif isinstance(constraint, JsonSchema):
+        yield from _schema(constraint)
+    elif isinstance(constraint, Grammar):
+        yield Row("", constraint.syntax, "enforced", "by the grammar's own engine; there is no second check")
+    else:
+        raise TypeError(f"explain takes a constraint, not {type(constraint).__name__}")
+
+
+def _regex(pattern: str) -> Row:
+    try:
+        node = parse_regex(pattern)
+        if is_empty(node):
+            return Row("", "regex", "refused", "no text matches this pattern")
+    except PatternError as error:
+        return Row("", "regex", "refused", str(error))
+    return Row("", "regex", "enforced", f"normalised, {_count(size(node), 'position')}")
+
+
+def _schema(constraint: JsonSchema) -> Iterator[Row]:
+    try:
+        yield from lower(constraint.schema).rows
+    except ConstraintError as error:
+        pointer, _, why = str(error).partition(": ")
+        known = pointer == "(root)" or pointer.startswith("/")
+        yield Row(pointer if known else "", "", "refused", why if known else str(error))
+        return
+    if constraint.type is not None:
+        from ....lang.types import checked_afterwards
+
+        for what in checked_afterwards(constraint.type):
+            yield Row("", "type", "checked", what)
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    return row.pointer or "(root)", row.keyword or "-", row.status, row.note
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

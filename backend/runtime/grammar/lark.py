@@ -1,0 +1,244 @@
+"""Constraints as llguidance's Lark dialect.
+
+Owns: how constraints join: regular parts that touch become one regular expression; JSON Schemas become `%json` rules.
+Knows nothing of tokens, or of what a schema means (`schema/`).
+
+llguidance's lexer is greedy: where one part may end or go on with the same character that the next part begins with,
+it goes on, and texts would be lost. Such joints are refused (`ConstraintError`), never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ....lang.constraint import Choice, Constraint, Either, Exactly, JsonSchema, Regex, Sequenced
+from ....lang.errors import ConstraintError
+from ....lang.pattern import (
+    Chars,
+    Node,
+    PatternError,
+    any_of,
+    either,
+    first,
+    follows,
+    is_empty,
+    literal,
+    nullable,
+    parse_regex,
+    sequence,
+    size,
+    to_lark,
+)
+
+STYLES = (
+    {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+    {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"},
+)
+"""Whitespace in generated JSON: a space after every comma and colon, or none anywhere. The text's first separator
+decides; from there on separators, and the keys behind them, are forced."""
+
+MOST_POSITIONS = 2_000_000
+"""Characters that a regular expression may span once its repeats are written out."""
+
+_EVERYTHING = Chars(((0, 0x10FFFF),))
+_NOTHING = Chars(())
+_DIGITS = "0123456789"
+_BEGINS = {
+    "object": "{",
+    "array": "[",
+    "string": '"',
+    "number": "-" + _DIGITS,
+    "integer": "-" + _DIGITS,
+    "boolean": "tf",
+    "null": "n",
+}
+
+
+def regular(constraint: Constraint) -> Node | None:
+    """The language of a constraint without JSON Schema or grammar in it; None for others.
+
+    Raises `ConstraintError` for a pattern that is wrong, that no engine can enforce, or that nothing matches.
+    """
+    if isinstance(constraint, Exactly):
+        return literal(constraint.text)
+    if isinstance(constraint, Choice):
+        return any_of(constraint.choices)
+    if isinstance(constraint, Regex):
+        return _parsed(constraint.pattern)
+    if isinstance(constraint, Sequenced):
+        return _all(sequence, [regular(part) for part in constraint.parts])
+    if isinstance(constraint, Either):
+        return _all(either, [regular(branch) for branch in constraint.branches])
+    return None
+
+
+def _all(join: Any, nodes: list[Node | None]) -> Node | None:
+    return None if any(node is None for node in nodes) else join(nodes)
+
+
+def _parsed(pattern: str) -> Node:
+    try:
+        node = parse_regex(pattern)
+        empty = is_empty(node)
+    except PatternError as error:
+        raise ConstraintError(f"regex {pattern!r:.200}: {error}") from None
+    if empty:
+        raise ConstraintError(f"regex {pattern!r:.200} matches no text at all; nothing could be generated")
+    if size(node) > MOST_POSITIONS:
+        raise ConstraintError(
+            f"regex {pattern!r:.200}: its repeats span more than {MOST_POSITIONS:,} characters; use smaller counts"
+        )
+    return node
+
+
+def to_source(constraint: Constraint, masks: dict[JsonSchema, Any]) -> str:
+    """The grammar of a constraint. `masks`: for each JSON Schema in it, the schema that the mask enforces."""
+    node = regular(constraint)
+    return _Rules(masks).grammar(constraint) if node is None else f"start: T\nT: {_printed(node)}\n"
+
+
+def _printed(node: Node) -> str:
+    try:
+        return to_lark(node)
+    except PatternError as error:
+        raise ConstraintError(f"what is joined here is too large or too deep for the engine: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A piece of a rule: its text, what it may begin with, what may prolong it, whether it may be empty."""
+
+    text: str
+    first: Chars
+    follows: Chars
+    nullable: bool
+    json: bool
+
+
+class _Rules:
+    """Rules and terminals collected on the way."""
+
+    def __init__(self, masks: dict[JsonSchema, Any]) -> None:
+        self.masks = masks
+        self.lines: list[str] = []
+
+    def grammar(self, constraint: Constraint) -> str:
+        start = self.part(constraint)
+        return "\n".join([f"start: {start.text}", *self.lines]) + "\n"
+
+    def part(self, constraint: Constraint) -> _Part:
+        node = regular(constraint)
+        if node is not None:
+            return self._terminal(node)
+        if isinstance(constraint, JsonSchema):
+            return self._json(constraint)
+        if isinstance(constraint, Sequenced):
+            return self._sequence(constraint)
+        if isinstance(constraint, Either):
+            return self._either(constraint)
+        raise ConstraintError(
+            f"a grammar ({constraint.kind}=) cannot be joined with other constraints; write the rest inside the grammar"
+        )
+
+    def _named(self, name: str, definition: str) -> str:
+        name = f"{name}{len(self.lines)}"
+        self.lines.append(f"{name}: {definition}")
+        return name
+
+    def _terminal(self, node: Node) -> _Part:
+        empty = nullable(node)
+        name = self._named("T", _printed(node))
+        return _Part(f"{name}?" if empty else name, first(node), follows(node), empty, False)
+
+    def _json(self, constraint: JsonSchema) -> _Part:
+        mask = self.masks[constraint]
+        styled = ["%json " + json.dumps({**_as_object(mask), "x-guidance": style}) for style in STYLES]
+        rule = f"({' | '.join(self._named('j', each) for each in styled)})"
+        kinds = mask.get("type") if isinstance(mask, dict) else None
+        kinds = [kinds] if isinstance(kinds, str) else kinds or list(_BEGINS)
+        begins = _chars("".join(_BEGINS[kind] for kind in kinds))
+        number = not {"number", "integer"}.isdisjoint(kinds)
+        return _Part(rule, begins, _chars(_DIGITS + ".eE+-") if number else _NOTHING, False, True)
+
+    def _sequence(self, constraint: Sequenced) -> _Part:
+        pieces: list[_Part] = []
+        run: list[Node] = []
+        for part in (*constraint.parts, None):
+            node = regular(part) if part is not None else None
+            if node is not None:
+                run.append(node)
+                continue
+            if run:
+                pieces.append(self._terminal(sequence(run)))
+                run = []
+            if part is not None:
+                pieces.append(self.part(part))
+        whole = pieces[-1]
+        for piece in reversed(pieces[:-1]):
+            clash = _common(piece.follows, whole.first)
+            if clash is not None:
+                raise ConstraintError(
+                    f"the parts of a sequence run into each other: one may go on with {clash!r}, and the next may "
+                    "begin with it; put text between them that cannot be confused, or write both as one regex"
+                )
+            prolonged = _joined(whole.follows, piece.follows) if whole.nullable else whole.follows
+            begins = _joined(piece.first, whole.first) if piece.nullable else piece.first
+            whole = _Part(
+                f"{piece.text} {whole.text}",
+                begins,
+                prolonged,
+                piece.nullable and whole.nullable,
+                piece.json or whole.json,
+            )
+        return whole
+
+    def _either(self, constraint: Either) -> _Part:
+        nodes = [regular(branch) for branch in constraint.branches]
+        plain = [node for node in nodes if node is not None]
+        parts = [self._terminal(either(plain))] if plain else []
+        parts += [self.part(branch) for branch, node in zip(constraint.branches, nodes) if node is None]
+        overlap = False
+        for i, one in enumerate(parts):
+            for other in parts[:i]:
+                clash = _common(one.first, other.first)
+                if clash is not None and not (one.json and other.json):
+                    raise ConstraintError(
+                        f"the branches of a union begin alike (with {clash!r}): which one a text belongs to would be "
+                        "decided too early; make them begin with different text"
+                    )
+                overlap = overlap or clash is not None
+        begins = parts[0].first
+        prolonged = parts[0].follows
+        for part in parts[1:]:
+            begins, prolonged = _joined(begins, part.first), _joined(prolonged, part.follows)
+        text = "(" + " | ".join(part.text for part in parts) + ")"
+        return _Part(
+            text,
+            begins,
+            _EVERYTHING if overlap else prolonged,
+            any(part.nullable for part in parts),
+            any(part.json for part in parts),
+        )
+
+
+def _as_object(mask: Any) -> dict[str, Any]:
+    return mask if isinstance(mask, dict) else {} if mask else {"not": {}}
+
+
+def _chars(text: str) -> Chars:
+    return Chars(tuple((ord(c), ord(c)) for c in sorted(set(text))))
+
+
+def _joined(a: Chars, b: Chars) -> Chars:
+    return Chars(tuple(sorted({*a.ranges, *b.ranges})))
+
+
+def _common(a: Chars, b: Chars) -> str | None:
+    """A character of both, if there is one."""
+    for low, high in a.ranges:
+        for start, end in b.ranges:
+            if max(low, start) <= min(high, end):
+                return chr(max(low, start))
+    return None

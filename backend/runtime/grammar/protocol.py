@@ -1,0 +1,66 @@
+"""What the runtime asks of a grammar engine.
+
+Owns: the two protocols over the engines, `Compiled` and `Matcher`. One file an engine implements them.
+
+A mask is a row of int32 words, bit `i % 32` of word `i // 32` for token id i (as in xgrammar and llguidance). An engine
+never sets the bit of a control token, of an end-of-text token or of a padded id: whether a text may *end* is
+`can_end()`, and who ends it, with which token, is the gen's business.
+
+Where the grammar leaves one continuation, the mask leaves its canonical token alone, and `forced()` names it and those
+that follow. So a forced token can be appended without asking the model: its probability under the mask is 1.
+
+Invariant 6: a matcher has accepted exactly the committed tokens of its gen.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.int32]
+
+
+def mask_words(vocab_size: int) -> int:
+    """Words of a mask row."""
+    return (vocab_size + 31) // 32
+
+
+class Matcher(Protocol):
+    """Where one text is in a grammar. Not thread-safe; `fork` before sharing.
+
+    A resource limit that an engine meets on the way raises `ConstraintError` from `accept`, `fill` or `forced`: a
+    matcher never goes on with a mask that says less, or more, than the constraint.
+    """
+
+    def fork(self) -> Matcher:
+        """An independent copy."""
+
+    def accept(self, token: int) -> bool:
+        """Take a token. False if the grammar does not allow it here; then nothing has changed."""
+
+    def rollback(self, count: int) -> None:
+        """Take back the last `count` accepted tokens."""
+
+    def fill(self, row: Mask) -> None:
+        """Write the mask of the next token into `row` (all of it)."""
+
+    def forced(self) -> list[int]:
+        """The tokens that the mask leaves alone from here on, in order; [] where there is a choice or an end."""
+
+    def can_end(self) -> bool:
+        """Whether the text so far is complete."""
+
+    def is_done(self) -> bool:
+        """Whether the text is complete and nothing may follow."""
+
+
+class Compiled(Protocol):
+    """A grammar bound to a vocabulary. Immutable, shared by any number of matchers and threads."""
+
+    engine: str
+    """"llguidance", "xgrammar" or "outlines"."""
+
+    def matcher(self) -> Matcher:
+        """A new matcher at the beginning."""

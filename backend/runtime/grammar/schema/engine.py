@@ -1,0 +1,68 @@
+"""Whether the engine takes a mask: a trial compilation by llguidance in strict mode, and a trial run over single bytes.
+
+Knows nothing of why a schema is as it is, nor of the vocabulary that it will be used with. The run is there because
+some limits of llguidance's lexer show only while text is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from typing import Any
+
+OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+
+
+def engine_refuses(mask: Any) -> str | None:
+    """What llguidance says against a schema, or None if it compiles."""
+    from llguidance import LLMatcher
+
+    refused, messages = LLMatcher.validate_grammar_with_warnings(_source(mask))
+    if not refused:
+        return None
+    first = str(messages[0]) if messages else "unknown error"
+    line = first.partition("\n")[0]
+    line = line.partition("JSON schema: ")[2] or line
+    return line if len(line) <= 160 else line[:160] + "..."
+
+
+def engine_stumbles(mask: Any, steps: int = 60) -> str | None:
+    """What goes wrong while llguidance writes a text of a schema that it takes, if anything does."""
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(_bytes(), LLMatcher.grammar_from_lark(_source(mask)), log_level=0)
+    rng = random.Random(0)
+    for _ in range(steps):
+        row = matcher.compute_bitmask()
+        if matcher.is_error():
+            return str(matcher.get_error()).partition("\n")[0]
+        allowed = [byte for byte in range(256) if row[byte >> 3] >> (byte & 7) & 1]
+        letters = [byte for byte in allowed if 97 <= byte <= 122] or allowed
+        if not letters or not matcher.consume_token(rng.choice(letters)):
+            break
+    return str(matcher.get_error()).partition("\n")[0] if matcher.is_error() else None
+
+
+def _source(mask: Any) -> str:
+    schema = {**mask, "x-guidance": OPTIONS} if isinstance(mask, dict) else {"allOf": [mask], "x-guidance": OPTIONS}
+    return f"start: json\njson: %json {json.dumps(schema)}\n"
+
+
+class _Bytes:
+    """A vocabulary of the 256 bytes and an end."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    special_token_ids = (256,)
+    tokens = (*(bytes([byte]) for byte in range(256)), b"\xff<end>")
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
+
+
+@functools.cache
+def _bytes() -> Any:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=257, eos_token=256)

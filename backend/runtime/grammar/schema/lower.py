@@ -1,0 +1,249 @@
+"""JSON Schema lowered to what the engine enforces, with a row for each keyword that says how.
+
+Owns: `lower`, `Lowered`, `Row`: the order of the steps (lint, read, reach, write, try) and the account of them. The
+mask is never weaker than the schema without a row that says "checked"; the finished text is then validated against
+the original.
+
+Documented ways in which the mask is stricter than the schema: the order of properties is that of the schema; a key has
+one spelling; numbers are spelled plainly (no exponent where there is a bound; an integer without a fraction), bounds
+beyond 64-bit integers or 10^18 are held to these; characters are escaped only where JSON needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from .....lang.errors import ConstraintError
+from .....lang.formats import known as known_format
+from .....lang.pattern import PatternError
+from .engine import engine_refuses
+from .lint import ANNOTATIONS, ENFORCED, lint
+from .places import Places
+from .reach import children, inhabited, reach
+from .read import Reader
+from .sets import ANY, NEVER, Cond, Loss, Origin, Shape
+from .write import Writer
+
+NO_EFFECT = {
+    "then": "if",
+    "else": "if",
+    "minContains": "contains",
+    "maxContains": "contains",
+}  # keywords that say nothing without another one
+OPEN_NOTE = "a key that repeats is found by the check"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What becomes of a keyword. `status`: "enforced", "checked" or "annotation" (or "refused", in `explain`)."""
+
+    pointer: str
+    keyword: str
+    status: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A schema for strict llguidance, and what it leaves to the check."""
+
+    mask: Any
+    rows: tuple[Row, ...]
+
+    @property
+    def fully_enforced(self) -> bool:
+        """Whether the mask admits only what the schema admits."""
+        return not self.checked
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The pointers of the keywords that the finished text is checked for."""
+        return tuple(f"{row.pointer}/{row.keyword}" for row in self.rows if row.status == "checked")
+
+
+def lower(schema: Any) -> Lowered:
+    """Lower a JSON Schema. Raises `ConstraintError` for one that is broken, contradictory or too large.
+
+    Lowered schemas are kept, by content.
+    """
+    key = _key(schema)
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    out = _lower(schema)
+    with _lock:
+        _kept[key] = out
+        while len(_kept) > MOST_KEPT:
+            _kept.popitem(last=False)
+    return out
+
+
+MOST_KEPT = 256
+_kept: OrderedDict[str, Lowered] = OrderedDict()
+_lock = Lock()
+
+
+def _key(schema: Any) -> str:
+    try:
+        return json.dumps(schema)
+    except (TypeError, ValueError, RecursionError):
+        lint(schema)
+        raise ConstraintError("(root): the schema is no JSON data") from None
+
+
+def _lower(schema: Any) -> Lowered:
+    try:
+        draft = lint(schema)
+        places = Places(schema, draft)
+        reader = Reader(places)
+        root = places.cond("", schema)
+        found, known = _found(reader, root)
+    except RecursionError:
+        raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None
+    except PatternError as error:
+        raise ConstraintError(f"(root): a pattern of the schema: {error}") from None
+    mask, losses = _written(reader, root, found, known)
+    return Lowered(mask, tuple(_rows(reader, root, losses)))
+
+
+def _found(reader: Reader, root: Cond) -> tuple[dict[Cond, Shape], set[Cond]]:
+    if root == NEVER:
+        raise ConstraintError("(root): the schema is false: nothing can match")
+    found = reach(root, reader.shape)
+    if root != ANY and found[root].empty:
+        deepest = max(reader.impossible, key=len, default="")
+        why = "(root): nothing can match: the keywords of the schema contradict each other"
+        raise ConstraintError(reader.impossible.get(deepest, why))
+    known = inhabited(found)
+    if root not in known:
+        if (culprit := _needed(reader, root, found, known)) is not None:
+            raise ConstraintError(culprit)
+        raise ConstraintError(
+            f"{_endless(reader, found, known)}: nothing can match: no finite value satisfies this schema; a recursive "
+            f"schema needs a base case (an optional property, an array that may be empty, an anyOf with another branch)"
+        )
+    return found, known
+
+
+def _needed(reader: Reader, root: Cond, found: dict[Cond, Shape], known: set[Cond]) -> str | None:
+    """What an impossible place says that the root cannot do without."""
+    seen, stack = set(), [root]
+    while stack:
+        cond = stack.pop()
+        if cond in seen or cond in known or cond not in found:
+            continue
+        seen.add(cond)
+        for place in cond:
+            if place > 0 and (said := reader.impossible.get(reader.places[place].pointer)):
+                return said
+        stack.extend(children(found[cond]))
+    return None
+
+
+def _endless(reader: Reader, found: dict[Cond, Shape], known: set[Cond]) -> str:
+    """The pointer of a place of the document that nothing satisfies."""
+    for cond in found:
+        if cond not in known and len(cond) == 1:
+            (place,) = cond
+            if place > 0 and not found[cond].empty:
+                return reader.places[place].pointer or "(root)"
+    return "(root)"
+
+
+def _written(reader: Reader, root: Cond, found: dict[Cond, Shape], known: set[Cond]) -> tuple[Any, set[Loss]]:
+    """The mask that the engine takes: exact, else with what it refuses relaxed, else any JSON."""
+    if root == ANY:
+        return {}, set()
+    writer = Writer(found, known)
+    mask = writer.document(root)
+    why = engine_refuses(mask)
+    if why is None:
+        return mask, writer.losses
+    relaxed: dict[Cond, str] = {}
+    for cond in found:
+        if cond in known and cond != root and (said := _refused_alone(cond, found, known)) is not None:
+            relaxed[cond] = said
+    if relaxed:
+        writer = Writer(found, known, relaxed)
+        mask = writer.document(root)
+        if engine_refuses(mask) is None:
+            losses = {Loss(origin, said) for cond, said in relaxed.items() for origin in _origins(reader, cond)}
+            return mask, writer.losses | losses
+    return {}, {
+        Loss(Origin(reader.places[n].pointer, "*"), f"the engine refuses the schema: {why}") for n in reader.read_places
+    }
+
+
+def _refused_alone(cond: Cond, found: dict[Cond, Shape], known: set[Cond]) -> str | None:
+    """What the engine says against a condition with what is below it left open."""
+    others = {other: "" for other in found if other != cond}
+    return engine_refuses(Writer(found, known, others).document(cond))
+
+
+def _origins(reader: Reader, cond: Cond) -> list[Origin]:
+    return [Origin(reader.places[abs(place)].pointer, "*") for place in cond]
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def _rows(reader: Reader, root: Cond, losses: set[Loss]) -> list[Row]:
+    """A row for each keyword of each place that was read, in the order of the document."""
+    booked: dict[tuple[str, str], list[str]] = {}
+    for loss in losses:
+        booked.setdefault((loss.origin.pointer, loss.origin.keyword), []).append(loss.note)
+    out: list[Row] = []
+    for pointer, node in _read(reader):
+        for keyword, value in node.items():
+            notes = booked.pop((pointer, keyword), []) + booked.get((pointer, "*"), [])
+            out.append(_row(reader, pointer, node, keyword, value, sorted(set(notes))))
+    for (pointer, keyword), notes in booked.items():
+        if keyword != "*":
+            out.append(Row(pointer, keyword, "checked", "; ".join(sorted(set(notes)))))
+    return out
+
+
+def _read(reader: Reader) -> list[tuple[str, dict[str, Any]]]:
+    seen: dict[str, dict[str, Any]] = {}
+    for number in reader.read_places:
+        place = reader.places[number]
+        if not place.made and isinstance(place.schema, dict):
+            seen[place.pointer] = place.schema
+    if "" not in seen and isinstance(reader.places.document, dict):
+        seen[""] = reader.places.document
+    order = {pointer: index for index, pointer in enumerate(_document_order(reader.places.document))}
+    return sorted(seen.items(), key=lambda entry: order.get(entry[0], len(order)))
+
+
+def _document_order(document: Any) -> list[str]:
+    from .lint import subschemas
+
+    return [pointer for pointer, _ in subschemas(document)]
+
+
+def _row(reader: Reader, pointer: str, node: dict[str, Any], keyword: str, value: Any, notes: list[str]) -> Row:
+    if keyword not in ENFORCED:
+        note = "" if keyword in ANNOTATIONS or keyword.startswith("x-") else "unknown keyword: it says nothing"
+        return Row(pointer, keyword, "annotation", note)
+    if keyword == "format" and not known_format(value):
+        return Row(pointer, keyword, "annotation", f"no meaning is known for the format {value!r}")
+    if keyword in NO_EFFECT and NO_EFFECT[keyword] not in node:
+        return Row(pointer, keyword, "annotation", f"says nothing without {NO_EFFECT[keyword]}")
+    if keyword == "additionalItems" and not isinstance(node.get("items"), list):
+        return Row(pointer, keyword, "annotation", "says nothing without a list of items")
+    if "$ref" in node and keyword != "$ref" and reader.places.draft <= 7:
+        return Row(pointer, keyword, "annotation", "what stands beside $ref is ignored in this draft of JSON Schema")
+    if notes:
+        return Row(pointer, keyword, "checked", "; ".join(notes))
+    note = reader.notes.get(Origin(pointer, keyword), "")
+    if not note and keyword in ("additionalProperties", "patternProperties") and value is not False:
+        note = OPEN_NOTE
+    return Row(pointer, keyword, "enforced", note)
+
+
+__all__ = ["Lowered", "Row", "lower"]

@@ -1,0 +1,254 @@
+"""The algebra of numbers, strings and arrays: both of two pieces, and what a piece leaves out.
+
+Owns: `both_*` (a list of pieces, empty if nothing is in both) and `not_*` (the pieces of a complement; `Inexact` if
+it cannot be said). Pieces that are returned are simplified: impossible ones are gone, duties that can be met in a few
+ways are spelled out. Objects are in `members.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+from .languages import member, names, vacant
+from .sets import ANY, NEVER, Items, Num, Origin, Pattern, Some, Text, meet, negated
+
+WAYS = 64  # ways in which a duty is spelled out, at most
+
+
+class Inexact(Exception):
+    """A set that cannot be said with pieces, or only with too many of them."""
+
+
+# ---------------------------------------------------------------------------------------------------------- numbers
+
+
+def both_num(a: Num, b: Num) -> list[Num]:
+    low, low_open = _tighter((a.low, a.low_open), (b.low, b.low_open), up=True)
+    high, high_open = _tighter((a.high, a.high_open), (b.high, b.high_open), up=False)
+    multiple = a.multiple or b.multiple
+    if a.multiple and b.multiple:
+        multiple = _common(a.multiple, b.multiple)
+    integer = a.integer or b.integer or (multiple is not None and multiple.denominator == 1)
+    apart, fractional, steps = a.apart | b.apart, a.fractional | b.fractional, a.steps | b.steps
+    return tidy_num(Num(low, low_open, high, high_open, integer, multiple, apart, fractional, steps))
+
+
+def tidy_num(num: Num) -> list[Num]:
+    """The piece with whole bounds if it is of integers; none if it is empty."""
+    if num.integer:
+        low = num.low if num.low is None else Fraction(math.floor(num.low) + 1 if num.low_open else math.ceil(num.low))
+        high = (
+            num.high
+            if num.high is None
+            else Fraction(math.ceil(num.high) - 1 if num.high_open else math.floor(num.high))
+        )
+        num = replace(num, low=low, low_open=False, high=high, high_open=False)
+    if num.low is not None and num.high is not None:
+        if num.low > num.high or (num.low == num.high and (num.low_open or num.high_open)):
+            return []
+        if num.low == num.high:
+            return [Num(num.low, high=num.high)] if holds_num(num, num.low) else []
+    step = num.multiple or (Fraction(1) if num.integer else None)
+    if step is not None and any(step % apart == 0 for apart, _ in num.apart):
+        return []
+    if num.fractional and (num.integer or (step is not None and step.denominator == 1)):
+        return []
+    if step is not None and num.low is not None and num.high is not None:
+        first = math.ceil(num.low / step) * step
+        if first > num.high or (first == num.high and num.high_open and not num.low_open):
+            return []
+    return [num]
+
+
+def holds_num(num: Num, value: Fraction) -> bool:
+    """Whether a number is in the piece."""
+    return not (
+        (num.low is not None and (value < num.low or (num.low_open and value == num.low)))
+        or (num.high is not None and (value > num.high or (num.high_open and value == num.high)))
+        or (num.integer and value.denominator != 1)
+        or (num.multiple is not None and value % num.multiple != 0)
+        or any(value % apart == 0 for apart, _ in num.apart)
+        or (num.fractional and value.denominator == 1)
+    )
+
+
+def is_point(num: Num) -> bool:
+    return num.low is not None and num.low == num.high
+
+
+def not_num(num: Num, origin: Origin) -> list[Num]:
+    out: list[Num] = []
+    if num.low is not None:
+        out.append(Num(high=num.low, high_open=not num.low_open))
+    if num.high is not None:
+        out.append(Num(low=num.high, low_open=not num.high_open))
+    if num.multiple is not None:
+        out.append(Num(apart=frozenset({(num.multiple, origin)})))
+    if num.integer:
+        out.append(Num(fractional=frozenset({origin})))
+    out += [Num(multiple=apart) for apart, _ in num.apart]
+    if num.fractional:
+        out.append(Num(integer=True))
+    return out
+
+
+def _tighter(
+    a: tuple[Fraction | None, bool], b: tuple[Fraction | None, bool], *, up: bool
+) -> tuple[Fraction | None, bool]:
+    if a[0] is None or b[0] is None:
+        return b if a[0] is None else a
+    if a[0] == b[0]:
+        return a[0], a[1] or b[1]
+    return a if (a[0] > b[0]) is up else b
+
+
+def _common(a: Fraction, b: Fraction) -> Fraction:
+    """The least common multiple."""
+    return Fraction(math.lcm(a.numerator * b.denominator, b.numerator * a.denominator), a.denominator * b.denominator)
+
+
+# ---------------------------------------------------------------------------------------------------------- strings
+
+
+def both_text(a: Text, b: Text) -> list[Text]:
+    most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
+    values = b.values if a.values is None else a.values
+    if a.values is not None and b.values is not None:
+        other = frozenset(b.values)
+        values = tuple(value for value in a.values if value in other)
+    return tidy_text(Text(values, a.patterns | b.patterns, max(a.least, b.least), most, a.spans | b.spans))
+
+
+def tidy_text(text: Text) -> list[Text]:
+    group = frozenset(pattern for pattern, _ in text.patterns)
+    if text.values is not None:
+        kept = tuple(
+            value
+            for value in text.values
+            if text.least <= len(value) and (text.most is None or len(value) <= text.most) and member(group, value)
+        )
+        return [Text(kept)] if kept else []
+    if (text.most is not None and text.least > text.most) or vacant(group):
+        return []
+    if text.most == 0:
+        return [Text(("",))] if member(group, "") else []
+    return [text]
+
+
+def not_text(text: Text, origin: Origin) -> list[Text]:
+    if text.values is not None:
+        return [Text(patterns=frozenset({(names(text.values).opposite(), origin)}))]
+    out: list[Text] = []
+    for pattern, _ in sorted(text.patterns, key=lambda p: (p[0].text, p[0].positive)):
+        out += outside(pattern, origin)
+    if text.least > 0:
+        out.append(Text(most=text.least - 1, spans=frozenset({origin})))
+    if text.most is not None:
+        out.append(Text(least=text.most + 1, spans=frozenset({origin})))
+    return [tidy for piece in out for tidy in tidy_text(piece)]
+
+
+def outside(pattern: Pattern, origin: Origin) -> list[Text]:
+    """The strings that are not in a language."""
+    opposite = pattern.opposite()
+    if opposite.kind == "names" and opposite.positive:
+        import json
+
+        return [Text(tuple(json.loads(opposite.text)))]
+    return [Text(patterns=frozenset({(opposite, origin)}))]
+
+
+# ----------------------------------------------------------------------------------------------------------- arrays
+
+
+def both_items(a: Items, b: Items) -> list[Items]:
+    length = max(len(a.prefix), len(b.prefix))
+    most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
+    made = Items(
+        tuple(meet(item(a, i), item(b, i)) for i in range(length)),
+        meet(a.rest, b.rest),
+        max(a.least, b.least),
+        most,
+        a.unique | b.unique,
+        a.repeated | b.repeated,
+        a.some | b.some,
+        a.counts | b.counts,
+    )
+    return tidy_items(made)
+
+
+def item(items: Items, index: int) -> frozenset[int]:
+    """What the item at an index must meet."""
+    return items.prefix[index] if index < len(items.prefix) else items.rest
+
+
+def tidy_items(items: Items) -> list[Items]:
+    prefix, most = items.prefix, items.most
+    if items.rest == NEVER:
+        most = len(prefix) if most is None else min(most, len(prefix))
+    for index, cond in enumerate(prefix):
+        if cond == NEVER:
+            most = index if most is None else min(most, index)
+            break
+    if most is not None:
+        prefix = prefix[:most]
+    while prefix and prefix[-1] == items.rest and most is None:
+        prefix = prefix[:-1]
+    least = items.least
+    if most is not None and least > most:
+        return []
+    unique, repeated = items.unique, items.repeated
+    if most is not None and most < 2:
+        if repeated:
+            return []
+        unique = frozenset()
+    if unique and repeated:
+        return []
+    rest = NEVER if most is not None and most <= len(prefix) else items.rest
+    return _with_some(replace(items, prefix=prefix, rest=rest, least=least, most=most, unique=unique))
+
+
+def _with_some(items: Items) -> list[Items]:
+    """The piece with its duties spelled out where that is possible in a few ways."""
+    for some in sorted(items.some, key=lambda s: (s.start, sorted(s.cond), s.origin.pointer)):
+        others = replace(items, some=items.some - {some})
+        if all(some.cond <= cond for cond in items.prefix[some.start :]) and some.cond <= items.rest:
+            return tidy_items(replace(others, least=max(items.least, some.start + 1)))
+        if some.start < items.least and some.start < len(items.prefix) and some.cond <= item(items, some.start):
+            return tidy_items(others)
+        if items.most is None or items.most - some.start > WAYS:
+            continue
+        out: list[Items] = []
+        for index in range(some.start, items.most):
+            prefix = [item(items, i) for i in range(max(index + 1, len(items.prefix)))]
+            prefix[index] = meet(prefix[index], some.cond)
+            if prefix[index] != NEVER:
+                out += tidy_items(replace(others, prefix=tuple(prefix), least=max(items.least, index + 1)))
+        return out
+    return [items]
+
+
+def not_items(items: Items, origin: Origin) -> list[Items]:
+    if items.counts:
+        raise Inexact
+    out: list[Items] = []
+    if items.least > 0:
+        out.append(Items(most=items.least - 1))
+    if items.most is not None:
+        out.append(Items(least=items.most + 1))
+    for index, cond in enumerate(items.prefix):
+        out += [Items((ANY,) * index + (negated(place),), least=index + 1) for place in sorted(cond)]
+    if items.most is None or items.most > len(items.prefix):
+        start = len(items.prefix)
+        out += [Items(some=frozenset({Some(negated(place), origin, start=start)})) for place in sorted(items.rest)]
+    if items.unique:
+        out.append(Items(repeated=frozenset({origin})))
+    if items.repeated:
+        out.append(Items(unique=frozenset({origin})))
+    for some in items.some:
+        if len(some.cond) > 1:
+            raise Inexact
+        out.append(Items((ANY,) * some.start, negated(next(iter(some.cond))) if some.cond else NEVER))
+    return [tidy for piece in out for tidy in tidy_items(piece)]

@@ -1,0 +1,229 @@
+"""Keywords read as sets of JSON values.
+
+Owns: what the applicators mean (`$ref`, allOf, anyOf, oneOf, not, if, dependent...), and the order in which the
+keywords of a place are read; the keywords of one type are in `typed.py`. Knows nothing of the engine.
+
+Each of them is an equation of sets: oneOf is each branch without the others, `if` is (if and then) or (not if and
+else), dependentRequired is (absent) or (present with the others). Branches that are surely disjoint need no taking
+out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from .....lang.errors import ConstraintError
+from .combine import Busy, Sets
+from .lint import ENFORCED, contradiction, crossed
+from .members import tidy_members
+from .places import Places, child
+from .sets import (
+    ANY,
+    EVERYTHING,
+    NEVER,
+    NOTHING,
+    NULL,
+    Cond,
+    Loss,
+    Members,
+    Origin,
+    Shape,
+)
+from .typed import enumerated, of_type, typed
+from .unevaluated import unevaluated_items, unevaluated_properties
+
+BRANCHES = 64  # of a oneOf that are told apart, at most
+NEGATING = re.compile(r"^(.*)/(oneOf|not|if|dependentSchemas|dependencies|anyOf)(/|$)")
+
+
+class Reader:
+    """Reads the places of a document. `notes`: what there is to say on a keyword that is enforced."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.notes: dict[Origin, str] = {}
+        self.impossible: dict[str, str] = {}  # places that no value matches by what they say themselves
+        self.read_places: set[int] = set()
+        self.sets = Sets(self.read, self.origin)
+
+    def origin(self, number: int) -> Origin:
+        """The keyword that a place is negated by, or that holds it."""
+        pointer = self.places[number].pointer
+        found = NEGATING.match(pointer)
+        if found:
+            return Origin(found[1], found[2])
+        parent, _, name = pointer.rpartition("/")
+        owner, _, keyword = parent.rpartition("/")
+        if keyword in ("definitions", "$defs"):  # a definition that is taken out of another one
+            schema = self.places[number].schema
+            return Origin(pointer, next((key for key in schema if key in ENFORCED), "type"))
+        return Origin(owner, keyword) if keyword in ("properties", "patternProperties") else Origin(parent, name)
+
+    def cond(self, pointer: str, schema: Any, *, branch: bool = False) -> Cond:
+        return self.places.cond(pointer, schema, branch=branch)
+
+    def shape(self, cond: Cond) -> Shape:
+        """What a condition comes to. A place that needs itself is an error of the schema."""
+        try:
+            return self.sets.shape(cond)
+        except Busy as busy:
+            pointer = self.places[busy.place].pointer
+            raise ConstraintError(
+                f"{pointer or '(root)'}: this schema refers to itself in place, so it says nothing; "
+                f"recursion must go through properties or items"
+            ) from None
+
+    def read(self, number: int) -> Shape:
+        """The values that a place admits."""
+        place = self.places[number]
+        schema, pointer = place.schema, place.pointer
+        if schema is False:
+            return NOTHING
+        if not isinstance(schema, dict):
+            return EVERYTHING
+        self.read_places.add(number)
+        out = self._direct(pointer, schema)
+        if out.empty and not self._nullable(schema):
+            self._impossible(pointer, schema, place.branch)
+        steps: dict[str, Callable[[str, dict[str, Any]], Shape]] = {
+            "$ref": self._reference,
+            "$recursiveRef": self._reference,
+            "$dynamicRef": self._reference,
+            "allOf": self._all_of,
+            "anyOf": self._any_of,
+            "oneOf": self._one_of,
+            "not": self._not,
+            "if": self._if,
+            "dependentRequired": self._dependent,
+            "dependentSchemas": self._dependent,
+            "dependencies": self._dependent,
+        }
+        for keyword, step in steps.items():
+            if keyword in schema:
+                out = self.sets.both(out, step(pointer, schema), Origin(pointer, keyword))
+        out = self._unevaluated(out, pointer, schema)
+        if self._nullable(schema):
+            self.notes[Origin(pointer, "nullable")] = "null, or what the rest of this schema says"
+            out = self.sets.either([NULL, out], Origin(pointer, "nullable"))
+        return out
+
+    @staticmethod
+    def _nullable(schema: dict[str, Any]) -> bool:
+        return schema.get("nullable") is True
+
+    def _direct(self, pointer: str, schema: dict[str, Any]) -> Shape:
+        """What the keywords say that look at the value itself."""
+        out = EVERYTHING
+        if "type" in schema:
+            out = self.sets.both(out, of_type(schema["type"]), Origin(pointer, "type"))
+        if "enum" in schema:
+            out = self.sets.both(out, self._enum(pointer, schema["enum"], "enum"), Origin(pointer, "enum"))
+        if "const" in schema:
+            out = self.sets.both(out, self._enum(pointer, [schema["const"]], "const"), Origin(pointer, "const"))
+        return self.sets.both(out, typed(self, pointer, schema), Origin(pointer, "type"))
+
+    def _enum(self, pointer: str, values: list[Any], keyword: str) -> Shape:
+        return enumerated(values, lambda value: self.places.constant(child(pointer, keyword), value))
+
+    def _impossible(self, pointer: str, schema: dict[str, Any], branch: bool) -> None:
+        keyword, why = contradiction(schema)
+        if not branch and crossed(schema) is not None:
+            raise ConstraintError(f"{pointer or '(root)'}: {keyword}: nothing can match: {why}")
+        self.impossible[pointer] = f"{pointer or '(root)'}: {keyword}: nothing can match: {why}"
+        self.notes[Origin(pointer, keyword)] = f"no value can match, so there will be none: {why}"
+
+    # ------------------------------------------------------------------------------------------------- applicators
+
+    def _reference(self, pointer: str, schema: dict[str, Any]) -> Shape:
+        out = EVERYTHING
+        for keyword in ("$ref", "$recursiveRef", "$dynamicRef"):
+            if keyword not in schema:
+                continue
+            origin = Origin(pointer, keyword)
+            if keyword != "$ref" and not self.places.is_static(keyword, schema[keyword]):
+                loss = Loss(origin, "a dynamic reference with several targets is only checked")
+                out = replace(out, losses=out.losses | {loss})
+                continue
+            target, found = self.places.resolve(pointer, schema[keyword])
+            out = self.sets.both(out, self.sets.shape(self.cond(target, found)), origin)
+        return out
+
+    def _all_of(self, pointer: str, schema: dict[str, Any]) -> Shape:
+        out = EVERYTHING
+        for index, part in enumerate(schema["allOf"]):
+            cond = self.cond(child(pointer, "allOf", index), part, branch=True)
+            out = self.sets.both(out, self.sets.shape(cond), Origin(pointer, "allOf"))
+        return out
+
+    def _branches(self, pointer: str, schema: dict[str, Any], keyword: str) -> list[Cond]:
+        parts = enumerate(schema[keyword])
+        return [self.cond(child(pointer, keyword, index), part, branch=True) for index, part in parts]
+
+    def _any_of(self, pointer: str, schema: dict[str, Any]) -> Shape:
+        conds = self._branches(pointer, schema, "anyOf")
+        return self.sets.either([self.sets.shape(cond) for cond in conds], Origin(pointer, "anyOf"))
+
+    def _one_of(self, pointer: str, schema: dict[str, Any]) -> Shape:
+        conds = self._branches(pointer, schema, "oneOf")
+        origin = Origin(pointer, "oneOf")
+        if len(conds) > BRANCHES:
+            out = self.sets.either([self.sets.shape(cond) for cond in conds], origin)
+            return replace(out, losses=out.losses | {Loss(origin, f"more than {BRANCHES} branches are only checked")})
+        parts = []
+        for index, cond in enumerate(conds):
+            part = self.sets.shape(cond)
+            for other in (*conds[:index], *conds[index + 1 :]):
+                if not self.sets.disjoint(cond, other):
+                    part = self.sets.both(part, self.sets.shape(opposite(other)), origin)
+            parts.append(part)
+        return self.sets.either(parts, origin)
+
+    def _not(self, pointer: str, schema: dict[str, Any]) -> Shape:
+        cond = self.cond(child(pointer, "not"), schema["not"], branch=True)
+        return self.sets.shape(opposite(cond))
+
+    def _if(self, pointer: str, schema: dict[str, Any]) -> Shape:
+        cond = self.cond(child(pointer, "if"), schema["if"], branch=True)
+        out = []
+        for test, keyword in ((cond, "then"), (opposite(cond), "else")):
+            follows = self.cond(child(pointer, keyword), schema.get(keyword, True), branch=True)
+            out.append(self.sets.both(self.sets.shape(test), self.sets.shape(follows), Origin(pointer, keyword)))
+        return self.sets.either(out, Origin(pointer, "if"))
+
+    def _dependent(self, pointer: str, schema: dict[str, Any]) -> Shape:
+        out = EVERYTHING
+        for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
+            origin = Origin(pointer, keyword)
+            for name, needs in schema.get(keyword, {}).items():
+                absent = replace(EVERYTHING, objects=tuple(tidy_members(Members(((name, NEVER),)))))
+                present = Shape(objects=(Members(required=(name,), named=((name, ANY),)),))
+                if isinstance(needs, list):
+                    required = tuple(dict.fromkeys([name, *needs]))
+                    present = Shape(objects=(Members(tuple((n, ANY) for n in required), required=required),))
+                else:
+                    cond = self.cond(child(pointer, keyword, name), needs, branch=True)
+                    present = self.sets.both(self.sets.shape(cond), present, origin)
+                out = self.sets.both(out, self.sets.either([absent, present], origin), origin)
+        return out
+
+    def _unevaluated(self, out: Shape, pointer: str, schema: dict[str, Any]) -> Shape:
+        if "unevaluatedProperties" in schema:
+            found = unevaluated_properties(self, pointer, schema)
+            out = self.sets.both(out, found, Origin(pointer, "unevaluatedProperties"))
+        if "unevaluatedItems" in schema:
+            found = unevaluated_items(self, pointer, schema)
+            out = self.sets.both(out, found, Origin(pointer, "unevaluatedItems"))
+        return out
+
+
+def opposite(cond: Cond) -> Cond:
+    """The condition that a condition of one place (or none) does not hold."""
+    if cond == ANY:
+        return NEVER
+    if cond == NEVER:
+        return ANY
+    (place,) = cond
+    return frozenset({-place})

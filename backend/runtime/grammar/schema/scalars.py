@@ -1,0 +1,167 @@
+"""Numbers and strings as the engine takes them.
+
+Owns: bounds as floats that say the same or less, multiples that the engine computes exactly, the patterns of a string
+and the trial of those that it may find too hard. What cannot be said is recorded as a loss of the writer.
+
+Bounds beyond what the engine can count to (64 bits for integers, 10^18 for numbers) are held to that, and noted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from .engine import engine_refuses, engine_stumbles
+from .languages import spelled
+from .pieces import holds_num
+from .sets import Loss, Num, Shape, Text
+
+if TYPE_CHECKING:
+    from .write import Writer
+
+LARGEST_INTEGER = 9223372036854774784  # the largest double below 2^63
+LARGEST_NUMBER = 10**18
+
+
+def constants(shape: Shape) -> list[Any]:
+    """The single values of a shape: null, one boolean, points, listed strings."""
+    out: list[Any] = [None] if shape.null else []
+    out += list(shape.booleans) if len(shape.booleans) == 1 else []
+    out += [plain(num.low) for num in shape.numbers if num.low is not None and num.low == num.high]
+    return out + [value for text in shape.strings for value in text.values or ()]
+
+
+def plain(value: Fraction) -> int | float:
+    return value.numerator if value.denominator == 1 else float(value)
+
+
+def write_number(num: Num, writer: Writer) -> list[dict[str, Any]]:
+    """An interval, as schemas of which one or another holds."""
+    out: dict[str, Any] = {"type": "integer" if num.integer else "number"}
+    for bound, is_open, low in ((num.low, num.low_open, True), (num.high, num.high_open, False)):
+        if bound is None:
+            continue
+        key = ("exclusiveM" if is_open else "m") + ("inimum" if low else "aximum")
+        out[key] = _whole(bound, low) if num.integer else _real(bound)
+    multiple = num.multiple
+    if multiple is not None and num.integer:
+        multiple = Fraction(math.lcm(multiple.numerator, multiple.denominator), multiple.denominator)
+    if multiple is not None and not (num.integer and multiple == 1):
+        if _counts_exactly(multiple):
+            out["multipleOf"] = plain(multiple)
+        else:
+            writer.losses |= {Loss(origin, "the engine cannot count in steps of this size") for origin in num.steps}
+    for apart, origin in num.apart:
+        writer.losses.add(Loss(origin, f"that a number is not a multiple of {plain(apart)} is only checked"))
+    for origin in num.fractional:
+        writer.losses.add(Loss(origin, "that a number is not whole is only checked"))
+    if num.integer or multiple is None or "multipleOf" not in out:
+        return [out]
+    return [{**out, "multipleOf": plain(step)} for step in _steps(multiple)]
+
+
+def _steps(multiple: Fraction) -> list[Fraction]:
+    """A step, and those of its multiples that are spelled with fewer decimals.
+
+    llguidance wants as many decimals as the step has: 0.50, not 0.5, for a step of 0.25 (1.9.1).
+    """
+    out, places = [multiple], 0
+    while (multiple * 10**places).denominator != 1:
+        shorter = Fraction(math.lcm(multiple.numerator * 10**places, multiple.denominator), multiple.denominator)
+        shorter /= 10**places
+        if _counts_exactly(shorter):
+            out.append(shorter)
+        places += 1
+    return out
+
+
+def shorter_spellings(num: Num) -> list[int | float]:
+    """Numbers of an interval that llguidance's expression for it leaves out.
+
+    Below a bound with n decimals it wants n decimals of a number that begins with the same ones: not 1.2 for a
+    maximum of 1.25 (1.9.1).
+    """
+    found: dict[Fraction, None] = {}
+    for bound in (num.high, num.low):
+        if bound is None or num.integer or abs(bound) >= LARGEST_NUMBER:
+            continue
+        digits = f"{float(abs(bound)):.17f}".rstrip("0")
+        if Fraction(digits) != abs(bound):
+            digits = format(Decimal(repr(float(abs(bound)))), "f")
+        whole, _, decimals = digits.partition(".")
+        for length in range(len(decimals)):
+            value = Fraction(f"{whole}.{decimals[:length]}0") * (1 if bound > 0 else -1)
+            if value != bound and holds_num(num, value):
+                found[value] = None
+    return [plain(value) for value in found if value]
+
+
+def _whole(bound: Fraction, low: bool) -> int:
+    """A bound of integers as a double that lets no more through."""
+    value = max(-LARGEST_INTEGER, min(LARGEST_INTEGER, bound.numerator))
+    nearest = int(float(value))
+    if low and nearest < value:
+        nearest = int(math.nextafter(float(value), math.inf))
+    elif not low and nearest > value:
+        nearest = int(math.nextafter(float(value), -math.inf))
+    return nearest
+
+
+def _real(bound: Fraction) -> int | float:
+    return plain(max(Fraction(-LARGEST_NUMBER), min(Fraction(LARGEST_NUMBER), bound)))
+
+
+def _counts_exactly(multiple: Fraction) -> bool:
+    """Whether the engine's way from a double to a decimal (times ten until it is whole) gives this very number."""
+    value, places = float(multiple), 0
+    while value != int(value) and places < 20:
+        value *= 10.0
+        places += 1
+    return 0 < value <= 0xFFFFFFFF and Fraction(int(value), 10**places) == multiple
+
+
+def write_string(text: Text, writer: Writer) -> dict[str, Any]:
+    out: dict[str, Any] = {"type": "string"}
+    if text.least:
+        out["minLength"] = text.least
+    if text.most is not None:
+        out["maxLength"] = text.most
+    parts = []
+    for pattern, origin in sorted(text.patterns, key=lambda p: (p[0].kind, p[0].text, p[0].positive)):
+        said = spelled(frozenset({pattern}))
+        if said is None or engine_refuses({"type": "string", "pattern": said}) is not None:
+            writer.losses.add(Loss(origin, "the pattern is too large for a mask"))
+        else:
+            parts.append((said, origin))
+    while parts:
+        whole = _joined(out, [said for said, _ in parts])
+        if not _refused(json.dumps(whole)):
+            return whole
+        if len(out) > 1 and not _refused(json.dumps(_joined({"type": "string"}, [said for said, _ in parts]))):
+            writer.losses |= {Loss(origin, TOO_MUCH) for origin in text.spans}
+            return _joined({"type": "string"}, [said for said, _ in parts])
+        _, origin = parts.pop()
+        writer.losses.add(Loss(origin, TOO_MUCH))
+    return out
+
+
+TOO_MUCH = "with the pattern, format and lengths beside it, it is too much for a mask"
+
+
+def _joined(out: dict[str, Any], parts: list[str]) -> dict[str, Any]:
+    parts = list(dict.fromkeys(parts))
+    whole = {**out, "pattern": parts[0]}
+    if len(parts) > 1:
+        whole["allOf"] = [{"type": "string", "pattern": part} for part in parts[1:]]
+    return whole
+
+
+@functools.lru_cache(maxsize=1024)
+def _refused(text: str) -> bool:
+    """Whether the engine refuses a schema of strings, or meets a limit while it writes one."""
+    mask = json.loads(text)
+    return engine_refuses(mask) is not None or engine_stumbles(mask) is not None
