@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test format test-slow test-gpu bench model lint clean
+.PHONY: demo test format test-slow test-gpu fuzz bench model lint clean
 
 demo: model
 	$(BIN)/python examples/tour.py
@@ -27,6 +27,10 @@ test-slow: model
 
 test-gpu: model
 	$(BIN)/python -m pytest -m gpu
+
+# Random hostile constraints for the grammar engines, in a child process; minutes.
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz_grammars.py
 
 bench: model
 	$(BIN)/python benchmarks/programs.py

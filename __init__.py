@@ -39,6 +39,7 @@ from .lang.choices import (
     token_length_normalized,
     unconditional_likelihood_normalized,
 )
+from .lang.constraint import Constraint, choice, ebnf, json_schema, lark, regex, schema
 from .lang.errors import (
     BackendError,
     Cancelled,
@@ -56,6 +57,7 @@ from .lang.errors import (
 )
 
 if TYPE_CHECKING:
+    from .backend.runtime.grammar.coverage import Explanation
     from .backend.runtime.runtime import Runtime
 
 __version__ = "0.1.0"
@@ -66,6 +68,7 @@ __all__ = [
     "CapabilityError",
     "ChatTemplate",
     "ChoicesDecision",
+    "Constraint",
     "ConstraintError",
     "ContextOverflow",
     "ModelLoadError",
@@ -86,6 +89,9 @@ __all__ = [
     "assistant",
     "assistant_begin",
     "assistant_end",
+    "choice",
+    "ebnf",
+    "explain",
     "flush_cache",
     "function",
     "gen",
@@ -94,6 +100,10 @@ __all__ = [
     "get_server_info",
     "greedy_token_selection",
     "image",
+    "json_schema",
+    "lark",
+    "regex",
+    "schema",
     "select",
     "separate_reasoning",
     "sequence_likelihood",
@@ -108,6 +118,15 @@ __all__ = [
     "user_end",
     "video",
 ]
+
+
+def explain(constraint: Any) -> Explanation:
+    """How a constraint would be enforced, part by part: by mask, checked afterwards, or refused. Prints as a table;
+    runs nothing. `constraint` is what `gen(constraint=)` takes: `sgl.regex(...)`, a Python type, ..."""
+    from .backend.runtime.grammar.coverage import explain
+    from .lang.constraint import constraint_of
+
+    return explain(constraint_of(constraint))
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from ..lang.chat import ChatTemplate
 from ..lang.choices import ChoiceMethod
+from ..lang.constraint import Constraint
 from ..lang.expr import Sampling
 
 T = TypeVar("T")
@@ -34,7 +35,8 @@ class Usage:
     `prompt`: tokens of context the calls started from: what a runtime that re-sends the text would process.
     `reused`: of those, tokens whose KV this branch did not have to compute.
     `computed`: rows this branch sent through the model, for prompts and for generation.
-    `generated`: tokens sampled. `recomputed`: rows computed again after a preemption (within `computed`).
+    `generated`: tokens of output. `forced`: of those, tokens that a grammar left no choice about, appended without
+    asking the model. `recomputed`: rows computed again after a preemption (within `computed`).
     `calls`: gens and selects.
     """
 
@@ -44,6 +46,7 @@ class Usage:
     computed: int = 0
     generated: int = 0
     recomputed: int = 0
+    forced: int = 0
 
     def add(self, other: Usage) -> None:
         for f in fields(self):
@@ -70,7 +73,9 @@ class TokenLogprob:
 class GenResult:
     """One finished generation. `text` is without the stop that ended it; `token_ids` spell exactly `text`.
 
-    `finish_reason`: {"type": "stop", "matched": str | int} or {"type": "length", "length": int}.
+    `finish_reason`: {"type": "stop", "matched": str | int | None} (None: the constraint was complete) or
+    {"type": "length", "length": int}. Of a constrained gen: `value` is what the checked text says, `receipt` how the
+    constraint was enforced.
     """
 
     text: str
@@ -79,6 +84,8 @@ class GenResult:
     usage: Usage
     logprobs: list[TokenLogprob] | None = None
     input_logprobs: list[TokenLogprob] | None = None
+    value: Any = None
+    receipt: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,9 @@ class GenRequest:
     sampling: Sampling  # resolved: run-level defaults already under it
     n: int = 1
     where: str = "gen"
+    constraint: Constraint | None = None
+    on_budget: str = "close"
+    follow: str = ""  # the constant text that the program says right after this gen, if it says so in one expression
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +247,10 @@ class Backend(Protocol):
 
     capabilities: Capabilities
     chat_template: ChatTemplate | None
+
+    def prepare(self, constraint: Constraint, where: str) -> None:
+        """Get a constraint ready before a gen with it is enqueued; on the caller's thread. Raises `ConstraintError` for
+        what cannot be enforced. Called only for kinds that `capabilities.constraints` has."""
 
     def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:
         """A new empty branch. With `seed`, what it samples depends on (seed, text) alone; `timeout` in seconds is for

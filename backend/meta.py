@@ -24,6 +24,8 @@ def of_gen(id: str, result: GenResult) -> dict[str, Any]:
     meta = {"id": id, "finish_reason": dict(result.finish_reason), **_counts(result.usage)}
     meta["completion_tokens"] = len(result.token_ids)
     meta["token_ids"] = list(result.token_ids)
+    if result.receipt is not None:
+        meta["constraint"] = dict(result.receipt)
     if result.logprobs is not None:
         meta["output_token_logprobs"] = _rows(result.logprobs)
         meta["output_top_logprobs"] = _tops(result.logprobs)
@@ -58,6 +60,7 @@ def _counts(usage: Usage) -> dict[str, Any]:
         "reused": usage.reused,
         "computed": usage.computed,
         "generated": usage.generated,
+        "forced": usage.forced,
     }
 
 

@@ -27,7 +27,9 @@ from sgl.backend.base import GenRequest
 from sgl.lang.expr import Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
-PROBLEMS = [json.loads(line)["question"] for line in (ROOT / "examples/data/gsm8k-32.jsonl").read_text().splitlines()]
+PROBLEMS = [
+    json.loads(line)["question"] for line in (ROOT / "examples/data/gsm8k-200.jsonl").read_text().splitlines()[:32]
+]
 SHOTS = "".join(
     f"Problem: {q}\nSolution: {a}\n\n"
     for q, a in [

@@ -1,7 +1,7 @@
 """A tour of sgl on a real model: what `make demo` runs.
 
-Few-shot questions, a chat, a select, a fork with a join, a batch of real problems, a stream. It prints the text as it
-comes, and at the end what each part cost: tokens asked for, computed and reused, and seconds.
+Few-shot questions, a chat, a select, a fork with a join, typed records, a batch of real problems, a stream. It prints
+the text as it comes, and at the end what each part cost: tokens asked for, computed and reused, and seconds.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, Field
 from rich.console import Console
 from rich.table import Table
 
 import sgl
 
 console = Console(highlight=False)
-PROBLEMS = [json.loads(line) for line in (Path(__file__).parent / "data" / "gsm8k-32.jsonl").read_text().splitlines()]
+PROBLEMS = [
+    json.loads(line) for line in (Path(__file__).parent / "data" / "gsm8k-200.jsonl").read_text().splitlines()[:32]
+]
 
 FACTS = """The following are short questions with short answers.
 Q: What is the capital of Italy?
@@ -77,6 +80,23 @@ def tips(s: sgl.ProgramState, topic: str) -> None:
         s += "\nIn short:" + sgl.gen("summary", max_tokens=32, temperature=0, stop="\n")
 
 
+class Quantity(BaseModel):
+    what: str = Field(max_length=30)
+    number: float
+
+
+class Summary(BaseModel):
+    topic: Literal["money", "animals", "cooking", "time", "school"]
+    people: list[str] = Field(max_length=3)
+    quantities: list[Quantity] = Field(min_length=1, max_length=3)
+
+
+@sgl.function
+def record(s: sgl.ProgramState, problem: str) -> None:
+    s += sgl.user(f"Describe this problem as JSON: its topic, the people in it, and the quantities.\n\n{problem}")
+    s += sgl.assistant(sgl.gen("record", schema=Summary, max_tokens=120, temperature=0))
+
+
 @sgl.function
 def solve(s: sgl.ProgramState, question: str) -> None:
     s += EXAMPLE
@@ -119,6 +139,16 @@ def show_fork() -> list[sgl.ProgramState]:
     return [state]
 
 
+def show_records() -> list[sgl.ProgramState]:
+    console.print(f"  how a Quantity is enforced:\n{sgl.explain(Quantity)}".replace("\n", "\n    "), markup=False)
+    states = record.run_batch([{"problem": p["question"]} for p in PROBLEMS[:4]])
+    for state in states:
+        console.print(f"  {state.value('record')!r}", markup=False)
+    counts = [state.get_meta_info("record") for state in states]
+    console.print(f"  {sum(c['forced'] for c in counts)} of {sum(c['generated'] for c in counts)} tokens were forced")
+    return states
+
+
 def show_batch() -> list[sgl.ProgramState]:
     states = solve.run_batch([{"question": p["question"]} for p in PROBLEMS], progress_bar=True)
     right = sum(number(s["solution"]) == number(p["answer"]) for s, p in zip(states, PROBLEMS))
@@ -147,6 +177,7 @@ PARTS: list[tuple[str, Callable[[], list[sgl.ProgramState]]]] = [
     ("a chat of two turns", show_chat),
     ("select", show_select),
     ("fork into three, join", show_fork),
+    ("typed records", show_records),
     ("32 problems of GSM8K", show_batch),
     ("a streamed answer", show_stream),
 ]

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..backend.base import Backend, Branch, GenRequest, Handle, ScoreRequest
+from ..lang.constraint import Constraint, kinds
 from ..lang.errors import CapabilityError, OptionError
 from ..lang.expr import DEFAULT_MAX_TOKENS, Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Seq, Text
 from .pulse import Pulse
@@ -56,18 +57,18 @@ class Cursor:
         with self._writing:
             self._check_open()
             self.roles.check(parts)
-            for part in parts:
-                self._say(part, line)
+            for part, after in zip(parts, [*parts[1:], None]):
+                self._say(part, line, after.text if isinstance(after, Text) else "")
         self.pulse.beat()
 
-    def _say(self, part: Expr, line: str) -> None:
+    def _say(self, part: Expr, line: str, follow: str = "") -> None:
         if self.log is not None and not isinstance(part, (Gen, Select)):
             self.log.append(part)
         if isinstance(part, Text):
             if part.text:
                 self._append(self.roles.add(part.text))
         elif isinstance(part, Gen):
-            self._gen(part, line)
+            self._gen(part, line, follow)
         elif isinstance(part, Select):
             self._select(part, line)
         elif isinstance(part, RoleBegin):
@@ -77,11 +78,12 @@ class Cursor:
         else:
             raise OptionError(f"{type(part).__name__} is not an expression this interpreter knows")
 
-    def _gen(self, gen: Gen, line: str) -> None:
+    def _gen(self, gen: Gen, line: str, follow: str) -> None:
         where = _where("gen", gen.name, line)
         self.flush()
         self._synced = None
-        segment = Segment(handle=self.branch.gen(GenRequest(gen.sampling, gen.n, where)), where=where)
+        request = GenRequest(gen.sampling, gen.n, where, gen.constraint, gen.on_budget, follow)
+        segment = Segment(handle=self.branch.gen(request), where=where)
         self._wrote(segment)
         if gen.name is not None:
             self.own[gen.name] = Generated(segment, gen.n)
@@ -144,12 +146,25 @@ class Cursor:
         if sampling.return_logprob and not can.logprobs:
             raise CapabilityError(f"{_where('gen', part.name, line)}: backend {can.name!r} gives no log-probabilities")
         least = sampling.min_tokens or 0
-        if sampling.max_tokens is None:
+        if part.constraint is not None:
+            self._prepare(part.constraint, _where("gen", part.name, line))
+        if sampling.max_tokens is None and part.constraint is not None:
+            pass  # as much as the context has room for
+        elif sampling.max_tokens is None:
             sampling = replace(sampling, max_tokens=max(DEFAULT_MAX_TOKENS, least))
         elif least > sampling.max_tokens:
             where = _where("gen", part.name, line)
             raise OptionError(f"{where}: min_tokens={least} is more than max_tokens={sampling.max_tokens}")
-        return Gen(part.name, sampling, sampling.n or 1, part.dtype)
+        return Gen(part.name, sampling, sampling.n or 1, part.constraint, part.on_budget)
+
+    def _prepare(self, constraint: Constraint, where: str) -> None:
+        can = self.backend.capabilities
+        lacks = kinds(constraint) - can.constraints
+        if lacks:
+            raise CapabilityError(
+                f"{where}: backend {can.name!r} cannot enforce {', '.join(sorted(lacks))} constraints"
+            )
+        self.backend.prepare(constraint, where)
 
     # -- names
     def find(self, name: str) -> Variable | None:

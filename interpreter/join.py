@@ -144,6 +144,9 @@ class Gathered(Variable):
     def value(self) -> Any:
         return self._each(lambda variable: variable.value())
 
+    def typed(self) -> Any:
+        return self._each(lambda variable: variable.typed())
+
     def meta(self) -> Any:
         return self._each(lambda variable: variable.meta())
 

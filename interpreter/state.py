@@ -135,8 +135,9 @@ class ProgramState:
         return self[name]
 
     def value(self, name: str) -> Any:
-        """The typed value of a gen; for free text, the string."""
-        return self[name]
+        """The value of a constrained gen: an instance of its `schema=` type, the parsed data of its `json_schema=`, the
+        number of its `dtype=`; the text for anything else. A list of n for n > 1."""
+        return self._read(name, lambda variable: variable.typed())
 
     def __contains__(self, name: object) -> bool:
         """True from the moment the gen was enqueued."""

@@ -60,6 +60,7 @@ def _counts(usage: Usage) -> str:
         f"{usage.calls} calls, {usage.prompt} prompt ({usage.reused} reused), {usage.computed} computed, "
         f"{usage.generated} generated"
     )
+    text += f" ({usage.forced} forced)" if usage.forced else ""
     return text + (f", {usage.recomputed} recomputed" if usage.recomputed else "")
 
 

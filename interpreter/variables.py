@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..backend import meta
-from ..backend.base import Handle
-from ..lang.errors import OptionError, VariableError
+from ..backend.base import GenResult, Handle
+from ..lang.errors import OptionError, Truncated, VariableError
 from .transcript import Segment, joined, pending
 
 
@@ -27,6 +27,10 @@ class Variable:
 
     def value(self) -> Any:
         raise NotImplementedError
+
+    def typed(self) -> Any:
+        """The value that a constrained gen's text stands for; `value()` for everything else."""
+        return self.value()
 
     def meta(self) -> Any:
         """The meta information of the op, or None where no model was asked. After `handles()` are done."""
@@ -68,6 +72,11 @@ class Generated(Variable):
         results = self._segment.handle.value()
         return results[0].text if self._n == 1 else [r.text for r in results]
 
+    def typed(self) -> Any:
+        assert self._segment.handle is not None
+        values = [_complete(r, self._segment.where) for r in self._segment.handle.value()]
+        return values[0] if self._n == 1 else values
+
     def meta(self) -> Any:
         assert self._segment.handle is not None
         infos = [meta.of_gen(self._id, r) for r in self._segment.handle.value()]
@@ -77,6 +86,18 @@ class Generated(Variable):
         if self._n > 1:
             return super().stream(name)
         return (self._segment,), True
+
+
+def _complete(result: GenResult, where: str) -> Any:
+    if result.receipt is None:
+        return result.text
+    if not result.receipt["complete"]:
+        raise Truncated(
+            f"{where}: the text was cut by its budget (on_budget='partial') and has no value; read it as text, or "
+            "raise max_tokens=",
+            result.text,
+        )
+    return result.value
 
 
 class Picked(Variable):

@@ -12,9 +12,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from dataclasses import replace
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
+from . import constraint as constraints
 from .choices import ChoiceMethod, token_length_normalized
+from .constraint import Constraint
 from .errors import ConstraintError, NotYet, OptionError, suggest
 from .expr import (
     Appendable,
@@ -25,9 +28,9 @@ from .expr import (
     Sampling,
     Select,
     Seq,
+    Text,
     as_expr,
     check_choices,
-    not_yet,
 )
 from .sampling import normalise
 
@@ -80,14 +83,22 @@ def gen(
     schema: Any = None,
     ebnf: str | None = None,
     lark: str | None = None,
+    constraint: Any = None,
     seed: int | None = None,
     logit_bias: Mapping[int, float] | None = None,
     repetition_penalty: float | None = None,
     think: int | None = None,
     timeout: float | None = None,
     on_budget: str | None = None,
-) -> Gen | Select:
+) -> Gen | Select | Seq:
     """The model writes here; with `choices`, it picks one of them.
+
+    What it writes can be constrained, by one of `regex` (Python's syntax, the whole text), `json_schema` (a string or a
+    mapping), `schema` (a Python type), `dtype` (int, float, bool, str), `ebnf`, `lark`, or `constraint` (any of these
+    joined with `+` and `|`). The text then holds what was asked for, or an error says why not. Without `max_tokens` its
+    budget is the context that is left; `on_budget` says what happens near its end: "close" (steer to a valid end),
+    "error" (`Truncated`), "partial" (the text as far as it came; `s.value` raises). `think=N` lets the model reason in
+    up to N tokens first, between `<think>` and `</think>`; `s[name + "_reasoning_content"]` is what it wrote there.
 
     `None` leaves an option to the program's defaults (`run(temperature=...)`), then to ours: 128 tokens, temperature 1.
     `max_tokens`, `min_tokens` are in tokens, `timeout` in seconds; `stop` ends the text and is not part of it.
@@ -100,13 +111,58 @@ def gen(
         return _gen_choices(where, name, options)
     if choices_method is not None:
         raise OptionError(f"{where}: choices_method= without choices=")
-    not_yet(where, **{k: options.pop(k, None) for k in _LATER})
-    options.pop("choices_method", None)
+    wanted = _constraint(where, {k: options.pop(k) for k in _CONSTRAINTS if k in options})
+    budget = options.pop("on_budget", None)
+    if budget is not None and (wanted is None or budget not in _ON_BUDGET):
+        what = "has no use without a constraint" if wanted is None else f"must be one of {', '.join(_ON_BUDGET)}"
+        raise OptionError(f"{where}: on_budget={budget!r} {what}")
+    thought = options.pop("think", None)
     sampling = Sampling.of(where, **options)
-    return Gen(name, sampling, sampling.n or 1)
+    written = Gen(name, sampling, sampling.n or 1, wanted, budget or "close")
+    return written if thought is None else _thinking(where, name, thought, written)
 
 
-_LATER = ("dtype", "regex", "json_schema", "schema", "ebnf", "lark", "think", "on_budget")
+_CONSTRAINTS: dict[str, Callable[[Any], Constraint]] = {
+    "regex": constraints.regex,
+    "json_schema": constraints.json_schema,
+    "schema": constraints.schema,
+    "dtype": constraints.dtype,
+    "ebnf": constraints.ebnf,
+    "lark": constraints.lark,
+    "constraint": constraints.constraint_of,
+}
+_ON_BUDGET = ("close", "partial", "error")
+
+
+def _constraint(where: str, given: dict[str, Any]) -> Constraint | None:
+    if len(given) > 1:
+        raise ConstraintError(
+            f"{where}: {' and '.join(k + '=' for k in given)} together; give one, or join constraints with + and |"
+        )
+    for option, value in given.items():
+        try:
+            return _CONSTRAINTS[option](value)
+        except ConstraintError as error:
+            raise ConstraintError(f"{where}: {error}") from error
+    return None
+
+
+def _thinking(where: str, name: str | None, think: object, written: Gen) -> Seq:
+    """Reasoning before the text, as text and a gen of its own."""
+    if isinstance(think, bool) or not isinstance(think, int) or think < 1:
+        raise OptionError(f"{where}: think must be a number of tokens of at least 1, got {think!r:.60}")
+    if written.n > 1:
+        raise OptionError(f"{where}: think= with n={written.n}: samples cannot share their reasoning; use fork")
+    sampling = replace(
+        Sampling(),
+        max_tokens=think,
+        stop=("</think>",),
+        timeout=written.sampling.timeout,
+        temperature=written.sampling.temperature,
+        seed=written.sampling.seed,
+    )
+    reasoning = Gen(None if name is None else f"{name}_reasoning_content", sampling)
+    return Seq((Text("<think>\n"), reasoning, Text("\n</think>\n\n"), written))
 
 
 def _gen_choices(where: str, name: str | None, options: dict[str, Any]) -> Select:
@@ -163,8 +219,9 @@ def gen_int(
     top_logprobs_num: int | None = None,
     return_text_in_logprobs: bool | None = None,
 ) -> Gen:
-    """A whole number. Not carried out by this version: raises `NotYet`."""
-    _refuse(_where("gen_int", name), "a gen constrained to an integer")
+    """A whole number: `gen(dtype=int)` with SGLang's parameters. The value is text; `s.value(name)` is the number."""
+    options = {k: v for k, v in locals().items() if v is not None and k != "name"}
+    return cast(Gen, gen(name, dtype=int, **options))
 
 
 @_checked
@@ -187,8 +244,9 @@ def gen_string(
     top_logprobs_num: int | None = None,
     return_text_in_logprobs: bool | None = None,
 ) -> Gen:
-    """A quoted string. Not carried out by this version: raises `NotYet`."""
-    _refuse(_where("gen_string", name), "a gen constrained to a quoted string")
+    """A quoted string of letters, digits and spaces: `gen(dtype=str)` with SGLang's parameters."""
+    options = {k: v for k, v in locals().items() if v is not None and k != "name"}
+    return cast(Gen, gen(name, dtype=str, **options))
 
 
 @_checked

@@ -15,7 +15,8 @@ from operator import attrgetter
 from typing import Any, Union
 
 from .choices import ChoiceMethod, token_length_normalized
-from .errors import ConstraintError, NotYet, OptionError
+from .constraint import Constraint
+from .errors import ConstraintError, OptionError
 
 DEFAULT_MAX_TOKENS = 128
 """Budget of a free-text gen that names none (SGLang's)."""
@@ -107,7 +108,8 @@ class Gen(Expr):
     name: str | None
     sampling: Sampling
     n: int = 1
-    dtype: type | None = None
+    constraint: Constraint | None = None
+    on_budget: str = "close"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +173,3 @@ def check_choices(where: str, choices: object) -> tuple[str, ...]:
         twice = next(c for i, c in enumerate(found) if c in found[:i])
         raise ConstraintError(f"{where}: choice {twice!r} is listed twice; remove one")
     return found
-
-
-def not_yet(where: str, **given: object) -> None:
-    """Refuse options of the contract that this version does not carry out; never ignore them."""
-    for option, value in given.items():
-        if value is not None:
-            raise NotYet(f"{where}: {option}= is not supported by this version of sgl yet; it was not ignored")

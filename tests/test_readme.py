@@ -1,4 +1,4 @@
-"""The README's first program, as a new user would paste it."""
+"""The README's programs, as a new user would paste them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.model
-def test_the_first_program_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    (tmp_path / "first.py").write_text(program)
+def test_the_programs_run_one_after_the_other(tmp_path: Path) -> None:
+    first, constrained = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    (tmp_path / "first.py").write_text(first + constrained)
     done = subprocess.run([sys.executable, "first.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout and "reused" in done.stdout
+    assert "/properties/kind" in done.stdout and "'engine': 'llguidance'" in done.stdout
 
 
 def test_the_commands_exist() -> None:

@@ -13,7 +13,9 @@ import sgl
 
 pytestmark = pytest.mark.model
 ROOT = Path(__file__).resolve().parents[1]
-PROBLEMS = [json.loads(line)["question"] for line in (ROOT / "examples/data/gsm8k-32.jsonl").read_text().splitlines()]
+PROBLEMS = [
+    json.loads(line)["question"] for line in (ROOT / "examples/data/gsm8k-200.jsonl").read_text().splitlines()[:32]
+]
 PROMPTS = [
     "The capital of France is",
     "def fibonacci(n):\n",

@@ -14,7 +14,8 @@ import itertools
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ...lang.errors import BackendError, Cancelled, ContextOverflow, OptionError, OutOfMemory, ProgramTimeout
@@ -22,6 +23,7 @@ from .batch import Model
 from .branch import Branch, ForkOp, GenOp, RestOp, ScoreOp, SyncOp, TokensOp, WarmOp, refuse
 from .drive import Drive
 from .gen import Gen, Samples
+from .grammar.compile import Grammars
 from .job import Job
 from .noise import mix
 from .options import EngineOptions
@@ -29,7 +31,7 @@ from .pool import SCRATCH, SlotPool
 from .sample.sampler import Request, sample
 from .scheduler import Scheduler, undo
 from .score import Score
-from .step import Step, pack
+from .step import Span, Step, pack
 from .text.tokenizer import Tokenizer
 from .tree import Tree
 
@@ -52,6 +54,8 @@ class Engine:
         self.inbox: deque[Branch] = deque()
         self.drive = Drive(self)
         self.programs = 0
+        self.grammars = Grammars(tokenizer, model.vocab_size, options.grammar_backend)
+        self._masks = ThreadPoolExecutor(1, "sgl-masks")  # starts its thread with the first constrained gen
         self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self.steps = 0
         self.rows = 0
@@ -115,6 +119,7 @@ class Engine:
                 continue  # what follows those jobs may want a span
             assert spans, f"{len(self.active)} branches want a step and none has a span"
             step = Step(self.scheduler.number, spans)
+            step.masks = self._begin_masks(spans)
             try:
                 step.logits = self.model.forward(pack(spans))
             except BaseException as error:
@@ -127,12 +132,23 @@ class Engine:
             self.rows += sum(len(span.tokens) for span in spans)
             return step
 
+    def _begin_masks(self, spans: list[Span]) -> Future[None] | None:
+        """Fill the masks of constrained rows while the forward runs."""
+        fills = [
+            span.branch.job.fill_mask
+            for span in spans
+            if span.want and span.chain is None and isinstance(span.branch.job, Gen) and span.branch.job.rule
+        ]
+        return self._masks.submit(_call_all, fills) if fills else None
+
     def _without_span(self) -> list[Branch]:
         """Active branches that have no span in the step just planned: their job may need no (more) step."""
         return [branch for branch in self.active if branch.planned_in != self.scheduler.number]
 
     def collect(self, step: Step) -> None:
         """Sample, hand rows to their readers, finish what is finished."""
+        if step.masks is not None:
+            step.masks.result()
         requests: list[Request] = []
         rows: list[int] = []
         takers: list[Branch] = []
@@ -141,12 +157,16 @@ class Engine:
             width, branch = len(span.want), span.branch
             job = branch.job
             if width and job is not None:
-                request = job.request(branch) if span.chain is None else None
+                try:
+                    request = job.request(branch) if span.chain is None else None
+                except Exception as error:  # its mask could not be made
+                    self._fail(branch, error)
+                    request, job = None, None
                 if request is not None:
                     requests.append(request)
                     rows.append(at)
                     takers.append(branch)
-                else:
+                elif job is not None:
                     self._guarded(branch, job.read, branch, span, step.logits[at : at + width])
             at += width
         if requests:
@@ -273,16 +293,18 @@ class Engine:
                 raise OptionError(f"{where}: there is no text before it and the model has no begin token; add text")
             branch.extend([bos])
         self._extend(branch, [], where, room=0 if request.sampling.max_tokens == 0 else 1)
+        prepared = None if request.constraint is None else self.grammars.prepare(request.constraint, where)
         if request.n > 1:
             branch.settle()
         branches = [branch, *(branch.child(-1, i) for i in range(1, request.n))]
         samples = Samples(op.handle, branches)
+        for each in branches[1:]:
+            each.path = branch.path
+            each.inherit(branch)
+            each.closing = True  # its KV becomes cache as soon as its sample is there
         for i, each in enumerate(branches):
-            if i:
-                each.path = branch.path
-                each.inherit(branch)
-                each.closing = True  # its KV becomes cache as soon as its sample is there
-            self._activate(each, Gen(each, request, samples, i, self.tokenizer, self.options.context_length))
+            gen = Gen(each, request, samples, i, self.tokenizer, self.options.context_length, prepared)
+            self._activate(each, gen)
 
     def _fork(self, branch: Branch, children: tuple[Branch, ...]) -> None:
         """Freeze the branch except its last token and let the children continue from there. Text whose tokens may
@@ -389,6 +411,7 @@ class Engine:
         for branch in [*self.active, *self.attached]:
             branch.doom(self.closed)
         self.take_inbox()
+        self._masks.shutdown(wait=False)
         self.model = None  # type: ignore[assignment]  # nothing runs any more; its memory is free
 
     def flush(self) -> bool:
@@ -396,6 +419,11 @@ class Engine:
         self.take_inbox()
         self.tree.evict(self.options.pool_tokens)
         return True
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
 
 
 def closed_early() -> Cancelled:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...lang.constraint import Constraint, ebnf, json_schema, regex
 from ...lang.errors import NotYet, OptionError
 from ...lang.expr import Sampling
 from ..base import GenRequest, GenResult, Handle
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 _RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
-_CONSTRAINTS = ("regex", "json_schema", "ebnf", "structural_tag")
+_CONSTRAINTS = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf}
 
 
 class Generation:
@@ -38,6 +39,9 @@ class Generation:
     ) -> None:
         self.runtime = runtime
         self.single, prompts = _prompts(prompt, input_ids)
+        params, constraint = _constraint(params)
+        if constraint is not None:
+            runtime.prepare(constraint, "generate")
         sampling = _sampling(params, return_logprob, logprob_start_len, top_logprobs_num)
         if stream:
             _check_stream(prompts, sampling)
@@ -49,7 +53,8 @@ class Generation:
                 branch.append(each)
             else:
                 branch.append_tokens(each)
-            self.calls.append((branch, branch.gen(GenRequest(sampling, sampling.n or 1, "generate"))))
+            request = GenRequest(sampling, sampling.n or 1, "generate", constraint)
+            self.calls.append((branch, branch.gen(request)))
 
     def results(self) -> Any:
         try:
@@ -156,11 +161,21 @@ def _ids(values: Any) -> list[int]:
     return [int(value.__index__()) for value in found]
 
 
+def _constraint(params: Mapping[str, Any]) -> tuple[dict[str, Any], Constraint | None]:
+    """The parameters without their constraint, and the constraint."""
+    given = {name: value for name, value in params.items() if name not in _CONSTRAINTS}
+    asked = {name: params[name] for name in _CONSTRAINTS if params.get(name) is not None}
+    if len(asked) > 1:
+        raise OptionError(f"generate: {' and '.join(asked)} together; give one of them")
+    for name, value in asked.items():
+        return given, _CONSTRAINTS[name](value)
+    return given, None
+
+
 def _sampling(params: Mapping[str, Any], return_logprob: bool, start: int | None, top: int | None) -> Sampling:
     given = {_RENAMED.get(name, name): value for name, value in params.items()}
-    for name in _CONSTRAINTS:
-        if given.pop(name, None) is not None:
-            raise NotYet(f"generate: {name} is not supported by this version of sgl yet; it was not ignored")
+    if given.pop("structural_tag", None) is not None:
+        raise NotYet("generate: structural_tag is not supported by this version of sgl yet; it was not ignored")
     if return_logprob:
         given["return_logprob"] = True
     if start is not None:

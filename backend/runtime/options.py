@@ -25,11 +25,12 @@ class EngineOptions:
     """Match new text against the tree (`disable_radix_cache` turns it off)."""
     seed: int = 0
     """Root of the noise of runs without a seed of their own."""
+    grammar_backend: str = "auto"
+    """The engine that enforces constraints, where it does so exactly."""
 
 
 _NOT_YET: dict[str, object] = {
     "attention_backend": "auto",
-    "grammar_backend": "auto",
     "speculative_algorithm": None,
     "speculative_draft_model_path": None,
     "speculative_num_steps": None,
@@ -55,6 +56,7 @@ KNOWN = (
     "max_running_requests",
     "chunked_prefill_size",
     "disable_radix_cache",
+    "grammar_backend",
     "random_seed",
     "chat_template",
     "log_level",

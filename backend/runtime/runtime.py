@@ -12,9 +12,11 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...lang.chat import ChatTemplate
+from ...lang.constraint import KINDS as CONSTRAINTS
+from ...lang.constraint import Constraint, constraint_of
 from ...lang.errors import OptionError
 from ..base import Capabilities, Handle
 from . import invariants
@@ -25,6 +27,9 @@ from .engine import Engine
 from .options import EngineOptions, refuse_unsupported
 from .text.tokenizer import Tokenizer
 from .threads import wait_briefly
+
+if TYPE_CHECKING:
+    from .grammar.accepts import Verdict
 
 log = logging.getLogger("sgl")
 
@@ -59,6 +64,7 @@ class Runtime:
         max_running_requests: int | None = None,
         chunked_prefill_size: int | None = None,
         disable_radix_cache: bool = False,
+        grammar_backend: str = "auto",
         random_seed: int | None = None,
         chat_template: str | None = None,
         log_level: str = "error",
@@ -86,6 +92,7 @@ class Runtime:
                 max_running=_positive("max_running_requests", max_running_requests, 256),
                 reuse=not disable_radix_cache,
                 seed=_seed(random_seed),
+                grammar_backend=grammar_backend,
             ),
         )
 
@@ -102,6 +109,7 @@ class Runtime:
         chunked_prefill_size: int = 512,
         context_length: int | None = None,
         disable_radix_cache: bool = False,
+        grammar_backend: str = "auto",
         random_seed: int = 0,
     ) -> Runtime:
         """A runtime over any object with the `Model` protocol (a test's toy, a model of your own)."""
@@ -118,6 +126,7 @@ class Runtime:
                 max_running=_positive("max_running_requests", max_running_requests, 1),
                 reuse=not disable_radix_cache,
                 seed=_seed(random_seed),
+                grammar_backend=grammar_backend,
             ),
         )
         return self
@@ -141,11 +150,15 @@ class Runtime:
         self.model_name = name
         self.options = options
         self.engine = Engine(model, tokenizer, options)
-        self.capabilities = Capabilities(name=f"Runtime({name})")
+        self.capabilities = Capabilities(name=f"Runtime({name})", constraints=CONSTRAINTS)
         self._pinned: dict[str, Branch] = {}
         log.info("runtime %s: %s", name, options)
 
     # -- the Backend protocol
+    def prepare(self, constraint: Constraint, where: str = "constraint") -> None:
+        """Compile a constraint now, on this thread, and keep it. Raises `ConstraintError`."""
+        self.engine.grammars.prepare(constraint, where)
+
     def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:
         self._check_open()
         return self.engine.open(seed=seed, timeout=timeout)
@@ -247,6 +260,16 @@ class Runtime:
             self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num, stream
         )
         return generation.pieces_async() if stream else await generation.results_async()
+
+    def accepts(self, constraint: Any, text: str) -> Verdict:
+        """Whether generation under `constraint` (what `gen(constraint=)` takes) could write `text` and hand it over:
+        its tokens walk through the very masks, its end included. Raises `ConstraintError` for a wrong constraint."""
+        from .grammar.accepts import accepts
+
+        if not isinstance(text, str):
+            raise OptionError(f"accepts: text must be a string, got {text!r:.60}")
+        wanted = constraint_of(constraint)
+        return accepts(self.engine.grammars.prepare(wanted, "accepts"), text)
 
     def cache_prefix(self, text: str) -> int:
         """Compute the KV of `text` now and keep it until `flush_cache()`; its length in tokens. Programs that begin

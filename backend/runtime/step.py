@@ -6,6 +6,7 @@ Owns: `Span` (what one branch wants from one forward) and packing. Knows nothing
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ class Step:
     number: int
     spans: list[Span]
     logits: Any = None  # [W, V] float32
+    masks: Future[None] | None = None  # done when the masks of its constrained rows are there
 
 
 def pack(spans: Sequence[Span]) -> Batch:

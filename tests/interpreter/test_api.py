@@ -75,30 +75,8 @@ def test_the_name_is_a_string():
         sgl.gen(5)
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"regex": "[0-9]+"},
-        {"json_schema": "{}"},
-        {"schema": int},
-        {"ebnf": "x"},
-        {"lark": "x"},
-        {"think": 5},
-        {"on_budget": "close"},
-        {"dtype": int},
-        {"dtype": str},
-        {"dtype": "bool"},
-    ],
-)
-def test_not_yet_is_said(option):
-    with pytest.raises(sgl.NotYet, match=r"gen\('a'\): " + next(iter(option))):
-        sgl.gen("a", **option)
-
-
 def test_the_rest_that_is_not_yet():
     for make in (
-        lambda: sgl.gen_int("a"),
-        lambda: sgl.gen_string("a"),
         lambda: sgl.image("x.png"),
         lambda: sgl.video("x.mp4", 5),
         lambda: sgl.separate_reasoning(sgl.gen("a"), "qwen3"),

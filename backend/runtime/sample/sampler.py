@@ -6,12 +6,17 @@ A sample is `argmax(filtered logits / T + Gumbel(key, position, token))`, comput
 `argmin(E / p)` with E exponential noise (Gumbel-max, Maddison et al. 2014), which needs one logarithm of few numbers
 instead of two of all. Temperature 0 is argmax, the lowest id of equals. Filters apply to the probabilities after
 temperature, in the order top-k, top-p, min-p, without renormalising between them, as SGLang's do.
+
+A mask comes after penalties, bias and bans, and before the filters: nothing lifts it. Since noise is keyed by token, a
+sample drawn without the mask is also the sample under it whenever the mask allows that token (both are the argmax over
+a set that contains it); so rows are drawn freely first, and masked only if that broke the mask. Filters look at the
+whole distribution: with them the mask is applied at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +26,7 @@ from ....lang.expr import Sampling
 from ..noise import uniform
 
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.int32]
 
 COLDEST = 1e-5
 """Below this temperature sampling is argmax (dividing float32 logits by less overflows)."""
@@ -71,6 +77,15 @@ class Recipe:
     def penalised(self) -> bool:
         return bool(self.frequency or self.presence or self.repetition != 1.0)
 
+    @property
+    def filtered(self) -> bool:
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+    def afresh(self, key: int, least: float) -> Recipe:
+        """The same recipe for another sample: other noise, no counts, and a temperature of at least `least` if it was
+        greedy."""
+        return replace(self, key=key, counts={}, temperature=self.temperature or least)
+
     def note(self, token: int) -> None:
         """A token was generated."""
         if self.penalised:
@@ -79,11 +94,13 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One row: a recipe at a position; `banned` ids may not be sampled there (end of text before `min_tokens`)."""
+    """One row: a recipe at a position; `banned` ids may not be sampled there (end of text before `min_tokens`), and no
+    id whose bit in `mask` (int32 words, bit i % 32 of word i // 32) is not set."""
 
     recipe: Recipe
     position: int
     banned: tuple[int, ...] = ()
+    mask: Mask | None = None
 
     @property
     def plain(self) -> bool:
@@ -93,9 +110,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
+    """`forbidden`: the probability that the model gave to what the mask forbids (with log-probabilities only)."""
+
     token: int
     logprob: float | None = None
     top: tuple[tuple[float, int], ...] = ()
+    forbidden: float = 0.0
 
 
 def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list[Sampled]:
@@ -108,21 +128,50 @@ def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list
     if np.isnan(real[np.arange(len(best)), best]).any():
         raise BackendError("the model's logits are not numbers (NaN); the weights or the dtype are at fault")
     if all(request.plain for request in requests):
-        return [Sampled(int(token)) for token in best]
+        return [
+            Sampled(int(token) if _allows(request.mask, int(token)) else _masked(row, request))
+            for row, token, request in zip(real, best, requests)
+        ]
     return [_sample_row(row, request) for row, request in zip(real, requests)]
 
 
 def _sample_row(raw: Floats, request: Request) -> Sampled:
     recipe = request.recipe
     row = _adjusted(raw, request)
-    if recipe.temperature == 0:
-        token = int(row.argmax())
+    if request.mask is not None and recipe.filtered:
+        token = _masked(row, request)
     else:
-        token = _draw(row, recipe, request.position)
+        token = int(row.argmax()) if recipe.temperature == 0 else _draw(row, recipe, request.position)
+        if not _allows(request.mask, token):
+            token = _masked(row, request)
     if not recipe.logprobs:
         return Sampled(token)
     lp = log_softmax(raw)
-    return Sampled(token, float(lp[token]), top_of(lp, recipe.top_logprobs))
+    forbidden = 0.0
+    if request.mask is not None:
+        forbidden = max(0.0, 1.0 - float(np.exp(lp[_allowed_ids(request.mask, len(lp))]).sum()))
+    return Sampled(token, float(lp[token]), top_of(lp, recipe.top_logprobs), forbidden)
+
+
+def _allows(mask: Mask | None, token: int) -> bool:
+    return mask is None or bool(mask[token >> 5] >> (token & 31) & 1)
+
+
+def _allowed_ids(mask: Mask, size: int) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(np.unpackbits(mask.view(np.uint8), count=size, bitorder="little"))
+
+
+def _masked(row: Floats, request: Request) -> int:
+    """Sample among the ids that the mask allows."""
+    assert request.mask is not None
+    ids = _allowed_ids(request.mask, len(row))
+    if not len(ids):
+        raise BackendError("a constrained row has no token that its mask allows")
+    allowed = row[ids]
+    best = int(allowed.argmax())
+    if request.recipe.temperature == 0 or not np.isfinite(allowed[best]):
+        return int(ids[best])
+    return int(_draw(allowed, request.recipe, request.position, ids))
 
 
 def _adjusted(raw: Floats, request: Request) -> Floats:
@@ -144,14 +193,16 @@ def _adjusted(raw: Floats, request: Request) -> Floats:
     return row
 
 
-def _draw(row: Floats, recipe: Recipe, position: int) -> int:
+def _draw(row: Floats, recipe: Recipe, position: int, names: npt.NDArray[np.int64] | None = None) -> int:
+    """One id; `names` are the ids of the row's entries where those are not 0, 1, 2, ..."""
     scaled = (row - row.max()) / np.float32(recipe.temperature)
     weights = np.exp(scaled)  # proportional to the probabilities; the best has weight 1
     ids = _survivors(weights, recipe)
+    named = ids if names is None else names[ids]
     if len(ids) == 1:
-        return int(ids[0])
+        return int(named[0])
     kept = weights if len(ids) == len(weights) else weights[ids]
-    u = uniform(recipe.key, position, ids.astype(np.uint32))
+    u = uniform(recipe.key, position, named.astype(np.uint32))
     with np.errstate(divide="ignore"):
         inverse = 1.0 / kept.astype(np.float64)
     # E = -log(u) >= 1 - u: the cheap bound leaves few candidates that need the logarithm
@@ -159,7 +210,7 @@ def _draw(row: Floats, recipe: Recipe, position: int) -> int:
     first = int(bound.argmin())
     close = np.flatnonzero(bound <= -np.log(u[first]) * inverse[first])
     exact = -np.log(u[close]) * inverse[close]
-    return int(ids[close[exact.argmin()]])
+    return int(named[close[exact.argmin()]])
 
 
 _SHORTLIST = 1024

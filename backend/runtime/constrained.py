@@ -1,0 +1,139 @@
+"""The constraint of one sample of a gen: its matcher, its mask, its forced tokens, and the way to its end.
+
+Owns: what a constrained gen may sample next, when it may end, and steering it to close within its budget. Knows nothing
+of steps or of text (`gen.py`).
+
+Invariants: the matcher has accepted exactly the gen's tokens (6). End-of-text tokens are legal exactly where the text
+is complete. A known way to close that fits the budget is never given up for a token after which none fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ...lang.errors import ConstraintError
+from .grammar.compile import Prepared
+from .grammar.protocol import Mask, Matcher, mask_words
+
+NEAR = 64
+"""Tokens before the end of a budget from which on the way to close is watched (beyond three times the shortest)."""
+PATIENCE = 3
+"""Searches for a way to close that may fail in a row before steering is given up."""
+
+
+_NONE: Mask = np.zeros(0, dtype=np.int32)
+
+
+class Constrained:
+    """One sample's place in its grammar. `ends` are the tokens that end a text wherever it is complete. The first token
+    of the constant text that comes next (`follow`), and tokens that begin with one of `stops`, do so too, where the
+    text itself cannot go on with them."""
+
+    def __init__(
+        self, prepared: Prepared, ends: Iterable[int], follow: int | None, stops: Iterable[str], steer: bool
+    ) -> None:
+        self.prepared = prepared
+        vocabulary = prepared.vocabulary
+        self._ends = vocabulary.mask_of(ends)
+        self._ending = self._ends if follow is None else self._ends | vocabulary.mask_of([follow])
+        for stop in stops:
+            self._ending = self._ending | vocabulary.beginning_with(stop.encode())
+        self._steer = steer
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again with an empty text."""
+        self.matcher = self.prepared.compiled.matcher()
+        self._row: Mask = np.zeros(mask_words(self.prepared.vocabulary.size), dtype=np.int32)
+        self._ends_here: Mask = self._ends
+        self._failure: Exception | None = None
+        self._plan: list[int] | None = None  # tokens that close the text from here, if known
+        self._misses = 0
+        self.steered = 0  # tokens that were not the sampled ones
+
+    # -- the mask
+    def fill(self, may_end: bool) -> None:
+        """Compute the mask of the next token; on any thread. `may_end` is False before `min_tokens`, which does not
+        keep a text from ending that can only end."""
+        try:
+            self._fill(may_end)
+        except Exception as error:
+            self._failure = error
+
+    def _fill(self, may_end: bool) -> None:
+        row = self._row
+        self.matcher.fill(row)
+        self._ends_here = _NONE
+        if self.matcher.can_end() and (may_end or not row.any()):
+            self._ends_here = (self._ending if may_end else self._ends) & ~row
+            row |= self._ends_here
+        if not row.any():
+            raise ConstraintError("the grammar has no token that can follow here, and the text is not complete")
+
+    def mask(self) -> Mask:
+        """The row that `fill` computed. Raises what it met."""
+        if self._failure is not None:
+            raise self._failure
+        return self._row
+
+    def is_end(self, token: int) -> bool:
+        """Whether this sampled token ends the text instead of going on with it."""
+        return len(self._ends_here) > 0 and _bit(self._ends_here, token)
+
+    # -- tokens
+    def accept(self, token: int) -> None:
+        """A token is committed."""
+        if not self.matcher.accept(token):
+            raise ConstraintError(f"token {token} was sampled against its mask; please report this")
+        plan = self._plan
+        self._plan = plan[1:] if plan and plan[0] == token else None
+
+    def forced(self) -> list[int]:
+        return self.matcher.forced()
+
+    # -- the way to the end
+    def steer(self, token: int, left: int) -> int | None:
+        """The token to take instead of the sampled `token` so that the text can still be closed: itself, as a rule;
+        None to end here. `left`: tokens that the budget leaves, this one included."""
+        if not self._steer or left > NEAR + 3 * self.prepared.shortest:
+            return token
+        after = self.matcher.fork()
+        if not after.accept(token):
+            return token  # `accept` will say so
+        plan = self._plan
+        follows = plan[1:] if plan and plan[0] == token else self._still_closes(after, plan)
+        if follows is None or len(follows) >= left:
+            follows = self.prepared.closer.path(after, left - 1)
+        if follows is not None and len(follows) < left:
+            self._plan, self._misses = [token, *follows], 0
+            return token
+        if plan is None:
+            plan = self.prepared.closer.path(self.matcher, left)
+        if plan is None or len(plan) > left:
+            self._misses += 1
+            self._steer = self._misses < PATIENCE
+            return token
+        self._plan = plan
+        self.steered += 1
+        return plan[0] if plan else None
+
+    def _still_closes(self, after: Matcher, plan: list[int] | None) -> list[int] | None:
+        """`plan`, if it closes the text from `after` too, through the very masks and forced tokens on the way."""
+        if plan is None:
+            return None
+        at, i, row = after.fork(), 0, np.empty_like(self._row)
+        while i < len(plan):
+            step = at.forced()
+            if not step:
+                at.fill(row)
+                step = plan[i : i + 1] if _bit(row, plan[i]) else []
+            if not step or plan[i : i + len(step)] != step or not all(at.accept(token) for token in step):
+                return None
+            i += len(step)
+        return plan if at.can_end() else None
+
+
+def _bit(row: Mask, token: int) -> bool:
+    return bool(row[token >> 5] >> (token & 31) & 1)
