@@ -24,8 +24,8 @@ from pydantic import BaseModel, Field
 
 import sgl
 from sgl.backend.base import GenRequest
-from sgl.backend.runtime import gen as gen_module
 from sgl.backend.runtime.constrained import Constrained
+from sgl.backend.runtime.constrained_gen import ConstrainedGen
 from sgl.backend.runtime.grammar.compile import Grammars
 from sgl.backend.runtime.grammar.protocol import mask_words
 from sgl.lang.constraint import Constraint
@@ -92,12 +92,12 @@ class Run:
 
 def unforced(make: Callable[[], Run]) -> Run:
     """The same with forced tokens sent through the model."""
-    kept = gen_module.Gen._extend_forced
-    gen_module.Gen._extend_forced = lambda self, branch, rule: None  # type: ignore[method-assign]
+    kept = ConstrainedGen._extend_forced
+    ConstrainedGen._extend_forced = lambda self, branch: None  # type: ignore[method-assign]
     try:
         return make()
     finally:
-        gen_module.Gen._extend_forced = kept  # type: ignore[method-assign]
+        ConstrainedGen._extend_forced = kept  # type: ignore[method-assign]
 
 
 def speed(runtime: sgl.Runtime) -> None:

@@ -9,7 +9,7 @@ is complete. A known way to close that fits the budget is never given up for a t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -27,17 +27,17 @@ _NONE: Mask = np.zeros(0, dtype=np.int32)
 
 
 class Constrained:
-    """One sample's place in its grammar. `ends` are the tokens that end a text wherever it is complete. The first token
-    of the constant text that comes next (`follow`), and tokens that begin with one of `stops`, do so too, where the
-    text itself cannot go on with them."""
+    """One sample's place in its grammar. `ends` are the tokens that end a text wherever it is complete (none with
+    `ignore_eos`: then it ends only where nothing can follow). The first token of the constant text that comes next
+    (`follow`), and tokens that begin with one of `stops`, do so too, where the text itself cannot go on with them."""
 
     def __init__(
-        self, prepared: Prepared, ends: Iterable[int], follow: int | None, stops: Iterable[str], steer: bool
+        self, prepared: Prepared, ends: Collection[int], follow: int | None, stops: Iterable[str], steer: bool
     ) -> None:
         self.prepared = prepared
         vocabulary = prepared.vocabulary
-        self._ends = vocabulary.mask_of(ends)
-        self._ending = self._ends if follow is None else self._ends | vocabulary.mask_of([follow])
+        self._ends = vocabulary.mask_of(ends or vocabulary.eos_ids)
+        self._ending = vocabulary.mask_of([*ends, *([] if follow is None else [follow])])
         for stop in stops:
             self._ending = self._ending | vocabulary.beginning_with(stop.encode())
         self._steer = steer
@@ -47,7 +47,7 @@ class Constrained:
         """Begin again with an empty text."""
         self.matcher = self.prepared.compiled.matcher()
         self._row: Mask = np.zeros(mask_words(self.prepared.vocabulary.size), dtype=np.int32)
-        self._ends_here: Mask = self._ends
+        self._ends_here = _NONE
         self._failure: Exception | None = None
         self._plan: list[int] | None = None  # tokens that close the text from here, if known
         self._misses = 0
@@ -66,10 +66,14 @@ class Constrained:
         row = self._row
         self.matcher.fill(row)
         self._ends_here = _NONE
-        if self.matcher.can_end() and (may_end or not row.any()):
-            self._ends_here = (self._ending if may_end else self._ends) & ~row
-            row |= self._ends_here
-        if not row.any():
+        if self.matcher.can_end():
+            if may_end:
+                self._ends_here = self._ending & ~row
+                row |= self._ends_here
+            if not row.any():
+                self._ends_here = self._ends
+                row |= self._ends
+        elif not row.any():
             raise ConstraintError("the grammar has no token that can follow here, and the text is not complete")
 
     def mask(self) -> Mask:

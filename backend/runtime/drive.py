@@ -75,8 +75,8 @@ class Drive:
     def _refuse_reentry(self) -> None:
         if self._owner == threading.get_ident():
             raise BackendError(
-                "the runtime was used from within its own step (by a choice method, or a listener of a handle); "
-                "do that in the program's body"
+                "the runtime was used from within its own step (by a choice method, a type's validator, or a listener "
+                "of a handle); do that in the program's body"
             )
 
     # -- synchronous waiting

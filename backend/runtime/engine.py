@@ -21,6 +21,7 @@ from typing import Any
 from ...lang.errors import BackendError, Cancelled, ContextOverflow, OptionError, OutOfMemory, ProgramTimeout
 from .batch import Model
 from .branch import Branch, ForkOp, GenOp, RestOp, ScoreOp, SyncOp, TokensOp, WarmOp, refuse
+from .constrained_gen import ConstrainedGen
 from .drive import Drive
 from .gen import Gen, Samples
 from .grammar.compile import Grammars
@@ -137,7 +138,7 @@ class Engine:
         fills = [
             span.branch.job.fill_mask
             for span in spans
-            if span.want and span.chain is None and isinstance(span.branch.job, Gen) and span.branch.job.rule
+            if span.want and span.chain is None and isinstance(span.branch.job, ConstrainedGen)
         ]
         return self._masks.submit(_call_all, fills) if fills else None
 
@@ -303,8 +304,8 @@ class Engine:
             each.inherit(branch)
             each.closing = True  # its KV becomes cache as soon as its sample is there
         for i, each in enumerate(branches):
-            gen = Gen(each, request, samples, i, self.tokenizer, self.options.context_length, prepared)
-            self._activate(each, gen)
+            given = (each, request, samples, i, self.tokenizer, self.options.context_length)
+            self._activate(each, Gen(*given) if prepared is None else ConstrainedGen(*given, prepared))
 
     def _fork(self, branch: Branch, children: tuple[Branch, ...]) -> None:
         """Freeze the branch except its last token and let the children continue from there. Text whose tokens may

@@ -4,24 +4,15 @@ Owns: when a generation ends and what its text and tokens then are. Knows nothin
 
 The generated tokens stay as they were sampled: they are never encoded again. Only when a stop cuts through a token are
 the few bytes before the cut, within that token, encoded anew; the branch's watermark is lowered to there.
-
-A constrained gen (`constrained.py`) commits the tokens its grammar forces along with the one that was sampled, so they
-ride in the same span; ends where its text is complete; and checks the text against the original constraint before it is
-handed over. If the mask could not enforce everything, a text that fails the check is dropped and sampled anew, a few
-times; nothing of such a gen is streamed before it passed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...lang.checking import Mismatch, check
-from ...lang.errors import ConstraintError, Truncated
-from ...lang.expr import DEFAULT_MAX_TOKENS
+from ...lang.expr import DEFAULT_MAX_TOKENS, Sampling
 from ..base import GenRequest, GenResult, Handle, TokenLogprob
 from .chain import Trie
-from .constrained import Constrained
-from .grammar.compile import Prepared
 from .job import Job
 from .noise import mix
 from .sample.sampler import Recipe, Request, Sampled, log_softmax, top_of
@@ -31,14 +22,6 @@ from .text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from .branch import Branch
     from .step import Span
-
-
-_DTYPE_STOPS: dict[type | None, tuple[str, ...]] = {int: (" ", "\n"), float: (" ", "\n")}
-"""Where a number may end besides at the end of the text, as in SGLang."""
-ATTEMPTS = 4
-"""Samples of a gen whose constraint is partly checked afterwards, before it fails."""
-FRESH_TEMPERATURE = 0.8
-"""Of the fresh samples of a greedy gen, which would write the same again."""
 
 
 class Samples:
@@ -80,16 +63,14 @@ class Gen(Job):
         index: int,
         tokenizer: Tokenizer,
         context_length: int,
-        prepared: Prepared | None = None,
     ) -> None:
         s = request.sampling
         super().__init__(branch, samples.handle, request.where, s.timeout)
         self.samples, self.index = samples, index
         self.tokenizer = tokenizer
         self.start = branch.length
-        room = context_length - branch.length
-        default = room if prepared else max(DEFAULT_MAX_TOKENS, s.min_tokens or 0)
-        self.budget = min(default if s.max_tokens is None else s.max_tokens, room)
+        asked = self.default_budget(s, context_length) if s.max_tokens is None else s.max_tokens
+        self.budget = min(asked, context_length - branch.length)
         self.min_tokens = min(s.min_tokens or 0, self.budget)
         seed = branch.seed if s.seed is None else s.seed
         path = branch.path if index == 0 else mix(branch.path, -index)
@@ -104,22 +85,17 @@ class Gen(Job):
         self.logprobs: list[TokenLogprob] = []
         self.finish_reason: dict[str, Any] | None = None
         self.from_token: int | None = None
-        self.rule: Constrained | None = None
-        self.partial = request.on_budget == "partial"
-        self.attempt = 1
-        self.complete = True
-        self.forbidden: list[float] = []  # the model's probability of what the mask forbade, a sampled token
-        self.value: Any = None
         if s.return_logprob and s.logprob_start_len is not None and s.logprob_start_len >= 0:
             self._score_prompt(branch, s.logprob_start_len)
-        if prepared is not None:
-            follow = tokenizer.encode([(request.follow, False)], first=False)[:1] if request.follow else []
-            self.ending_stops = (*(s.stop or ()), *_DTYPE_STOPS.get(getattr(prepared.constraint, "dtype", None), ()))
-            self.rule = Constrained(
-                prepared, self.ends, follow[0] if follow else None, self.ending_stops, request.on_budget == "close"
-            )
-            self._begin(branch)
-        elif not self.budget:
+        self.begin(branch)
+
+    @staticmethod
+    def default_budget(sampling: Sampling, context_length: int) -> int:
+        return max(DEFAULT_MAX_TOKENS, sampling.min_tokens or 0)
+
+    def begin(self, branch: Branch) -> None:
+        """Before the first sample."""
+        if not self.budget:
             self._end("length", length=0)
 
     def _score_prompt(self, branch: Branch, first: int) -> None:
@@ -141,14 +117,7 @@ class Gen(Job):
     def wants_last(self) -> bool:
         return self.finish_reason is None
 
-    def fill_mask(self) -> None:
-        """Compute the mask of the row that is being computed; on any thread."""
-        if self.rule is not None:
-            self.rule.fill(len(self.tokens) >= self.min_tokens)
-
     def request(self, branch: Branch) -> Request | None:
-        if self.rule is not None:
-            return Request(self.recipe, branch.length, mask=self.rule.mask())
         banned = tuple(self.ends) if len(self.tokens) < self.min_tokens else ()
         return Request(self.recipe, branch.length, banned)
 
@@ -167,9 +136,6 @@ class Gen(Job):
 
     def accept(self, branch: Branch, sampled: Sampled) -> None:
         token = sampled.token
-        if self.rule is not None:
-            self._accept_constrained(branch, self.rule, sampled)
-            return
         if sampled.logprob is not None:
             self.logprobs.append(self._described(token, sampled.logprob, sampled.top))
         if token in self.ends and len(self.tokens) >= self.min_tokens:
@@ -197,102 +163,8 @@ class Gen(Job):
         self._show(self.matcher.finish())
 
     def _show(self, piece: str) -> None:
-        if self.index == 0 and (self.rule is None or not self.rule.prepared.checked):
+        if self.index == 0:
             self.samples.handle.grow(piece)
-
-    # -- under a constraint
-    def _begin(self, branch: Branch) -> None:
-        """The beginning of a constrained text: what is forced needs no model."""
-        assert self.rule is not None
-        self._extend_forced(branch, self.rule)
-        self._conclude(branch, self.rule)
-
-    def _accept_constrained(self, branch: Branch, rule: Constrained, sampled: Sampled) -> None:
-        token: int | None = sampled.token
-        self.forbidden.append(sampled.forbidden)
-        if not rule.is_end(sampled.token):
-            token = rule.steer(sampled.token, self.budget - len(self.tokens))
-        if token is not None and sampled.logprob is not None:
-            own = token == sampled.token
-            self.logprobs.append(self._described(token, sampled.logprob if own else None, sampled.top))
-        if token is None:
-            self._end("stop", matched=None)
-        elif rule.is_end(token):
-            self.usage.generated += 1
-            self._end("stop", matched=token if token in self.ends else self._stop_at(token))
-        else:
-            rule.accept(token)
-            self._commit(branch, token)
-            self._extend_forced(branch, rule)
-        self._conclude(branch, rule)
-
-    def _stop_at(self, token: int) -> str | None:
-        """The stop that this token, which is no part of the text, begins with; None for the constant that follows."""
-        data = self.tokenizer.token_bytes[token]
-        return next((stop for stop in self.ending_stops if data.startswith(stop.encode())), None)
-
-    def _extend_forced(self, branch: Branch, rule: Constrained) -> None:
-        """Commit what the grammar leaves no choice about. With log-probabilities every token goes through the model."""
-        if self.recipe.logprobs:
-            return
-        while self.finish_reason is None and len(self.tokens) < self.budget and (forced := rule.forced()):
-            for token in forced[: self.budget - len(self.tokens)]:
-                rule.accept(token)
-                self.usage.forced += 1
-                self._commit(branch, token)
-                if self.finish_reason is not None:
-                    return
-
-    def _conclude(self, branch: Branch, rule: Constrained) -> None:
-        """End the text where nothing can follow or the budget is spent; check an ended one."""
-        if self.finish_reason is None:
-            if rule.matcher.is_done():
-                self._end("stop", matched=None)
-            elif len(self.tokens) < self.budget:
-                return
-            elif rule.matcher.can_end():
-                self._end("length", length=len(self.tokens))
-            elif self.partial:
-                self.complete = False
-                self._end("length", length=len(self.tokens))
-                return
-            else:
-                raise Truncated(self._truncated(rule), self.matcher.text)
-        try:
-            self.value = check(rule.prepared.constraint, self.matcher.text)
-        except Mismatch as mismatch:
-            self._reject(branch, rule, mismatch)
-
-    def _truncated(self, rule: Constrained) -> str:
-        shortest = rule.prepared.shortest
-        need = f"; the shortest text known for this constraint is {shortest} tokens" if shortest > self.budget else ""
-        return (
-            f"{self.where}: the text was not complete when its budget of {self.budget} tokens was spent{need}; raise "
-            f"max_tokens= (or the context), or take what there is with on_budget='partial'. It ends in "
-            f"{self.matcher.text[-60:]!r}"
-        )
-
-    def _reject(self, branch: Branch, rule: Constrained, mismatch: Mismatch) -> None:
-        """The text breaks the original constraint: sample afresh, or fail."""
-        checked = rule.prepared.checked
-        if not checked or self.attempt >= ATTEMPTS:
-            why = (
-                f"{self.attempt} samples in a row broke what only a check can enforce ({', '.join(checked)})"
-                if checked
-                else "the text breaks its constraint, although the mask allowed it"
-                if self.finish_reason and self.finish_reason.get("matched") is None
-                else "the stop cut the text where it was not complete"
-            )
-            raise ConstraintError(f"{self.where}: {why}: {mismatch}. The text: {self.matcher.text!r:.400}")
-        self.attempt += 1
-        self.finish_reason = None
-        self.tokens, self.logprobs = [], []
-        self.matcher = StopMatcher(*self.stops)
-        branch.truncate(self.start)
-        branch.high = min(branch.high, branch.length)
-        self.recipe = self.recipe.afresh(mix(self.recipe.key, self.attempt), FRESH_TEMPERATURE)
-        rule.restart()
-        self._begin(branch)
 
     def _cut(self, branch: Branch, at: int) -> None:
         """Cut the tokens `at` bytes into the text: keep whole tokens, encode what is left of the one cut through."""
@@ -319,31 +191,18 @@ class Gen(Job):
         return self.finish_reason is not None and not self.open_chains()
 
     def close(self, branch: Branch) -> None:
+        self.samples.finish(self.index, self.result())
+
+    def result(self) -> GenResult:
         assert self.finish_reason is not None
-        result = GenResult(
+        return GenResult(
             text=self.matcher.text,
             token_ids=self.tokens,
             finish_reason=self.finish_reason,
             usage=self.usage,
             logprobs=self.logprobs if self.recipe.logprobs else None,
             input_logprobs=self._prompt_logprobs(),
-            value=self.value,
-            receipt=None if self.rule is None else self._receipt(self.rule),
         )
-        if self.rule is not None and self.rule.prepared.checked and self.index == 0:
-            self.samples.handle.grow(result.text)
-        self.samples.finish(self.index, result)
-
-    def _receipt(self, rule: Constrained) -> dict[str, Any]:
-        receipt = {
-            **rule.prepared.receipt(),
-            "complete": self.complete,
-            "attempts": self.attempt,
-            "steered": rule.steered,
-        }
-        if self.recipe.logprobs:
-            receipt["mask_loss"] = sum(self.forbidden) / max(1, len(self.forbidden))
-        return receipt
 
     def _prompt_logprobs(self) -> list[TokenLogprob] | None:
         if self.from_token is None:

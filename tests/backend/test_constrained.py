@@ -211,12 +211,12 @@ def test_the_next_constant_ends_a_text_too() -> None:
     plain = Runtime.toy()
     [word] = plain.tokenizer.encode([("and", False)], first=False)
     runtime = Runtime.toy(favour={word: 50.0, **dict.fromkeys(plain.tokenizer.eos_ids, -50.0)})
-    result = generate(runtime, sgl.regex(r"\d+"), follow="and", max_tokens=40, temperature=0.0)
+    result = generate(runtime, sgl.regex("[0-9]+"), follow="and", max_tokens=40, temperature=0.0)
     assert len(result.token_ids) == 1 and result.text.isdigit()  # it wanted to say the constant as soon as it could
-    result = generate(runtime, sgl.regex(r"\d+"), max_tokens=40, temperature=0.0)
+    result = generate(runtime, sgl.regex("[0-9]+"), max_tokens=40, temperature=0.0)
     assert len(result.token_ids) == 40
     # where the text itself may go on like the constant, the constant is no end
-    result = generate(runtime, sgl.regex(r"\d(and)*"), follow="and", max_tokens=9, temperature=0.0)
+    result = generate(runtime, sgl.regex("[0-9](and)*"), follow="and", max_tokens=9, temperature=0.0)
     assert result.text.endswith("andand")
 
 
@@ -413,3 +413,9 @@ def test_an_engine_that_was_asked_for_is_not_asked_too_much() -> None:
             generate(favouring("", grammar_backend=engine), constraint)
     with pytest.raises(OptionError, match="grammar_backend"):
         Runtime.toy(grammar_backend="outline")
+
+
+def test_ignore_eos_under_a_constraint() -> None:
+    runtime = favouring("", ends=60.0)
+    assert len(generate(runtime, sgl.regex("[a-z]{1,9}"), ignore_eos=True, max_tokens=50).text) == 9
+    assert generate(runtime, sgl.json_schema({"type": "integer"}), ignore_eos=True, max_tokens=90).text
