@@ -7,22 +7,25 @@ A schema is validated by `jsonschema` in its own draft, with these differences: 
 (`pattern.py`), a `format` that of our table (`formats.py`), `multipleOf` is computed in decimals, OpenAPI's
 `nullable` admits null, the keywords of all drafts are looked at whatever the draft, and JSON text is strict: no
 repeated keys, no NaN or Infinity.
+
+Every check is bounded in time, since it may run while others wait for the engine: no search backtracks for more than
+a fraction of a second, and what cannot be decided is a `Mismatch`.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import dialect as dialects
 from .constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from .errors import ConstraintError
 from .formats import check_format
+from .splitting import Slow, matches, splits
 
 MOST_KEPT = 256
+PATIENCE = 0.25  # seconds of backtracking in one search
 
 
 class Mismatch(ValueError):
@@ -84,73 +87,41 @@ def _check_either(constraint: Either, text: str) -> Any:
 
 
 @functools.lru_cache(maxsize=MOST_KEPT)
-def _regex(pattern: str) -> Callable[[str], object]:
-    try:
-        return re.compile(pattern).fullmatch
-    except re.error:
-        import regex
+def _regex(pattern: str) -> Any:
+    import regex
 
-        matcher: Callable[[str], object] = regex.compile(pattern, regex.V0).fullmatch
-        return matcher
+    try:
+        return regex.compile(pattern, regex.V0)
+    except regex.error:
+        return None  # Python's own syntax that this package does not read
 
 
 def _fullmatch(pattern: str, text: str) -> bool:
-    return _regex(pattern)(text) is not None
+    """By the `regex` package, with a time limit; where that says no or not in time, by derivatives."""
+    try:
+        if (compiled := _regex(pattern)) is not None and compiled.fullmatch(text, timeout=PATIENCE) is not None:
+            return True
+    except TimeoutError:
+        pass
+    try:
+        return matches(pattern, text)
+    except Slow as slow:
+        raise Mismatch(f"{_brief(text)} against {_brief(pattern)}: {slow}") from None
 
 
 def _splits(parts: tuple[Constraint, ...], text: str) -> bool:
-    """Whether a text is the parts one after the other: by trying where each may end, remembering what failed."""
-    failed: set[tuple[int, int]] = set()
-
-    def rest(index: int, start: int) -> bool:
-        if index == len(parts):
-            return start == len(text)
-        if (index, start) in failed:
-            return False
-        for end in _ends(parts[index], text, start, last=index == len(parts) - 1):
-            if rest(index + 1, end):
-                return True
-        failed.add((index, start))
-        return False
-
-    return rest(0, 0)
-
-
-def _ends(part: Constraint, text: str, start: int, last: bool) -> Iterator[int]:
-    """Where a part that begins at `start` may end."""
-    if isinstance(part, Exactly):
-        if text.startswith(part.text, start):
-            yield start + len(part.text)
-        return
-    if isinstance(part, Choice):
-        yield from (start + len(choice) for choice in part.choices if text.startswith(choice, start))
-        return
-    if isinstance(part, Either):
-        seen = set()
-        for branch in part.branches:
-            for end in _ends(branch, text, start, last):
-                if end not in seen:
-                    seen.add(end)
-                    yield end
-        return
-    if isinstance(part, JsonSchema) and not text[start : start + 1].isdigit() and not text.startswith("-", start):
-        end_of_json = _json_end(text, start)  # anything but a number ends in one place
-        ends = [] if end_of_json is None else [end_of_json]
-    else:
-        ends = [len(text)] if last else list(range(len(text), start - 1, -1))
-    for end in ends:
-        try:
-            check(part, text[start:end])
-        except Mismatch:
-            continue
-        yield end
-
-
-def _json_end(text: str, start: int) -> int | None:
     try:
-        return int(json.JSONDecoder().raw_decode(text, start)[1])
-    except (ValueError, RecursionError):
-        return None
+        return splits(parts, text, _fits)
+    except Slow as slow:
+        raise Mismatch(f"{_brief(text)} as a sequence: {slow}") from None
+
+
+def _fits(part: Constraint, text: str) -> bool:
+    try:
+        check(part, text)
+    except Mismatch:
+        return False
+    return True
 
 
 # -------------------------------------------------------------------------------------------------------------- JSON
@@ -246,25 +217,35 @@ def dialect(schema: Any) -> tuple[int, Any]:
 
     By `$schema`; without a known one 2020-12, or the newest draft that the schema is valid in.
     """
+    draft, _ = _examined(json.dumps(schema))
+    return draft, _classes()[draft]
+
+
+def metaschema_fault(schema: Any) -> tuple[str, str] | None:
+    """Where a schema is no valid schema of its draft, and why; or None."""
+    try:
+        return _examined(json.dumps(schema))[1]
+    except RecursionError:
+        raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _examined(source: str) -> tuple[int, tuple[str, str] | None]:
+    """The draft of a schema and its fault: once for a schema, since a metaschema takes milliseconds."""
+    schema = json.loads(source)
     named = schema.get("$schema") if isinstance(schema, dict) else None
     if isinstance(named, str):
         key = named.rstrip("#").replace("http://json-schema.org/draft/", "https://json-schema.org/draft/")
         key = key.replace("https://json-schema.org/draft-0", "http://json-schema.org/draft-0")
         if key in _DRAFTS:
-            return _DRAFTS[key], _classes()[_DRAFTS[key]]
+            return _DRAFTS[key], _first_fault(_DRAFTS[key], schema)
+    faults = []
     for draft in (2020, 2019, 7, 4):
-        if _first_fault(draft, schema) is None:
-            return draft, _classes()[draft]
-    return 2020, _classes()[2020]
-
-
-def metaschema_fault(schema: Any) -> tuple[str, str] | None:
-    """Where a schema is no valid schema of its draft, and why; or None."""
-    draft, _ = dialect(schema)
-    try:
-        return _first_fault(draft, schema)
-    except RecursionError:
-        raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None
+        fault = _first_fault(draft, schema)
+        if fault is None:
+            return draft, None
+        faults.append(fault)
+    return 2020, faults[0]
 
 
 def _first_fault(draft: int, schema: Any) -> tuple[str, str] | None:

@@ -8,16 +8,18 @@ in every draft, because one that is silently passed over is a constraint that wa
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from .formats import check_format
-from .pattern import PatternError, ecma_search
+from .pattern import PatternError, accepts, ecma_search, parse_ecma
 
 Keyword = Callable[[Any, Any, Any, Any], Any]
 DATA = frozenset({"const", "enum", "default", "examples", "example"})
+SLOW = 0.25  # seconds of a search that backtracks too much
 
 
 def classes(bases: dict[int, Any]) -> dict[int, Any]:
@@ -33,6 +35,8 @@ def classes(bases: dict[int, Any]) -> dict[int, Any]:
         keywords.update(base.VALIDATORS)
         keywords.update(_OWN)
         keywords["contains"] = newest["contains"]
+        for name, all_of_it in _ALL_EVALUATED.items():
+            keywords[name] = _unless_evaluated(keywords[name], all_of_it)
         out[draft] = validators.extend(base, {name: _nullable(keyword) for name, keyword in keywords.items()})
     return out
 
@@ -60,6 +64,23 @@ def _nullable(keyword: Keyword) -> Keyword:
     return checked
 
 
+def _unless_evaluated(keyword: Keyword, all_of_it: Callable[[Any], bool]) -> Keyword:
+    """An unevaluated... keyword, but where nothing is left to it (jsonschema overlooks that in 2019-09)."""
+
+    def checked(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        return None if all_of_it(schema) else keyword(validator, value, instance, schema)
+
+    return checked
+
+
+_ALL_EVALUATED: dict[str, Callable[[Any], bool]] = {
+    "unevaluatedProperties": lambda schema: "additionalProperties" in schema,
+    "unevaluatedItems": lambda schema: (
+        isinstance(schema.get("items"), (dict, bool)) or ("items" in schema and "additionalItems" in schema)
+    ),
+}
+
+
 def _error(message: str) -> Any:
     from jsonschema import ValidationError
 
@@ -79,7 +100,7 @@ def _exact(number: int | float) -> Fraction:
 def finder(pattern: str) -> Callable[[str], bool]:
     """The search for an ECMA-262 pattern; `regex`'s for one that no mask can say. Raises `ValueError`."""
     try:
-        return ecma_search(pattern).search
+        return _Search(pattern).search
     except PatternError:
         import regex
 
@@ -87,7 +108,30 @@ def finder(pattern: str) -> Callable[[str], bool]:
             compiled = regex.compile(pattern, regex.V0)
         except regex.error as error:
             raise ValueError(str(error)) from None
-        return lambda text: compiled.search(text) is not None
+
+        def search(text: str) -> bool:
+            try:
+                return compiled.search(text, timeout=SLOW) is not None
+            except TimeoutError:
+                return False  # not known, so not let by
+
+        return search
+
+
+class _Search:
+    """A search for a pattern. One that was slow once is done by derivatives, which do not backtrack, from then on."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern, self._slow = pattern, False
+        self._backtracking = ecma_search(pattern)
+
+    def search(self, text: str) -> bool:
+        if self._slow:
+            return accepts(parse_ecma(self._pattern), text)
+        start = time.monotonic()
+        found = self._backtracking.search(text)
+        self._slow = time.monotonic() - start > SLOW
+        return found
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:

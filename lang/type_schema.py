@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, SchemaValidator, ValidationError, core_sch
 from .decimals import decimals
 from .errors import ConstraintError
 from .formats import FORMATS, known
+from .rust_pattern import narrowed
 
 Json = dict[str, Any]
 
@@ -151,11 +152,16 @@ class TypeSchema(GenerateJsonSchema):
         if isinstance(pattern, re.Pattern):
             flags = "".join(letter for letter in "imsx" if pattern.flags & getattr(re, letter.upper()))
             result["pattern"] = f"(?{flags}:{pattern.pattern})" if flags else pattern.pattern
+        if "pattern" in result:
+            said = result["pattern"]
+            result["pattern"], sure = narrowed(said)
+            if not sure:
+                self.afterwards.append(f"pattern {said}")
         if (
             schema.get("strip_whitespace", self._config.str_strip_whitespace)
             and {"minLength", "pattern"} & result.keys()
         ):
-            trimmed = "^(\\S([^\\n\\r]*\\S)?)?$"  # so that stripping takes nothing away
+            trimmed, _ = narrowed("^(\\S([^\\n\\r]*\\S)?)?$")  # so that stripping takes nothing away
             if "pattern" in result:
                 result["allOf"] = [{"pattern": trimmed}]
             else:

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .constraint import Constraint, JsonSchema, Regex
 from .errors import ConstraintError
+from .readable import readable
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -178,7 +179,7 @@ def _read(tp: Any) -> tuple[TypeAdapter[Any], Json, tuple[str, ...]]:
 
     if isinstance(tp, str):  # pydantic would look it up among our own names
         raise NameError(f"name {tp!r} is not defined", name=tp)
-    adapter: TypeAdapter[Any] = TypeAdapter(tp)
+    adapter: TypeAdapter[Any] = TypeAdapter(readable(tp))
     if not adapter.pydantic_complete:
         adapter.rebuild(raise_errors=True, _parent_namespace_depth=0)
     return adapter, *schema_of(adapter)

@@ -18,9 +18,12 @@ from .grammar.compile import Prepared
 from .grammar.protocol import Mask, Matcher, mask_words
 
 NEAR = 64
-"""Tokens before the end of a budget from which on the way to close is watched (beyond three times the shortest)."""
-PATIENCE = 3
-"""Searches for a way to close that may fail in a row before steering is given up."""
+"""Tokens to spare beside the way to close and what one more token may add to it: with fewer left, each token is looked
+at before it is taken."""
+OFTEN = 32
+"""Tokens after which the way to close is looked for in any case."""
+PAUSE = 8
+"""Tokens before another search when one has found nothing."""
 
 
 _NONE: Mask = np.zeros(0, dtype=np.int32)
@@ -50,7 +53,7 @@ class Constrained:
         self._ends_here = _NONE
         self._failure: Exception | None = None
         self._plan: list[int] | None = None  # tokens that close the text from here, if known
-        self._misses = 0
+        self._look_at: int | None = None  # with so many tokens left, or fewer, the way to close is looked for
         self.steered = 0  # tokens that were not the sampled ones
 
     # -- the mask
@@ -101,7 +104,7 @@ class Constrained:
     def steer(self, token: int, left: int) -> int | None:
         """The token to take instead of the sampled `token` so that the text can still be closed: itself, as a rule;
         None to end here. `left`: tokens that the budget leaves, this one included."""
-        if not self._steer or left > NEAR + 3 * self.prepared.shortest:
+        if not self._steer or not self._is_due(left):
             return token
         after = self.matcher.fork()
         if not after.accept(token):
@@ -109,19 +112,31 @@ class Constrained:
         plan = self._plan
         follows = plan[1:] if plan and plan[0] == token else self._still_closes(after, plan)
         if follows is None or len(follows) >= left:
-            follows = self.prepared.closer.path(after, left - 1)
+            follows = self.prepared.closing(after, left - 1)
         if follows is not None and len(follows) < left:
-            self._plan, self._misses = [token, *follows], 0
+            self._plan = [token, *follows]
+            self._plan_look(left, len(follows))
             return token
         if plan is None:
-            plan = self.prepared.closer.path(self.matcher, left)
+            plan = self.prepared.closing(self.matcher, left)
         if plan is None or len(plan) > left:
-            self._misses += 1
-            self._steer = self._misses < PATIENCE
+            self._look_at = left - PAUSE
             return token
         self._plan = plan
         self.steered += 1
         return plan[0] if plan else None
+
+    def _is_due(self, left: int) -> bool:
+        """Whether to look for the way to close now. Far from the end of the budget that is done now and then only."""
+        if self._look_at is None:
+            self._plan_look(left, self.prepared.shortest)
+        return self._look_at is not None and left <= self._look_at
+
+    def _plan_look(self, left: int, way: int) -> None:
+        """Look again at once if the budget is near its end, given that the `way` to close has so many tokens: a token
+        may add to it what one place of the constraint asks for at least."""
+        near = left <= way + 2 * self.prepared.heaviest + NEAR
+        self._look_at = left if near else left - OFTEN
 
     def _still_closes(self, after: Matcher, plan: list[int] | None) -> list[int] | None:
         """`plan`, if it closes the text from `after` too, through the very masks and forced tokens on the way."""

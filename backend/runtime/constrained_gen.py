@@ -155,13 +155,12 @@ class ConstrainedGen(Gen):
         """The text breaks the original constraint: sample afresh, or fail."""
         checked = self.prepared.checked
         if not checked or self.attempt >= ATTEMPTS:
-            why = (
-                f"{self.attempt} samples in a row broke what only a check can enforce ({', '.join(checked)})"
-                if checked
-                else "the text breaks its constraint, although the mask allowed it"
-                if self.finish_reason and self.finish_reason.get("matched") is None
-                else "the stop cut the text where it was not complete"
-            )
+            if self.matcher.cut is not None:
+                why = f"the stop {self.matcher.matched!r} cut the text where it was not complete"
+            elif checked:
+                why = f"{self.attempt} samples in a row broke what only a check can enforce ({', '.join(checked)})"
+            else:
+                why = "the text breaks its constraint, although the mask allowed it; please report this"
             raise ConstraintError(f"{self.where}: {why}: {mismatch}. The text: {self.matcher.text!r:.400}")
         self.attempt += 1
         self.finish_reason = None

@@ -419,3 +419,45 @@ def test_ignore_eos_under_a_constraint() -> None:
     runtime = favouring("", ends=60.0)
     assert len(generate(runtime, sgl.regex("[a-z]{1,9}"), ignore_eos=True, max_tokens=50).text) == 9
     assert generate(runtime, sgl.json_schema({"type": "integer"}), ignore_eos=True, max_tokens=90).text
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        sgl.regex(r"(.|\n)*END"),
+        sgl.regex(r"(?s)```.*?```"),
+        sgl.regex(".{20,}zq"),
+        sgl.regex(r"A: \w+; B"),
+        "A: " + sgl.regex(r"\w+ \w+") + "; " + sgl.json_schema({"type": "array", "items": {"type": "string"}}),
+        sgl.json_schema({"type": "string", "pattern": "a.c"}),
+        sgl.json_schema({"type": "string", "pattern": "^iglu:[a-z.]+/[a-z_]+/jsonschema/[0-9]-[0-9]-[0-9]$"}),
+    ],
+    ids=str,
+)
+def test_an_end_that_wants_certain_characters_is_found(constraint: Constraint) -> None:
+    """A pattern's end is no habit: without its witness the search would write words for ever."""
+    for ranking in ("", "th", '"'):
+        runtime = favouring(ranking, ends=-40.0)
+        for seed, budget in enumerate([60, 90, 130]):
+            text = generate(runtime, constraint, seed, max_tokens=budget, temperature=float(seed % 2)).text
+            assert runtime.accepts(constraint, text)
+
+
+def test_a_large_value_begun_late_still_ends() -> None:
+    """The way to close grows by leaps: an item of twelve required strings is a hundred tokens at once."""
+    item = {f"property_{i}": {"type": "string"} for i in range(12)}
+    schema = {
+        "type": "array",
+        "items": {"type": "object", "properties": item, "required": list(item), "additionalProperties": False},
+    }
+    for seed in range(4):
+        runtime = favouring("th", ends=-40.0)
+        json.loads(generate(runtime, sgl.json_schema(schema), seed, max_tokens=300).text)
+
+
+def test_keys_of_a_pattern_differ() -> None:
+    digits = favouring('0123456789",:', ends=-40.0)
+    for seed in range(6):
+        result = generate(digits, sgl.schema(dict[int, bool]), seed, max_tokens=120)
+        pairs = json.loads(result.text, object_pairs_hook=list)
+        assert len(dict(pairs)) == len(pairs)

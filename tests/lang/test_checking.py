@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from sgl.lang.checking import Mismatch, check, dialect, metaschema_fault, parse_json
-from sgl.lang.constraint import Choice, Constraint, Exactly, Grammar, JsonSchema, Regex
+from sgl.lang.constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 
 
 def schema(data: Any) -> JsonSchema:
@@ -119,3 +120,40 @@ def test_a_type_gives_an_instance() -> None:
 
 def test_parse_json_takes_what_json_is() -> None:
     assert parse_json(' {"a": [1, 1.5, null, true, "\\ud83d\\ude00"]} ') == {"a": [1, 1.5, None, True, "😀"]}
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+b", "(a|aa)+b", "((a|a)*|(aa)*)*c", ".*.*.*.*b"])
+def test_no_check_backtracks_for_ever(pattern: str) -> None:
+    strings = JsonSchema(json.dumps({"items": {"pattern": f"^({pattern})$"}}))
+    start = time.process_time()
+    for constraint, text in (
+        (Regex(pattern), "a" * 5000),
+        (strings, json.dumps(["a" * 5000 + str(i) for i in range(4)])),
+        (Sequenced((Regex(pattern), Regex("a*"), Exactly("!"))), "a" * 5000),
+    ):  # fmt: skip
+        with pytest.raises(Mismatch):
+            check(constraint, text)
+    assert time.process_time() - start < 4
+
+
+def test_patterns_that_backtrack_still_match() -> None:
+    assert check(Regex("(a+)+b|(a|aa)+"), "a" * 3000)
+    assert check(Sequenced((Regex("(a|aa)+"), Regex("b*"), JsonSchema("{}"))), "a" * 3000 + "bb[1]")
+
+
+def test_sequences_of_long_texts() -> None:
+    parts = tuple(Either((Regex("a+"), Regex("a*b"), Exactly("ab"))) for _ in range(6))
+    assert check(Sequenced(parts), "a" * 10_000)
+    with pytest.raises(Mismatch):
+        check(Sequenced(parts), "a" * 10_000 + "c")
+    numbers = (JsonSchema('{"type": "number"}'),) * 3
+    assert check(Sequenced((*numbers, Exactly("x"))), "1-2.53x")
+    with pytest.raises(Mismatch):
+        check(Sequenced((*numbers, Exactly("x"))), "1" * 5000)
+
+
+def test_deep_text_is_a_mismatch() -> None:
+    recursive = JsonSchema('{"$ref": "#/$defs/n", "$defs": {"n": {"type": "array", "items": {"$ref": "#/$defs/n"}}}}')
+    for constraint, deep in ((JsonSchema("{}"), 100_000), (recursive, 900)):
+        with pytest.raises(Mismatch, match="deep"):
+            check(constraint, "[" * deep + "]" * deep)

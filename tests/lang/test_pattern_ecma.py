@@ -105,7 +105,11 @@ _PARTS += ["(?!a.)", "(?<=a)", "(?<!b)", "|"]
 def test_random_patterns_are_found_where_re_finds_them(parts: list[tuple[str, str]]) -> None:
     fixed = ("^", "$", r"\b", r"\B", "|", "(?=a)", "(?!a.)", "(?<=a)", "(?<!b)")
     pattern = "".join(part if part in fixed else part + count for part, count in parts)
-    node, search = parse_ecma(pattern), ecma_search(pattern)
+    try:
+        node, search = parse_ecma(pattern), ecma_search(pattern)
+    except PatternError as error:
+        assert "too much to enforce" in error.message  # an anchor in a repeat: most are rewritten, the rest refused
+        return
     oracle = re.compile(pattern.replace("$", r"\Z"), re.ASCII)
     for text in TEXTS[1::3] if r"\B" in pattern else TEXTS[::3]:
         right = oracle.search(text) is not None

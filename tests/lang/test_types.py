@@ -1,4 +1,4 @@
-# ruff: noqa: UP006, UP007, UP013, UP035, UP045 (typing's own spellings are types too)
+# ruff: noqa: UP006, UP007, UP035, UP045 (typing's own spellings are types too)
 """Python types as constraints: golden schemas, instances of the schema read back by pydantic, and what is refused."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from typing_extensions import NotRequired, TypeAliasType, TypedDict
+from typing_extensions import NotRequired, Required, TypeAliasType, TypedDict
 
 from sgl.lang.constraint import JsonSchema, Regex
 from sgl.lang.decimals import decimals
@@ -758,10 +758,6 @@ class Unresolved:
     a: Optional[Nowhere]  # noqa: F821  # type: ignore[name-defined]
 
 
-OldTypedDict = typing.TypedDict("OldTypedDict", {"a": int})
-BELOW_312 = pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic reads typing.TypedDict from 3.12 on")
-
-
 class PathAlias(BaseModel):
     a: int = Field(validation_alias=AliasPath("x", 0))
 
@@ -795,7 +791,6 @@ REFUSED: list[Any] = [
     (Empty, r"Empty has no values"),
     (dict[Literal[1, 2], int], r"the dict key 1 .* use strings"),
     (dict[tuple[int, int], int], r"the keys of a dict are strings in JSON"),
-    pytest.param(OldTypedDict, r"typing_extensions\.TypedDict", marks=BELOW_312),
     (PathAlias, r"field a: its alias is a path"),
     (
         Contradictory,
@@ -875,3 +870,26 @@ def test_dtype_of_another_type() -> None:
     assert value_of_dtype(Pair, '{"left": 1}') == Pair(1)
     with pytest.raises(ConstraintError, match="'list' is none of int, float, bool, str"):
         of_dtype("list")
+
+
+class Simple(typing.TypedDict):
+    a: int
+    b: NotRequired[str]
+
+
+class Partial(typing.TypedDict, total=False):
+    x: Required[list[Simple]]
+    y: Optional[Simple]
+
+
+def test_typed_dicts_of_the_standard_library():
+    simple = from_type(Simple).schema
+    assert simple["required"] == ["a"] and list(simple["properties"]) == ["a", "b"]
+    assert from_type(Partial).schema["required"] == ["x"]
+    assert parse(list[Partial], '[{"x": [{"a": 1}]}]') == [{"x": [{"a": 1}]}]
+
+
+def test_an_iterable_is_read_at_once():
+    assert parse(collections.abc.Iterable[int], "[1, 2]") == [1, 2]
+    with pytest.raises(ValueError):
+        parse(collections.abc.Iterable[typing.Annotated[int, Field(ge=3)]], "[1]")

@@ -12,45 +12,54 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
 from ....lang.errors import ConstraintError, OptionError, suggest
+from ....lang.pattern import Node, sequence, size
 from ..text.tokenizer import Tokenizer
 from .cache import ArtefactCache
-from .closing import Closer
+from .closing import SECONDS, Closer, heaviest, mask_pattern, schema_witnesses, witness
 from .ebnf import Unfit
 from .lark import regular, to_source
 from .llguidance_engine import LLGuidance
 from .outlines_engine import Outlines
-from .protocol import Compiled
+from .protocol import Compiled, Matcher
 from .schema.lower import Lowered, lower
 from .vocabulary import Vocabulary
 from .worker import Build, Worker, cached
 from .xgrammar_engine import XGrammar
 
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
+FEW = 4
+"""Characters of a key pattern that is so short that an object may run out of new keys."""
 KEPT = 512
 """Compiled constraints kept in memory (llguidance's take about 0.2 MB)."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A constraint ready to be enforced. `checked`: what the mask leaves open, by JSON pointer; the finished text is
-    checked for it, and sampled anew if it fails."""
+    """A constraint ready to be enforced.
+
+    `checked`: what the mask leaves open, by JSON pointer; the finished text is checked for it, and sampled anew if it
+    fails. `witnesses` and `heaviest` help to close a text (`closing.py`); `shortest` is the length in tokens of the
+    shortest text known, 0 if none is.
+    """
 
     constraint: Constraint
     compiled: Compiled
     checked: tuple[str, ...]
     closer: Closer
     vocabulary: Vocabulary
+    witnesses: tuple[bytes, ...]
+    heaviest: int
+    shortest: int = 0
 
-    @cached_property
-    def shortest(self) -> int:
-        """Tokens of the shortest known text; 0 if none is known."""
-        return len(self.closer.path(self.compiled.matcher(), 4_000) or ())
+    def closing(self, matcher: Matcher, limit: int, seconds: float = SECONDS) -> list[int] | None:
+        """At most `limit` tokens that complete a text from where `matcher` is; None if none were found."""
+        return self.closer.path(matcher, limit, self.witnesses, isinstance(self.constraint, JsonSchema), seconds)
 
     def receipt(self) -> dict[str, Any]:
         return {
@@ -129,9 +138,15 @@ class Grammars:
         lowered = {part: lower(part.schema) for part in schemas(constraint)}
         compiled = self._engine(constraint, {part: low.mask for part, low in lowered.items()})
         checked = [pointer for part, low in lowered.items() for pointer in _unenforced(part, low)]
-        if not isinstance(constraint, JsonSchema) and any(_open(low.mask) for low in lowered.values()):
-            checked.append("repeated keys")  # within other text the mask does not follow an object's keys
-        return Prepared(constraint, compiled, tuple(dict.fromkeys(checked)), self.closer, self.vocabulary)
+        joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
+        if any(_open(low.mask) if joined else _few_keys(low.mask) for low in lowered.values()):
+            checked.append("repeated keys")
+        witnesses, heavy = _help(constraint, [low.mask for low in lowered.values()])
+        prepared = Prepared(
+            constraint, compiled, tuple(dict.fromkeys(checked)), self.closer, self.vocabulary, witnesses, heavy
+        )
+        shortest = prepared.closing(compiled.matcher(), 2_000, seconds=0.5) or ()
+        return replace(prepared, shortest=len(shortest))
 
     def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled:
         wanted = self.backend
@@ -181,6 +196,32 @@ def schemas(constraint: Constraint) -> list[JsonSchema]:
     return []
 
 
+def _help(constraint: Constraint, masks: list[Any]) -> tuple[tuple[bytes, ...], int]:
+    """What helps to close a text: witnesses of its regular parts, and how much one token may add to its end."""
+    found = [text for mask in masks for text in schema_witnesses(mask)]
+    found += [text for node in _regular_parts(constraint) if (text := witness(node)) is not None]
+    heavy = [heaviest(mask) for mask in masks] + [len(text) for text in found]
+    return tuple(dict.fromkeys(found)), max(heavy, default=8)
+
+
+def _regular_parts(constraint: Constraint) -> list[Node]:
+    """The regular parts of a constraint, each as large as it gets: those that touch are one."""
+    node = regular(constraint)
+    if node is not None:
+        return [node]
+    found: list[Node] = []
+    run: list[Node] = []
+    for part in (*getattr(constraint, "parts", ()), None):
+        node = regular(part) if part is not None else None
+        if node is not None:
+            run.append(node)
+            continue
+        found += [sequence(run)] if run else []
+        found += _regular_parts(part) if part is not None else []
+        run = []
+    return found + [inner for branch in getattr(constraint, "branches", ()) for inner in _regular_parts(branch)]
+
+
 def _open(mask: Any) -> bool:
     """Whether some object in the schema may have keys that it does not name."""
     if isinstance(mask, list):
@@ -194,6 +235,17 @@ def _open(mask: Any) -> bool:
     named = [inner for key in ("properties", "$defs") for inner in mask.get(key, {}).values()]
     nested = [mask[key] for key in ("items", "prefixItems", "anyOf", "allOf", "oneOf") if key in mask]
     return any(_open(inner) for inner in named + nested)
+
+
+def _few_keys(mask: Any) -> bool:
+    """Whether some object's keys follow a pattern of so few texts that the mask may run out of new ones."""
+    if isinstance(mask, list):
+        return any(_few_keys(item) for item in mask)
+    if not isinstance(mask, dict):
+        return False
+    if any(size(mask_pattern(pattern)) <= FEW for pattern in mask.get("patternProperties", ())):
+        return True
+    return any(_few_keys(value) for key, value in mask.items() if key not in ("const", "enum"))
 
 
 def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:

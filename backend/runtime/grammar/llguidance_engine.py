@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ....lang.errors import ConstraintError
 from .numbers import NumberGuard, Position
 from .protocol import Mask
@@ -52,6 +54,7 @@ class LLCompiled:
     engine = "llguidance"
 
     def __init__(self, engine: LLGuidance, start: Any, numbers: NumberGuard | None) -> None:
+        self.vocabulary = engine.vocabulary
         self.text = engine.vocabulary.text_mask
         self.numbers = numbers
         self.start = start
@@ -96,6 +99,19 @@ class LLMatching:
         if self.positions is not None:
             assert self.compiled.numbers is not None
             self.compiled.numbers.bound(row, self.positions[-1], may_end=self.can_end())
+            self._keep_keys_apart(row, self.compiled.numbers.would_repeat(self.positions[-1]))
+
+    def _keep_keys_apart(self, row: Mask, tokens: list[int]) -> None:
+        """Take the tokens from `row` that would spell a key that is there already and cannot go on."""
+        vocabulary = self.compiled.vocabulary
+        for token in tokens:
+            bit = vocabulary.mask_of([token])
+            if (row & bit).any() and (row & ~bit).any():
+                after, following = self.fork(), np.empty_like(row)
+                if after.accept(token):
+                    after.fill(following)
+                    if not (following & ~vocabulary.beginning_with(b'"')).any():
+                        row &= ~bit
 
     def forced(self) -> list[int]:
         tokens: list[int] = self.inner.compute_ff_tokens()

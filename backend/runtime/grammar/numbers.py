@@ -51,6 +51,7 @@ class NumberGuard:
             if data and data[0] in _DIGIT:
                 self._leading[i] = len(data) - len(data.lstrip(b"0123456789"))
         self._within: dict[int, Mask] = {}
+        self._named = vocabulary.by_bytes
         quoted = sorted((data, i) for i, data in enumerate(vocabulary.bytes) if _QUOTE in data)
         self._quoted, self._quoted_ids = [data for data, _ in quoted], [i for _, i in quoted]
 
@@ -99,6 +100,14 @@ class NumberGuard:
             bounded = row & self._tokens_within(max(room, 0))
             if may_end or bounded.any():
                 row[:] = bounded
+
+    def would_repeat(self, position: Position) -> list[int]:
+        """Tokens that would write a key that is there already, all but its closing quote, which may not come then."""
+        key, keys = position.key, position.open[-1] if position.open else None
+        if key is None or not keys or position.escaped:
+            return []
+        rests = [taken[len(key) :] for taken in keys if taken.startswith(key) and len(taken) > len(key)]
+        return [token for rest in rests for token in self._named.get(rest, ())]
 
     def _tokens_within(self, room: int) -> Mask:
         mask = self._within.get(room)

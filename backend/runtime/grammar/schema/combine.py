@@ -22,6 +22,8 @@ from .sets import EVERYTHING, NEVER, NOTHING, Cond, Items, Loss, Members, Num, O
 CAP = 64  # pieces of a type, at most
 PROBES = 20_000  # conditions that are looked into to find empty ones, at most, a schema
 DEPTH = 4  # how deep
+WORK = 20_000  # pairs of pieces of arrays and objects that are intersected, at most, a schema
+NESTED = 24  # conditions that are being expanded when one is looked into, at most
 
 P = TypeVar("P")
 
@@ -42,17 +44,20 @@ class Sets:
         self._origin = origin
         self._shapes: dict[Cond, Shape] = {NEVER: NOTHING, frozenset(): EVERYTHING}
         self._open: set[int] = set()
+        self._making: set[Cond] = set()  # conditions whose shape is being computed
         self._empty: dict[Cond, bool] = {NEVER: True, frozenset(): False}
         self._probes = 0
+        self._work = 0
 
     def shape(self, cond: Cond) -> Shape:
         """The values that meet a condition. Raises `Busy`."""
         if cond not in self._shapes:
             places = sorted(cond, key=lambda place: (place < 0, abs(place)))
-            if len(places) == 1:
-                self._shapes[cond] = self._one(places[0])
-            else:
-                self._shapes[cond] = self._all(places)
+            self._making.add(cond)
+            try:
+                self._shapes[cond] = self._one(places[0]) if len(places) == 1 else self._all(places)
+            finally:
+                self._making.discard(cond)
         return self._shapes[cond]
 
     def _one(self, place: int) -> Shape:
@@ -84,8 +89,8 @@ class Sets:
                 a.booleans & b.booleans,
                 _numbers(a.numbers, b.numbers),
                 _product(a.strings, b.strings, pieces.both_text, None),
-                _product(a.arrays, b.arrays, pieces.both_items, self._barren_items),
-                _product(a.objects, b.objects, objects.both_members, self._barren_members, objects.covers),
+                _product(a.arrays, b.arrays, pieces.both_items, self._barren_items, None, self._pay),
+                _product(a.objects, b.objects, objects.both_members, self._barren_members, objects.covers, self._pay),
                 a.losses | b.losses,
             )
         except Inexact:
@@ -133,13 +138,13 @@ class Sets:
                     a.arrays,
                     EVERYTHING.arrays,
                     lambda p: pieces.not_items(p, origin),
-                    lambda x, y: _product(x, y, pieces.both_items, self._barren_items),
+                    lambda x, y: _product(x, y, pieces.both_items, self._barren_items, None, self._pay),
                 ),
                 self._outside(
                     a.objects,
                     EVERYTHING.objects,
                     lambda p: objects.not_members(p, origin),
-                    lambda x, y: _product(x, y, objects.both_members, self._barren_members, objects.covers),
+                    lambda x, y: _product(x, y, objects.both_members, self._barren_members, objects.covers, self._pay),
                 ),
             )
         except Inexact:
@@ -157,6 +162,13 @@ class Sets:
             out = both(out, tuple(outside(piece)))
         return out
 
+    def _pay(self, count: int) -> None:
+        """Count pairs of pieces that are intersected; beyond the budget only single pieces are."""
+        if count > 1:
+            self._work += count
+            if self._work > WORK:
+                raise Inexact
+
     # ---------------------------------------------------------------------------------------- what is surely empty
 
     def empty(self, cond: Cond, depth: int = DEPTH) -> bool:
@@ -164,7 +176,7 @@ class Sets:
         if cond in self._empty:
             return self._empty[cond]
         self._probes += 1
-        if depth <= 0 or self._probes > PROBES:
+        if depth <= 0 or self._probes > PROBES or cond in self._making or len(self._making) > NESTED:
             return False
         try:
             shape = self.shape(cond)
@@ -224,9 +236,12 @@ def _product(
     both: Callable[[P, P], list[P]],
     barren: Callable[[P], bool] | None,
     cover: Callable[[P, P], bool] | None = None,
+    pay: Callable[[int], None] | None = None,
 ) -> tuple[P, ...]:
     if len(a) * len(b) > CAP * CAP:
         raise Inexact
+    if pay is not None:
+        pay(len(a) * len(b))
     out = _distinct([piece for x in a for y in b for piece in both(x, y)], barren, cover)
     if len(out) > CAP:
         raise Inexact

@@ -5,14 +5,15 @@ mask is never weaker than the schema without a row that says "checked"; the fini
 the original.
 
 Documented ways in which the mask is stricter than the schema: the order of properties is that of the schema; a key has
-one spelling; numbers are spelled plainly (no exponent where there is a bound; an integer without a fraction), bounds
-beyond 64-bit integers or 10^18 are held to these; characters are escaped only where JSON needs it.
+one spelling; numbers are spelled plainly (no exponent where there is a bound; an integer without a fraction), the last
+1024 integers above -2^63 cannot be written under `minimum: -2^63`; characters are escaped only where JSON needs it.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Set
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -26,6 +27,7 @@ from .places import Places
 from .reach import children, inhabited, reach
 from .read import Reader
 from .sets import ANY, NEVER, Cond, Loss, Origin, Shape
+from .typed import NUMERIC
 from .write import Writer
 
 NO_EFFECT = {
@@ -90,7 +92,13 @@ _lock = Lock()
 
 def _key(schema: Any) -> str:
     try:
-        return json.dumps(schema)
+        key = json.dumps(schema, ensure_ascii=False)
+        key.encode()
+        return key
+    except UnicodeEncodeError as error:
+        raise ConstraintError(
+            f"(root): the schema has a lone surrogate {error.object[error.start]!r}, which no text can spell"
+        ) from None
     except (TypeError, ValueError, RecursionError):
         lint(schema)
         raise ConstraintError("(root): the schema is no JSON data") from None
@@ -163,7 +171,7 @@ def _written(reader: Reader, root: Cond, found: dict[Cond, Shape], known: set[Co
     mask = writer.document(root)
     why = engine_refuses(mask)
     if why is None:
-        return mask, writer.losses
+        return mask, _losses(reader, writer)
     relaxed: dict[Cond, str] = {}
     for cond in found:
         if cond in known and cond != root and (said := _refused_alone(cond, found, known)) is not None:
@@ -173,7 +181,7 @@ def _written(reader: Reader, root: Cond, found: dict[Cond, Shape], known: set[Co
         mask = writer.document(root)
         if engine_refuses(mask) is None:
             losses = {Loss(origin, said) for cond, said in relaxed.items() for origin in _origins(reader, cond)}
-            return mask, writer.losses | losses
+            return mask, _losses(reader, writer) | losses
     return {}, {
         Loss(Origin(reader.places[n].pointer, "*"), f"the engine refuses the schema: {why}") for n in reader.read_places
     }
@@ -185,8 +193,27 @@ def _refused_alone(cond: Cond, found: dict[Cond, Shape], known: set[Cond]) -> st
     return engine_refuses(Writer(found, known, others).document(cond))
 
 
-def _origins(reader: Reader, cond: Cond) -> list[Origin]:
-    return [Origin(reader.places[abs(place)].pointer, "*") for place in cond]
+def _losses(reader: Reader, writer: Writer) -> set[Loss]:
+    """What was lost in writing, the numbers out of reach with the keywords that speak of numbers."""
+    return writer.losses | {
+        Loss(origin, "the engine cannot count so far or so finely; the mask is a little wider")
+        for cond in writer.widened
+        for origin in _origins(reader, cond, NUMERIC | {"enum", "const"})
+    }
+
+
+def _origins(reader: Reader, cond: Cond, keywords: Set[str] = frozenset()) -> list[Origin]:
+    """The keywords at the places of a condition, of those given if there are any."""
+    out = []
+    for number in cond:
+        place = reader.places[abs(number)]
+        if place.made:  # a part of the value of an enum or const
+            pointer, _, keyword = place.pointer.rpartition("/")
+            out.append(Origin(pointer, keyword))
+        else:
+            said = [key for key in place.schema if key in keywords] if isinstance(place.schema, dict) else []
+            out += [Origin(place.pointer, key) for key in said or ["*"]]
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------------- rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .languages import member, names, vacant
-from .pieces import WAYS, Inexact
+from .pieces import MOST_WAYS, WAYS, Inexact
 from .sets import ANY, NEVER, Class, Cond, Members, Origin, Some, meet, negated
 
 Kind = tuple[Class, Cond]
@@ -124,7 +124,7 @@ def _with_some(members: Members) -> list[Members]:
         can = [name for name in named if name not in some.but and member(some.names, name)]
         if any(name in members.required and some.cond <= named[name] for name in can):
             return tidy_members(others)
-        if len(can) > WAYS or not _shut(members, some):
+        if len(can) > WAYS or len(can) ** len(members.some) > MOST_WAYS or not _shut(members, some):
             continue
         out: list[Members] = []
         for name in can:

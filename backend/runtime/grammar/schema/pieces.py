@@ -15,6 +15,7 @@ from .languages import member, names, vacant
 from .sets import ANY, NEVER, Items, Num, Origin, Pattern, Some, Text, meet, negated
 
 WAYS = 64  # ways in which a duty is spelled out, at most
+MOST_WAYS = 512  # ways in which all duties of a piece are
 
 
 class Inexact(Exception):
@@ -218,7 +219,7 @@ def _with_some(items: Items) -> list[Items]:
             return tidy_items(replace(others, least=max(items.least, some.start + 1)))
         if some.start < items.least and some.start < len(items.prefix) and some.cond <= item(items, some.start):
             return tidy_items(others)
-        if items.most is None or items.most - some.start > WAYS:
+        if items.most is None or items.most - some.start > WAYS or _ways(items, items.most) > MOST_WAYS:
             continue
         out: list[Items] = []
         for index in range(some.start, items.most):
@@ -228,6 +229,11 @@ def _with_some(items: Items) -> list[Items]:
                 out += tidy_items(replace(others, prefix=tuple(prefix), least=max(items.least, index + 1)))
         return out
     return [items]
+
+
+def _ways(items: Items, most: int) -> int:
+    """In how many ways all duties can be met, at most."""
+    return math.prod(max(most - some.start, 1) for some in items.some)
 
 
 def not_items(items: Items, origin: Origin) -> list[Items]:

@@ -3,7 +3,8 @@
 Owns: bounds as floats that say the same or less, multiples that the engine computes exactly, the patterns of a string
 and the trial of those that it may find too hard. What cannot be said is recorded as a loss of the writer.
 
-Bounds beyond what the engine can count to (64 bits for integers, 10^18 for numbers) are held to that, and noted.
+The engine reads a number as a double, a fraction of more than 15 digits not always as the nearest one, and falls over
+near -2^63 (llguidance 1.9.1: the process crashes). `reachable` widens a piece to bounds that it gets right.
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ from __future__ import annotations
 import functools
 import json
 import math
-from decimal import Decimal
+from dataclasses import replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from .engine import engine_refuses, engine_stumbles
 from .languages import spelled
-from .pieces import holds_num
+from .pieces import holds_num, is_point
 from .sets import Loss, Num, Shape, Text
 
 if TYPE_CHECKING:
     from .write import Writer
 
-LARGEST_INTEGER = 9223372036854774784  # the largest double below 2^63
-LARGEST_NUMBER = 10**18
+LARGEST_INTEGER = 9223372036854774784  # the largest double below 2^63: an integer's bound is no further from 0
+LARGEST_NUMBER = 10**17  # the same for the bound of a number, and for a bound that has no other beside it
+SMALLEST_NUMBER = Fraction(1, 10**20)  # a fraction's bound is no nearer to 0
+DIGITS = 15  # of a fraction
+LOWEST_HELD = Fraction(-LARGEST_INTEGER)  # for a lower bound of -2^63
 
 
 def constants(shape: Shape) -> list[Any]:
@@ -46,7 +51,7 @@ def write_number(num: Num, writer: Writer) -> list[dict[str, Any]]:
         if bound is None:
             continue
         key = ("exclusiveM" if is_open else "m") + ("inimum" if low else "aximum")
-        out[key] = _whole(bound, low) if num.integer else _real(bound)
+        out[key] = plain(bound)
     multiple = num.multiple
     if multiple is not None and num.integer:
         multiple = Fraction(math.lcm(multiple.numerator, multiple.denominator), multiple.denominator)
@@ -87,11 +92,9 @@ def shorter_spellings(num: Num) -> list[int | float]:
     """
     found: dict[Fraction, None] = {}
     for bound in (num.high, num.low):
-        if bound is None or num.integer or abs(bound) >= LARGEST_NUMBER:
+        if bound is None or num.integer:
             continue
-        digits = f"{float(abs(bound)):.17f}".rstrip("0")
-        if Fraction(digits) != abs(bound):
-            digits = format(Decimal(repr(float(abs(bound)))), "f")
+        digits = format(Decimal(repr(float(abs(bound)))), "f")
         whole, _, decimals = digits.partition(".")
         for length in range(len(decimals)):
             value = Fraction(f"{whole}.{decimals[:length]}0") * (1 if bound > 0 else -1)
@@ -100,19 +103,55 @@ def shorter_spellings(num: Num) -> list[int | float]:
     return [plain(value) for value in found if value]
 
 
-def _whole(bound: Fraction, low: bool) -> int:
-    """A bound of integers as a double that lets no more through."""
-    value = max(-LARGEST_INTEGER, min(LARGEST_INTEGER, bound.numerator))
-    nearest = int(float(value))
-    if low and nearest < value:
-        nearest = int(math.nextafter(float(value), math.inf))
-    elif not low and nearest > value:
-        nearest = int(math.nextafter(float(value), -math.inf))
-    return nearest
+def reachable(num: Num) -> Num:
+    """The piece, or a wider one with bounds that the engine can count to.
+
+    The bounds of 64-bit integers stay as they are said, since they are common: the upper one is exact, the lower one is
+    held 1024 above what it says.
+    """
+    whole = num.integer or (is_point(num) and num.low is not None and num.low.denominator == 1)
+    low, high = _outward(num.low, whole, -1), _outward(num.high, whole, 1)
+    if num.integer and not is_point(num):
+        low = LOWEST_HELD if num.low == -(2**63) else low
+        high = num.high if num.high == 2**63 - 1 else high
+    if high is None and low is not None and low > LARGEST_NUMBER:
+        low = Fraction(LARGEST_NUMBER)
+    if low is None and high is not None and high < -LARGEST_NUMBER:
+        high = Fraction(-LARGEST_NUMBER)
+    low_open = num.low_open and low == num.low and not _let_by(low, high)
+    high_open = num.high_open and high == num.high and not _let_by(high, low)
+    if (low, high, low_open, high_open) == (num.low, num.high, num.low_open, num.high_open):
+        return num
+    return replace(num, low=low, low_open=low_open, high=high, high_open=high_open, integer=whole)
 
 
-def _real(bound: Fraction) -> int | float:
-    return plain(max(Fraction(-LARGEST_NUMBER), min(Fraction(LARGEST_NUMBER), bound)))
+def _let_by(bound: Fraction | None, other: Fraction | None) -> bool:
+    """Whether the engine lets an exclusive bound itself by: a whole one, with the other less than 1 away (1.9.1)."""
+    return bound is not None and other is not None and bound.denominator == 1 and abs(bound - other) < 1
+
+
+def widened(num: Num) -> bool:
+    """Whether `reachable` admits more than the piece does."""
+    wide = reachable(num)
+    return wide != num and not (wide.low == LOWEST_HELD and wide == replace(num, low=LOWEST_HELD))
+
+
+def _outward(bound: Fraction | None, whole: bool, away: int) -> Fraction | None:
+    """A bound that the engine gets right and that lets no less through. `away`: 1 for an upper, -1 for a lower one."""
+    if bound is None:
+        return None
+    if bound * away > (LARGEST_INTEGER if whole else LARGEST_NUMBER):
+        return None
+    if bound * away < -(LARGEST_INTEGER if whole else LARGEST_NUMBER):
+        return Fraction(-away * LARGEST_NUMBER)
+    if bound.denominator == 1:
+        nearest = float(bound)
+        towards = math.inf * away
+        return Fraction(nearest if Fraction(nearest) * away >= bound * away else math.nextafter(nearest, towards))
+    if abs(bound) < SMALLEST_NUMBER:
+        return SMALLEST_NUMBER * away if bound * away > 0 else Fraction(0)
+    context = Context(prec=DIGITS, rounding=ROUND_CEILING if away > 0 else ROUND_FLOOR)
+    return Fraction(context.divide(Decimal(bound.numerator), Decimal(bound.denominator)))
 
 
 def _counts_exactly(multiple: Fraction) -> bool:

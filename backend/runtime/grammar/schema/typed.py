@@ -5,6 +5,7 @@ Owns: their reading as pieces. Knows nothing of applicators in place (`read.py`)
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -109,7 +110,10 @@ def typed(reader: Reader, pointer: str, schema: dict[str, Any]) -> Shape:
     )
 
 
+LARGEST = fraction(sys.float_info.max)  # a bound that every number of JSON text is within: the check wants doubles
 NUMERIC = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+ENDLESS = 1_000_000_000
+"""Characters that no text has: a greater `maxLength` holds of itself."""
 TEXTUAL = {"minLength", "maxLength", "pattern", "format"}
 LISTING = {"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains"}
 KEYED = ("minProperties", "maxProperties", "patternProperties", "additionalProperties", "propertyNames")
@@ -127,6 +131,8 @@ NAMING = {
 def _numbers(pointer: str, schema: dict[str, Any]) -> tuple[Num, ...]:
     low, low_open = _bound(schema, "minimum", "exclusiveMinimum", max)
     high, high_open = _bound(schema, "maximum", "exclusiveMaximum", min)
+    low = None if low is not None and low <= -LARGEST and not low_open else low
+    high = None if high is not None and high >= LARGEST and not high_open else high
     multiple = fraction(schema["multipleOf"]) if "multipleOf" in schema else None
     whole = multiple is not None and multiple.denominator == 1
     steps = frozenset({Origin(pointer, "multipleOf")}) if multiple is not None else frozenset[Origin]()
@@ -163,7 +169,7 @@ def _strings(reader: Reader, pointer: str, schema: dict[str, Any], losses: set[L
             most = MOST[name] if most is None else min(most, MOST[name])
     elif name in CHECKED_ONLY:
         losses.add(Loss(Origin(pointer, "format"), f"no mask can say {name!r}"))
-    whole = None if most is None else int(most)
+    whole = None if most is None or most > ENDLESS else int(most)
     spans = frozenset(Origin(pointer, key) for key in ("minLength", "maxLength", "format") if key in schema)
     return tuple(tidy_text(Text(None, frozenset(patterns), int(schema.get("minLength", 0)), whole, spans)))
 
@@ -200,7 +206,7 @@ def _arrays(reader: Reader, pointer: str, schema: dict[str, Any]) -> tuple[Items
         elif fewest > 0 or utmost is not None:
             counts.add((cond, fewest, utmost, origin))
     unique = frozenset({Origin(pointer, "uniqueItems")}) if schema.get("uniqueItems") is True else frozenset[Origin]()
-    whole = None if most is None else int(most)
+    whole = None if most is None or most > ENDLESS else int(most)
     return tuple(tidy_items(Items(prefix, rest, least, whole, unique, frozenset(), frozenset(some), frozenset(counts))))
 
 
@@ -229,7 +235,7 @@ def _objects(reader: Reader, pointer: str, schema: dict[str, Any], losses: set[L
     required = tuple(dict.fromkeys(schema.get("required", ()))) if isinstance(schema.get("required"), list) else ()
     most = schema.get("maxProperties")
     limits = frozenset(Origin(pointer, key) for key in KEYED if key in schema)
-    whole = None if most is None else int(most)
+    whole = None if most is None or most > ENDLESS else int(most)
     least = int(schema.get("minProperties", 0))
     made = Members(tuple(named), plain.kinds, others, required, least, whole, frozenset(), limits)
     if "propertyNames" in schema:

@@ -17,9 +17,9 @@ from typing import Any
 
 from .languages import member, names, spelled, vacant
 from .members import Kind, cond_of, is_closed, tidy_members
-from .pieces import Inexact
+from .pieces import Inexact, is_point
 from .reach import children, possible_items, possible_members
-from .scalars import constants, shorter_spellings, write_number, write_string
+from .scalars import constants, reachable, shorter_spellings, widened, write_number, write_string
 from .sets import ANY, EVERYTHING, NEVER, Class, Cond, Items, Loss, Members, Origin, Shape, meet
 
 WAYS = 64  # alternatives that a count of members is spelled out in, at most
@@ -40,7 +40,7 @@ class Writer:
         self.known = known
         self.relaxed = relaxed or {}
         self.losses: set[Loss] = set()
-        self.notes: dict[Origin, str] = {}
+        self.widened: set[Cond] = set()  # the engine cannot count to a number that they speak of
         self._uses: dict[Cond, int] = {}
         self._names: dict[Cond, str] = {}
         for shape in found.values():
@@ -57,9 +57,6 @@ class Writer:
                 if name not in definitions:
                     definitions[name] = self._body(cond, 0)
         return {**out, "$defs": definitions} if definitions else out
-
-    def definitions(self) -> dict[str, Cond]:
-        return {name: cond for cond, name in self._names.items()}
 
     def _in_place(self, cond: Cond, depth: int) -> Any:
         """A condition inside another one: written here, or referred to."""
@@ -82,11 +79,14 @@ class Writer:
         self.losses |= shape.losses
         if replace(shape, losses=frozenset()) == EVERYTHING:
             return {}
+        if any(widened(num) for num in shape.numbers):
+            self.widened.add(cond)
+        shape = replace(shape, numbers=tuple(dict.fromkeys(reachable(num) for num in shape.numbers)))
         options: list[Json] = []
         fixed = constants(shape)
         if fixed:
             options.append({"enum": fixed})
-        ranges = [num for num in shape.numbers if num.low is None or num.low != num.high]
+        ranges = [num for num in shape.numbers if not is_point(num)]
         options += [option for num in ranges for option in write_number(num, self)]
         if shorter := [value for num in ranges for value in shorter_spellings(num)]:
             options.append({"enum": shorter})
@@ -162,7 +162,7 @@ class Writer:
             return None if cond == ANY else []
         shape = self.found[cond]
         simple = not (shape.arrays or shape.objects or shape.losses)
-        listed_only = all(n.low is not None and n.low == n.high for n in shape.numbers)
+        listed_only = all(is_point(num) and not widened(num) for num in shape.numbers)
         if not simple or not listed_only or any(text.values is None for text in shape.strings):
             return None
         values = constants(shape) + ([False, True] if len(shape.booleans) == 2 else [])
@@ -265,11 +265,11 @@ class Writer:
         """Whether the engine may be left to take names out of a pattern.
 
         It does so by their canonical spelling, and it intersects what the name and the pattern say. The first needs
-        names without escapes, the second is harmless if the pattern says nothing or if both are scalar.
+        names without escapes, the second is harmless if the names meet what the pattern says anyway.
         """
         if any(char in '"\\\x7f' or char < " " for name in named for char in name):
             return False
-        return cond == ANY or all(self._is_scalar(held) for held in (cond, *named.values()))
+        return cond == ANY or all(cond <= held and self._is_scalar(held) for held in named.values())
 
     def _is_scalar(self, cond: Cond) -> bool:
         if cond == ANY or cond not in self.known:
