@@ -233,3 +233,12 @@ def test_explain_prints_a_table() -> None:
         sgl.explain(sgl.json_schema({"type": "object", "properties": {"a": {"type": "string", "format": "date"}}}))
     )
     assert "/properties/a" in text and "format" in text and "enforced" in text
+
+
+def test_explain_says_what_is_refused_and_what_is_checked() -> None:
+    assert not sgl.explain(sgl.json_schema({"type": "integer", "minimum": 3, "maximum": 2})).ok
+    joint = sgl.explain(sgl.json_schema({"type": "integer"}) + sgl.regex("[0-9]"))
+    assert not joint.ok and "run into each other" in repr(joint)
+    partly = sgl.explain(sgl.json_schema({"type": "array", "uniqueItems": True, "items": {"type": "string"}}))
+    assert partly.ok and not partly.fully_enforced and "checked" in str(partly)
+    assert "<table>" in partly._repr_html_()

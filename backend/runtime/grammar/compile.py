@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
+from ....lang.constraint import Constraint, Grammar, JsonSchema
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import Node, sequence, size
 from ..text.tokenizer import Tokenizer
 from .cache import ArtefactCache
 from .closing import SECONDS, Closer, heaviest, mask_pattern, schema_witnesses, witness
 from .ebnf import Unfit
-from .lark import regular, to_source
+from .lark import regular, schemas, to_source
 from .llguidance_engine import LLGuidance
 from .outlines_engine import Outlines
 from .protocol import Compiled, Matcher
@@ -183,17 +183,6 @@ class Grammars:
         raise ConstraintError(
             f"grammar_backend={engine!r} cannot enforce a {constraint.kind} constraint exactly; leave it at 'auto'"
         )
-
-
-def schemas(constraint: Constraint) -> list[JsonSchema]:
-    """The JSON Schemas in a constraint, in order."""
-    if isinstance(constraint, JsonSchema):
-        return [constraint]
-    if isinstance(constraint, Sequenced):
-        return [found for part in constraint.parts for found in schemas(part)]
-    if isinstance(constraint, Either):
-        return [found for branch in constraint.branches for found in schemas(branch)]
-    return []
 
 
 def _help(constraint: Constraint, masks: list[Any]) -> tuple[tuple[bytes, ...], int]:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from ....lang.constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ....lang.errors import ConstraintError
 from ....lang.pattern import PatternError, is_empty, parse_regex, size
+from .lark import schemas, to_source
 from .schema.lower import Row, lower
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """A row for each keyword of a constraint."""
 
@@ -44,6 +45,8 @@ class Explanation:
             lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) + "  " + row[3])
         return "\n".join(line.rstrip() for line in lines)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in ("pointer", "keyword", "how", "note"))
         body = "".join(
@@ -54,7 +57,18 @@ class Explanation:
 
 def explain(constraint: Constraint) -> Explanation:
     """How each keyword of a constraint is carried out. Never raises for a constraint that is refused: it says so."""
-    return Explanation(tuple(_rows(constraint)))
+    rows = tuple(_rows(constraint))
+    if isinstance(constraint, (Sequenced, Either)) and all(row.status != "refused" for row in rows):
+        rows += tuple(_joints(constraint))
+    return Explanation(rows)
+
+
+def _joints(constraint: Constraint) -> Iterator[Row]:
+    """What is refused of the joints between parts that are right by themselves."""
+    try:
+        to_source(constraint, {part: lower(part.schema).mask for part in schemas(constraint)})
+    except ConstraintError as error:
+        yield Row("", constraint.kind, "refused", str(error))
 
 
 def _rows(constraint: Constraint) -> Iterator[Row]:

@@ -93,6 +93,17 @@ def _parsed(pattern: str) -> Node:
     return node
 
 
+def schemas(constraint: Constraint) -> list[JsonSchema]:
+    """The JSON Schemas in a constraint, in order."""
+    if isinstance(constraint, JsonSchema):
+        return [constraint]
+    if isinstance(constraint, Sequenced):
+        return [found for part in constraint.parts for found in schemas(part)]
+    if isinstance(constraint, Either):
+        return [found for branch in constraint.branches for found in schemas(branch)]
+    return []
+
+
 def to_source(constraint: Constraint, masks: dict[JsonSchema, Any]) -> str:
     """The grammar of a constraint. `masks`: for each JSON Schema in it, the schema that the mask enforces."""
     node = regular(constraint)

@@ -21,10 +21,7 @@ def engine_refuses(mask: Any) -> str | None:
     refused, messages = LLMatcher.validate_grammar_with_warnings(_source(mask))
     if not refused:
         return None
-    first = str(messages[0]) if messages else "unknown error"
-    line = first.partition("\n")[0]
-    line = line.partition("JSON schema: ")[2] or line
-    return line if len(line) <= 160 else line[:160] + "..."
+    return _brief(str(messages[0]) if messages else "unknown error")
 
 
 def engine_stumbles(mask: Any, steps: int = 60) -> str | None:
@@ -36,12 +33,19 @@ def engine_stumbles(mask: Any, steps: int = 60) -> str | None:
     for _ in range(steps):
         row = matcher.compute_bitmask()
         if matcher.is_error():
-            return str(matcher.get_error()).partition("\n")[0]
+            return _brief(matcher.get_error())
         allowed = [byte for byte in range(256) if row[byte >> 3] >> (byte & 7) & 1]
         letters = [byte for byte in allowed if 97 <= byte <= 122] or allowed
         if not letters or not matcher.consume_token(rng.choice(letters)):
             break
-    return str(matcher.get_error()).partition("\n")[0] if matcher.is_error() else None
+    return _brief(matcher.get_error()) if matcher.is_error() else None
+
+
+def _brief(message: str) -> str:
+    """The point of llguidance's message: it may quote a whole schema."""
+    line = message.partition("\n")[0]
+    line = line.partition("JSON schema: ")[2] or line
+    return line if len(line) <= 160 else line[:160] + "..."
 
 
 def _source(mask: Any) -> str:
