@@ -159,9 +159,12 @@ def test_explain_says_what_is_refused() -> None:
 
 
 def test_explain_takes_every_kind() -> None:
-    union = Regex("[a-z]+") | Choice(("a", "b")) | Grammar('root ::= "a"', "ebnf")
-    assert [row.keyword for row in explain(union).rows] == ["regex", "choices", "ebnf"]
+    union = Regex("[a-z]+") | Choice(("a", "b")) | Exactly("c")
+    assert [row.keyword for row in explain(union).rows] == ["regex", "choices", "text"]
     assert explain(union).fully_enforced
+    grammar = Grammar('root ::= "a"', "ebnf")
+    assert explain(grammar).rows[0].keyword == "ebnf" and explain(grammar).fully_enforced
+    assert explain(grammar | Exactly("c")).rows[-1].status == "refused"  # a grammar stands alone
 
 
 def test_lowering_is_kept() -> None:
