@@ -100,11 +100,13 @@ class Grammars:
                     found = self._compile(constraint)
                 except ConstraintError as error:
                     raise ConstraintError(f"{where}: {error}") from error
+                finally:
+                    with self._lock:
+                        self._making.pop(constraint, None)
                 with self._lock:
                     self._kept[constraint] = found
                     while len(self._kept) > KEPT:
                         self._kept.popitem(last=False)
-                    self._making.pop(constraint, None)
         return found
 
     # -- what the engines share
