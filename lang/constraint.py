@@ -16,9 +16,12 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConstraintError
+
+if TYPE_CHECKING:
+    from .pattern import Node
 
 KINDS = frozenset({"text", "regex", "choices", "json_schema", "ebnf", "lark", "sequence", "union"})
 """What a backend may know how to enforce."""
@@ -128,20 +131,23 @@ def regex(pattern: str) -> Constraint:
     Raises `ConstraintError` for a pattern that is wrong, empty, matches nothing, or that no engine can enforce
     (backreferences), with the position and a hint.
     """
-    return _regex(_text("regex", pattern))
+    pattern_node(_text("regex", pattern))
+    return Regex(pattern)
 
 
 @functools.lru_cache(1024)
-def _regex(pattern: str) -> Constraint:
+def pattern_node(pattern: str) -> Node:
+    """The language of a pattern. Raises `ConstraintError` for one that is wrong, or that nothing matches."""
     from .pattern import PatternError, is_empty, parse_regex
 
     try:
-        empty = is_empty(parse_regex(pattern))
+        node = parse_regex(pattern)
+        empty = is_empty(node)
     except PatternError as error:
         raise ConstraintError(f"regex {pattern!r:.200}: {error}") from None
     if empty:
         raise ConstraintError(f"regex {pattern!r:.200} matches no text at all; nothing could be generated")
-    return Regex(pattern)
+    return node
 
 
 def json_schema(schema: str | Mapping[str, Any] | bool) -> Constraint:

@@ -74,6 +74,7 @@ class ConstrainedGen(Gen):
 
     # -- the engine's questions
     def fill_mask(self) -> None:
+        """Compute the mask that `request` needs; while the forward runs, on another thread."""
         self.rule.fill(len(self.tokens) >= self.min_tokens)
 
     def request(self, branch: Branch) -> Request | None:
@@ -88,10 +89,10 @@ class ConstrainedGen(Gen):
     def accept(self, branch: Branch, sampled: Sampled) -> None:
         rule = self.rule
         token: int | None = sampled.token
-        self.forbidden.append(sampled.forbidden)
         if not rule.is_end(sampled.token):
             token = rule.steer(sampled.token, self.budget - len(self.tokens))
         if token is not None and sampled.logprob is not None:
+            self.forbidden.append(sampled.forbidden)
             own = token == sampled.token
             self.logprobs.append(self._described(token, sampled.logprob if own else None, sampled.top))
         if token is None:

@@ -60,9 +60,6 @@ class Job:
         self.usage.computed += rows
 
     # -- what the engine asks when the step is there
-    def fill_mask(self) -> None:
-        """Compute what `request` needs beside the logits; called while the forward runs, perhaps on another thread."""
-
     def request(self, branch: Branch) -> Request | None:
         """How to sample from the last row; None if this job does not sample."""
         return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....lang.checking import Mismatch, check
-from ....lang.errors import OptionError
+from ....lang.errors import ConstraintError, OptionError
 from .compile import Prepared
 from .protocol import Mask, Matcher, mask_words
 from .vocabulary import Vocabulary
@@ -94,7 +94,7 @@ class _Walk:
             dead.add(place)
             self._note(after, end)
             stack.append((after, end, self._candidates(after, end)))
-        return False
+        raise ConstraintError(f"accepts: no verdict after {MOST_STEPS:,} tokens were tried; try a shorter text")
 
     def _candidates(self, matcher: Matcher, at: int) -> Iterator[int]:
         """Tokens that the mask allows and the text goes on with."""

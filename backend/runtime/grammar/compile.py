@@ -18,12 +18,12 @@ from typing import Any
 
 from ....lang.constraint import Constraint, Grammar, JsonSchema
 from ....lang.errors import ConstraintError, OptionError, suggest
-from ....lang.pattern import Node, sequence, size
+from ....lang.pattern import Node, size
 from ..text.tokenizer import Tokenizer
 from .cache import ArtefactCache
 from .closing import SECONDS, Closer, heaviest, mask_pattern, schema_witnesses, witness
 from .ebnf import Unfit
-from .lark import regular, schemas, to_source
+from .lark import merged, regular, schemas, to_source
 from .llguidance_engine import LLGuidance
 from .outlines_engine import Outlines
 from .protocol import Compiled, Matcher
@@ -200,17 +200,8 @@ def _regular_parts(constraint: Constraint) -> list[Node]:
     node = regular(constraint)
     if node is not None:
         return [node]
-    found: list[Node] = []
-    run: list[Node] = []
-    for part in (*getattr(constraint, "parts", ()), None):
-        node = regular(part) if part is not None else None
-        if node is not None:
-            run.append(node)
-            continue
-        found += [sequence(run)] if run else []
-        found += _regular_parts(part) if part is not None else []
-        run = []
-    return found + [inner for branch in getattr(constraint, "branches", ()) for inner in _regular_parts(branch)]
+    pieces = list(merged(getattr(constraint, "parts", ()))) + list(getattr(constraint, "branches", ()))
+    return [node for piece in pieces for node in (_regular_parts(piece) if isinstance(piece, Constraint) else [piece])]
 
 
 def _open(mask: Any) -> bool:

@@ -10,10 +10,11 @@ it goes on, and texts would be lost. Such joints are refused (`ConstraintError`)
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ....lang.constraint import Choice, Constraint, Either, Exactly, JsonSchema, Regex, Sequenced
+from ....lang.constraint import Choice, Constraint, Either, Exactly, JsonSchema, Regex, Sequenced, pattern_node
 from ....lang.errors import ConstraintError
 from ....lang.pattern import (
     Chars,
@@ -23,10 +24,8 @@ from ....lang.pattern import (
     either,
     first,
     follows,
-    is_empty,
     literal,
     nullable,
-    parse_regex,
     sequence,
     size,
     to_lark,
@@ -79,18 +78,28 @@ def _all(join: Any, nodes: list[Node | None]) -> Node | None:
 
 
 def _parsed(pattern: str) -> Node:
-    try:
-        node = parse_regex(pattern)
-        empty = is_empty(node)
-    except PatternError as error:
-        raise ConstraintError(f"regex {pattern!r:.200}: {error}") from None
-    if empty:
-        raise ConstraintError(f"regex {pattern!r:.200} matches no text at all; nothing could be generated")
+    node = pattern_node(pattern)
     if size(node) > MOST_POSITIONS:
         raise ConstraintError(
             f"regex {pattern!r:.200}: its repeats span more than {MOST_POSITIONS:,} characters; use smaller counts"
         )
     return node
+
+
+def merged(parts: Iterable[Constraint]) -> Iterator[Node | Constraint]:
+    """The parts of a sequence, with the regular ones that touch as one."""
+    run: list[Node] = []
+    for part in parts:
+        node = regular(part)
+        if node is not None:
+            run.append(node)
+            continue
+        if run:
+            yield sequence(run)
+            run = []
+        yield part
+    if run:
+        yield sequence(run)
 
 
 def schemas(constraint: Constraint) -> list[JsonSchema]:
@@ -174,18 +183,10 @@ class _Rules:
         return _Part(rule, begins, _chars(_DIGITS + ".eE+-") if number else _NOTHING, False, True)
 
     def _sequence(self, constraint: Sequenced) -> _Part:
-        pieces: list[_Part] = []
-        run: list[Node] = []
-        for part in (*constraint.parts, None):
-            node = regular(part) if part is not None else None
-            if node is not None:
-                run.append(node)
-                continue
-            if run:
-                pieces.append(self._terminal(sequence(run)))
-                run = []
-            if part is not None:
-                pieces.append(self.part(part))
+        pieces = [
+            self.part(piece) if isinstance(piece, Constraint) else self._terminal(piece)
+            for piece in merged(constraint.parts)
+        ]
         whole = pieces[-1]
         for piece in reversed(pieces[:-1]):
             clash = _common(piece.follows, whole.first)
