@@ -36,8 +36,11 @@ class Usage:
     `reused`: of those, tokens whose KV this branch did not have to compute.
     `computed`: rows this branch sent through the model, for prompts and for generation.
     `generated`: tokens of output. `forced`: of those, tokens that a grammar left no choice about, appended without
-    asking the model. `recomputed`: rows computed again after a preemption (within `computed`).
-    `calls`: gens and selects.
+    asking the model. `recomputed`: rows computed again after a preemption (within `computed`). `drafted`, `accepted`:
+    tokens that speculation guessed, and of those the ones that were right.
+    `calls`: gens and selects. `steps`: steps they took part in. `queued`: seconds between a call's turn in its
+    program and its first step; `running`: seconds from there to its end. (Sums: calls that ran side by side count
+    twice.)
     """
 
     calls: int = 0
@@ -47,16 +50,58 @@ class Usage:
     generated: int = 0
     recomputed: int = 0
     forced: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    steps: int = 0
+    queued: float = 0.0
+    running: float = 0.0
 
     def add(self, other: Usage) -> None:
-        for f in fields(self):
-            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def __add__(self, other: Usage) -> Usage:
         total = Usage()
         total.add(self)
         total.add(other)
         return total
+
+
+_COUNTS = tuple(f.name for f in fields(Usage))
+
+
+@dataclass(slots=True)
+class CallTrace:
+    """What one traced call (or one of its n samples) did, token by token.
+
+    `prompt`: the context that no earlier traced call of this line of the program told of, as runs of (text, was its KV
+    reused, tokens). The lists after it have one entry a generated token (of a select: of the winner). `texts` are whole
+    characters: a token that ends within one has "" and the next has it all. `logprobs`: under the model's own
+    distribution, None where no model was asked. `steps`: the step that committed the token. Times are
+    `time.monotonic()` seconds; `began`: its first step (None: it needed none).
+    """
+
+    prompt: list[tuple[str, bool, int]]
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float | None] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    began: float | None = None
+    ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of a backend: when (`time.monotonic()` seconds), how many rows went through the model, how many of them
+    were not sampled from (prompts), and of how many branches."""
+
+    number: int
+    began: float
+    ended: float
+    rows: int
+    prompt_rows: int
+    branches: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +131,7 @@ class GenResult:
     input_logprobs: list[TokenLogprob] | None = None
     value: Any = None
     receipt: dict[str, Any] | None = None
+    trace: CallTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +151,16 @@ class ScoreResult:
     scores: ChoiceScores
     meta: dict[str, Any]
     usage: Usage
+    trace: CallTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GenRequest:
-    """One gen as a backend sees it. `where` names op and program line for error messages."""
+    """One gen as a backend sees it. `where` names op and program line for error messages.
+
+    `gate` is called when the op's turn comes, before anything is done for it; what it raises fails the op. `trace` asks
+    for a `CallTrace` with each result.
+    """
 
     sampling: Sampling  # resolved: run-level defaults already under it
     n: int = 1
@@ -117,6 +168,8 @@ class GenRequest:
     constraint: Constraint | None = None
     on_budget: str = "close"
     follow: str = ""  # the constant text that the program says right after this gen, if it says so in one expression
+    gate: Callable[[], None] | None = None
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +179,8 @@ class ScoreRequest:
     temperature: float = 0.0
     seed: int | None = None
     where: str = "select"
+    gate: Callable[[], None] | None = None
+    trace: bool = False
 
 
 class Handle(Generic[T]):
@@ -201,10 +256,12 @@ def _tell(listeners: Iterable[Callable[[], None]]) -> None:
 
 
 class Branch(Protocol):
-    """A live cursor. Every method enqueues and returns at once; none raises for an earlier failure."""
+    """A live cursor. Every method enqueues and returns at once; none raises for an earlier failure. `seed` is what
+    `Backend.open(seed=)` would repeat this program with (None: this backend cannot)."""
 
     usage: Usage
     error: BaseException | None
+    seed: int | None
 
     def append(self, text: str, *, markup: bool = False) -> None:
         """Add constant text. Only `markup` (a chat template's own text) may spell control tokens."""
@@ -255,6 +312,13 @@ class Backend(Protocol):
     def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:
         """A new empty branch. With `seed`, what it samples depends on (seed, text) alone; `timeout` in seconds is for
         the branch and everything forked from it (`ProgramTimeout`)."""
+
+    def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
+        """Compute the KV of a beginning (pieces of text, each with whether it is markup) and keep it until
+        `flush_cache()`; its length in tokens, 0 for a backend without a cache of its own."""
+
+    def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:
+        """Call `listener` after each step, from whichever thread drives; gives what ends that."""
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
         """Make progress until `handle.ready(seen)`. False if `timeout` seconds passed first. The handle may be

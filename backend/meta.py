@@ -61,6 +61,11 @@ def _counts(usage: Usage) -> dict[str, Any]:
         "computed": usage.computed,
         "generated": usage.generated,
         "forced": usage.forced,
+        "drafted": usage.drafted,
+        "accepted": usage.accepted,
+        "steps": usage.steps,
+        "queued": usage.queued,
+        "running": usage.running,
     }
 
 

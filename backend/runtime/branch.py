@@ -27,6 +27,7 @@ from .pool import cut
 from .tree import Node, Tree
 
 if TYPE_CHECKING:
+    from .admission import Program
     from .engine import Engine
     from .gen import Samples
     from .job import Job
@@ -79,14 +80,11 @@ Op = Any  # a Piece, or one of the above
 class Branch:
     """A live cursor; see the module. `order` fixes its place among all branches (depth first by program)."""
 
-    def __init__(
-        self, engine: Engine, tree: Tree, order: tuple[int, ...], seed: int, path: int, deadline: float | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, tree: Tree, program: Program, order: tuple[int, ...], path: int) -> None:
         self.engine = engine
+        self.program = program
         self.order = order
-        self.seed, self.path = seed, path
-        self.deadline = deadline  # of the whole program, on the monotonic clock
-        self.timeout: float | None = None  # what the deadline was set from, in seconds
+        self.path = path  # which branch of the program this is: forks get noise of their own
         self.usage = Usage()
         self.error: BaseException | None = None
         # ops, oldest first; `pending` is constant text already taken from it but not yet tokenised
@@ -94,6 +92,7 @@ class Branch:
         self.pending: list[Piece] = []
         self.job: Job | None = None
         self.born = True  # a forked child is born when its parent reaches the fork
+        self.waiting = False  # it has a job, but its program is not admitted
         self.newborn = False  # forked, and nothing computed here yet
         self.forks = 0
         self.queued = False  # in the engine's inbox
@@ -111,6 +110,7 @@ class Branch:
         self.high = 0  # deepest position ever computed here: rows below it are recomputation
         self.planned_in = -1  # number of the last step this branch has a span in
         self.sampling: Samples | None = None  # a gen that waits for its other samples: no op follows yet
+        self.told = 0  # tokens that the traces of calls have told of
         self.pinned = False  # its KV is never given up for others (a cached prefix)
 
     # -- the protocol: enqueue and return
@@ -170,14 +170,21 @@ class Branch:
         child = Branch(
             self.engine,
             self.tree,
+            self.program,
             (*self.order, fork, i),
-            self.seed,
             mix(mix(self.path, fork + 1), i + 1),
-            self.deadline,
         )
-        child.timeout = self.timeout
         child.born = False
         return child
+
+    @property
+    def seed(self) -> int:
+        return self.program.seed
+
+    def may_generate(self) -> int:
+        """Most tokens that its job and the gens in its queue could write."""
+        queued = sum((op.request.sampling.max_tokens or 0) * op.request.n for op in self.ops if isinstance(op, GenOp))
+        return queued + (self.job.most() if self.job is not None else 0)
 
     # -- the cursor
     @property
@@ -313,6 +320,7 @@ class Branch:
     def inherit(self, parent: Branch) -> None:
         """Be born: continue from where `parent` (settled) is. The last token is this branch's own to compute."""
         self.born = self.newborn = True
+        self.told = parent.told
         self.pending = list(parent.pending)
         if parent.length:
             assert len(parent.tail) == 1, "fork settles the parent down to its last token"

@@ -91,7 +91,7 @@ class ConstrainedGen(Gen):
         token: int | None = sampled.token
         if not rule.is_end(sampled.token):
             token = rule.steer(sampled.token, self.budget - len(self.tokens))
-        if token is not None and sampled.logprob is not None:
+        if token is not None and self.recipe.logprobs and sampled.logprob is not None:
             self.forbidden.append(sampled.forbidden)
             own = token == sampled.token
             self.logprobs.append(self._described(token, sampled.logprob if own else None, sampled.top))
@@ -102,7 +102,7 @@ class ConstrainedGen(Gen):
             self._end("stop", matched=token if token in self.ends else self._stop_at(token))
         else:
             rule.accept(token)
-            self._commit(branch, token)
+            self._commit(branch, token, sampled.logprob if token == sampled.token else None)
             self._extend_forced(branch)
         self._conclude(branch)
 
@@ -119,7 +119,7 @@ class ConstrainedGen(Gen):
             for token in forced[: self.budget - len(self.tokens)]:
                 self.rule.accept(token)
                 self.usage.forced += 1
-                self._commit(branch, token)
+                self._commit(branch, token, None, forced=True)
                 if self.finish_reason is not None:
                     return
 
@@ -166,6 +166,8 @@ class ConstrainedGen(Gen):
         self.attempt += 1
         self.finish_reason = None
         self.tokens, self.logprobs = [], []
+        if self.told is not None:
+            self.told.restart()
         self.matcher = StopMatcher(*self.stops)
         branch.truncate(self.start)
         branch.high = min(branch.high, branch.length)

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ...lang.errors import BackendError, Cancelled, ContextOverflow, OptionError, OutOfMemory, ProgramTimeout
+from ...lang.errors import BackendError, Cancelled, ContextOverflow, OptionError, OutOfMemory
+from ..base import StepRecord
+from .admission import Admission, Program
 from .batch import Model
 from .branch import Branch, ForkOp, GenOp, RestOp, ScoreOp, SyncOp, TokensOp, WarmOp, refuse
 from .constrained_gen import ConstrainedGen
@@ -26,6 +28,7 @@ from .drive import Drive
 from .gen import Gen, Samples
 from .grammar.compile import Grammars
 from .job import Job
+from .meter import Meter
 from .noise import mix
 from .options import EngineOptions
 from .pool import SCRATCH, SlotPool
@@ -51,7 +54,8 @@ class Engine:
         model.allocate(options.pool_tokens + SCRATCH)
         self.attached: dict[Branch, None] = {}
         self.scheduler = Scheduler(self.tree, options, self.attached)
-        self.active: list[Branch] = []  # branches with a job, sorted by order
+        self.admission = Admission(self.tree)
+        self.active: list[Branch] = []  # branches of admitted programs with a job, sorted by order
         self.inbox: deque[Branch] = deque()
         self.drive = Drive(self)
         self.programs = 0
@@ -60,17 +64,16 @@ class Engine:
         self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self.steps = 0
         self.rows = 0
+        self.meter = Meter()
+        self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
         self.closed: BaseException | None = None
 
     # -- from any thread
     def open(self, seed: int | None = None, path: int = 0, timeout: float | None = None) -> Branch:
         """A new empty branch. Without `seed`, its noise is the runtime's next."""
         number = self.programs = next(self._numbers)
-        root = mix(self.options.seed, number) if seed is None else mix(seed)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        branch = Branch(self, self.tree, (number,), root, path, deadline)
-        branch.timeout = timeout
-        return branch
+        program = Program(number, mix(self.options.seed, number) if seed is None else seed, timeout)
+        return Branch(self, self.tree, program, (number,), path)
 
     def notify(self, branch: Branch, wake: bool = True) -> None:
         """The branch has news: ops, a failure, an end. Without `wake` this takes no lock."""
@@ -98,6 +101,7 @@ class Engine:
             if step is None:
                 return False
             self.collect(step)
+            self._tell(step)
             return True
         except Exception as error:
             broken = BackendError(f"internal error, please report it: {type(error).__name__}: {error}")
@@ -105,11 +109,21 @@ class Engine:
             self.shut_down(broken)
             raise broken from error
 
+    def _tell(self, step: Step) -> None:
+        """Whoever watches learns of a step that is over."""
+        self.meter.tick(self, step.branches)
+        if self.watchers:
+            began, rows = self.scheduler.now, sum(len(span.tokens) for span in step.spans)
+            record = StepRecord(step.number, began, time.monotonic(), rows, rows - step.sampled, step.branches)
+            for watcher in self.watchers:
+                watcher(record)
+
     def launch(self) -> Step | None:
         """Interpret news, plan, and send the step through the model. Branches that cannot go on fail here."""
         while True:
             self.take_inbox()
             self._expire()
+            self._admit()
             if not self.active:
                 return None
             spans, starved = self.scheduler.plan(self.active)
@@ -119,7 +133,7 @@ class Engine:
             if len(spans) < len(self.active) and self._finish_settled(self._without_span()) and not spans:
                 continue  # what follows those jobs may want a span
             assert spans, f"{len(self.active)} branches want a step and none has a span"
-            step = Step(self.scheduler.number, spans)
+            step = Step(self.scheduler.number, spans, branches=len({id(span.branch) for span in spans}))
             step.masks = self._begin_masks(spans)
             try:
                 step.logits = self.model.forward(pack(spans))
@@ -132,6 +146,11 @@ class Engine:
             self.steps += 1
             self.rows += sum(len(span.tokens) for span in spans)
             return step
+
+    def _admit(self) -> None:
+        """Let waiting branches in, as far as their programs fit; at least one where nobody runs."""
+        while (branch := self.admission.next(idle=not self.active)) is not None:
+            insort(self.active, branch, key=_order)
 
     def _begin_masks(self, spans: list[Span]) -> Future[None] | None:
         """Fill the masks of constrained rows while the forward runs."""
@@ -170,6 +189,7 @@ class Engine:
                 elif job is not None:
                     self._guarded(branch, job.read, branch, span, step.logits[at : at + width])
             at += width
+        step.sampled = len(requests)
         if requests:
             logits = step.logits if len(rows) == at else step.logits[rows]
             self._sample(logits, requests, takers)
@@ -199,6 +219,7 @@ class Engine:
             if job is not None and job.settled(branch):
                 self._deactivate(branch)
                 if self._guarded(branch, job.close, branch):
+                    self.meter.ended.add(job.usage)
                     branch.job = None
                     self._advance(branch)
                 finished += 1
@@ -254,6 +275,8 @@ class Engine:
         elif isinstance(op, RestOp):
             if not branch.ops:
                 branch.park()
+                if len(branch.order) == 1:
+                    self.admission.leave(branch.program)
         elif isinstance(op, ForkOp):
             try:
                 self._fork(branch, op.children)
@@ -272,6 +295,8 @@ class Engine:
                 raise
 
     def _begin(self, branch: Branch, op: GenOp | ScoreOp | WarmOp) -> None:
+        if not isinstance(op, WarmOp) and op.request.gate is not None:
+            op.request.gate()
         if isinstance(op, GenOp):
             self._begin_gen(branch, op)
         elif isinstance(op, ScoreOp):
@@ -347,15 +372,16 @@ class Engine:
             branch.settle()
         branch.newborn = False
         branch.job = job
-        insort(self.active, branch, key=lambda b: b.order)
+        self.admission.add(branch)  # the next launch lets it in
 
     def _deactivate(self, branch: Branch) -> None:
-        i = bisect_left(self.active, branch.order, key=lambda b: b.order)
+        i = bisect_left(self.active, branch.order, key=_order)
         while i < len(self.active) and self.active[i].order == branch.order:
             if self.active[i] is branch:
                 del self.active[i]
                 return
             i += 1
+        self.admission.remove(branch)
 
     # -- ends
     def _close(self, branch: Branch) -> None:
@@ -366,10 +392,14 @@ class Engine:
             self._fail(branch, closed_early())
         branch.park()
         branch.tail, branch.pending = [], []
+        if len(branch.order) == 1:
+            self.admission.leave(branch.program, ended=branch.error is None)
 
     def _fail(self, branch: Branch, error: BaseException) -> None:
         self._deactivate(branch)
         branch.fail(error)
+        if len(branch.order) == 1:
+            self.admission.leave(branch.program, ended=False)
 
     def _fail_step(self, spans: list[Any], error: Exception) -> None:
         wrapped = (
@@ -383,15 +413,14 @@ class Engine:
 
     def _expire(self) -> None:
         now = time.monotonic()
-        for branch in [b for b in self.active if b.deadline is not None or (b.job and b.job.timeout is not None)]:
-            if branch.deadline is not None and now > branch.deadline:
-                self._fail(
-                    branch,
-                    ProgramTimeout(
-                        f"{branch.job.where if branch.job else 'program'}: the program's "
-                        f"timeout={branch.timeout:g} s passed before it finished"
-                    ),
-                )
+        timed = [
+            b
+            for b in (*self.active, *self.admission.waiting)
+            if b.program.deadline is not None or (b.job and b.job.timeout is not None)
+        ]
+        for branch in timed:
+            if branch.program.deadline is not None and now > branch.program.deadline:
+                self._fail(branch, branch.program.timeout_error(branch.job.where if branch.job else "program"))
             elif branch.job is not None and branch.job.overdue(now):
                 self._fail(branch, branch.job.timeout_error())
 
@@ -409,7 +438,7 @@ class Engine:
         """Fail everything that is still running, and everything that comes later; let go of the model."""
         if self.closed is None:
             self.closed = error or BackendError("the runtime was shut down; make a new sgl.Runtime()")
-        for branch in [*self.active, *self.attached]:
+        for branch in [*self.active, *self.admission.waiting, *self.attached]:
             branch.doom(self.closed)
         self.take_inbox()
         self._masks.shutdown(wait=False)
@@ -420,6 +449,10 @@ class Engine:
         self.take_inbox()
         self.tree.evict(self.options.pool_tokens)
         return True
+
+
+def _order(branch: Branch) -> tuple[int, ...]:
+    return branch.order
 
 
 def _call_all(calls: list[Callable[[], None]]) -> None:

@@ -18,6 +18,7 @@ from .noise import mix
 from .sample.sampler import Recipe, Request, Sampled, log_softmax, top_of
 from .text.stop import StopMatcher
 from .text.tokenizer import Tokenizer
+from .told import Told
 
 if TYPE_CHECKING:
     from .branch import Branch
@@ -67,15 +68,17 @@ class Gen(Job):
         s = request.sampling
         super().__init__(branch, samples.handle, request.where, s.timeout)
         self.samples, self.index = samples, index
+        if request.trace:
+            self.told = Told(branch, tokenizer, first=index == 0)
         self.tokenizer = tokenizer
         self.start = branch.length
         asked = self.default_budget(s, context_length) if s.max_tokens is None else s.max_tokens
         self.budget = min(asked, context_length - branch.length)
         self.min_tokens = min(s.min_tokens or 0, self.budget)
-        seed = branch.seed if s.seed is None else s.seed
+        seed = branch.program.noise if s.seed is None else s.seed
         path = branch.path if index == 0 else mix(branch.path, -index)
         wants_prompt = s.repetition_penalty not in (None, 1.0)
-        self.recipe = Recipe.of(s, mix(seed, path), branch.path_tokens() if wants_prompt else [])
+        self.recipe = Recipe.of(s, mix(seed, path), branch.path_tokens() if wants_prompt else [], request.trace)
         self.text_in_logprobs = s.return_text_in_logprobs is not False
         ends = () if s.ignore_eos else tokenizer.eos_ids
         self.ends = frozenset((*ends, *(s.stop_token_ids or ())))
@@ -109,6 +112,9 @@ class Gen(Job):
             self.tries = [Trie(self.from_token, [sequence])]
 
     # -- the scheduler's questions
+    def most(self) -> int:
+        return self.budget - len(self.tokens)
+
     def target(self, branch: Branch) -> int:
         if self.open_chains():
             return branch.length - 1
@@ -136,20 +142,23 @@ class Gen(Job):
 
     def accept(self, branch: Branch, sampled: Sampled) -> None:
         token = sampled.token
-        if sampled.logprob is not None:
+        if self.recipe.logprobs and sampled.logprob is not None:
             self.logprobs.append(self._described(token, sampled.logprob, sampled.top))
         if token in self.ends and len(self.tokens) >= self.min_tokens:
             self.usage.generated += 1
             self._end("stop", matched=token)
         else:
-            self._commit(branch, token)
+            self._commit(branch, token, sampled.logprob)
             if self.finish_reason is None and len(self.tokens) >= self.budget:
                 self._end("length", length=len(self.tokens))
 
-    def _commit(self, branch: Branch, token: int) -> None:
+    def _commit(self, branch: Branch, token: int, logprob: float | None, forced: bool = False) -> None:
         """A token joins the text; a stop in it may end the gen."""
         self.usage.generated += 1
+        branch.engine.meter.tokens += 1
         self.tokens.append(token)
+        if self.told is not None:
+            self.told.token(token, logprob, forced, branch.engine.scheduler.number)
         self.recipe.note(token)
         branch.tail.append(token)
         matcher = self.matcher
@@ -191,7 +200,12 @@ class Gen(Job):
         return self.finish_reason is not None and not self.open_chains()
 
     def close(self, branch: Branch) -> None:
-        self.samples.finish(self.index, self.result())
+        ended = self.stamp()
+        result = self.result()
+        if self.told is not None:
+            result.trace = self.told.finish(result.text, self.begun, ended)
+            branch.told = branch.length
+        self.samples.finish(self.index, result)
 
     def result(self) -> GenResult:
         assert self.finish_reason is not None
@@ -218,6 +232,9 @@ class Gen(Job):
 
     def abandon(self, branch: Branch, error: BaseException) -> None:
         self.park(branch)
+        self.stamp()
+        self.samples.owner.usage.add(self.usage)
+        branch.engine.meter.ended.add(self.usage)
         self.samples.fail(error)
 
 

@@ -24,6 +24,8 @@ def check(engine: Engine) -> None:
         _check_branch(branch)
     _check_slots(engine, nodes)
     _check_counts(engine, nodes)
+    cached = sum(node.computed for node in nodes if not node.live)
+    assert engine.tree.cached == cached, f"cached counts {engine.tree.cached}, but {cached} tokens are"
     orders = [b.order for b in engine.active]
     assert orders == sorted(orders), "active branches are not in order"
     assert all(b.job is not None and not b.closed for b in engine.active), "an active branch without a job"
@@ -94,7 +96,7 @@ def _check_counts(engine: Engine, nodes: list[Node]) -> None:
 def idle_and_whole(engine: Engine) -> None:
     """The stronger check of an idle engine: nothing runs, and all KV is free or cache of complete nodes."""
     check(engine)
-    assert not engine.active and not engine.inbox, "the engine is not idle"
+    assert not engine.active and not engine.admission.waiting and not engine.inbox, "the engine is not idle"
     cached = sum(node.computed for node in engine.tree.nodes())
     held = sum(size(branch.runs) for branch in engine.attached)
     assert engine.tree.pool.available + cached + held == engine.tree.pool.capacity, "free + cached + held != pool"

@@ -17,21 +17,29 @@ from .sample.sampler import Request, Sampled
 if TYPE_CHECKING:
     from .branch import Branch
     from .step import Span
+    from .told import Told
 
 
 class Job:
     """Base: a job without logits (computing KV ahead of need)."""
 
+    told: Told | None = None  # of a traced call
+
     def __init__(self, branch: Branch, handle: Handle[Any], where: str, timeout: float | None = None) -> None:
         self.handle = handle
         self.where = where
-        self.started = time.monotonic()
+        self.started = time.monotonic()  # its turn came
+        self.begun: float | None = None  # its first step was planned
         self.timeout = timeout
         self.tries: list[Trie] = []
         self.usage = Usage(calls=1, prompt=branch.length, reused=branch.length)
         self.prompt_length = branch.length
 
     # -- what the scheduler asks
+    def most(self) -> int:
+        """Tokens it may still generate."""
+        return 0
+
     def target(self, branch: Branch) -> int:
         """How deep the branch's path must be computed next."""
         return branch.length
@@ -53,11 +61,27 @@ class Job:
         self.usage.computed += end - start
         self.usage.recomputed += again
         self.usage.reused -= fresh_prompt
+        branch.program.computed += end - start - again
         branch.high = max(branch.high, end)
+        if self.told is not None:
+            self.told.computed(start, end)
 
     def account_chain(self, rows: int) -> None:
         """Rows of a side chain are being computed for this call."""
         self.usage.computed += rows
+
+    def in_step(self, now: float) -> None:
+        """A step that is being planned has spans of this job."""
+        self.usage.steps += 1
+        if self.begun is None:
+            self.begun = now
+
+    def stamp(self) -> float:
+        """The job is over: note how long it waited and ran. When it began, if it had a step."""
+        now = time.monotonic()
+        begun = now if self.begun is None else self.begun
+        self.usage.queued, self.usage.running = begun - self.started, now - begun
+        return now
 
     # -- what the engine asks when the step is there
     def request(self, branch: Branch) -> Request | None:
@@ -90,5 +114,9 @@ class Job:
             trie.give_back(branch.tree.pool)
 
     def abandon(self, branch: Branch, error: BaseException) -> None:
+        """The job ends with `error`; what it cost is its branch's."""
         self.park(branch)
+        self.stamp()
+        branch.usage.add(self.usage)
+        branch.engine.meter.ended.add(self.usage)
         self.handle.finish(None, error)

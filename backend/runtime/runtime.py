@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ...lang.chat import ChatTemplate
 from ...lang.constraint import KINDS as CONSTRAINTS
 from ...lang.constraint import Constraint, constraint_of
 from ...lang.errors import OptionError
-from ..base import Capabilities, Handle
+from ..base import Capabilities, Handle, StepRecord
 from . import invariants
 from .batch import Model
 from .branch import Branch
@@ -70,7 +71,7 @@ class Runtime:
         log_level: str = "error",
         **others: Any,
     ) -> None:
-        log.setLevel(_log_level(log_level))
+        _show_log(_log_level(log_level))
         refuse_unsupported(others)
         wait_briefly()
         from .model.build import build  # imports torch
@@ -151,7 +152,8 @@ class Runtime:
         self.options = options
         self.engine = Engine(model, tokenizer, options)
         self.capabilities = Capabilities(name=f"Runtime({name})", constraints=CONSTRAINTS)
-        self._pinned: dict[str, Branch] = {}
+        self._pinned: dict[tuple[tuple[str, bool], ...], Branch] = {}
+        self._watching = threading.Lock()
         log.info("runtime %s: %s", name, options)
 
     # -- the Backend protocol
@@ -182,14 +184,14 @@ class Runtime:
         engine = self.engine
         with engine.drive.held():
             pool = engine.tree.pool
-            cached = sum(node.computed for node in engine.tree.nodes() if not node.live)
             return {
                 "model": self.model_name,
                 "context_length": self.options.context_length,
                 "max_total_tokens": pool.capacity,
                 "free_tokens": pool.available,
-                "cached_tokens": cached,
+                "cached_tokens": engine.tree.cached,
                 "running": len(engine.active),
+                "queued": len(engine.admission.waiting),
                 "attached": len(engine.attached),
                 "steps": engine.steps,
                 "computed_tokens": engine.rows,
@@ -274,11 +276,17 @@ class Runtime:
     def cache_prefix(self, text: str) -> int:
         """Compute the KV of `text` now and keep it until `flush_cache()`; its length in tokens. Programs that begin
         with this text reuse it."""
+        return self.pin([(text, False)])
+
+    def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
+        """`cache_prefix` for pieces of text, each with whether it is a chat template's own (markup)."""
         self._check_open()
-        if text not in self._pinned:
+        pinned = tuple(pieces)
+        if pinned not in self._pinned:
             branch = self.engine.open()
             try:
-                branch.append(text)
+                for text, markup in pinned:
+                    branch.append(text, markup=markup)
                 branch.pinned = True
                 handle = branch.warm()
                 self.wait(handle)
@@ -286,8 +294,20 @@ class Runtime:
             except BaseException:
                 branch.close()
                 raise
-            self._pinned[text] = branch
-        return self._pinned[text].length
+            self._pinned[pinned] = branch
+        return self._pinned[pinned].length
+
+    def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:
+        """Call `listener` after each step, from whichever thread drives; gives what ends that."""
+        engine = self.engine
+        with self._watching:
+            engine.watchers = [*engine.watchers, listener]
+
+        def end() -> None:
+            with self._watching:
+                engine.watchers = [each for each in engine.watchers if each is not listener]
+
+        return end
 
     # -- looking inside
     def check(self) -> None:
@@ -375,6 +395,15 @@ def _template(asked: str | None, own: ChatTemplate | None) -> ChatTemplate | Non
     return ChatTemplate(
         source, name="chat_template=", bos_token=own.bos_token if own else "", eos_token=own.eos_token if own else ""
     )
+
+
+def _show_log(level: str) -> None:
+    """Let the log say as much; on stderr, unless the program has set up logging itself."""
+    log.setLevel(level)
+    if log.isEnabledFor(logging.INFO) and not log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(asctime)s] sgl: %(message)s", datefmt="%H:%M:%S"))
+        log.addHandler(handler)
 
 
 def _log_level(level: str) -> str:

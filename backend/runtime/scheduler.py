@@ -13,6 +13,8 @@ program, then branches later in the order; never earlier ones, so the first alwa
 
 from __future__ import annotations
 
+import time
+
 from .branch import Branch
 from .chain import Chain
 from .options import EngineOptions
@@ -40,11 +42,13 @@ class Scheduler:
         self.options = options
         self.attached = attached
         self.number = 0
+        self.now = 0.0  # when the plan of this step began, on the monotonic clock
         self.preemptions = 0
 
     def plan(self, active: list[Branch]) -> tuple[list[Span], tuple[Branch, int] | None]:
         """Spans of the next step, and the branch that can never run (with the slots it lacks), if there is one."""
         self.number += 1
+        self.now = time.monotonic()
         spans: list[Span] = []
         budget = self.options.step_tokens
         places = self.options.max_running
@@ -78,7 +82,7 @@ class Scheduler:
             used = len(span.tokens)
             if used:
                 spans.append(span)
-                branch.planned_in = self.number
+                self._joins(branch)
             if job.wants_last() and branch.computed == branch.length:
                 span.want = (used - 1,)
         if branch.computed >= target:
@@ -87,9 +91,16 @@ class Scheduler:
                     break
                 span = self._chain_span(branch, chain, budget - used)
                 spans.append(span)
-                branch.planned_in = self.number
+                self._joins(branch)
                 used += len(span.tokens)
         return used
+
+    def _joins(self, branch: Branch) -> None:
+        """The branch has a span in this step."""
+        if branch.planned_in != self.number:
+            branch.planned_in = self.number
+            assert branch.job is not None
+            branch.job.in_step(self.now)
 
     def _path_span(self, branch: Branch, target: int, budget: int) -> Span:
         while True:
@@ -175,9 +186,10 @@ class Scheduler:
             self.tree.evict(slots - self.pool.available)
 
     def _victim(self, branch: Branch) -> Branch | None:
-        """Who gives up its KV for `branch`: the last of those that wait for their program, else the last behind it."""
+        """Who gives up its KV for `branch`: the last of those that wait (for their program, or to be let in), else the
+        last behind it."""
         free = [b for b in self.attached if b is not branch and not b.pinned and b.planned_in != self.number]
-        idle = [b for b in free if b.job is None]
+        idle = [b for b in free if b.job is None or b.waiting]
         if idle:
             return max(idle, key=lambda b: b.order)
         later = [b for b in free if b.order > branch.order]

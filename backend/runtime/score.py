@@ -12,13 +12,14 @@ import numpy as np
 
 from ...lang.choices import ChoicesDecision, logprobs_of
 from ...lang.errors import ConstraintError
-from ..base import ChoiceScores, Handle, ScoreRequest, ScoreResult, TokenLogprob
+from ..base import CallTrace, ChoiceScores, Handle, ScoreRequest, ScoreResult, TokenLogprob
 from .chain import Trie, Vertex
 from .job import Job
 from .noise import mix, uniform
 from .pool import append_run
 from .sample.sampler import log_softmax
 from .text.tokenizer import Tokenizer
+from .told import Told
 
 if TYPE_CHECKING:
     from .branch import Branch
@@ -37,6 +38,8 @@ class Score(Job):
         tokenizer: Tokenizer,
     ) -> None:
         super().__init__(branch, handle, request.where)
+        if request.trace:
+            self.told = Told(branch, tokenizer)
         self.ask = request
         self.tokens = tokens
         self.tokenizer = tokenizer
@@ -82,6 +85,7 @@ class Score(Job):
         decision, means = self._decide(scores)
         winner = self._winner(branch, decision, means)
         self._continue(branch, winner)
+        ended = self.stamp()
         branch.usage.add(self.usage)
         self.handle.finish(
             ScoreResult(
@@ -90,8 +94,17 @@ class Score(Job):
                 scores,
                 {"normalized_prompt_logprobs": means, **(decision.meta_info or {})},
                 self.usage,
+                self._trace(branch, winner, ended),
             )
         )
+
+    def _trace(self, branch: Branch, winner: int, ended: float) -> CallTrace | None:
+        if self.told is None:
+            return None
+        for vertex in self.choices.paths[winner]:
+            self.told.token(vertex.token, vertex.logprob, False, branch.engine.scheduler.number)
+        branch.told = branch.length
+        return self.told.finish(self.ask.choices[winner], self.begun, ended)
 
     def _decide(self, scores: ChoiceScores) -> tuple[ChoicesDecision, list[float]]:
         given = [[[t.logprob, t.token_id, t.text] for t in c] for c in scores.token_logprobs]
@@ -119,7 +132,7 @@ class Score(Job):
         if self.ask.temperature <= 0:
             return self.ask.choices.index(decision.decision)
         scores = np.array(means if decision.scores is None else decision.scores)
-        seed = branch.seed if self.ask.seed is None else self.ask.seed
+        seed = branch.program.noise if self.ask.seed is None else self.ask.seed
         u = uniform(mix(seed, branch.path), branch.length, np.arange(len(scores), dtype=np.uint32))
         return int(np.argmax(scores / self.ask.temperature - np.log(-np.log(u))))
 
@@ -135,6 +148,7 @@ class Score(Job):
         rows = sum(length for _, length in runs)
         branch.extend(self.tokens[winner])
         branch.tail_computed += rows
+        branch.program.computed += rows
         branch.high = max(branch.high, branch.computed)
 
     def _described(self, path: list[Vertex]) -> list[TokenLogprob]:

@@ -62,6 +62,7 @@ class Tree:
         self.reuse = reuse
         self.root = Node(None, 0, [], [], 0)
         self.clock = 0
+        self.cached = 0  # computed tokens of nodes without a live branch: evictable, all of them
         self._leaves: list[tuple[int, int, Node]] = []  # heap by last use; stale entries are skipped
         self._pushes = 0
         self._crowded = 1000  # entries in the heap from which stale ones are dropped
@@ -91,6 +92,7 @@ class Tree:
                 self.pool.give(runs)
                 runs, computed = [], 0
             elif have > child.computed:
+                self.cached += 0 if child.live else have - child.computed
                 mine, child.runs, child.computed = child.runs, mine, have
             self.pool.give(mine)
             at += length
@@ -101,6 +103,7 @@ class Tree:
         assert parent.full or not computed, "KV beneath a node that is not full"
         node = Node(parent, parent.end, tokens, runs, computed)
         node.last_use = self.clock
+        self.cached += computed
         if self.reuse:
             parent.children[tokens[0]] = node
         return node
@@ -118,10 +121,23 @@ class Tree:
         node.runs, node.computed = below, max(0, node.computed - at)
         return upper
 
+    def known(self, tokens: list[int]) -> int:
+        """How many of `tokens` the tree spells from its root on, planned ones included."""
+        at, node = 0, self.root
+        while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
+            length = common_prefix(child.tokens, tokens, at)
+            at += length
+            if length < len(child.tokens):
+                break
+            node = child
+        return at
+
     # -- branches come and go
     def attach(self, node: Node) -> None:
         """A branch's path now ends in `node`."""
         for each in node.path():
+            if not each.live:
+                self.cached -= each.computed
             each.live += 1
 
     def detach(self, node: Node) -> None:
@@ -131,6 +147,7 @@ class Tree:
             each.live -= 1
             assert each.live >= 0
             if each.live == 0 and each.parent is not None:
+                self.cached += each.computed
                 each.last_use = self.clock
                 self._retire(each)
 
@@ -162,6 +179,7 @@ class Tree:
     def _remove(self, node: Node) -> None:
         assert not node.children and node.live == 0 and node.parent is not None
         self.pool.give(node.runs)
+        self.cached -= node.computed
         if self.reuse:
             del node.parent.children[node.tokens[0]]
         node.runs, node.computed, node.parent = [], 0, None

@@ -16,7 +16,7 @@ from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.choices import sequence_likelihood, token_length_normalized
 from sgl.lang.expr import Sampling
 
-from .naive import Naive, NaiveBranch
+from .naive import Naive, NaiveBranch, rush
 
 SHARED = "You are brief. Answer: the thing that is asked, and nothing else at all. "
 WARM = Sampling(max_tokens=10, temperature=1.0, top_p=0.95, stop=("stop", "\n\n"))
@@ -70,6 +70,8 @@ def text(handle) -> str:  # type: ignore[no-untyped-def]
 )
 def test_text_depends_on_the_program_alone(reuse: bool, batch: int, chunk: int, forked: bool, pool: int) -> None:
     runtime = Runtime.toy(disable_radix_cache=not reuse, chunked_prefill_size=chunk, max_total_tokens=pool)
+    if chunk > 1:
+        rush(runtime)
     runs = []
     for row in range(batch):
         branch = runtime.open(seed=row)

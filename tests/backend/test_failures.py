@@ -25,6 +25,8 @@ from sgl.lang.errors import (
 )
 from sgl.lang.expr import Sampling
 
+from .naive import rush
+
 LONG = Sampling(max_tokens=400, temperature=0.0, ignore_eos=True)
 SHORT = Sampling(max_tokens=4, temperature=0.0, ignore_eos=True)
 
@@ -362,6 +364,7 @@ def test_a_stop_that_reaches_back_over_a_preemption() -> None:
 
     def texts(pool: int) -> tuple[int, list[str]]:
         runtime = Runtime.toy(max_total_tokens=pool, favour={ord("a") - ord("!"): 30.0, ord("b") - ord("!"): 30.0})
+        rush(runtime)
         stops = Sampling(max_tokens=200, ignore_eos=True, stop=("abababab", "bbbaabb", "aaaabbb"))
         handles = []
         for i in range(8):
@@ -383,6 +386,7 @@ def test_a_stop_that_reaches_back_over_a_preemption() -> None:
 def test_a_failed_step_after_a_preemption_in_its_plan(kind: type[BaseException], pool: int) -> None:
     """The preempted branch may match nodes that the failing step raised: nothing may keep KV beneath them."""
     runtime = Runtime.toy(max_total_tokens=pool, chunked_prefill_size=64)
+    rush(runtime)
     victim = runtime.open(seed=3)
     victim.append("xabcdefgh")
     assert runtime.wait(victim.gen(GenRequest(Sampling(max_tokens=6, temperature=0.0, ignore_eos=True))))

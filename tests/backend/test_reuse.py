@@ -9,6 +9,8 @@ from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.choices import token_length_normalized, unconditional_likelihood_normalized
 from sgl.lang.expr import Sampling
 
+from .naive import rush
+
 GREEDY = Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)
 PREFIX = "A long common beginning, which many programs share because one person wrote them. " * 4
 
@@ -174,6 +176,7 @@ def test_n_samples_share_the_prompt(runtime: Runtime) -> None:
 
 def test_preemption_recomputes_and_says_so() -> None:
     runtime = Runtime.toy(max_total_tokens=150, disable_radix_cache=True)
+    rush(runtime)
     handles = []
     for i in range(4):
         branch = runtime.open(seed=i)

@@ -13,7 +13,6 @@ masks count as one. What is found does close; that nothing shorter does is not p
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -27,8 +26,10 @@ from .vocabulary import Vocabulary
 
 BEAM = 16
 """Texts that the breadth-first search keeps a layer."""
-SECONDS = 0.05
-"""What one search may take."""
+WORK = 8_000
+"""What one search may take: 16 for a mask, 1 for a token tried. (About 50 ms at 50,000 tokens; not a time, since what is
+found decides what is sampled, and that may not depend on how fast the machine is.)"""
+_MASK = 16
 MOST_WITNESSES, LONGEST_WITNESS = 32, 400
 
 
@@ -56,14 +57,14 @@ class Closer:
         limit: int,
         witnesses: Sequence[bytes] = (),
         json: bool = False,
-        seconds: float = SECONDS,
+        work: int = WORK,
     ) -> list[int] | None:
         """At most `limit` tokens that complete the text (`matcher` stays as it is), or None if none were found.
 
-        `witnesses`: texts of the constraint's regular parts. `json`: only strings are regular parts. `seconds`: what
-        the search may take.
+        `witnesses`: texts of the constraint's regular parts. `json`: only strings are regular parts. `work`: what the
+        search may take.
         """
-        search = _Search(self, witnesses, json, seconds)
+        search = _Search(self, witnesses, json, work)
         found = search.greedy(matcher, min(limit, 2_000))
         if found is None and limit > 0:
             found = search.greedy(matcher, min(limit, 400), last=True)
@@ -71,12 +72,12 @@ class Closer:
 
 
 class _Search:
-    """One search, with its own row for masks and its own deadline."""
+    """One search, with its own row for masks. `left`: the work it may still do."""
 
-    def __init__(self, closer: Closer, witnesses: Sequence[bytes], json: bool, seconds: float) -> None:
+    def __init__(self, closer: Closer, witnesses: Sequence[bytes], json: bool, work: int) -> None:
         self.closer, self.witnesses, self.json = closer, witnesses, json
         self.row: Mask = np.zeros(mask_words(closer.size), dtype=np.int32)
-        self.until = time.perf_counter() + seconds
+        self.left = work
 
     def greedy(self, matcher: Matcher, limit: int, last: bool = False) -> list[int] | None:
         """One way, the likeliest token at each place; with `last`, where only words are allowed, the last of them (the
@@ -87,7 +88,8 @@ class _Search:
             if at.can_end():
                 return path
             step: Sequence[int] = at.forced() or self._likely(at, last)
-            if not step or not all(at.accept(token) for token in step) or time.perf_counter() > self.until:
+            self.left -= len(step)
+            if not step or not all(at.accept(token) for token in step) or self.left < 0:
                 return None
             path += step
         return None
@@ -110,6 +112,7 @@ class _Search:
                 if found and len(step) >= len(found):
                     break
                 after = at.fork()
+                self.left -= 1
                 if step and all(after.accept(token) for token in step) and self._is_over(after):
                     found = step
                     break
@@ -132,7 +135,8 @@ class _Search:
             seen: dict[bytes, tuple[Matcher, list[int]]] = {}
             for at, path in layer:
                 for token in self._candidates(at):
-                    if time.perf_counter() > self.until:
+                    self.left -= 1
+                    if self.left < 0:
                         return None
                     after = at.fork()
                     if not after.accept(token):
@@ -140,6 +144,7 @@ class _Search:
                     if after.can_end():
                         return [*path, token]
                     after.fill(self.row)
+                    self.left -= _MASK
                     seen.setdefault(self.row.tobytes(), (after, [*path, token]))
             layer = list(seen.values())[:BEAM]
             if not layer:
@@ -160,6 +165,7 @@ class _Search:
     def _allowed(self, matcher: Matcher) -> npt.NDArray[np.int64]:
         """Ids that the mask allows, the most likely to close first."""
         matcher.fill(self.row)
+        self.left -= _MASK
         bits = self._bits()
         order = self.closer.free if np.count_nonzero(bits) > self.closer.many else self.closer.structure
         return order[bits[order]]

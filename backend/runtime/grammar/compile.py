@@ -21,7 +21,7 @@ from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import Node, size
 from ..text.tokenizer import Tokenizer
 from .cache import ArtefactCache
-from .closing import SECONDS, Closer, heaviest, mask_pattern, schema_witnesses, witness
+from .closing import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
 from .ebnf import Unfit
 from .lark import merged, regular, schemas, to_source
 from .llguidance_engine import LLGuidance
@@ -57,9 +57,9 @@ class Prepared:
     heaviest: int
     shortest: int = 0
 
-    def closing(self, matcher: Matcher, limit: int, seconds: float = SECONDS) -> list[int] | None:
+    def closing(self, matcher: Matcher, limit: int, work: int = WORK) -> list[int] | None:
         """At most `limit` tokens that complete a text from where `matcher` is; None if none were found."""
-        return self.closer.path(matcher, limit, self.witnesses, isinstance(self.constraint, JsonSchema), seconds)
+        return self.closer.path(matcher, limit, self.witnesses, isinstance(self.constraint, JsonSchema), work)
 
     def receipt(self) -> dict[str, Any]:
         return {
@@ -147,7 +147,7 @@ class Grammars:
         prepared = Prepared(
             constraint, compiled, tuple(dict.fromkeys(checked)), self.closer, self.vocabulary, witnesses, heavy
         )
-        shortest = prepared.closing(compiled.matcher(), 2_000, seconds=0.5) or ()
+        shortest = prepared.closing(compiled.matcher(), 2_000, work=10 * WORK) or ()
         return replace(prepared, shortest=len(shortest))
 
     def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled:

@@ -51,11 +51,12 @@ class Recipe:
     key: int
     logprobs: bool
     top_logprobs: int
+    traced: bool = False  # the probability of each token is wanted for a trace
     prompt: frozenset[int] = frozenset()  # for the repetition penalty
     counts: dict[int, int] = field(default_factory=dict)  # of generated tokens
 
     @staticmethod
-    def of(sampling: Sampling, key: int, prompt: list[int]) -> Recipe:
+    def of(sampling: Sampling, key: int, prompt: list[int], traced: bool = False) -> Recipe:
         """`sampling` with every default filled in. The default temperature is 1."""
         repetition = 1.0 if sampling.repetition_penalty is None else sampling.repetition_penalty
         return Recipe(
@@ -70,6 +71,7 @@ class Recipe:
             key=key,
             logprobs=bool(sampling.return_logprob),
             top_logprobs=sampling.top_logprobs_num or 0,
+            traced=traced,
             prompt=frozenset(prompt) if repetition != 1.0 else frozenset(),
         )
 
@@ -128,11 +130,22 @@ def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list
     if np.isnan(real[np.arange(len(best)), best]).any():
         raise BackendError("the model's logits are not numbers (NaN); the weights or the dtype are at fault")
     if all(request.plain for request in requests):
-        return [
+        sampled = [
             Sampled(int(token) if _allows(request.mask, int(token)) else _masked(row, request))
             for row, token, request in zip(real, best, requests)
         ]
-    return [_sample_row(row, request) for row, request in zip(real, requests)]
+    else:
+        sampled = [_sample_row(row, request) for row, request in zip(real, requests)]
+    for i, request in enumerate(requests):
+        if request.recipe.traced and sampled[i].logprob is None:
+            sampled[i] = replace(sampled[i], logprob=_logprob(real[i], sampled[i].token))
+    return sampled
+
+
+def _logprob(row: Floats, token: int) -> float:
+    """The natural-log probability of one token, in float32: cheap enough to trace every token."""
+    best = row.max()
+    return float(row[token] - best - np.log(np.exp(row - best).sum()))
 
 
 def _sample_row(raw: Floats, request: Request) -> Sampled:

@@ -182,8 +182,12 @@ class Tokenizer:
 
     def spell(self, ids: Sequence[int]) -> str:
         """The text of the tokens with control tokens spelled out: what a person wants to see."""
+        return self.spelled(ids).decode("utf-8", errors="replace")
+
+    def spelled(self, ids: Sequence[int]) -> bytes:
+        """The bytes of the tokens with control tokens spelled out."""
         spelled = self._control_bytes
-        return b"".join([spelled.get(i) or self.token_bytes[i] for i in ids]).decode("utf-8", errors="replace")
+        return b"".join([spelled.get(i) or self.token_bytes[i] for i in ids])
 
     # -- construction
     def _byte_table(self, vocabulary: dict[str, int], added: set[int], control: set[int]) -> list[bytes]:
