@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .backend.base import Usage
 from .interpreter.defaults import flush_cache, get_server_info, set_default_backend
+from .interpreter.first import first
 from .interpreter.function import SglFunction, function
 from .interpreter.join import ProgramStateGroup
 from .interpreter.state import ProgramState
@@ -42,10 +43,12 @@ from .lang.choices import (
 from .lang.constraint import Constraint, choice, ebnf, json_schema, lark, regex, schema
 from .lang.errors import (
     BackendError,
+    BudgetExceeded,
     Cancelled,
     CapabilityError,
     ConstraintError,
     ContextOverflow,
+    JournalError,
     ModelLoadError,
     NotYet,
     OptionError,
@@ -64,6 +67,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "BudgetExceeded",
     "Cancelled",
     "CapabilityError",
     "ChatTemplate",
@@ -71,6 +75,7 @@ __all__ = [
     "Constraint",
     "ConstraintError",
     "ContextOverflow",
+    "JournalError",
     "ModelLoadError",
     "NotYet",
     "OptionError",
@@ -92,6 +97,7 @@ __all__ = [
     "choice",
     "ebnf",
     "explain",
+    "first",
     "flush_cache",
     "function",
     "gen",

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..lang.errors import OptionError, suggest
 from ..lang.expr import Sampling
+from .budget import Budget
 
 _SAMPLING = {
     "max_new_tokens": "max_tokens",
@@ -40,29 +41,31 @@ _SAMPLING = {
         )
     },
 }
-"""Run-level name -> the gen's name for it. `seed` and `timeout` are the program's as a whole, not defaults of gens."""
-RUN_OPTIONS = (*_SAMPLING, "seed", "timeout", "stream", "backend")
+"""Run-level name -> the gen's name for it. `seed`, `timeout` and `budget` are the program's as a whole."""
+RUN_OPTIONS = (*_SAMPLING, "seed", "timeout", "budget", "stream", "backend")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Run-level options, checked. `seed` and `timeout` (seconds) are of the whole program."""
+    """Run-level options, checked. `seed`, `timeout` (seconds) and `budget` are of the whole program."""
 
     sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None
     timeout: float | None = None
+    budget: Budget | None = None
     stream: bool = False
     backend: Any = None
 
     @staticmethod
     def of(where: str, given: Mapping[str, Any]) -> Options:
         given = dict(given)
-        stream, backend = given.pop("stream", False), given.pop("backend", None)
+        stream, backend, budget = given.pop("stream", False), given.pop("backend", None), given.pop("budget", None)
         if not isinstance(stream, bool):
             raise OptionError(f"{where}: stream must be True or False, got {stream!r:.60}")
         whole = Sampling.of(where, **{k: given.pop(k) for k in ("seed", "timeout") if k in given})
         defaults = Sampling.of(where, **{_SAMPLING[k]: v for k, v in given.items()})
-        return Options(defaults, whole.seed, whole.timeout, stream, backend)
+        limit = None if budget is None else Budget(where, budget)
+        return Options(defaults, whole.seed, whole.timeout, limit, stream, backend)
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,18 @@ from typing import Any
 from ..backend.base import Handle
 from ..lang.errors import OptionError
 from .pulse import Pulse
+from .record import ProgramRecord
 
 
 class Body:
     """`outcome.value()` gives what the body returned, or raises its error as it was."""
 
-    __slots__ = ("_task", "is_async", "loop", "outcome", "pulse")
+    __slots__ = ("_task", "is_async", "loop", "outcome", "pulse", "record")
 
     def __init__(self, is_async: bool = False) -> None:
         self.pulse = Pulse()
         self.is_async = is_async
+        self.record: ProgramRecord | None = None  # of a traced program
         self.outcome: Handle[Any] = Handle("body")
         self.loop: asyncio.AbstractEventLoop | None = None  # where an async body runs as a task
 
@@ -41,6 +43,10 @@ class Body:
     def end(self, value: Any = None, error: BaseException | None = None) -> None:
         self.outcome.finish(value, error)
         self.pulse.beat()
+
+    def is_on_its_loop(self) -> bool:
+        """Whether the caller is on the event loop that runs this async body: it must not block."""
+        return self.loop is not None and asyncio._get_running_loop() is self.loop
 
     def wait(self, seen: int) -> None:
         """Block until the program changes. The loop that runs the body would never get to change it."""

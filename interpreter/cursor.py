@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..backend.base import Backend, Branch, GenRequest, Handle, ScoreRequest
 from ..lang.constraint import Constraint, kinds
-from ..lang.errors import CapabilityError, OptionError
+from ..lang.errors import Cancelled, CapabilityError, OptionError
 from ..lang.expr import DEFAULT_MAX_TOKENS, Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Seq, Text
 from .pulse import Pulse
+from .record import BranchRecord
 from .roles import Pieces, Roles
 from .source import note, program_line
 from .transcript import Segment, first_failure
@@ -30,7 +32,15 @@ from .variables import Generated, Picked, Scope, Variable
 
 
 class Cursor:
-    def __init__(self, backend: Backend, branch: Branch, defaults: Sampling, pulse: Pulse, label: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        branch: Branch,
+        defaults: Sampling,
+        pulse: Pulse,
+        ledger: Ledger,
+        record: BranchRecord | None = None,
+    ) -> None:
         self.backend = backend
         self.branch = branch
         self.defaults = defaults
@@ -39,9 +49,13 @@ class Cursor:
         self.own: dict[str, Variable] = {}  # defined here, in order
         self.inherited: dict[str, Variable] = {}
         self.roles = Roles(backend.chat_template)
-        self.ledger = Ledger(label, branch)
+        self.ledger = ledger
+        self.record = record  # where a trace notes what is said here
+        self._gate: Callable[[], None] | None = None
+        self._gated = False
+        self._bond: Bond | None = None  # siblings that this branch's failure cancels
         self.joined: list[Cursor] = []  # children whose variables were gathered here
-        self._forked: weakref.WeakSet[Cursor] = weakref.WeakSet()
+        self._forked: list[weakref.ref[Cursor]] = []
         self._writing = threading.RLock()
         self._sealed: str | None = None
         self._synced: Handle[None] | None = None  # the barrier after everything that was said
@@ -82,24 +96,43 @@ class Cursor:
         where = _where("gen", gen.name, line)
         self.flush()
         self._synced = None
-        request = GenRequest(gen.sampling, gen.n, where, gen.constraint, gen.on_budget, follow)
+        request = GenRequest(
+            gen.sampling, gen.n, where, gen.constraint, gen.on_budget, follow, self._refusal(), self.record is not None
+        )
         segment = Segment(handle=self.branch.gen(request), where=where)
-        self._wrote(segment)
+        self._wrote(segment, "gen", gen)
         if gen.name is not None:
             self.own[gen.name] = Generated(segment, gen.n)
 
     def _select(self, select: Select, line: str) -> None:
         where = _where("select", select.name, line)
         self.flush()
-        request = ScoreRequest(select.choices, select.method, select.temperature, where=where)
+        request = ScoreRequest(
+            select.choices,
+            select.method,
+            select.temperature,
+            where=where,
+            gate=self._refusal(),
+            trace=self.record is not None,
+        )
         self._synced = None
         segment = Segment(handle=self.branch.score(request), where=where)
-        self._wrote(segment)
+        self._wrote(segment, "select", select)
         if select.name is not None:
             self.own[select.name] = Picked(segment)
 
-    def _wrote(self, segment: Segment) -> None:
+    def _refusal(self) -> Callable[[], None] | None:
+        """What refuses the next call when a budget is spent."""
+        if not self._gated:
+            self._gate, self._gated = self.ledger.gate(), True
+        return self._gate
+
+    def _wrote(self, segment: Segment, kind: str, expr: Gen | Select) -> None:
         assert segment.handle is not None
+        if self.record is not None:
+            self.record.call(kind, segment.where, expr, segment.handle)
+        if self._bond is not None:
+            self._bond.watch(self, segment.handle)
         self.segments.append(segment)
         if self.log is not None:
             self.log.append(segment)
@@ -110,6 +143,8 @@ class Cursor:
         for text, markup in pieces:
             self._synced = None
             self.branch.append(text, markup=markup)
+            if self.record is not None:
+                self.record.constant(text)
             self.segments.append(Segment(text, markup=markup))
 
     def graft(self, said: Sequence[Expr | Segment]) -> None:
@@ -192,23 +227,32 @@ class Cursor:
         self.pulse.beat()
 
     # -- branching and ending
-    def fork(self, n: int) -> list[Cursor]:
+    def fork(self, n: int, together: bool = False) -> list[Cursor]:
+        """`n` branches that go on from here; `together`: when one fails the others are cancelled."""
         with self._writing:
             self._check_open()
             self.flush()
             self._synced = None
             branches = self.branch.fork(n) if n else ()
-            return [self._child(branch, f"branch {i} of {n}") for i, branch in enumerate(branches)]
+            children = [self._child(branch, f"branch {i} of {n}") for i, branch in enumerate(branches)]
+        if together:
+            bond = Bond(children)
+            for child in children:
+                child._bond = bond
+        return children
 
     def _child(self, branch: Branch, label: str) -> Cursor:
-        child = Cursor(self.backend, branch, self.defaults, self.pulse, label)
+        record = None if self.record is None else self.record.fork(label)
+        child = Cursor(self.backend, branch, self.defaults, self.pulse, Ledger(label, branch), record)
         child.segments = list(self.segments)
         child.log = []
         known = {**self.inherited, **self.own}
         child.inherited = {k: v for k, v in known.items() if not (isinstance(v, Scope) and v.open)}
         child.roles = self.roles.copy()
         self.ledger.fork(child.ledger)
-        self._forked.add(child)
+        if len(self._forked) >= 64 and len(self._forked) & (len(self._forked) - 1) == 0:
+            self._forked = [ref for ref in self._forked if ref() is not None]
+        self._forked.append(weakref.ref(child))
         return child
 
     def seal(self, why: str) -> None:
@@ -240,10 +284,10 @@ class Cursor:
             self.branch.close()
 
     def cancel(self, error: BaseException | None = None) -> None:
-        with self._writing:
-            children = list(self._forked)
-        for child in children:
-            child.cancel(error)
+        """Takes no lock of ours, so a listener may cancel."""
+        for ref in list(self._forked):
+            if (child := ref()) is not None:
+                child.cancel(error)
         self.branch.cancel(error)
         self.pulse.beat()
 
@@ -286,6 +330,35 @@ class Cursor:
         if failed is not None:
             note(error, f"raised by {failed.where}")
         return error
+
+
+class Bond:
+    """Branches of one fork that fall together: when one fails, its siblings are cancelled. (One that the program itself
+    cancelled has not failed.)"""
+
+    __slots__ = ("_members", "_size")
+
+    def __init__(self, members: Sequence[Cursor]) -> None:
+        self._members = [weakref.ref(member) for member in members]
+        self._size = len(members)
+
+    def watch(self, cursor: Cursor, handle: Handle[Any]) -> None:
+        failing = weakref.ref(cursor)
+
+        def look() -> None:
+            if handle.done and handle.error is not None and not isinstance(handle.error, Cancelled):
+                self._fall(failing(), handle)
+
+        handle.listen(look)
+
+    def _fall(self, failed: Cursor | None, handle: Handle[Any]) -> None:
+        members, self._members = self._members, []
+        i = next((i for i, member in enumerate(members) if member() is failed), None)
+        why = Cancelled(f"cancelled because branch {i} of {self._size} failed: {handle.where}: {handle.error!r:.200}")
+        why.__cause__ = handle.error
+        for member in members:
+            if (sibling := member()) is not None and sibling is not failed:
+                sibling.cancel(why)
 
 
 def _flat(expr: Expr) -> list[Expr]:

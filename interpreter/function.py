@@ -194,7 +194,7 @@ class SglFunction:
 
         def start(i: int) -> Instance:
             assert target is not None
-            return Instance(self.func, self.__name__, calls[i], target, parsed)
+            return Instance(self.func, self.__name__, calls[i], target, parsed, row=i)
 
         plan = Plan.of(where, len(calls), num_threads, progress_bar, on_error, ordered, windowed)
         return Batch(start, plan, target, is_async(self.func))

@@ -210,11 +210,18 @@ class ProgramStateGroup:
         "concate_and_append": their new texts are appended to the parent in order, once; turns that they began or ended
         are turns of the parent. Waits, and raises a branch's error.
         """
+        if mode != "gather_variable":
+            self.src_state._refuse_to_wait(f"group.join({mode!r})", f"await group.ajoin({mode!r})")
+        self._join(mode)
+
+    def _join(self, mode: str) -> None:
         if mode not in Modes:
             raise OptionError(f"join: unknown mode {mode!r}{suggest(str(mode), Modes)}; there are {', '.join(Modes)}")
         parent, children = self.src_state._cursor, [state._cursor for state in self.states]
         for child in children:
             child.seal("was joined")
+            if child.record is not None:
+                child.record.joined = mode
         if mode == "gather_variable":
             _gather(parent, children)
         else:
@@ -230,15 +237,22 @@ class ProgramStateGroup:
         """`join` after waiting for the branches without blocking the event loop."""
         for state in self.states:
             await state._finish_async()
-        self.join(mode)
+        self._join(mode)
 
     async def __aenter__(self) -> ProgramStateGroup:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """`async with s.fork(n) as group`: joined at the end of the block, unless the block raised."""
+        """`async with s.fork(n) as group`: joined at the end of the block; a block that raises cancels its branches."""
         if error is None:
             await self.ajoin()
+        else:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Cancel every branch. What is finished stays readable."""
+        for state in self.states:
+            state.cancel()
 
     def __repr__(self) -> str:
         return f"ProgramStateGroup({len(self)} branches)"

@@ -22,27 +22,43 @@ from ..lang.errors import OptionError
 from .arguments import Arguments, Options
 from .body import Body
 from .cursor import Cursor
+from .record import ProgramRecord, begin
 from .state import ProgramState
 from .usage import Ledger
 
-_caller: contextvars.ContextVar[Ledger | None] = contextvars.ContextVar("sgl program", default=None)
-"""The costs of the program whose body runs here: what a program run inside it costs is part of them."""
+_caller: contextvars.ContextVar[Instance | None] = contextvars.ContextVar("sgl program", default=None)
+"""The program whose body runs here: what a program run inside it costs is part of its costs."""
 
 
 class Instance:
     """One call of a program on a backend. `state` is the body's own; `outside` is for whoever reads it meanwhile."""
 
+    cursor: Cursor
+    record: ProgramRecord | None
+
     def __init__(
-        self, func: Callable[..., Any], name: str, call: Arguments, backend: Backend, options: Options
+        self,
+        func: Callable[..., Any],
+        name: str,
+        call: Arguments,
+        backend: Backend,
+        options: Options,
+        row: int | None = None,
     ) -> None:
-        self._func, self._call, self.name = func, call, name
+        self._func, self.call, self.name = func, call, name
         self.body = Body(is_async(func))
         branch = backend.open(seed=options.seed, timeout=options.timeout)
-        self.cursor = Cursor(backend, branch, options.sampling, self.body.pulse, name)
+        ledger = Ledger(name, branch, options.budget)
+        caller = _caller.get()
+        if caller is not None:
+            caller.cursor.ledger.fork(ledger)
+        inside = None if caller is None else caller.record
+        self.record = begin(func, name, call, options, backend, branch.seed, inside, row)
+        root = None if self.record is None else self.record.root
+        self.cursor = Cursor(backend, branch, options.sampling, self.body.pulse, ledger, root)
         self.state = ProgramState(self.cursor, self.body, root=True)
-
-        if (caller := _caller.get()) is not None:
-            caller.fork(self.cursor.ledger)
+        if self.record is not None:
+            self.body.record = self.record
 
     @property
     def is_async(self) -> bool:
@@ -53,9 +69,9 @@ class Instance:
 
     def execute(self) -> None:
         """Run a plain body here. Its error is noted in `body`, not raised."""
-        outer = _caller.set(self.cursor.ledger)
+        outer = _caller.set(self)
         try:
-            value = done(self._func(self.state, *self._call.args, **self._call.kwargs), self.name)
+            value = done(self._func(self.state, *self.call.args, **self.call.kwargs), self.name)
         except BaseException as error:
             self._end(error=error)
         else:
@@ -66,9 +82,9 @@ class Instance:
     async def execute_async(self) -> None:
         """Run the body of an `async def` program on this loop. Only a cancelled task raises, and cancels its branch."""
         self.body.loop = asyncio.get_running_loop()
-        outer = _caller.set(self.cursor.ledger)
+        outer = _caller.set(self)
         try:
-            value = await self._func(self.state, *self._call.args, **self._call.kwargs)
+            value = await self._func(self.state, *self.call.args, **self.call.kwargs)
         except asyncio.CancelledError as error:
             self.cursor.cancel()
             self._end(error=error)
@@ -85,6 +101,8 @@ class Instance:
             self.cursor.rest()
         except BaseException as flushing:  # the chat template refuses the role that the body left open
             error = error or flushing
+        if self.record is not None:
+            self.record.end(value, error)
         self.body.end(value, error)
 
     def raise_body_error(self) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, NoReturn, overload
+from typing import Any, Literal, NoReturn, overload
 
 from ..backend.base import Handle
 from ..lang.errors import OptionError, VariableError, suggest
 from ..lang.expr import Appendable, RoleBegin, RoleEnd, Seq, as_expr
+from .awaited import Awaited
 from .body import Body
 from .cursor import Cursor
 from .join import ProgramStateGroup
@@ -103,13 +104,20 @@ class ProgramState:
         self.set_var(name, value)
 
     # -- branching
-    def fork(self, size: int = 1, position_ids_offset: object = None) -> ProgramStateGroup:
-        """`size` branches that go on from here independently."""
+    def fork(
+        self, size: int = 1, position_ids_offset: object = None, *, on_error: Literal["spare", "cancel"] = "spare"
+    ) -> ProgramStateGroup:
+        """`size` branches that go on from here independently. When one fails, `on_error="spare"` leaves its siblings
+        alone and "cancel" cancels them (`Cancelled`, with the failure as its cause)."""
+        if on_error not in ("spare", "cancel"):
+            raise OptionError(f"fork: on_error must be 'spare' or 'cancel', got {on_error!r:.60}")
         if position_ids_offset is not None:
             raise OptionError("fork: position_ids_offset has no meaning here; a token's position is its depth")
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise OptionError(f"fork: size must be an integer of at least 0, got {size!r:.60}")
-        children = [ProgramState(c, self._body, outside=self._outside) for c in self._cursor.fork(size)]
+        children = [
+            ProgramState(c, self._body, outside=self._outside) for c in self._cursor.fork(size, on_error == "cancel")
+        ]
         return ProgramStateGroup(children, self)
 
     @contextmanager
@@ -127,9 +135,10 @@ class ProgramState:
     def __getitem__(self, name: str) -> Any:
         """Wait for a generated or set variable. Raises the original error, or `VariableError` for an unknown name.
 
-        Program arguments are not variables: read those as the Python names they are.
+        In the body of an `async def` program every read is awaited: `await s["x"]`, `await s.value("x")`,
+        `await s.text()`. Program arguments are not variables: read those as the Python names they are.
         """
-        return self._read(name, lambda variable: variable.value())
+        return self._read(f"s[{name!r}]", name, lambda variable: variable.value())
 
     def get_var(self, name: str) -> Any:
         return self[name]
@@ -137,7 +146,7 @@ class ProgramState:
     def value(self, name: str) -> Any:
         """The value of a constrained gen: an instance of its `schema=` type, the parsed data of its `json_schema=`, the
         number of its `dtype=`; the text for anything else. A list of n for n > 1."""
-        return self._read(name, lambda variable: variable.typed())
+        return self._read(f"s.value({name!r})", name, lambda variable: variable.typed())
 
     def __contains__(self, name: object) -> bool:
         """True from the moment the gen was enqueued."""
@@ -148,20 +157,25 @@ class ProgramState:
 
         None for a variable that no single call made (`set_var`, `var_scope`).
         """
-        return self._read(name, lambda variable: variable.meta())
+        return self._read(f"s.get_meta_info({name!r})", name, lambda variable: variable.meta())
 
     async def aget(self, name: str) -> Any:
-        """`s[name]` without blocking the event loop."""
+        """`s[name]` without blocking the event loop, in the program or outside."""
+        return await self._read_async(name, lambda variable: variable.value())
+
+    async def _read_async(self, name: str, take: Callable[[Variable], Any]) -> Any:
         variable = await self._find_async(name)
         for handle in variable.handles():
             await self._cursor.backend.wait_async(handle)
         try:
-            return variable.value()
+            return take(variable)
         except Exception as error:
             self._cursor.explain(error)
             raise
 
-    def _read(self, name: str, take: Callable[[Variable], Any]) -> Any:
+    def _read(self, what: str, name: str, take: Callable[[Variable], Any]) -> Any:
+        if self._is_awaited():
+            return Awaited(what, lambda: self._read_async(name, take))
         variable = self._find(name)
         self._wait(variable.handles())
         try:
@@ -173,8 +187,7 @@ class ProgramState:
     # -- reading text
     def text(self) -> str:
         """The whole text, exactly as it was appended (the chat template's own text included). Waits; raises."""
-        _check(self._finish())
-        return joined(self._cursor.segments)
+        return self._now("s.text()", lambda: joined(self._cursor.segments))  # type: ignore[no-any-return]
 
     async def async_text(self) -> str:
         """`text()` without blocking the event loop."""
@@ -183,18 +196,42 @@ class ProgramState:
 
     def messages(self) -> list[dict[str, str]]:
         """A fresh list of `{"role", "content"}`; the last is the one being written, if a role is open."""
-        _check(self._finish())
-        return [{"role": m.role, "content": joined(m.parts)} for m in self._cursor.roles.messages]
+        return self._now(  # type: ignore[no-any-return]
+            "s.messages()",
+            lambda: [{"role": m.role, "content": joined(m.parts)} for m in self._cursor.roles.messages],
+        )
+
+    def _now(self, what: str, take: Callable[[], Any], raises: bool = True) -> Any:
+        """`take()` once everything said so far is done; `raises` what went wrong."""
+        if self._is_awaited():
+            return Awaited(what, lambda: self._now_async(take, raises))
+        failed = self._finish()
+        if raises:
+            _check(failed)
+        return take()
+
+    async def _now_async(self, take: Callable[[], Any], raises: bool) -> Any:
+        failed = await self._finish_async()
+        if raises:
+            _check(failed)
+        return take()
+
+    def _refuse_to_wait(self, what: str, instead: str) -> None:
+        if self._is_awaited():
+            raise OptionError(f"{what} would block the event loop of an async program: use `{instead}`")
 
     def sync(self) -> None:
         """Wait until everything said so far is done. Raises nothing: see `error()`."""
-        self._finish()
+        return self._now("s.sync()", lambda: None, raises=False)  # type: ignore[no-any-return]
 
     def error(self) -> BaseException | None:
         """What went wrong here, or in a branch that was joined here; None if nothing did. Waits."""
-        if (failed := self._finish()) is not None:
-            return failed.error
-        return self._first_hole(self._cursor)
+        return self._now("s.error()", self._first_error, raises=False)  # type: ignore[no-any-return]
+
+    def _first_error(self) -> BaseException | None:
+        """After everything is done."""
+        failed = self._failure(self._barrier())
+        return failed.error if failed is not None else self._first_hole(self._cursor)
 
     def _first_hole(self, cursor: Cursor) -> BaseException | None:
         for child in cursor.joined:
@@ -207,6 +244,7 @@ class ProgramState:
 
     def text_iter(self, name: str | None = None) -> Iterator[str]:
         """Pieces of the transcript, or of one variable, from its start to its end. Raises the error at its end."""
+        self._refuse_to_wait("text_iter", "async for ... in s.text_async_iter(...)")
         try:
             source = None if name is None else self._find(name, growing=True)
             yield from pieces(self._reader(name, source), self._cursor.backend, self._body)
@@ -243,8 +281,10 @@ class ProgramState:
     # -- seeing and ending
     @property
     def usage(self) -> UsageTree:
-        """Token counts as a tree: this branch, its calls, and the branches forked from it. Waits for what was said."""
-        self._wait(self._cursor.barriers())
+        """Token counts as a tree: this branch, its calls, and the branches forked from it. Waits for what was said (in
+        the body of an async program it does not wait)."""
+        if not self._is_awaited():
+            self._wait(self._cursor.barriers())
         return self._cursor.ledger.tree()
 
     @property
@@ -266,10 +306,16 @@ class ProgramState:
     __iter__ = None  # it has names and text, not items
 
     def __repr__(self) -> str:
-        self._finish()  # raises nothing: a failed program shows the text it got to
+        if not self._is_awaited():
+            self._finish()  # raises nothing: a failed program shows the text it got to
         return f"ProgramState({joined(self._cursor.segments)})"
 
     # -- waiting
+    def _is_awaited(self) -> bool:
+        """Whether a read here is to be awaited: in the body of an async program, and on the state of one that streams,
+        as long as it is read on the program's own event loop (whether it has ended or not)."""
+        return self._body.is_on_its_loop() and (self._outside or not self._body.ended)
+
     def _complete(self) -> bool:
         """Will there be no more text and names (as far as this reader is concerned)?"""
         return not self._outside or self._body.ended

@@ -8,11 +8,12 @@ Owns: the tree and its printing. Counting is the backend's (`Branch.usage`, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..backend.base import Branch, Handle, Usage
+from .budget import Budget
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,20 @@ def _counts(usage: Usage) -> str:
         f"{usage.generated} generated"
     )
     text += f" ({usage.forced} forced)" if usage.forced else ""
+    text += f", {usage.accepted} of {usage.drafted} drafted accepted" if usage.drafted else ""
+    text += f", {usage.steps} steps"
     return text + (f", {usage.recomputed} recomputed" if usage.recomputed else "")
 
 
 class Ledger:
     """The growing side of one branch."""
 
-    __slots__ = ("_branch", "_calls", "_children", "_label")
+    __slots__ = ("_branch", "_budget", "_caller", "_calls", "_children", "_label")
 
-    def __init__(self, label: str, branch: Branch) -> None:
+    def __init__(self, label: str, branch: Branch, budget: Budget | None = None) -> None:
         self._label, self._branch = label, branch
+        self._budget = budget
+        self._caller: Ledger | None = None  # whose costs these are part of
         self._calls: list[tuple[str, Handle[Any]]] = []
         self._children: list[Ledger] = []
 
@@ -78,7 +83,34 @@ class Ledger:
         self._calls.append((where, handle))
 
     def fork(self, child: Ledger) -> None:
+        child._caller = self
         self._children.append(child)
+
+    def gate(self) -> Callable[[], None] | None:
+        """What refuses a call once a budget here or above is spent; None where there is none."""
+        limited = [each for each in self._upwards() if each._budget is not None]
+        if not limited:
+            return None
+
+        def check() -> None:
+            for each in limited:
+                assert each._budget is not None
+                each._budget.check(each.total(), each._label)
+
+        return check
+
+    def _upwards(self) -> Iterator[Ledger]:
+        at: Ledger | None = self
+        while at is not None:
+            yield at
+            at = at._caller
+
+    def total(self) -> Usage:
+        """What this branch and all beneath it cost so far."""
+        total = self._branch.usage + Usage()
+        for child in list(self._children):
+            total.add(child.total())
+        return total
 
     def tree(self) -> UsageTree:
         """A snapshot; calls that failed or are not finished are left out."""

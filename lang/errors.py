@@ -72,6 +72,18 @@ class ProgramTimeout(SglError, TimeoutError):
     """A `timeout=` (of a gen or of a program) passed."""
 
 
+class BudgetExceeded(SglError):
+    """A program has spent its `budget=`, and was about to make another call. `.spent` is the usage so far."""
+
+    def __init__(self, message: str, spent: object = None) -> None:
+        super().__init__(message)
+        self.spent = spent
+
+
+class JournalError(SglError, OSError):
+    """A batch's journal (`resume=`) could not be written. The rows themselves are unharmed."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest of `known`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -96,6 +96,12 @@ class Branch:
             self.fail(self.error or Cancelled("the branch is closed"))
             return True
         kind, *rest = self.ops[0]
+        if kind in ("gen", "score") and rest[0].gate is not None and not rest[1].text:
+            try:
+                rest[0].gate()
+            except Exception as error:
+                self.fail(error)
+                return True
         if kind == "gen" and not self._write(*rest):
             return True
         if self.ops:  # a failing gen empties them

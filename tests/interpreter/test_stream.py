@@ -169,10 +169,14 @@ def test_an_async_program_streams_on_the_callers_loop():
 
     async def main():
         state = program.run(backend=FakeBackend("alpha"), stream=True)
+        assert await state.text() == "xalphay" and await state["a"] == "alpha"
+        state = program.run(backend=FakeBackend("alpha"), stream=True)
         with pytest.raises(sgl.OptionError, match="event loop"):
-            state.text()
+            next(state.text_iter())
+        with pytest.raises(sgl.VariableError, match="await"):
+            assert state.text() == "xalphay"
         assert "".join([p async for p in state.text_async_iter()]) == "xalphay"
-        assert await state.async_text() == "xalphay" == state.text()
+        assert await state.async_text() == "xalphay" == await state.text()
 
     asyncio.run(main())
     assert "".join(program.run(backend=FakeBackend("alpha"), stream=True).text_iter()) == "xalphay"
