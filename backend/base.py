@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -57,17 +57,24 @@ class Usage:
     running: float = 0.0
 
     def add(self, other: Usage) -> None:
-        for name in _COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.calls += other.calls
+        self.prompt += other.prompt
+        self.reused += other.reused
+        self.computed += other.computed
+        self.generated += other.generated
+        self.recomputed += other.recomputed
+        self.forced += other.forced
+        self.drafted += other.drafted
+        self.accepted += other.accepted
+        self.steps += other.steps
+        self.queued += other.queued
+        self.running += other.running
 
     def __add__(self, other: Usage) -> Usage:
         total = Usage()
         total.add(self)
         total.add(other)
         return total
-
-
-_COUNTS = tuple(f.name for f in fields(Usage))
 
 
 @dataclass(slots=True)
@@ -309,9 +316,10 @@ class Backend(Protocol):
         """Get a constraint ready before a gen with it is enqueued; on the caller's thread. Raises `ConstraintError` for
         what cannot be enforced. Called only for kinds that `capabilities.constraints` has."""
 
-    def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:
+    def open(self, *, seed: int | None = None, timeout: float | None = None, caller: Branch | None = None) -> Branch:
         """A new empty branch. With `seed`, what it samples depends on (seed, text) alone; `timeout` in seconds is for
-        the branch and everything forked from it (`ProgramTimeout`)."""
+        the branch and everything forked from it (`ProgramTimeout`); `caller` is a branch of the program whose body runs
+        this one, if one does."""
 
     def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
         """Compute the KV of a beginning (pieces of text, each with whether it is markup) and keep it until

@@ -46,7 +46,7 @@ class NaiveBackend:
         self.fast = PreTrainedTokenizerFast(tokenizer_object=checkpoint.tokenizer)
         self.tokens = 0
 
-    def open(self, *, seed: int | None = None, timeout: float | None = None) -> NaiveBranch:
+    def open(self, *, seed: int | None = None, timeout: float | None = None, caller: Any = None) -> NaiveBranch:
         return NaiveBranch(self, [])
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:

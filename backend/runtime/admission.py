@@ -1,22 +1,24 @@
 """Which programs may hold KV at the same time, when not all can.
 
-Owns: `Program` (what all branches of one `open()` share) and the decision to let a program's first call in. Knows
-nothing of spans or steps.
+Owns: `Program` (what all branches of one `open()` share) and the decision to let a program's calls in. Knows nothing of
+spans or steps.
 
 Without it, a thousand programs that start together each take some of the pool, and then take it from each other: what
 was computed is given up and computed again. So a program is *admitted* when the KV it is expected to need fits beside
 what the admitted ones hold and are expected to take yet; until then its calls wait, and those of later programs behind
-them. The expectation: of a program that is like those before it, what they computed, mean plus mean deviation
-(Jacobson's estimator of round-trip times, 1988); before any has ended, what its queued calls may generate at most.
+them. The expectation is what programs before it computed, mean plus mean deviation (Jacobson's estimator of round-trip
+times, 1988). Before any has ended only the calls that are in the queue are known, of programs that may make many more:
+then the first ones may plan with a part of the pool only. A program that was preempted was let in too early: it is
+admitted anew, when it fits.
 
-An expectation is no promise: the scheduler still preempts when it was wrong. Nor may it hold anything up: where no
-admitted program has a call, the next one is let in whatever it needs (its caller may be waiting for it).
+An expectation is no promise: the scheduler still preempts when it was wrong. Nor may it hold anything up: where the
+admitted programs are all silent for a while, the next one is let in whatever it needs (they may be waiting for it).
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from bisect import insort
 from typing import TYPE_CHECKING
 
 from ...lang.errors import ProgramTimeout
@@ -28,87 +30,115 @@ if TYPE_CHECKING:
 
 WEIGHT = 0.25
 """Of the newest program in the running mean and deviation."""
+UNKNOWN = 16
+"""While no program has ended, each is taken to generate so many times what its queued calls may, or a whole context."""
+
+
+GRACE = 0.1
+"""Seconds in which the admitted programs must all be silent before one that does not fit is let in: they may just be
+about to make their next call."""
+
+
+class Account:
+    """What one program needs, with every program that its body runs: those are let in with it."""
+
+    __slots__ = ("admitted", "computed", "goal", "rows")
+
+    def __init__(self) -> None:
+        self.rows = 0  # of KV that went through the model, in all branches
+        self.computed = 0  # of them, those that were not computed before
+        self.admitted = False
+        self.goal = 0  # what `rows` was expected to come to when it was admitted
 
 
 class Program:
-    """What the branches of one program share. `timeout` in seconds from now; `seed` is what would repeat it."""
+    """What the branches of one program share. `timeout` in seconds from now; `seed` is what would repeat it; `caller`:
+    the program whose body runs this one."""
 
-    __slots__ = ("admitted", "computed", "deadline", "expected", "noise", "number", "seed", "timeout")
+    __slots__ = ("account", "deadline", "inner", "noise", "number", "seed", "timeout")
 
-    def __init__(self, number: int, seed: int, timeout: float | None = None) -> None:
+    def __init__(self, number: int, seed: int, timeout: float | None = None, caller: Program | None = None) -> None:
         self.number = number
         self.seed, self.noise = seed, mix(seed)
         self.timeout = timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
-        self.computed = 0  # rows of KV, in all its branches
-        self.admitted = False
-        self.expected = 0  # rows it was expected to compute when it was admitted, while nothing was known of others
+        self.inner = caller is not None
+        self.account = Account() if caller is None else caller.account
 
     def timeout_error(self, where: str) -> ProgramTimeout:
         return ProgramTimeout(f"{where}: the program's timeout={self.timeout:g} s passed before it finished")
 
 
 class Admission:
-    """`waiting`: branches with a call whose program is not admitted, in the order they came."""
+    """`waiting`: branches with a call whose program is not admitted, sorted by order."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, context_length: int) -> None:
         self.tree = tree
-        self.waiting: deque[Branch] = deque()
-        self.admitted: dict[Program, None] = {}
+        self.context_length = context_length
+        self.waiting: list[Branch] = []
+        self.admitted: dict[Account, None] = {}
+        self.grace = GRACE
         self._mean = self._deviation = 0.0  # of the rows that programs computed; 0: none has ended yet
-        self._full = False  # the first in line was refused, and no program has left since
+        self._full = False  # the first in line was refused, and nothing has changed since
 
     def add(self, branch: Branch) -> None:
         branch.waiting = True
-        self.waiting.append(branch)
+        insort(self.waiting, branch, key=_order)
+        self._full &= self.waiting[0] is not branch
 
     def remove(self, branch: Branch) -> None:
         if branch.waiting:
-            branch.waiting = False
+            branch.waiting = self._full = False
             self.waiting.remove(branch)
-            self._full = False
 
     def next(self, idle: bool) -> Branch | None:
-        """The next branch that may run now. `idle`: nobody runs, so whoever is first must be let in."""
+        """The next branch that may run now. `idle`: nobody has run for a while, so whoever is first must be let in."""
         if not self.waiting or (self._full and not idle):
             return None
         branch = self.waiting[0]
-        program = branch.program
-        if not program.admitted:
+        account = branch.program.account
+        if not account.admitted:
             need = self._need(branch)
-            if not idle and not self._fits(need):
+            if not idle and self.admitted and not self._fits(need):
                 self._full = True
                 return None
-            program.admitted, program.expected = True, program.computed + need
-            self.admitted[program] = None
+            account.admitted, account.goal = True, account.rows + need
+            self.admitted[account] = None
         branch.waiting = False
-        return self.waiting.popleft()
+        return self.waiting.pop(0)
 
-    def leave(self, program: Program, ended: bool = True) -> None:
+    def leave(self, program: Program, ended: bool = False) -> None:
         """The program holds nothing any more (it may come back). `ended` well: others like it will need as much."""
-        if not program.admitted:
+        account = program.account
+        if not account.admitted or program.inner:
             return
-        program.admitted = self._full = False
-        del self.admitted[program]
-        if ended and program.computed:
-            off = program.computed - self._mean
+        self.revoke(account)
+        if ended and account.computed:
+            off = account.computed - self._mean
             self._deviation += WEIGHT * (abs(off) - self._deviation) if self._mean else 0.0
             self._mean += WEIGHT * off if self._mean else off
+
+    def revoke(self, account: Account) -> None:
+        """Its calls are to wait until they fit again."""
+        account.admitted = self._full = False
+        del self.admitted[account]
 
     def _need(self, branch: Branch) -> int:
         """Rows that the program is expected to compute from here on."""
         new = branch.length - self.tree.known(branch.path_tokens())
-        return max(new + 1, self._typical() if self._mean else new + branch.may_generate())
+        if not self._mean:
+            most = branch.may_generate()
+            return new + max(most, min(UNKNOWN * most, self.context_length - branch.length), 1)
+        return new + max(1, self._typical() - (branch.program.account.computed or new))
 
     def _typical(self) -> int:
         return int(self._mean + self._deviation)
 
     def _fits(self, need: int) -> bool:
-        pool = self.tree.pool
-        room = pool.available + self.tree.cached - need
-        if room < 0:
-            return False
+        room = self.tree.pool.available + self.tree.cached - need
         typical = self._typical()
-        if len(self.admitted) * typical <= room and typical:
-            return True  # even if none of them had computed anything yet
-        return sum(max(0, (typical or p.expected) - p.computed) for p in self.admitted) <= room
+        return room >= 0 and sum(max(0, p.goal - p.rows, typical - p.computed) for p in self.admitted) <= room
+
+
+def _order(branch: Branch) -> tuple[int, ...]:
+    return branch.order

@@ -100,7 +100,7 @@ class Drive:
                     if left is not None and left <= 0:
                         return False
                     if not self._drive(lambda: handle.ready(seen) or bool(interrupted), deadline):
-                        _sleep(bell, left if interrupted is _UNHELD else _nap(left))
+                        _sleep(bell, self._patience(left) if interrupted is _UNHELD else _nap(left))
                 return handle.ready(seen)
             finally:
                 handle.unlisten(ring)
@@ -173,8 +173,15 @@ class Drive:
                     self._sleepers.pop(me, None)
                     self._thread = None
                     break
-            _sleep(bell, 0.5)
+            _sleep(bell, self._patience(0.5))
         self._pass_on()
+
+    def _patience(self, left: float | None) -> float | None:
+        """How long to sleep: while programs wait to be admitted, not long."""
+        if not self.engine.admission.waiting:
+            return left
+        grace = self.engine.admission.grace
+        return grace if left is None else min(left, grace)
 
 
 def _sleep(bell: SimpleQueue[None], seconds: float | None) -> None:

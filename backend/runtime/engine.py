@@ -54,7 +54,7 @@ class Engine:
         model.allocate(options.pool_tokens + SCRATCH)
         self.attached: dict[Branch, None] = {}
         self.scheduler = Scheduler(self.tree, options, self.attached)
-        self.admission = Admission(self.tree)
+        self.admission = Admission(self.tree, options.context_length)
         self.active: list[Branch] = []  # branches of admitted programs with a job, sorted by order
         self.inbox: deque[Branch] = deque()
         self.drive = Drive(self)
@@ -64,15 +64,18 @@ class Engine:
         self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self.steps = 0
         self.rows = 0
+        self._worked = 0.0  # when the last step ended
         self.meter = Meter()
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
         self.closed: BaseException | None = None
 
     # -- from any thread
-    def open(self, seed: int | None = None, path: int = 0, timeout: float | None = None) -> Branch:
+    def open(
+        self, seed: int | None = None, path: int = 0, timeout: float | None = None, caller: Program | None = None
+    ) -> Branch:
         """A new empty branch. Without `seed`, its noise is the runtime's next."""
         number = self.programs = next(self._numbers)
-        program = Program(number, mix(self.options.seed, number) if seed is None else seed, timeout)
+        program = Program(number, mix(self.options.seed, number) if seed is None else seed, timeout, caller)
         return Branch(self, self.tree, program, (number,), path)
 
     def notify(self, branch: Branch, wake: bool = True) -> None:
@@ -102,6 +105,7 @@ class Engine:
                 return False
             self.collect(step)
             self._tell(step)
+            self._worked = time.monotonic()
             return True
         except Exception as error:
             broken = BackendError(f"internal error, please report it: {type(error).__name__}: {error}")
@@ -127,6 +131,8 @@ class Engine:
             if not self.active:
                 return None
             spans, starved = self.scheduler.plan(self.active)
+            for victim in self.scheduler.evicted:
+                self._send_back(victim)
             if starved is not None:
                 self._fail(starved[0], self._out_of_memory(*starved))
                 continue
@@ -148,9 +154,21 @@ class Engine:
             return step
 
     def _admit(self) -> None:
-        """Let waiting branches in, as far as their programs fit; at least one where nobody runs."""
-        while (branch := self.admission.next(idle=not self.active)) is not None:
+        """Let waiting branches in, as far as their programs fit; one where nobody has run for a while."""
+        idle = not self.active and time.monotonic() - self._worked > self.admission.grace
+        while (branch := self.admission.next(idle and not self.active)) is not None:
             insort(self.active, branch, key=_order)
+
+    def _send_back(self, victim: Branch) -> None:
+        """It gave up its KV: its program is to be admitted anew, unless another of its branches is in this step."""
+        program = victim.program
+        mine = [branch for branch in self.active if branch.program.account is program.account]
+        if not program.account.admitted or any(branch.planned_in == self.scheduler.number for branch in mine):
+            return
+        self.admission.revoke(program.account)
+        for branch in mine:
+            self._deactivate(branch)
+            self.admission.add(branch)
 
     def _begin_masks(self, spans: list[Span]) -> Future[None] | None:
         """Fill the masks of constrained rows while the forward runs."""
@@ -273,10 +291,10 @@ class Engine:
         if isinstance(op, SyncOp):
             op.handle.finish(None)
         elif isinstance(op, RestOp):
-            if not branch.ops:
+            if all(isinstance(op, SyncOp) for op in branch.ops):
                 branch.park()
                 if len(branch.order) == 1:
-                    self.admission.leave(branch.program)
+                    self.admission.leave(branch.program, ended=True)
         elif isinstance(op, ForkOp):
             try:
                 self._fork(branch, op.children)
@@ -399,7 +417,7 @@ class Engine:
         self._deactivate(branch)
         branch.fail(error)
         if len(branch.order) == 1:
-            self.admission.leave(branch.program, ended=False)
+            self.admission.leave(branch.program)
 
     def _fail_step(self, spans: list[Any], error: Exception) -> None:
         wrapped = (

@@ -61,7 +61,8 @@ class Job:
         self.usage.computed += end - start
         self.usage.recomputed += again
         self.usage.reused -= fresh_prompt
-        branch.program.computed += end - start - again
+        branch.program.account.rows += end - start
+        branch.program.account.computed += end - start - again
         branch.high = max(branch.high, end)
         if self.told is not None:
             self.told.computed(start, end)

@@ -26,11 +26,12 @@ class SlotPool:
         self.available = capacity
         self._starts = [SCRATCH] if capacity else []
         self._lengths = [capacity] if capacity else []
+        self._next = 0  # slot where the last search ended: small holes before it are not looked at each time
 
     def take(self, n: int, after: int | None = None) -> list[Run]:
         """n slots, as few runs as possible; `after` is a slot number they should continue, if that is free.
 
-        The caller has made sure of room (`available >= n`); first fit, and several runs when no run is long enough.
+        The caller has made sure of room (`available >= n`); next fit, and several runs when no run is long enough.
         """
         assert 0 < n <= self.available, f"{n} slots asked of {self.available}"
         taken: list[Run] = []
@@ -40,8 +41,9 @@ class SlotPool:
                 taken.append(self._cut(i, n))
                 n -= taken[0][1]
         if n:
-            fit = next((i for i, length in enumerate(self._lengths) if length >= n), None)
+            fit = self._fit(n)
             if fit is not None:
+                self._next = self._starts[fit]
                 append_run(taken, self._cut(fit, n))
                 n = 0
         while n:
@@ -49,6 +51,18 @@ class SlotPool:
             append_run(taken, run)
             n -= run[1]
         return taken
+
+    def _fit(self, n: int) -> int | None:
+        """The next free run of at least n slots, around from where the last one was found."""
+        lengths = self._lengths
+        first = bisect_left(self._starts, self._next)
+        for i in range(first, len(lengths)):
+            if lengths[i] >= n:
+                return i
+        for i in range(first):
+            if lengths[i] >= n:
+                return i
+        return None
 
     def _cut(self, i: int, n: int) -> Run:
         start, length = self._starts[i], self._lengths[i]

@@ -19,6 +19,7 @@ from ...lang.chat import ChatTemplate
 from ...lang.constraint import KINDS as CONSTRAINTS
 from ...lang.constraint import Constraint, constraint_of
 from ...lang.errors import OptionError
+from ..base import Branch as BackendBranch
 from ..base import Capabilities, Handle, StepRecord
 from . import invariants
 from .batch import Model
@@ -161,9 +162,12 @@ class Runtime:
         """Compile a constraint now, on this thread, and keep it. Raises `ConstraintError`."""
         self.engine.grammars.prepare(constraint, where)
 
-    def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:
+    def open(
+        self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
+    ) -> Branch:
         self._check_open()
-        return self.engine.open(seed=seed, timeout=timeout)
+        inside = caller.program if isinstance(caller, Branch) and caller.engine is self.engine else None
+        return self.engine.open(seed=seed, timeout=timeout, caller=inside)
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
         return self.engine.drive.wait(handle, seen, timeout)

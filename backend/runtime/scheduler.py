@@ -44,10 +44,12 @@ class Scheduler:
         self.number = 0
         self.now = 0.0  # when the plan of this step began, on the monotonic clock
         self.preemptions = 0
+        self.evicted: list[Branch] = []  # branches that gave up their KV for this plan
 
     def plan(self, active: list[Branch]) -> tuple[list[Span], tuple[Branch, int] | None]:
         """Spans of the next step, and the branch that can never run (with the slots it lacks), if there is one."""
         self.number += 1
+        self.evicted = []
         self.now = time.monotonic()
         spans: list[Span] = []
         budget = self.options.step_tokens
@@ -183,6 +185,7 @@ class Scheduler:
                 raise NoRoom(slots)
             self.preemptions += victim.job is not None
             victim.park(self.number)
+            self.evicted.append(victim)
             self.tree.evict(slots - self.pool.available)
 
     def _victim(self, branch: Branch) -> Branch | None:

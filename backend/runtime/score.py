@@ -148,7 +148,8 @@ class Score(Job):
         rows = sum(length for _, length in runs)
         branch.extend(self.tokens[winner])
         branch.tail_computed += rows
-        branch.program.computed += rows
+        branch.program.account.rows += rows
+        branch.program.account.computed += rows
         branch.high = max(branch.high, branch.computed)
 
     def _described(self, path: list[Vertex]) -> list[TokenLogprob]:

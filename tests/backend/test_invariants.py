@@ -24,7 +24,7 @@ from sgl.lang.choices import (
 from sgl.lang.errors import OutOfMemory
 from sgl.lang.expr import Sampling
 
-from .naive import Naive, NaiveBranch, rush
+from .naive import Naive, NaiveBranch, impatient, rush
 
 NAIVE = Naive()
 TEXTS = [
@@ -139,6 +139,7 @@ CONFIGS = st.fixed_dictionaries(
 def test_random_programs_equal_the_oracle(batch: list[list[Any]], config: dict[str, Any], data: st.DataObject) -> None:
     runtime = Runtime.toy(**config)
     engine = runtime.engine
+    impatient(runtime)
     if data.draw(st.booleans()):
         rush(runtime)
     runs = [start(runtime.open(seed=i % 2), NaiveBranch.open(NAIVE, i % 2), p) for i, p in enumerate(batch)]

@@ -27,7 +27,7 @@ from .vocabulary import Vocabulary
 BEAM = 16
 """Texts that the breadth-first search keeps a layer."""
 WORK = 8_000
-"""What one search may take: 16 for a mask, 1 for a token tried. (About 50 ms at 50,000 tokens; not a time, since what is
+"""What one search may take: 16 for a mask, 1 for a token tried. (About 50 ms at 50,000 tokens; not a time, as what is
 found decides what is sampled, and that may not depend on how fast the machine is.)"""
 _MASK = 16
 MOST_WITNESSES, LONGEST_WITNESS = 32, 400
