@@ -190,6 +190,11 @@ class ScoreRequest:
     trace: bool = False
 
 
+_completing = threading.RLock()
+"""Held for a moment while a handle is completed or listened to. One for all handles: there are many of them, and such
+a moment is short."""
+
+
 class Handle(Generic[T]):
     """The future of one op. Thread-safe; written by the backend, read by anyone.
 
@@ -197,7 +202,7 @@ class Handle(Generic[T]):
     For n > 1 it is the text of the first sample.
     """
 
-    __slots__ = ("_listeners", "_lock", "_traceback", "done", "error", "result", "text", "where")
+    __slots__ = ("_listeners", "_traceback", "done", "error", "result", "text", "where")
 
     def __init__(self, where: str = "") -> None:
         self.where = where
@@ -205,40 +210,43 @@ class Handle(Generic[T]):
         self.error: BaseException | None = None
         self.result: T | None = None
         self.text = ""
-        self._lock = threading.Lock()
         self._traceback: TracebackType | None = None
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], None]] | None = None
 
     # -- written by the backend
     def grow(self, piece: str) -> None:
         """Add streamed text and wake listeners."""
         if piece:
             self.text += piece
-            _tell(tuple(self._listeners))
+            if listeners := self._listeners:
+                _tell(tuple(listeners))
 
     def finish(self, result: T | None, error: BaseException | None = None) -> None:
         """Complete the handle; the first completion wins."""
-        with self._lock:
+        with _completing:
             if self.done:
                 return
             if error is not None:
                 self._traceback = error.__traceback__
             self.result, self.error, self.done = result, error, True
-            listeners, self._listeners = self._listeners, []
-        _tell(listeners)
+            listeners, self._listeners = self._listeners, None
+        if listeners:
+            _tell(listeners)
 
     # -- read by waiters
     def listen(self, callback: Callable[[], None]) -> None:
         """Call `callback` (from any thread) at every growth and at completion; at once if already complete."""
-        with self._lock:
+        with _completing:
             if not self.done:
+                if self._listeners is None:
+                    self._listeners = []
                 self._listeners.append(callback)
                 return
         callback()
 
     def unlisten(self, callback: Callable[[], None]) -> None:
-        with self._lock:
-            if callback in self._listeners:
+        with _completing:
+            if self._listeners and callback in self._listeners:
                 self._listeners.remove(callback)
 
     def ready(self, seen: int | None = None) -> bool:

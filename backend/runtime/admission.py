@@ -91,21 +91,27 @@ class Admission:
             branch.waiting = self._full = False
             self.waiting.remove(branch)
 
-    def next(self, idle: bool) -> Branch | None:
-        """The next branch that may run now. `idle`: nobody has run for a while, so whoever is first must be let in."""
-        if not self.waiting or (self._full and not idle):
-            return None
-        branch = self.waiting[0]
-        account = branch.program.account
-        if not account.admitted:
-            need = self._need(branch)
-            if not idle and self.admitted and not self._fits(need):
-                self._full = True
-                return None
-            account.admitted, account.goal = True, account.rows + need
-            self.admitted[account] = None
-        branch.waiting = False
-        return self.waiting.pop(0)
+    def admit(self, idle: bool) -> list[Branch]:
+        """The branches that may run now. `idle`: nobody has run for a while, so whoever is first must be let in."""
+        found: list[Branch] = []
+        owed: int | None = None  # rows that the admitted programs are expected to compute yet
+        while self.waiting and not (self._full and not idle):
+            branch = self.waiting[0]
+            account = branch.program.account
+            if not account.admitted:
+                need = self._need(branch)
+                owed = self._owed() if owed is None else owed
+                room = self.tree.pool.available + self.tree.cached
+                if not idle and self.admitted and not self._fits(owed + need, room):
+                    self._full = True
+                    break
+                account.admitted, account.goal = True, account.rows + need
+                self.admitted[account] = None
+                owed += max(need, self._typical() - account.computed)
+            idle = branch.waiting = False
+            found.append(branch)
+            del self.waiting[0]
+        return found
 
     def leave(self, program: Program, ended: bool = False) -> None:
         """The program holds nothing any more (it may come back). `ended` well: others like it will need as much."""
@@ -134,10 +140,13 @@ class Admission:
     def _typical(self) -> int:
         return int(self._mean + self._deviation)
 
-    def _fits(self, need: int) -> bool:
-        room = self.tree.pool.available + self.tree.cached - need
+    def _owed(self) -> int:
         typical = self._typical()
-        return room >= 0 and sum(max(0, p.goal - p.rows, typical - p.computed) for p in self.admitted) <= room
+        return sum([max(0, a.goal - a.rows, typical - a.computed) for a in self.admitted])
+
+    @staticmethod
+    def _fits(rows: int, room: int) -> bool:
+        return rows <= room
 
 
 def _order(branch: Branch) -> tuple[int, ...]:

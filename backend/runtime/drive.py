@@ -17,6 +17,8 @@ import asyncio
 import signal
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
@@ -42,6 +44,7 @@ class Drive:
         self._coroutines = 0
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
+        self._alarms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Alarm] = weakref.WeakKeyDictionary()
 
     # -- the lock
     @contextmanager
@@ -139,11 +142,11 @@ class Drive:
         if handle.ready(seen):
             return
         loop = asyncio.get_running_loop()
-        news = asyncio.Event()
+        news: asyncio.Future[None] = loop.create_future()
+        alarm = self._alarm(loop)
 
         def tell() -> None:
-            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits there
-                loop.call_soon_threadsafe(news.set)
+            alarm.ring(news)
 
         handle.listen(tell)
         with self._thread_lock:
@@ -154,12 +157,18 @@ class Drive:
         self.wake()
         try:
             while not handle.ready(seen):
-                await news.wait()
-                news.clear()
+                await news
+                news = loop.create_future()
         finally:
             handle.unlisten(tell)
             with self._thread_lock:
                 self._coroutines -= 1
+
+    def _alarm(self, loop: asyncio.AbstractEventLoop) -> _Alarm:
+        with self._thread_lock:
+            if loop not in self._alarms:
+                self._alarms[loop] = _Alarm(loop)
+            return self._alarms[loop]
 
     def _drive_for_coroutines(self) -> None:
         me = threading.get_ident()
@@ -182,6 +191,31 @@ class Drive:
             return left
         grace = self.engine.admission.grace
         return grace if left is None else min(left, grace)
+
+
+class _Alarm:
+    """Wakes coroutines of one loop from other threads, all that are to be woken with one call into the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._woken: deque[asyncio.Future[None]] = deque()
+        self._called = False
+
+    def ring(self, waiter: asyncio.Future[None]) -> None:
+        self._woken.append(waiter)
+        if not self._called:
+            self._called = True
+            loop = self._loop()
+            if loop is not None:
+                with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits there
+                    loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._called = False  # first: whoever rings from here on calls again
+        while self._woken:
+            waiter = self._woken.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 def _sleep(bell: SimpleQueue[None], seconds: float | None) -> None:

@@ -64,6 +64,8 @@ class Engine:
         self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self.steps = 0
         self.rows = 0
+        self._fresh: list[Branch] = []  # active since the last plan, or warming up
+        self._timed: dict[Branch, None] = {}  # branches with a job that may run out of time
         self._worked = 0.0  # when the last step ended
         self.meter = Meter()
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
@@ -136,7 +138,7 @@ class Engine:
             if starved is not None:
                 self._fail(starved[0], self._out_of_memory(*starved))
                 continue
-            if len(spans) < len(self.active) and self._finish_settled(self._without_span()) and not spans:
+            if self._finish_settled(self._without_span()) and not spans:
                 continue  # what follows those jobs may want a span
             assert spans, f"{len(self.active)} branches want a step and none has a span"
             step = Step(self.scheduler.number, spans, branches=len({id(span.branch) for span in spans}))
@@ -155,9 +157,11 @@ class Engine:
 
     def _admit(self) -> None:
         """Let waiting branches in, as far as their programs fit; one where nobody has run for a while."""
-        idle = not self.active and time.monotonic() - self._worked > self.admission.grace
-        while (branch := self.admission.next(idle and not self.active)) is not None:
-            insort(self.active, branch, key=_order)
+        if self.admission.waiting:
+            idle = not self.active and time.monotonic() - self._worked > self.admission.grace
+            for branch in self.admission.admit(idle):
+                insort(self.active, branch, key=_order)
+                self._fresh.append(branch)
 
     def _send_back(self, victim: Branch) -> None:
         """It gave up its KV: its program is to be admitted anew, unless another of its branches is in this step."""
@@ -167,7 +171,7 @@ class Engine:
             return
         self.admission.revoke(program.account)
         for branch in mine:
-            self._deactivate(branch)
+            self.active.remove(branch)
             self.admission.add(branch)
 
     def _begin_masks(self, spans: list[Span]) -> Future[None] | None:
@@ -180,8 +184,12 @@ class Engine:
         return self._masks.submit(_call_all, fills) if fills else None
 
     def _without_span(self) -> list[Branch]:
-        """Active branches that have no span in the step just planned: their job may need no (more) step."""
-        return [branch for branch in self.active if branch.planned_in != self.scheduler.number]
+        """Branches without a span in the step just planned whose job may need no (more) step: those that have just
+        begun, and those that wait for tokens which others may compute."""
+        number = self.scheduler.number
+        found = [b for b in self._fresh if b.job is not None and not b.waiting and b.planned_in != number]
+        self._fresh = [b for b in self._fresh if b.job is not None and type(b.job) is Job]
+        return found
 
     def collect(self, step: Step) -> None:
         """Sample, hand rows to their readers, finish what is finished."""
@@ -390,16 +398,25 @@ class Engine:
             branch.settle()
         branch.newborn = False
         branch.job = job
+        if branch.program.deadline is not None or job.timeout is not None:
+            self._timed[branch] = None
         self.admission.add(branch)  # the next launch lets it in
 
     def _deactivate(self, branch: Branch) -> None:
+        self._timed.pop(branch, None)
+        if (i := self._place(branch)) is not None:
+            del self.active[i]
+            return
+        self.admission.remove(branch)
+
+    def _place(self, branch: Branch) -> int | None:
+        """Where an active branch is in the list (n samples of one gen share an order)."""
         i = bisect_left(self.active, branch.order, key=_order)
         while i < len(self.active) and self.active[i].order == branch.order:
             if self.active[i] is branch:
-                del self.active[i]
-                return
+                return i
             i += 1
-        self.admission.remove(branch)
+        return None
 
     # -- ends
     def _close(self, branch: Branch) -> None:
@@ -430,13 +447,10 @@ class Engine:
             self._fail(branch, wrapped)
 
     def _expire(self) -> None:
+        if not self._timed:
+            return
         now = time.monotonic()
-        timed = [
-            b
-            for b in (*self.active, *self.admission.waiting)
-            if b.program.deadline is not None or (b.job and b.job.timeout is not None)
-        ]
-        for branch in timed:
+        for branch in list(self._timed):
             if branch.program.deadline is not None and now > branch.program.deadline:
                 self._fail(branch, branch.program.timeout_error(branch.job.where if branch.job else "program"))
             elif branch.job is not None and branch.job.overdue(now):

@@ -154,7 +154,7 @@ class NaiveBranch:
 
 def rush(runtime: Any) -> None:
     """Let every program in at once, so that a small pool must preempt."""
-    runtime.engine.admission._fits = lambda need: True
+    runtime.engine.admission._fits = lambda rows, room: True
 
 
 def impatient(runtime: Any) -> None:
