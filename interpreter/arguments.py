@@ -133,20 +133,3 @@ class Declared:
 
     def __str__(self) -> str:
         return f"the program is {self.name}{self._signature}"
-
-
-def rows_of(declared: Declared, rows: Any, bound: Mapping[str, Any]) -> list[Arguments]:
-    """Each row (a dict by name, or a list or tuple by position) as a call; errors name the row."""
-    if isinstance(rows, (str, bytes, Mapping)) or not hasattr(rows, "__iter__"):
-        raise OptionError(f"{declared.name}.run_batch: the batch must be a list of rows, got {rows!r:.60}")
-    calls = []
-    for i, row in enumerate(rows):
-        where = f"{declared.name}.run_batch: row {i}"
-        if isinstance(row, Mapping):
-            declared.check_names(where, row)
-            calls.append(declared.bind((), row, bound, where))
-        elif isinstance(row, (list, tuple)):
-            calls.append(declared.bind(row, {}, bound, where))
-        else:
-            raise OptionError(f"{where} must be a dict of arguments (or a tuple, by position), got {row!r:.60}")
-    return calls

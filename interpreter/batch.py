@@ -2,218 +2,389 @@
 
 Owns: which rows start when, who executes their bodies, and in which order finished ones are given out. Bodies of plain
 functions run on a bounded pool of daemon threads; a thread is not held by a program whose body has returned, so a few
-threads keep many more programs in flight. Bodies of async programs are coroutines on one loop, without threads.
-The caller's own thread waits for the programs, which drives the backend.
+threads keep many more programs in flight. Bodies of async programs are coroutines on one loop, without threads
+(`batch_async.py`). The caller's own thread waits for the programs, which drives the backend.
 
 Invariants: at most `plan.in_flight` programs are unfinished; with a window, at most `plan.window` are started and not
-yet given out; a row is never started after a stop. The lock is never held while the backend is called.
+yet given out; a row is never started after a stop; every row that was read is finished exactly once. The lock is never
+held while the backend, the rows or the program are called.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
+import time
+import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ..backend.base import Backend, Handle
-from ..lang.errors import OptionError
+from ..lang.errors import JournalError, OptionError, ProgramTimeout
+from .journal import Journal
+from .plan import Plan, States
 from .progress import Progress
-from .run import Instance, in_thread, no_loop_here, start_thread
+from .restored import RestoredState
+from .rows import Row, Rows
+from .run import Instance, start_thread
 from .source import note
 from .state import ProgramState
 
-MAX_THREADS = 64
+
+class Found:
+    """What became of a row: its state, and the error of the row or None. `kept`: the error is the row's own, which
+    `on_error="keep"` keeps (a backend that cannot open is everybody's)."""
+
+    __slots__ = ("error", "instance", "kept", "state")
+
+    def __init__(
+        self, state: ProgramState | None, instance: Instance | None, error: BaseException | None, kept: bool = True
+    ) -> None:
+        self.state, self.instance, self.error, self.kept = state, instance, error, kept
 
 
-@dataclass(frozen=True)
-class Plan:
-    where: str
-    rows: int
-    threads: int
-    in_flight: int
-    window: int
-    progress: bool
-    keep: bool
-    ordered: bool
+class Results:
+    """Rows of one batch as they finish: shared by threads and coroutines. `start` opens a program for a row."""
 
-    @staticmethod
-    def of(
-        where: str, rows: int, num_threads: Any, progress: bool, on_error: str, ordered: bool, windowed: bool
-    ) -> Plan:
-        if num_threads == "auto":
-            threads = MAX_THREADS
-        elif isinstance(num_threads, int) and not isinstance(num_threads, bool) and num_threads >= 1:
-            threads = num_threads
+    def __init__(
+        self, start: Callable[[Row], Instance], rows: Rows, plan: Plan, backend: Backend, journal: Journal | None
+    ) -> None:
+        self.start, self.rows, self.plan, self.backend, self.journal = start, rows, plan, backend, journal
+        self.running: dict[int, Instance] = {}
+        self.found: dict[int, Found] = {}
+        self.given = 0  # rows given out
+        self.failed: dict[int, BaseException] = {}
+        self.unwritten: JournalError | None = None  # what the journal says of its failure
+
+    def begin(self, row: Row) -> Instance | None:
+        """Start a row; None if it is finished already (wrong, restored, or impossible to start)."""
+        i = row.index
+        if row.call is None:
+            assert row.error is not None
+            self.found[i] = Found(RestoredState.failed(row.error), None, row.error)
+            return None
+        if self.journal is not None:
+            try:
+                restored = self.journal.restored(i, row.call)
+            except OptionError as error:  # arguments that cannot be known again
+                self.found[i] = Found(RestoredState.failed(error), None, error)
+                return None
+            if restored is not None:
+                self.found[i] = Found(RestoredState(restored), None, None)
+                return None
+        try:
+            instance = self.running[i] = self.start(row)
+        except BaseException as error:
+            self.found[i] = Found(None, None, error, kept=False)
+            return None
+        return instance
+
+    def end(self, i: int) -> None:
+        """A started row is finished: its body has ended, and so has everything it said."""
+        instance = self.running.pop(i)
+        error = instance.body.error or instance.cursor.branch.error
+        self.found[i] = Found(instance.state, instance, error)
+
+    def seen(self, i: int, bar: Progress) -> Found:
+        """Whoever gives rows out sees that one is finished."""
+        found = self.found[i]
+        bar.finished(found)
+        if self.journal is not None and found.instance is not None:
+            try:
+                self.journal.note(i, found.instance, found.error)
+            except JournalError as error:
+                self._unwritten(error)
+        return found
+
+    def _unwritten(self, error: JournalError) -> None:
+        """The journal has failed, and says so once. No row is harmed by that: with errors kept all of them run on, else
+        those that run now."""
+        if self.plan.keep:
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
         else:
-            raise OptionError(f"{where}: num_threads must be 'auto' or at least 1, got {num_threads!r:.60}")
-        if on_error not in ("raise", "keep"):
-            raise OptionError(f"{where}: on_error must be 'raise' or 'keep', got {on_error!r:.60}")
-        in_flight = max(MAX_THREADS, threads * 4)
-        window = in_flight * 4 if windowed else rows
-        return Plan(where, rows, min(threads, max(rows, 1)), in_flight, window, progress, on_error == "keep", ordered)
+            self.unwritten = error
+
+    def close(self) -> None:
+        """Nothing more will be noted."""
+        if self.journal is not None:
+            try:
+                self.journal.close()
+            except JournalError as error:
+                self._unwritten(error)
+
+    def fails(self, found: Found) -> bool:
+        return found.error is not None and not (self.plan.keep and found.kept)
+
+    def missing(self) -> Iterator[int]:
+        """After a `batch_timeout`, with errors kept: the rows that never began, each with that error."""
+        if self.plan.expired and self.plan.keep and self.rows.total is not None:
+            for i in range(self.rows.count, self.rows.total):
+                why = self.plan.timeout_error()
+                self.found[i] = Found(RestoredState.failed(why), None, why)
+                yield i
+
+    def states(self) -> States:
+        """Every row's state, in order. Raises the first row's error, with all states as its `.states`."""
+        self.close()
+        self.plan.raise_if_late(self)
+        first = min(self.failed, default=None)
+        error = self.unwritten if first is None else self.failed[first]
+        if error is not None:
+            with suppress(Exception):  # some exceptions take no attributes
+                error.states = self.so_far()  # type: ignore[union-attr]
+        if first is not None:
+            self.raise_row(first)
+        if self.unwritten is not None:
+            raise self.unwritten
+        return States(
+            self.plan.where, [found.state for _, found in sorted(self.found.items()) if found.state is not None]
+        )
+
+    def so_far(self) -> list[ProgramState | None]:
+        total = max(self.found, default=-1) + 1 if self.rows.total is None else self.rows.total
+        return [self.found[i].state if i in self.found else None for i in range(total)]
+
+    def raise_row(self, i: int) -> NoReturn:
+        """Raise a row's error, with a note of the row. (One that is only kept gets none: many rows may share it.)"""
+        found = self.found[i]
+        assert found.error is not None
+        if found.instance is not None:
+            note(found.instance.cursor.explain(found.error), f"in row {i} of {self.plan.where}")
+        raise found.error
+
+    def end_of_stream(self) -> None:
+        self.close()
+        self.plan.raise_if_late(self)
+        if self.unwritten is not None:
+            raise self.unwritten
+
+    def turns(self, waiting: set[int]) -> Iterator[int]:
+        """Of the finished rows, those whose turn it is to be given out."""
+        while waiting and (not self.plan.ordered or self.given in waiting):
+            turn = self.given if self.plan.ordered else waiting.pop()
+            waiting.discard(turn)
+            yield turn
+
+    def give(self, i: int) -> ProgramState:
+        """The state of a row, which is kept no longer. Raises its error."""
+        if self.fails(self.found[i]):
+            self.raise_row(i)
+        if self.unwritten is not None:
+            raise self.unwritten
+        state = self.found.pop(i).state
+        assert state is not None
+        return state
+
+    def late(self, now: float) -> dict[int, ProgramTimeout]:
+        """Running rows whose time is over, with why."""
+        if self.plan.deadline is not None and now >= self.plan.deadline:
+            why = self.plan.timeout_error()
+            return dict.fromkeys(self.running, why)
+        return {
+            i: ProgramTimeout(f"{self.plan.where}: row {i}: timeout={instance.timeout:g} s passed in its body")
+            for i, instance in list(self.running.items())
+            if instance.deadline is not None and now >= instance.deadline and not instance.body.ended
+        }
+
+    def next_deadline(self) -> float | None:
+        """Seconds until some running row may be late."""
+        times = [i.deadline for i in list(self.running.values()) if i.deadline is not None and not i.body.ended]
+        if self.plan.deadline is not None:
+            times.append(self.plan.deadline)
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
 
 class Batch:
-    def __init__(self, start: Callable[[int], Instance], plan: Plan, backend: Backend | None, is_async: bool) -> None:
-        self._start, self._plan, self._backend, self._is_async = start, plan, backend, is_async
-        self._instances: dict[int, Instance] = {}
-        self._unstartable: dict[int, BaseException] = {}
-        self._news = threading.Condition()
-        self._next = 0  # the next row to start
-        self._given = 0  # rows given out
-        self._bodies = 0  # started rows whose body is running
-        self._unfinished = 0  # started rows that are not finished
+    """A batch of a plain function, on a pool of threads."""
+
+    def __init__(self, results: Results) -> None:
+        self._results, self._plan, self._rows = results, results.plan, results.rows
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)  # threads wait here for a row they may start
+        self._news = threading.Condition(self._lock)  # the waiter, while only Python runs
+        self._threads = self._idle = 0
+        self._pulling = False  # a thread is reading the next row
+        self._taken = 0  # rows read
+        self._unfinished = 0  # of them, not finished
+        self._bodies = 0  # of them, in the hands of a thread
         self._done: deque[int] = deque()  # finished rows that the waiter has not seen
         self._any: Handle[None] | None = None  # what the waiter waits for: any row to finish
-        self._stopping = False
+        self._stopping = self._exhausted = False
+        self._cancelled = False  # nobody wants what still runs
+        self._abandoned: set[int] = set()  # rows that were given up while their body ran
 
     # -- giving out
-    def run(self) -> list[ProgramState]:
+    def run(self) -> States:
         """Every row, finished."""
-        if self._is_async:
-            no_loop_here(self._plan.where.removesuffix(".run_batch"), "arun_batch")
-            return asyncio.run(self.arun())
-        first: dict[int, BaseException] = {}
-        with Progress(self._plan.rows, self._plan.progress) as bar, closing(self._finished()) as finished:
+        results = self._results
+        with closing(results), self._progress() as bar, closing(self._finished()) as finished:
             for i in finished:
-                self._look(i, bar, first)
-        return self._states(first)
-
-    async def arun(self) -> list[ProgramState]:
-        first: dict[int, BaseException] = {}
-        with Progress(self._plan.rows, self._plan.progress) as bar:
-            finished = self._finished_async()
-            try:
-                async for i in finished:
-                    self._look(i, bar, first)
-            finally:
-                await finished.aclose()
-        return self._states(first)
+                self._given()
+                if results.fails(found := results.seen(i, bar)):
+                    assert found.error is not None
+                    results.failed[i] = found.error
+                if results.failed or results.unwritten is not None:
+                    self._stop()  # what runs may finish; nothing more starts
+        return results.states()
 
     def iterate(self) -> Iterator[ProgramState]:
         """Rows as they finish, in order or as completed; closing cancels the rest."""
-        if self._is_async:
-            no_loop_here(self._plan.where.removesuffix(".run_batch"), "arun_batch")
-        return self._iterate()
-
-    def _iterate(self) -> Iterator[ProgramState]:
-        finished = self._finished_on_loop() if self._is_async else self._finished()
-        with Progress(self._plan.rows, self._plan.progress) as bar, closing(finished):
+        results = self._results
+        with closing(results), self._progress() as bar, closing(self._finished()) as finished:
             waiting: set[int] = set()
             for i in finished:
-                bar.finished(self._instances.get(i))
+                results.seen(i, bar)
                 waiting.add(i)
-                while waiting and (not self._plan.ordered or self._given in waiting):
-                    turn = self._given if self._plan.ordered else waiting.pop()
-                    waiting.discard(turn)
-                    if self._error(turn) is not None and not self._keeps(turn):
-                        self._raise(turn)
-                    state = self._instances.pop(turn).state
-                    with self._news:
-                        self._given += 1
-                        self._news.notify_all()
+                for turn in results.turns(waiting):
+                    state = results.give(turn)
+                    self._given()
                     yield state
+        results.end_of_stream()
 
-    def _look(self, i: int, bar: Progress, failed: dict[int, BaseException]) -> None:
-        bar.finished(self._instances.get(i))
-        if (error := self._error(i)) is not None and not self._keeps(i):
-            failed[i] = error
-            self._stop()  # what runs may finish; nothing more starts
+    def _progress(self) -> Progress:
+        return Progress(self._rows.total, self._plan.progress)
 
-    def _states(self, failed: dict[int, BaseException]) -> list[ProgramState]:
-        if not failed:
-            return [self._instances[i].state for i in range(self._plan.rows)]
-        first = min(failed)
-        error = failed[first]
-        with suppress(Exception):  # some exceptions take no attributes
-            error.states = [  # type: ignore[attr-defined]
-                self._instances[i].state if i in self._instances else None for i in range(self._plan.rows)
-            ]
-        self._raise(first)
+    def _given(self) -> None:
+        with self._lock:
+            self._results.given += 1
+            self._room.notify()
 
-    def _error(self, i: int) -> BaseException | None:
-        """The original error of a finished row."""
-        instance = self._instances.get(i)
-        return self._unstartable[i] if instance is None else instance.body.error or instance.cursor.branch.error
-
-    def _raise(self, i: int) -> NoReturn:
-        """Raise it, with a note of the row. (An error that is only kept gets none: many rows may share it.)"""
-        error, instance = self._error(i), self._instances.get(i)
-        assert error is not None
-        if instance is not None:
-            note(instance.cursor.explain(error), f"in row {i} of {self._plan.where}")
-        raise error
-
-    def _keeps(self, i: int) -> bool:
-        return self._plan.keep and i in self._instances  # a row that could not start has no state to give
-
-    # -- plain functions: a pool of threads
+    # -- the waiter
     def _finished(self) -> Generator[int, None, None]:
         """Rows in the order in which they finish. Closing stops and cancels the rest."""
-        for _ in range(min(self._plan.threads, self._plan.rows)):
-            start_thread("batch", self._work)
-        left = self._plan.rows
+        self._start_thread()
+        over = False
         try:
-            while left and (i := self._wait()) is not None:
-                left -= 1
+            while (i := self._wait()) is not None:
                 yield i
+            yield from self._results.missing()
+            over = True
         finally:
-            if left:
-                self._stop()
-                for instance in list(self._instances.values()):
+            self._cancelled = not over
+            self._stop()
+            if not over:
+                for instance in list(self._results.running.values()):
                     if not instance.body.ended or instance.cursor.pending():
                         instance.cursor.cancel()
 
     def _wait(self) -> int | None:
         """The next row to finish; None when no more will. Drives the backend while programs wait for it."""
-        assert self._backend is not None
         while True:
-            with self._news:
+            left = self._results.next_deadline()
+            with self._lock:
                 if self._done:
                     return self._done.popleft()
-                if self._stopping and not self._unfinished:
+                if (self._exhausted or self._stopping) and not self._unfinished:
                     return None
+                anyone = None
                 if self._unfinished == self._bodies:  # only Python is running
-                    self._news.wait()
-                    continue
-                anyone = self._any = Handle("run_batch")
-            self._backend.wait(anyone)
+                    self._news.wait(left)
+                else:
+                    anyone = self._any = Handle("run_batch")
+            if anyone is not None:
+                self._results.backend.wait(anyone, timeout=left)
+            if left is not None:
+                self._give_up_late()
+
+    def _give_up_late(self) -> None:
+        """Rows whose time is over are finished with `ProgramTimeout`, even while their body blocks: its thread is left
+        to itself, and another takes its place."""
+        now = time.monotonic()
+        if self._plan.deadline is not None and now >= self._plan.deadline:
+            self._plan.expired = True
+            self._stop()
+        for i, why in self._results.late(now).items():
+            instance = self._results.running.get(i)
+            if instance is None:
+                continue
+            stuck = not instance.body.ended
+            instance.give_up(why)
+            if stuck:
+                with self._lock:
+                    self._abandoned.add(i)
+                    self._threads -= 1
+                self._finish(i, body=True)
+                self._start_thread()
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._room.notify_all()
+            self._news.notify_all()
+
+    # -- the pool
+    def _start_thread(self) -> None:
+        with self._lock:
+            if self._stopping or self._threads >= self._plan.threads:
+                return
+            self._threads += 1
+        start_thread("batch", self._work)
 
     def _work(self) -> None:
         """One thread of the pool."""
-        while (i := self._take()) is not None:
-            try:
-                instance = self._start(i)
-            except BaseException as error:
-                self._unstartable[i] = error
-                self._finish(i, body=True)
+        while (row := self._take()) is not None:
+            i = row.index
+            instance = self._results.begin(row)
+            if instance is None:
+                self._finish(i, body=True, started=False)
                 continue
-            self._instances[i] = instance
-            if self._stopping:
+            if self._cancelled:
                 instance.cursor.cancel()
             instance.execute()
+            with self._lock:
+                if i in self._abandoned:
+                    return
+                self._bodies -= 1
+                self._news.notify()  # the waiter may have to drive now
             self._watch(i, instance)
+        with self._lock:
+            self._threads -= 1
 
-    def _take(self) -> int | None:
-        with self._news:
-            while not self._stopping and self._next < self._plan.rows:
-                if self._unfinished < self._plan.in_flight and self._next - self._given < self._plan.window:
-                    self._next += 1
-                    self._unfinished += 1
-                    self._bodies += 1
-                    return self._next - 1
-                self._news.wait()
-            return None
+    def _take(self) -> Row | None:
+        with self._lock:
+            while not self._may_take():
+                if self._stopping or self._exhausted:
+                    return None
+                self._idle += 1
+                self._room.wait()
+                self._idle -= 1
+            self._pulling = True
+            self._unfinished += 1
+            self._bodies += 1
+            self._taken += 1
+        row = self._rows.next()  # may be the user's generator
+        with self._lock:
+            self._pulling = False
+            if row is None:
+                self._exhausted = True
+                self._taken -= 1
+                self._unfinished -= 1
+                self._bodies -= 1
+                self._room.notify_all()
+                self._news.notify()
+                anyone, self._any = self._any, None
+            elif self._idle:
+                self._room.notify()
+        if row is None:
+            if anyone is not None:
+                anyone.finish(None)
+        elif not self._idle:
+            self._start_thread()
+        return row
+
+    def _may_take(self) -> bool:
+        plan = self._plan
+        return not (
+            self._stopping
+            or self._exhausted
+            or self._pulling
+            or self._unfinished >= plan.in_flight
+            or self._taken - self._results.given >= plan.window
+        )
 
     def _watch(self, i: int, instance: Instance) -> None:
         """The body has ended: the row is finished when everything it said is."""
-        with self._news:
-            self._bodies -= 1
-            self._news.notify_all()  # the waiter may have to drive now
         left = instance.cursor.barriers()
         count = threading.Lock()
 
@@ -227,87 +398,16 @@ class Batch:
         for barrier in tuple(left):
             barrier.listen(one_less)
 
-    def _finish(self, i: int, body: bool = False) -> None:
-        with self._news:
+    def _finish(self, i: int, body: bool = False, started: bool = True) -> None:
+        """Row i is finished; `body`: its thread is done with it now; not `started`: it was never a program."""
+        if started:
+            self._results.end(i)
+        with self._lock:
             self._bodies -= body
             self._unfinished -= 1
             self._done.append(i)
-            self._news.notify_all()
+            self._room.notify()
+            self._news.notify()
             anyone, self._any = self._any, None
         if anyone is not None:
             anyone.finish(None)
-
-    def _stop(self) -> None:
-        with self._news:
-            self._stopping = True
-            self._news.notify_all()
-
-    # -- coroutines
-    async def _finished_async(self) -> AsyncGenerator[int, None]:
-        """The same on the running loop. Plain bodies run on daemon threads, `plan.threads` at a time."""
-        bodies = asyncio.Semaphore(self._plan.in_flight if self._is_async else self._plan.threads)
-        running: set[asyncio.Task[int]] = set()
-        try:
-            while True:
-                while (
-                    len(running) < self._plan.in_flight
-                    and self._next < self._plan.rows
-                    and not self._stopping
-                    and self._next - self._given < self._plan.window
-                ):
-                    running.add(asyncio.get_running_loop().create_task(self._row(self._next, bodies)))
-                    self._next += 1
-                if not running:
-                    return
-                ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for i in sorted(task.result() for task in ended):
-                    yield i
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    async def _row(self, i: int, bodies: asyncio.Semaphore) -> int:
-        try:
-            async with bodies:
-                try:
-                    instance = self._instances[i] = self._start(i)
-                except Exception as error:
-                    self._unstartable[i] = error
-                    return i
-                if self._is_async:
-                    await instance.execute_async()
-                else:
-                    await in_thread(instance.name, instance.execute)
-            for barrier in instance.cursor.barriers():
-                await instance.cursor.backend.wait_async(barrier)
-        except asyncio.CancelledError:
-            if i in self._instances:
-                self._instances[i].cursor.cancel()
-            raise
-        return i
-
-    def _finished_on_loop(self) -> Generator[int, None, None]:
-        """Async programs for a caller without a loop: a private one runs while the caller waits for the next row."""
-        loop = asyncio.new_event_loop()
-        finished = self._finished_async()
-        row: asyncio.Task[int] | None = None
-        try:
-            while True:
-                row = loop.create_task(_next(finished))
-                try:
-                    i = loop.run_until_complete(row)
-                except StopAsyncIteration:
-                    return
-                yield i
-        finally:
-            if row is not None:  # Ctrl-C leaves it unfinished, and a generator that runs cannot be closed
-                row.cancel()
-                loop.run_until_complete(asyncio.gather(row, return_exceptions=True))
-            loop.run_until_complete(finished.aclose())
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-
-
-async def _next(rows: AsyncIterator[int]) -> int:
-    return await rows.__anext__()

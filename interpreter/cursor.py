@@ -97,12 +97,12 @@ class Cursor:
         self.flush()
         self._synced = None
         request = GenRequest(
-            gen.sampling, gen.n, where, gen.constraint, gen.on_budget, follow, self._refusal(), self.record is not None
+            gen.sampling, gen.n, where, gen.constraint, gen.on_budget, follow, self._refusal(), self._is_traced()
         )
         segment = Segment(handle=self.branch.gen(request), where=where)
         self._wrote(segment, "gen", gen)
         if gen.name is not None:
-            self.own[gen.name] = Generated(segment, gen.n)
+            self.own[gen.name] = Generated(segment, gen.n, gen.constraint)
 
     def _select(self, select: Select, line: str) -> None:
         where = _where("select", select.name, line)
@@ -113,13 +113,17 @@ class Cursor:
             select.temperature,
             where=where,
             gate=self._refusal(),
-            trace=self.record is not None,
+            trace=self._is_traced(),
         )
         self._synced = None
         segment = Segment(handle=self.branch.score(request), where=where)
         self._wrote(segment, "select", select)
         if select.name is not None:
             self.own[select.name] = Picked(segment)
+
+    def _is_traced(self) -> bool:
+        """Whether a trace wants to know of each token."""
+        return self.record is not None and self.record.tokens
 
     def _refusal(self) -> Callable[[], None] | None:
         """What refuses the next call when a budget is spent."""

@@ -7,16 +7,31 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from types import MethodType
-from typing import Any, Literal, NoReturn, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from ..backend.base import Backend
 from ..lang.errors import NotYet, OptionError, suggest
-from .arguments import RUN_OPTIONS, Declared, Options, rows_of
-from .batch import Batch, Plan
-from .defaults import resolve
+from .arguments import RUN_OPTIONS, Declared, Options
+from .batch import Batch, Results
+from .batch_async import AsyncBatch
+from .journal import Journal
+from .plan import Plan, States
+from .rows import Row, Rows
 from .run import Instance, done, is_async, run_async, run_here, run_stream
+from .started import backend_here, instance_here
 from .state import ProgramState
+
+_BATCH_OPTIONS = (
+    *("num_threads", "progress_bar", "generator_style", "on_error", "ordered", "resume", "batch_timeout"),
+)
+
+
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .lower import CompiledFunction
 
 
 @overload
@@ -100,35 +115,13 @@ class SglFunction:
         mine, given = self._declared.split(kwargs)
         options = Options.of(f"{self.__name__}.run", given)
         call = self._declared.bind(args, mine, self.bind_arguments, self.__name__)
-        return Instance(self.func, self.__name__, call, resolve(options.backend), options), options
+        return instance_here(self.func, self.__name__, call, backend_here(options.backend), options), options
 
     # -- many at a time
     @overload
-    def run_batch(
-        self,
-        rows: Any,
-        *,
-        num_threads: int | Literal["auto"] = "auto",
-        progress_bar: bool = False,
-        generator_style: Literal[False] = False,
-        on_error: Literal["raise", "keep"] = "raise",
-        ordered: bool = True,
-        backend: Any = None,
-        **options: Any,
-    ) -> list[ProgramState]: ...
+    def run_batch(self, rows: Any, *, generator_style: Literal[False] = False, **options: Any) -> States: ...
     @overload
-    def run_batch(
-        self,
-        rows: Any,
-        *,
-        num_threads: int | Literal["auto"] = "auto",
-        progress_bar: bool = False,
-        generator_style: Literal[True],
-        on_error: Literal["raise", "keep"] = "raise",
-        ordered: bool = True,
-        backend: Any = None,
-        **options: Any,
-    ) -> Iterator[ProgramState]: ...
+    def run_batch(self, rows: Any, *, generator_style: Literal[True], **options: Any) -> Iterator[ProgramState]: ...
     def run_batch(
         self,
         rows: Any,
@@ -138,66 +131,122 @@ class SglFunction:
         generator_style: bool = False,
         on_error: Literal["raise", "keep"] = "raise",
         ordered: bool = True,
+        resume: str | os.PathLike[str] | None = None,
+        batch_timeout: float | None = None,
         backend: Any = None,
         **options: Any,
-    ) -> list[ProgramState] | Iterator[ProgramState]:
+    ) -> States | Iterator[ProgramState]:
         """Run the program once a row (a dict by name, or a tuple by position); finished states, in the rows' order.
 
-        `num_threads`: bodies at a time; many more programs are in flight. `on_error="raise"`: the first failing row's
-        original error is raised when the running ones ended, with all states as its `.states`; "keep": every row
-        gives its state, and `state.error()` says what happened. `generator_style`: yield states as they finish, in
-        order or (`ordered=False`) as completed; closing the generator cancels the rest.
+        `rows`: a list, or any iterable, which is read as there is room and never kept; with `generator_style` a batch
+        holds a bounded number of rows, however many there are.
+        `num_threads`: bodies at a time (of an async program: programs at a time); many more programs are in flight.
+        `on_error="raise"`: the first failing row's original error is raised when the running ones ended, with all
+        states as its `.states`; "keep": every row gives its state, and `state.error()` says what happened, to a row of
+        the wrong shape too.
+        `generator_style`: yield states as they finish, in order or (`ordered=False`) as completed; closing the
+        generator cancels the rest.
+        `resume`: a journal file. Each finished row is noted there, and rows that it has already are not run again
+        (their states are read-only); see `docs/running.md`.
+        `batch_timeout`: seconds for all rows together; `timeout` is each program's own.
+        The rest are run-level options, as in `run`.
         """
-        job = self._batch(rows, num_threads, progress_bar, on_error, ordered, generator_style, backend, options)
-        return job.iterate() if generator_style else job.run()
+        results = self._results(
+            rows,
+            False,
+            num_threads,
+            progress_bar,
+            on_error,
+            ordered,
+            generator_style,
+            resume,
+            batch_timeout,
+            backend,
+            options,
+        )
+        batch = AsyncBatch(results, True) if is_async(self.func) else Batch(results)
+        return batch.iterate() if generator_style else batch.run()
 
-    async def arun_batch(
+    @overload
+    def arun_batch(
+        self, rows: Any, *, generator_style: Literal[False] = False, **options: Any
+    ) -> Coroutine[Any, Any, States]: ...
+    @overload
+    def arun_batch(
+        self, rows: Any, *, generator_style: Literal[True], **options: Any
+    ) -> AsyncIterator[ProgramState]: ...
+    def arun_batch(
         self,
         rows: Any,
         *,
         num_threads: int | Literal["auto"] = "auto",
         progress_bar: bool = False,
+        generator_style: bool = False,
         on_error: Literal["raise", "keep"] = "raise",
+        ordered: bool = True,
+        resume: str | os.PathLike[str] | None = None,
+        batch_timeout: float | None = None,
         backend: Any = None,
         **options: Any,
-    ) -> list[ProgramState]:
-        """`run_batch` without blocking the event loop."""
-        job = self._batch(rows, num_threads, progress_bar, on_error, True, False, backend, options)
-        return await job.arun()
+    ) -> Coroutine[Any, Any, States] | AsyncIterator[ProgramState]:
+        """`run_batch` without blocking the event loop: to be awaited, or with `generator_style` an async iterator.
+        `rows` may be an async iterable too."""
+        results = self._results(
+            rows,
+            True,
+            num_threads,
+            progress_bar,
+            on_error,
+            ordered,
+            generator_style,
+            resume,
+            batch_timeout,
+            backend,
+            options,
+        )
+        batch = AsyncBatch(results, is_async(self.func))
+        return batch.aiterate() if generator_style else batch.arun()
 
-    def _batch(
+    def _results(
         self,
-        rows: Any,
+        given: Any,
+        on_loop: bool,
         num_threads: Any,
         progress_bar: bool,
         on_error: str,
         ordered: bool,
         windowed: bool,
+        resume: Any,
+        batch_timeout: float | None,
         backend: Any,
         options: dict[str, Any],
-    ) -> Batch:
+    ) -> Results:
         where = f"{self.__name__}.run_batch"
-        known = (
-            *(o for o in RUN_OPTIONS if o != "stream"),
-            "num_threads",
-            "progress_bar",
-            "generator_style",
-            "on_error",
-            "ordered",
-        )
+        known = (*(o for o in RUN_OPTIONS if o != "stream"), *_BATCH_OPTIONS)
         for name in options:
             if name not in known:
                 raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}")
         parsed = Options.of(where, options)
-        calls = rows_of(self._declared, rows, self.bind_arguments)
-        target = resolve(backend) if calls else None
+        plan = Plan(
+            where,
+            num_threads=num_threads,
+            progress=progress_bar,
+            on_error=on_error,
+            ordered=ordered,
+            windowed=windowed,
+            batch_timeout=batch_timeout,
+            is_async=is_async(self.func),
+        )
+        rows = Rows(self._declared, given, self.bind_arguments, plan.keep, on_loop)
+        target = backend_here(backend) if rows.total != 0 else None
 
-        def start(i: int) -> Instance:
-            assert target is not None
-            return Instance(self.func, self.__name__, calls[i], target, parsed, row=i)
+        def start(row: Row) -> Instance:
+            assert target is not None and row.call is not None
+            late = batch_timeout is not None
+            return instance_here(self.func, self.__name__, row.call, target, parsed, row=row.index, may_be_late=late)
 
-        plan = Plan.of(where, len(calls), num_threads, progress_bar, on_error, ordered, windowed)
-        return Batch(start, plan, target, is_async(self.func))
+        journal = None if resume is None else Journal.open(resume, self.__name__)
+        return Results(start, rows, plan, cast(Backend, target), journal)
 
     # -- shaping
     def bind(self, /, **kwargs: Any) -> SglFunction:
@@ -215,14 +264,28 @@ class SglFunction:
         bound = cast(Callable[..., Any], MethodType(self.func, instance))
         return SglFunction(bound, self.bind_arguments)
 
-    def trace(self, /, **kwargs: Any) -> NoReturn:
-        raise NotYet(f"{self.__name__}.trace: tracing a program without a model is not supported by this version yet")
+    def trace(self, /, **kwargs: Any) -> Graph:
+        """The program's graph, found by running the body once without a model: it prints, and draws itself (`svg()`).
 
-    def compile(self, backend: Any = None) -> NoReturn:
-        raise NotYet(f"{self.__name__}.compile is not supported by this version yet; run() does without")
+        `kwargs` are the program's arguments, where they matter; the others are placeholders (`{question}`). Also
+        `backend` (whose chat template is used), `limit` (ops, 10,000) and `timeout` (seconds, 30).
+        """
+        from .lower import trace_program
 
-    def cache(self, backend: Any = None) -> NoReturn:
-        raise NotYet(f"{self.__name__}.cache is not supported by this version yet; common prefixes are shared anyway")
+        return trace_program(self, kwargs)
+
+    def compile(self, backend: Any = None) -> CompiledFunction:
+        """The program bound to a backend (None: the default one): checked and prepared ahead of its first run, with
+        the text that every run begins with computed and pinned."""
+        from .lower import compile_program
+
+        return compile_program(self, backend)
+
+    def cache(self, backend: Any = None) -> int:
+        """Compute and pin the text that every run begins with, until the cache is flushed; its length in tokens."""
+        from .lower import cache_program
+
+        return cache_program(self, backend)
 
     def __repr__(self) -> str:
         return f"<sgl program {self.__name__}{'' if not self.bind_arguments else f' bound to {self.bind_arguments!r}'}>"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..backend.base import Handle
 from ..lang.errors import OptionError, suggest
 from ..lang.expr import Appendable, Expr, as_expr
+from .colour import html_of_group, parts_of, since_fork
 from .cursor import Cursor
 from .transcript import Segment
 from .variables import Variable
@@ -256,6 +257,15 @@ class ProgramStateGroup:
 
     def __repr__(self) -> str:
         return f"ProgramStateGroup({len(self)} branches)"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what each branch said since the fork."""
+        parent, found = self.src_state._cursor.segments, []
+        for i, state in enumerate(self.states):
+            if not state._is_awaited():
+                state._finish()
+            found.append((f"branch {i} of {len(self)}", parts_of(since_fork(state._cursor.segments, parent))))
+        return html_of_group(found)
 
 
 def _gather(parent: Cursor, children: Sequence[Cursor]) -> None:

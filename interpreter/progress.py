@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ..backend.base import Usage
 
 if TYPE_CHECKING:
-    from .run import Instance
+    from .batch import Found
 
 
 class Progress:
-    """A context manager around tqdm; without `show` it does nothing. Closed however the block ends."""
+    """A context manager around tqdm; without `show` it does nothing. Closed however the block ends. Without a number of
+    `rows` there is no time left to be told."""
 
-    def __init__(self, rows: int, show: bool) -> None:
+    def __init__(self, rows: int | None, show: bool) -> None:
         self._bar: Any = None
         self._total = Usage()
         self._since = time.monotonic()
@@ -24,11 +25,12 @@ class Progress:
 
             self._bar = tqdm(total=rows, unit="row")
 
-    def finished(self, instance: Instance | None) -> None:
+    def finished(self, found: Found) -> None:
+        """A row is finished. What was restored or never ran cost nothing now."""
         if self._bar is None:
             return
-        if instance is not None:
-            self._total.add(instance.cursor.ledger.tree().total)
+        if found.instance is not None:
+            self._total.add(found.instance.cursor.ledger.total())
         rate = self._total.generated / max(time.monotonic() - self._since, 1e-9)
         reuse = self._total.reused / max(self._total.prompt, 1)
         self._bar.set_postfix_str(f"{rate:.0f} tok/s, {reuse:.0%} reused", refresh=False)

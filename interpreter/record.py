@@ -1,75 +1,110 @@
 """What is noted of a program while it runs, for `sgl.trace()`, `replay` and telemetry.
 
-Owns: the tree of programs, branches and calls as it grows, and which recorder a program belongs to. Knows nothing of
-files or pages (`trace.py`, `page.py`). A record holds no state of a program: a dropped branch is freed although its
-record is kept.
+Owns: the tree of programs, branches and calls as it grows, and who hears of a program. Knows nothing of files or pages
+(`trace_data.py`, `page.py`) nor of spans (`telemetry.py`). A record holds no state of a program: a dropped branch is
+freed although its record is kept.
 
 A recorder is found through a context variable, so it hears of the programs that are started within its block, in the
-threads and tasks that come from there, and of no others. Where there is none, a program carries None, and every hook
-is one comparison.
+tasks and threads that come from there with its context (sgl's own do), and of no others. Where there is none, and the
+application uses no OpenTelemetry, a program carries None, and every hook is one comparison.
+
+Invariant: `BranchRecord.events` only grows, so a copy of it at any time is a consistent beginning of what was said.
 """
 
 from __future__ import annotations
 
 import contextvars
-import itertools
+import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..backend.base import Backend, Handle, StepRecord
 from ..lang.expr import Gen, Select
 from .arguments import Arguments, Options
+from .plain import plain
 
 current: contextvars.ContextVar[tuple[Recorder, ...]] = contextvars.ContextVar("sgl recorders", default=())
 """The recorders that hear of programs started here, outermost first."""
 
 
-@dataclass(slots=True)
 class CallRecord:
-    """One gen or select. Everything that is known when it is over is in the handle's results."""
+    """One gen or select. Everything that is known when it is over is in the handle's results; `ended` is when the
+    handle was done (`time.monotonic()` seconds)."""
 
-    kind: str
-    name: str | None
-    where: str
-    expr: Gen | Select
-    handle: Handle[Any]
-    enqueued: float
+    __slots__ = ("ended", "enqueued", "expr", "handle", "kind", "name", "where")
+
+    def __init__(self, kind: str, where: str, expr: Gen | Select, handle: Handle[Any]) -> None:
+        self.kind, self.name, self.where, self.expr, self.handle = kind, expr.name, where, expr, handle
+        self.enqueued = time.monotonic()
+        self.ended: float | None = None
+        handle.listen(self._look)
+
+    def _look(self) -> None:
+        if self.handle.done and self.ended is None:
+            self.ended = time.monotonic()
+
+
+class Listener(Protocol):
+    """Hears of one program as it runs. Called from whichever thread runs it; must not raise."""
+
+    def called(self, branch: BranchRecord, call: CallRecord) -> None:
+        """A gen or select is being said; `branch.unread()` is the text that it is the first to read."""
+
+    def ended(self, record: ProgramRecord) -> None:
+        """The body has ended."""
 
 
 class BranchRecord:
-    """One line of a program. `events`: calls and constant texts in order; `forks`: its children with how many calls
-    were said before them."""
+    """One line of a program. `events` in order: constant texts, calls, and the branches that were forked here. `lead`:
+    what its parent had said since its last call when this branch was forked."""
 
-    __slots__ = ("calls", "forks", "handle", "joined", "label", "tail")
+    __slots__ = ("events", "joined", "label", "lead", "listener", "tokens")
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, tokens: bool, listener: Listener | None = None, lead: tuple[str, ...] = ()) -> None:
         self.label = label
-        self.calls: list[CallRecord] = []
-        self.forks: list[tuple[int, BranchRecord]] = []
-        self.tail: list[str] = []  # constant text since the last call
+        self.tokens = tokens  # calls are to tell of each token: a trace listens
+        self.listener = listener
+        self.lead = lead
+        self.events: list[Event] = []
         self.joined: str | None = None
 
     def constant(self, text: str) -> None:
-        self.tail.append(text)
+        self.events.append(text)
 
     def call(self, kind: str, where: str, expr: Gen | Select, handle: Handle[Any]) -> None:
-        self.tail = []
-        self.calls.append(CallRecord(kind, expr.name, where, expr, handle, time.monotonic()))
+        call = CallRecord(kind, where, expr, handle)
+        if self.listener is not None:
+            self.listener.called(self, call)
+        self.events.append(call)
 
     def fork(self, label: str) -> BranchRecord:
-        child = BranchRecord(label)
-        self.forks.append((len(self.calls), child))
+        child = BranchRecord(label, self.tokens, self.listener, self.unread())
+        self.events.append(child)
         return child
+
+    def unread(self) -> tuple[str, ...]:
+        """The constant texts that no call of this line has read: those since its last call, its parent's included."""
+        texts: list[str] = []
+        for event in reversed(self.events):
+            if isinstance(event, CallRecord):
+                return tuple(reversed(texts))
+            if isinstance(event, str):
+                texts.append(event)
+        return (*self.lead, *reversed(texts))
+
+
+Event = str | CallRecord | BranchRecord
 
 
 @dataclass(eq=False)
 class ProgramRecord:
-    """One run of a program. Times are `time.monotonic()` seconds."""
+    """One run of a program. Times are `time.monotonic()` seconds. `given`: its arguments as they were at its start, as
+    JSON data (`plain.py`), by position and by name. `value`: what it returned, as JSON data."""
 
-    id: int
-    program: Any  # the SglFunction's function, to run it again
+    program: Callable[..., Any]  # the SglFunction's function, to run it again
     name: str
     call: Arguments
     options: Options
@@ -77,14 +112,25 @@ class ProgramRecord:
     seed: int | None
     caller: ProgramRecord | None
     row: int | None
-    root: BranchRecord
+    tokens: bool  # a trace listens
+    root: BranchRecord = field(init=False)
+    given: tuple[list[Any], dict[str, Any]] = field(init=False)
     began: float = field(default_factory=time.monotonic)
     ended: float | None = None
     value: Any = None
     error: BaseException | None = None
+    listener: Listener | None = None
+
+    def __post_init__(self) -> None:
+        self.root = BranchRecord(self.name, self.tokens)
+        call = self.call if self.tokens else Arguments((), {})
+        self.given = [plain(value) for value in call.args], {name: plain(value) for name, value in call.kwargs.items()}
 
     def end(self, value: Any, error: BaseException | None) -> None:
-        self.ended, self.value, self.error = time.monotonic(), value, error
+        self.value = plain(value) if self.tokens else None
+        self.ended, self.error = time.monotonic(), error
+        if self.listener is not None:
+            self.listener.ended(self)
 
 
 class Recorder:
@@ -93,28 +139,30 @@ class Recorder:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.wall = time.time()
+        self.listening = True  # to programs that start
         self.programs: list[ProgramRecord] = []
-        self.steps: list[StepRecord] = []
-        self._numbers = itertools.count(1)
-        self._watched: dict[int, Any] = {}  # id of a backend -> what ends the watching
+        self.steps: dict[int, list[StepRecord]] = {}  # by the id of a backend (its records keep it alive)
+        self._watched: dict[int, Callable[[], None]] = {}  # what ends the watching
         self._lock = threading.Lock()
 
     def add(self, record: ProgramRecord) -> None:
+        key = id(record.backend)
         with self._lock:
             self.programs.append(record)
             watch = getattr(record.backend, "watch", None)
-            if watch is not None and id(record.backend) not in self._watched:
-                self._watched[id(record.backend)] = watch(self.steps.append)
+            if watch is not None and key not in self._watched:
+                self._watched[key] = watch(self.steps.setdefault(key, []).append)
+
+    def seed(self, caller: ProgramRecord | None, name: str, call: Arguments, row: int | None) -> int | None:
+        """The seed that a program which starts now is to have; None: no wish."""
+        return None
 
     def stop(self) -> None:
         """Hear of no more steps."""
         with self._lock:
-            for end in self._watched.values():
-                end()
-            self._watched.clear()
-
-
-_numbers = itertools.count(1)
+            watched, self._watched = self._watched, {}
+        for end in watched.values():
+            end()
 
 
 def begin(
@@ -128,10 +176,26 @@ def begin(
     row: int | None,
 ) -> ProgramRecord | None:
     """The record of a program that starts here; None if nobody listens."""
-    recorders = current.get()
-    if not recorders:
+    recorders = [recorder for recorder in current.get() if recorder.listening]
+    spans = "opentelemetry.trace" in sys.modules  # the application uses it: importing it costs nothing
+    if not recorders and not spans:
         return None
-    record = ProgramRecord(next(_numbers), program, name, call, options, backend, seed, caller, row, BranchRecord(name))
+    record = ProgramRecord(program, name, call, options, backend, seed, caller, row, bool(recorders))
+    if spans:
+        from .telemetry import start
+
+        record.listener = record.root.listener = start(record)
+        if not recorders and record.listener is None:
+            return None
     for recorder in recorders:
         recorder.add(record)
     return record
+
+
+def seed_of(given: int | None, name: str, call: Arguments, caller: ProgramRecord | None, row: int | None) -> int | None:
+    """The seed to open a program's branch with: the `given` one, or that of the run which a replay repeats."""
+    if given is None:
+        for recorder in current.get():
+            if recorder.listening and (seed := recorder.seed(caller, name, call, row)) is not None:
+                return seed
+    return given

@@ -14,15 +14,16 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..backend.base import Backend
-from ..lang.errors import OptionError
+from ..lang.errors import OptionError, ProgramTimeout
 from .arguments import Arguments, Options
 from .body import Body
 from .cursor import Cursor
-from .record import ProgramRecord, begin
+from .record import ProgramRecord, begin, seed_of
 from .state import ProgramState
 from .usage import Ledger
 
@@ -44,15 +45,23 @@ class Instance:
         backend: Backend,
         options: Options,
         row: int | None = None,
+        may_be_late: bool = False,
     ) -> None:
         self._func, self.call, self.name = func, call, name
+        self.timeout = options.timeout
+        self.may_be_late = may_be_late  # its batch has a time limit
+        self.deadline = None if options.timeout is None else time.monotonic() + options.timeout
+        self._given_up: asyncio.Event | None = None
+        self._task: asyncio.Future[Any] | None = None
         self.body = Body(is_async(func))
-        branch = backend.open(seed=options.seed, timeout=options.timeout)
-        ledger = Ledger(name, branch, options.budget)
         caller = _caller.get()
+        inside = None if caller is None else caller.record
+        seed = seed_of(options.seed, name, call, inside, row)
+        outer = None if caller is None else caller.cursor.branch
+        branch = backend.open(seed=seed, timeout=options.timeout, caller=outer)
+        ledger = Ledger(name, branch, options.budget)
         if caller is not None:
             caller.cursor.ledger.fork(ledger)
-        inside = None if caller is None else caller.record
         self.record = begin(func, name, call, options, backend, branch.seed, inside, row)
         root = None if self.record is None else self.record.root
         self.cursor = Cursor(backend, branch, options.sampling, self.body.pulse, ledger, root)
@@ -84,9 +93,11 @@ class Instance:
         self.body.loop = asyncio.get_running_loop()
         outer = _caller.set(self)
         try:
-            value = await self._func(self.state, *self.call.args, **self.call.kwargs)
+            value = await self._within(self._func(self.state, *self.call.args, **self.call.kwargs))
         except asyncio.CancelledError as error:
             self.cursor.cancel()
+            if self.body.ended:
+                return  # it was given up, and that was its task
             self._end(error=error)
             raise
         except BaseException as error:
@@ -96,7 +107,47 @@ class Instance:
         finally:
             _caller.reset(outer)
 
+    async def _within(self, body: Awaitable[Any]) -> Any:
+        """The body's value; where it has a time limit, in a task that can be ended from outside."""
+        if self.deadline is None and not self.may_be_late:
+            return await body
+        self._task = asyncio.ensure_future(body)
+        left = None if self.deadline is None else self.deadline - time.monotonic()
+        try:
+            done, _ = await asyncio.wait([self._task], timeout=left)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+        if not done:
+            self.give_up(self._timeout_error())
+        return await self._task
+
+    async def finish_body(self) -> None:
+        """Run the body on this loop, or (a plain one) on a thread; until it has ended or is given up."""
+        if self.is_async:
+            await self.execute_async()
+            return
+        left = None if self.deadline is None else self.deadline - time.monotonic()
+        self._given_up = asyncio.Event()
+        if not await in_thread(self.name, self.execute, self._given_up, left) and not self.body.ended:
+            self.give_up(self._timeout_error())
+
+    def give_up(self, error: BaseException) -> None:
+        """End the program with `error`, whatever its body does. A thread that runs it is left to itself."""
+        if not self.body.ended:
+            self._end(error=error)
+        self.cursor.cancel(error)
+        if self._task is not None:
+            self._task.cancel()
+        if self._given_up is not None:
+            self._given_up.set()
+
+    def _timeout_error(self) -> ProgramTimeout:
+        return ProgramTimeout(f"{self.name}: timeout={self.timeout:g} s passed while its body ran")
+
     def _end(self, value: Any = None, error: BaseException | None = None) -> None:
+        if self.body.ended:
+            return  # given up meanwhile
         try:
             self.cursor.rest()
         except BaseException as flushing:  # the chat template refuses the role that the body left open
@@ -155,10 +206,7 @@ def run_stream(instance: Instance) -> ProgramState:
 async def run_async(instance: Instance) -> ProgramState:
     """Run the body without blocking the loop, until all it said is finished. A failed gen raises where it is read."""
     try:
-        if instance.is_async:
-            await instance.execute_async()
-        else:
-            await in_thread(instance.name, instance.execute)
+        await instance.finish_body()
         instance.raise_body_error()
         await instance.state._finish_async()
     except asyncio.CancelledError:
@@ -181,10 +229,10 @@ def start_thread(name: str, work: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
-async def in_thread(name: str, work: Callable[[], None]) -> None:
-    """Await `work` (which raises nothing) on a daemon thread. The default executor's threads would block the exit."""
+async def in_thread(name: str, work: Callable[[], None], ended: asyncio.Event, timeout: float | None) -> bool:
+    """Await `work` (which raises nothing) on a daemon thread, until it is done or `ended` is set; False if `timeout`
+    seconds passed first. The default executor's threads would block the exit."""
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
 
     def body() -> None:
         try:
@@ -194,4 +242,8 @@ async def in_thread(name: str, work: Callable[[], None]) -> None:
                 loop.call_soon_threadsafe(ended.set)
 
     start_thread(name, body)
-    await ended.wait()
+    try:
+        await asyncio.wait_for(ended.wait(), timeout)
+    except asyncio.TimeoutError:
+        return False
+    return True

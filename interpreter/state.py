@@ -19,8 +19,10 @@ from ..lang.errors import OptionError, VariableError, suggest
 from ..lang.expr import Appendable, RoleBegin, RoleEnd, Seq, as_expr
 from .awaited import Awaited
 from .body import Body
+from .colour import html_of, parts_of
 from .cursor import Cursor
 from .join import ProgramStateGroup
+from .partial import Partials
 from .stream import Reader, pieces, pieces_async
 from .transcript import joined, pending
 from .usage import UsageTree
@@ -271,6 +273,35 @@ class ProgramState:
             self._cursor.explain(error)
             raise
 
+    def value_iter(self, name: str) -> Iterator[Any]:
+        """What is known of a `schema=` or `json_schema=` gen as it is written: a typed partial value each time a part
+        is complete (what is missing is None, or absent from plain data), and at the end the checked value itself. They
+        depend on the text alone, not on how it arrived. Raises the gen's error at its end."""
+        self._refuse_to_wait("value_iter", "async for ... in s.value_async_iter(...)")
+        variable = self._find(name, growing=True)
+        partials, text = Partials(getattr(variable, "constraint", None)), ""
+        for piece in pieces(self._reader(name, variable), self._cursor.backend, self._body):
+            text += piece
+            yield from partials.events(text)
+        yield self._read_value(variable)
+
+    async def value_async_iter(self, name: str) -> AsyncIterator[Any]:
+        """The same for `async for`."""
+        variable = await self._find_async(name, growing=True)
+        partials, text = Partials(getattr(variable, "constraint", None)), ""
+        async for piece in pieces_async(self._reader(name, variable), self._cursor.backend, self._body):
+            text += piece
+            for value in partials.events(text):
+                yield value
+        yield self._read_value(variable)
+
+    def _read_value(self, variable: Variable) -> Any:
+        try:
+            return variable.typed()
+        except Exception as error:
+            self._cursor.explain(error)
+            raise
+
     def _reader(self, name: str | None, variable: Variable | None) -> Reader:
         if name is None or variable is None:
             return Reader(self._body, lambda: (self._cursor.segments, self._over()))
@@ -309,6 +340,12 @@ class ProgramState:
         if not self._is_awaited():
             self._finish()  # raises nothing: a failed program shows the text it got to
         return f"ProgramState({joined(self._cursor.segments)})"
+
+    def _repr_html_(self) -> str:
+        """The transcript for a notebook, coloured by where its text came from."""
+        if not self._is_awaited():
+            self._finish()
+        return html_of(parts_of(self._cursor.segments))
 
     # -- waiting
     def _is_awaited(self) -> bool:

@@ -40,6 +40,10 @@ class UsageTree:
             total.add(branch.total)
         return total
 
+    @staticmethod
+    def of_batch(label: str, rows: list[UsageTree]) -> UsageTree:
+        return UsageTree(label, Usage(), [], rows)
+
     def walk(self) -> Iterator[UsageTree]:
         yield self
         for branch in self.branches:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..backend import meta
 from ..backend.base import GenResult, Handle
+from ..lang.constraint import Constraint
 from ..lang.errors import OptionError, Truncated, VariableError
 from .transcript import Segment, joined, pending
 
@@ -59,10 +60,11 @@ class Given(Variable):
 class Generated(Variable):
     """Written by a gen: a string, or for n > 1 a list of n strings."""
 
-    __slots__ = ("_id", "_n", "_segment")
+    __slots__ = ("_id", "_n", "_segment", "constraint")
 
-    def __init__(self, segment: Segment, n: int) -> None:
+    def __init__(self, segment: Segment, n: int, constraint: Constraint | None = None) -> None:
         self._segment, self._n, self._id = segment, n, meta.call_id("gen")
+        self.constraint = constraint
 
     def handles(self) -> Sequence[Handle[Any]]:
         return pending([self._segment])

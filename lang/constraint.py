@@ -33,6 +33,16 @@ class Constraint:
     __slots__ = ()
     kind = "constraint"
 
+    def parse(self, text: str) -> Any:
+        """The value that a whole text stands for under this constraint: an instance of a schema's type, parsed data,
+        or the text. Raises `ConstraintError` for a text that breaks it."""
+        from .checking import Mismatch, check
+
+        try:
+            return check(self, text)
+        except Mismatch as mismatch:
+            raise ConstraintError(f"the text breaks its constraint: {mismatch}") from None
+
     def __add__(self, other: object) -> Constraint:
         return NotImplemented if (right := _operand(other)) is None else Sequenced((*_parts(self), *_parts(right)))
 

@@ -203,7 +203,7 @@ class FakeBackend:
             )
         return self._replies[id(handle)]
 
-    def open(self, *, seed: int | None = None, timeout: float | None = None) -> Branch:
+    def open(self, *, seed: int | None = None, timeout: float | None = None, caller: Any = None) -> Branch:
         branch = Branch(self)
         branch.seed, branch.timeout = seed, timeout
         return branch

@@ -249,3 +249,296 @@ def test_a_backend_that_cannot_open_raises():
     for which in (program, native):
         with pytest.raises(sgl.BackendError, match="shut down"):
             which.run_batch([("a",)], backend=Closed(), on_error="keep")
+
+
+# -- rows of any kind
+
+
+@pytest.mark.parametrize("which", [program, native])
+def test_rows_from_a_generator_are_read_as_there_is_room(which):
+    read = []
+
+    def rows():
+        for i in range(10**6):
+            read.append(i)
+            yield (f"{i}x",)
+
+    states = which.run_batch(rows(), generator_style=True, num_threads=16, backend=FakeBackend(echo))
+    assert [next(states).text() for _ in range(300)] == [f"{i}xXXX" for i in range(300)]
+    assert len(read) < 300 + 5 * 64
+    states.close()
+    count = len(read)
+    time.sleep(0.05)
+    assert len(read) == count
+
+
+def test_a_million_rows_hold_bounded_memory():
+    """(Ten thousand here: what is held does not depend on the number.)"""
+    import gc
+    import weakref
+
+    alive = weakref.WeakSet()
+
+    @sgl.function
+    def tiny(s, i):
+        alive.add(s)
+        return i
+
+    most = 0
+    for n, state in enumerate(
+        tiny.run_batch(((i,) for i in range(10_000)), generator_style=True, backend=FakeBackend())
+    ):
+        assert state.ret_value == n
+        if n % 500 == 0:
+            gc.collect()
+            most = max(most, len(alive))
+    assert n == 9999 and most <= 256 * 4 + 256
+
+
+@pytest.mark.parametrize("which", [program, native])
+def test_wrong_rows_that_are_kept(which):
+    states = which.run_batch([("a",), {"p": 1}, 7, ("c",)], on_error="keep", backend=FakeBackend(echo))
+    assert [type(s.error()) for s in states] == [type(None), sgl.OptionError, sgl.OptionError, type(None)]
+    assert "row 1: no parameter 'p'" in str(states[1].error()) and "row 2 must be a dict" in str(states[2].error())
+    assert states[3]["b"] == "C" and list(states.errors) == [1, 2]
+    with pytest.raises(sgl.OptionError, match="row 1"):
+        states[1]["a"]
+    assert states.usage.total.calls == 4
+
+
+@pytest.mark.parametrize("which", [program, native])
+@pytest.mark.parametrize("on_error", ["raise", "keep"])
+def test_rows_that_raise_in_the_middle(which, on_error):
+    def rows():
+        yield ("a",)
+        yield ("b",)
+        raise LookupError("the file ended")
+
+    if on_error == "keep":
+        states = which.run_batch(rows(), on_error="keep", backend=FakeBackend(echo))
+        assert [s["b"] for s in states[:2]] == ["A", "B"] and isinstance(states[2].error(), LookupError)
+    else:
+        with pytest.raises(LookupError, match="the file ended") as caught:
+            which.run_batch(rows(), backend=FakeBackend(echo))
+        assert [s["b"] for s in caught.value.states[:2]] == ["A", "B"]
+    if sys.version_info >= (3, 11):
+        error = states[2].error() if on_error == "keep" else caught.value
+        assert "raised by the rows of" in error.__notes__[0] and "after 2 rows" in error.__notes__[0]
+
+
+def test_async_rows_and_an_async_stream_of_states():
+    async def rows():
+        for i in range(100):
+            await asyncio.sleep(0)
+            yield (f"{i}x",)
+
+    async def main():
+        for which in (program, native):
+            backend = FakeBackend(echo)
+            states = await which.arun_batch(rows(), backend=backend)
+            assert [s.text() for s in states] == [f"{i}xXXX" for i in range(100)]
+            seen = [s.text() async for s in which.arun_batch(rows(), generator_style=True, backend=backend)]
+            assert seen == [f"{i}xXXX" for i in range(100)]
+            some = which.arun_batch(rows(), generator_style=True, ordered=False, backend=backend)
+            assert (await some.__anext__()).error() is None
+            await some.aclose()
+        with pytest.raises(sgl.OptionError, match="arun_batch"):
+            program.run_batch(rows(), backend=FakeBackend())
+
+    asyncio.run(main())
+
+
+# -- time
+
+
+def test_a_body_that_blocks_is_one_rows_timeout():
+    go = threading.Event()
+
+    @sgl.function
+    def blocks(s, i):
+        s += f"{i}x" + sgl.gen("a")
+        if i in (1, 2):
+            go.wait(15)
+        return i
+
+    start = time.monotonic()
+    states = blocks.run_batch(
+        [(i,) for i in range(50)], timeout=0.3, num_threads=2, on_error="keep", backend=FakeBackend(echo)
+    )
+    assert time.monotonic() - start < 5
+    assert list(states.errors) == [1, 2] and all(isinstance(e, sgl.ProgramTimeout) for e in states.errors.values())
+    assert "timeout=0.3 s passed in its body" in str(states.errors[1])
+    go.set()
+    time.sleep(0.05)
+    assert isinstance(states[1].error(), sgl.ProgramTimeout), "a body that ends late changes nothing"
+
+
+def test_an_async_body_that_sleeps_too_long():
+    @sgl.function
+    async def sleeps(s, i):
+        s += f"{i}x" + sgl.gen("a")
+        await asyncio.sleep(15 if i == 1 else 0)
+
+    states = sleeps.run_batch([(i,) for i in range(5)], timeout=0.2, on_error="keep", backend=FakeBackend(echo))
+    assert list(states.errors) == [1] and isinstance(states.errors[1], sgl.ProgramTimeout)
+
+    async def main():
+        with pytest.raises(sgl.ProgramTimeout, match=r"timeout=0.1 s"):
+            await sleeps.arun(1, timeout=0.1, backend=FakeBackend(echo))
+        blocking = sgl.function(lambda s: time.sleep(2))
+        with pytest.raises(sgl.ProgramTimeout):
+            await blocking.arun(timeout=0.1, backend=FakeBackend(echo))
+
+    start = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("on_error", ["raise", "keep"])
+def test_a_batch_has_its_own_time(native, on_error):
+    @sgl.function
+    def plain(s, i):
+        s += f"{i}x" + sgl.gen("a")
+        if i >= 3:
+            time.sleep(0.6)
+
+    @sgl.function
+    async def coroutine(s, i):
+        s += f"{i}x" + sgl.gen("a")
+        if i >= 3:
+            await asyncio.sleep(0.6)
+
+    which = coroutine if native else plain
+    rows = [(i,) for i in range(100)]
+    start = time.monotonic()
+    if on_error == "keep":
+        states = which.run_batch(rows, batch_timeout=0.3, num_threads=4, on_error="keep", backend=FakeBackend(echo))
+        assert len(states) == 100 and sorted(states.errors) == list(range(3, 100))
+        assert all("batch_timeout=0.3 s" in str(error) for error in states.errors.values())
+    else:
+        with pytest.raises(sgl.ProgramTimeout, match=r"batch_timeout=0.3 s") as caught:
+            which.run_batch(rows, batch_timeout=0.3, num_threads=4, backend=FakeBackend(echo))
+        assert caught.value.states[0]["a"] == "X" and caught.value.states[50] is None
+    assert time.monotonic() - start < 2
+    with pytest.raises(sgl.OptionError, match="batch_timeout"):
+        which.run_batch(rows, batch_timeout=-1, backend=FakeBackend())
+
+
+# -- what a batch costs
+
+
+@pytest.mark.parametrize("which", ["plain", "async"])
+def test_the_common_beginning_is_computed_once_and_bodies_run_once(which):
+    runs = []
+    prefix = "These are the rules of the house, which all rows begin with. " * 4
+
+    def body(s, i):
+        runs.append(i)
+        s += prefix + f"{i:03}" + sgl.gen("a", max_tokens=2, ignore_eos=True)
+
+    async def abody(s, i):
+        body(s, i)
+
+    runtime = sgl.Runtime.toy()
+    states = sgl.function(body if which == "plain" else abody).run_batch([(i,) for i in range(64)], backend=runtime)
+    assert sorted(runs) == list(range(64))
+    total = states.usage.total
+    common = len(runtime.tokenizer.encode([(prefix, False)], first=True))
+    assert total.computed < common + 64 * (3 + 2 + 2), "the prefix once, each row's own tokens, what was generated"
+    assert total.reused >= 63 * (common - 2)
+
+
+def test_a_budget_raises_before_the_next_call():
+    @sgl.function
+    def program(s, k):
+        for i in range(k):
+            s += f"{i}:" + sgl.gen(f"a{i}", max_tokens=10, ignore_eos=True)
+
+    runtime = sgl.Runtime.toy()
+    state = program.run(8, budget=35, backend=runtime)
+    error = state.error()
+    assert isinstance(error, sgl.BudgetExceeded) and error.spent.generated == 40
+    assert "program program has spent 40 generated tokens, and its budget is 35" in str(error)
+    assert len(state["a3"]) and state.usage.total.generated == 40
+    with pytest.raises(sgl.BudgetExceeded):
+        state["a4"]
+    states = program.run_batch([(2,), (8,)], budget={"calls": 4}, on_error="keep", backend=runtime)
+    assert [type(s.error()) for s in states] == [type(None), sgl.BudgetExceeded]
+
+    @sgl.function
+    def outer(s):
+        group = s.fork(2)
+        group += "x" + sgl.gen("x", max_tokens=10, ignore_eos=True)
+        group.join()
+        s["x"]
+        program.run(3, backend=runtime)["a0"]
+
+    with pytest.raises(sgl.BudgetExceeded, match="program outer has spent 2"):
+        outer.run(budget={"generated": 20}, backend=runtime)
+    for wrong in ({"tokens": 3}, {}, -1, "x", {"calls": "many"}):
+        with pytest.raises(sgl.OptionError, match="budget"):
+            program.run(1, budget=wrong, backend=runtime)
+    runtime.check()
+
+
+# -- a journal
+
+
+@pytest.mark.parametrize("which", [program, native])
+@pytest.mark.parametrize("style", ["list", "stream"])
+def test_an_interrupted_batch_continues(which, style, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [(f"{i}x",) for i in range(20)]
+
+    def run(backend, **options):
+        options = {"backend": backend, "resume": path, **options}
+        if style == "list":
+            return which.run_batch(rows, **options)
+        return list(which.run_batch(rows, generator_style=True, **options))
+
+    def dies(text, request):
+        return ValueError("power cut") if text.startswith("7x") else text[-1].upper()
+
+    with pytest.raises(ValueError, match="power cut"):
+        run(FakeBackend(dies), num_threads=2)
+    kept = path.read_bytes().count(b'"ok": true')
+    assert 1 <= kept < 20
+    backend = FakeBackend(echo)
+    states = run(backend)
+    assert [s.text() for s in states] == [f"{i}xXXX" for i in range(20)]
+    assert len(backend.branches) == 20 - kept, "only what the journal lacks is run"
+    again = FakeBackend(echo)
+    assert [s["b"] for s in run(again)] == ["X"] * 20 and not again.branches
+    with pytest.raises(sgl.OptionError, match="is the journal of the program"):
+        (native if which is program else program).bind().run_batch(rows, resume=path, backend=again)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("on_error", ["raise", "keep"])
+def test_a_full_disk_under_the_journal(on_error, tmp_path, monkeypatch):
+    from sgl.interpreter.journal import Journal
+
+    full = os.open("/dev/full", os.O_WRONLY)
+    written = []
+
+    def write(self, content):
+        written.append(bytes(content))
+        return os.write(full if len(written) > 5 else self._fd, content)
+
+    monkeypatch.setattr(Journal, "_write_some", write)
+    path = tmp_path / "rows.jsonl"
+    rows = [(f"{i}x",) for i in range(50)]
+    if on_error == "keep":
+        with pytest.warns(RuntimeWarning, match="No space left"):
+            states = program.run_batch(rows, resume=path, on_error="keep", backend=FakeBackend(echo))
+        assert [s.text() for s in states] == [f"{i}xXXX" for i in range(50)]
+    else:
+        with pytest.raises(sgl.JournalError, match="No space left") as caught:
+            program.run_batch(rows, resume=path, num_threads=2, backend=FakeBackend(echo))
+        assert caught.value.states[0].text() == "0xXXX"
+    monkeypatch.undo()
+    os.close(full)
+    backend = FakeBackend(echo)
+    states = program.run_batch(rows, resume=path, backend=backend)
+    assert [s.text() for s in states] == [f"{i}xXXX" for i in range(50)] and len(backend.branches) == 46
