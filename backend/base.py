@@ -290,6 +290,9 @@ class Branch(Protocol):
     def fork(self, n: int) -> Sequence[Branch]:
         """n branches that continue from here. Their usage starts at zero."""
 
+    def hold(self, until: Handle[Any]) -> None:
+        """Ops after this one wait for `until`; its error is the branch's."""
+
     def sync(self) -> Handle[None]:
         """A handle that completes when every op enqueued so far has, or raises the branch's error."""
 
@@ -323,6 +326,9 @@ class Backend(Protocol):
     def prepare(self, constraint: Constraint, where: str) -> None:
         """Get a constraint ready before a gen with it is enqueued; on the caller's thread. Raises `ConstraintError` for
         what cannot be enforced. Called only for kinds that `capabilities.constraints` has."""
+
+    def prepared(self, constraint: Constraint) -> bool:
+        """Whether `prepare` would return at once."""
 
     def open(self, *, seed: int | None = None, timeout: float | None = None, caller: Branch | None = None) -> Branch:
         """A new empty branch. With `seed`, what it samples depends on (seed, text) alone; `timeout` in seconds is for

@@ -50,6 +50,7 @@ class Cursor:
         self.inherited: dict[str, Variable] = {}
         self.roles = Roles(backend.chat_template)
         self.ledger = ledger
+        self.defers = False  # said from a coroutine: a constraint is compiled elsewhere, and the branch waits for it
         self.record = record  # where a trace notes what is said here
         self._gate: Callable[[], None] | None = None
         self._gated = False
@@ -203,7 +204,21 @@ class Cursor:
             raise CapabilityError(
                 f"{where}: backend {can.name!r} cannot enforce {', '.join(sorted(lacks))} constraints"
             )
-        self.backend.prepare(constraint, where)
+        if not self.defers or self.backend.prepared(constraint):
+            self.backend.prepare(constraint, where)
+            return
+        ready: Handle[None] = Handle(where)
+
+        def prepare() -> None:
+            try:
+                self.backend.prepare(constraint, where)
+            except BaseException as error:
+                ready.finish(None, error)
+            else:
+                ready.finish(None)
+
+        threading.Thread(target=prepare, name="sgl-prepare", daemon=True).start()
+        self.branch.hold(ready)
 
     # -- names
     def find(self, name: str) -> Variable | None:
@@ -248,6 +263,7 @@ class Cursor:
     def _child(self, branch: Branch, label: str) -> Cursor:
         record = None if self.record is None else self.record.fork(label)
         child = Cursor(self.backend, branch, self.defaults, self.pulse, Ledger(label, branch), record)
+        child.defers = self.defers
         child.segments = list(self.segments)
         child.log = []
         known = {**self.inherited, **self.own}

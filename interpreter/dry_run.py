@@ -250,6 +250,9 @@ class DryBackend:
         if self._bound is not None:
             self.capabilities = self._bound.capabilities
 
+    def prepared(self, constraint: Constraint) -> bool:
+        return True  # a traced body has a thread of its own, where it may wait
+
     def prepare(self, constraint: Constraint, where: str) -> None:
         if self._bound is None or self.trace.held_by(repr(constraint)):
             return  # what is made of a placeholder is not the constraint of any run

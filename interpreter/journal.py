@@ -10,10 +10,10 @@ The file is JSON lines. The first names the program; each other line is one fini
 `crc` is that of the bytes from `"i"` on, so a line that was not written whole is recognised without being parsed, and
 opening reads a million lines in seconds. Of each row only its place and a part of its key are in memory (16 bytes).
 
-Invariants: a line is written with one `write` when its row finishes, and reaches the disk at `close`. A line that was
-torn by the end of its process is cut off when the file is opened, and its row runs again. One process at a time writes
-(a lock that dies with it). After a failed write the file ends with the last whole line, and nothing more is written.
-Thread-safe.
+Invariants: a line is written with one `write` when its row finishes, and reaches the disk at `close`. A last line
+that is not whole (its process was killed) is cut off when the file is opened, and its row runs again. One process at a
+time writes (a lock that dies with it). After a failed write the file ends with the last whole line, and nothing more is
+written. Thread-safe.
 """
 
 from __future__ import annotations
@@ -75,8 +75,6 @@ class Journal:
             journal._load(program)
         except OSError as error:
             journal._finalizer()
-            if isinstance(error, JournalError):
-                raise
             raise OptionError(_unusable(name, error)) from None
         except BaseException:
             journal._finalizer()
@@ -101,8 +99,7 @@ class Journal:
         if os.fstat(self._fd).st_size != self._end:
             os.ftruncate(self._fd, self._end)
         if self._end == 0:
-            line = json.dumps({"sgl_journal": 1, "program": program}).encode() + b"\n"
-            self._append(line, "its first line")
+            self._append(json.dumps({"sgl_journal": 1, "program": program}).encode() + b"\n")
 
     def _is_torn(self, line: bytes, following: bytes) -> bool:
         """Whether a line that is not whole is the end of the file; a whole row may lack only its newline."""
@@ -110,7 +107,7 @@ class Journal:
             return False
         if not line.endswith(b"\n") and self._index(line + b"\n"):
             self._end -= 1
-            self._append(b"\n", "a newline")
+            self._append(b"\n")
         return True
 
     def _check_head(self, head: bytes, program: str) -> None:
@@ -199,22 +196,26 @@ class Journal:
             if self._broken or self._closed:
                 return
             at = self._end
-            self._append(line, f"row {row.index}")
+            try:
+                self._append(line)
+            except OSError as error:
+                self._broken = True
+                self._began.clear()
+                raise self._failed(f"row {row.index}", error) from error
             if row.error is None:
                 self._rows.put(row.index, at, int(key[:16], 16))
 
-    def _append(self, line: bytes, what: str) -> None:
+    def _append(self, line: bytes) -> None:
+        """Add a line, or leave the file as it was."""
         try:
             os.lseek(self._fd, self._end, os.SEEK_SET)
             left = memoryview(line)
             while left:
                 left = left[self._write_some(left) :]
-        except OSError as error:
-            self._broken = True
-            self._began.clear()
+        except OSError:
             with suppress(OSError):  # else it is a torn last line, which the next `open` cuts off
                 os.ftruncate(self._fd, self._end)
-            raise self._failed(what, error) from error
+            raise
         self._end += len(line)
 
     def _write_some(self, content: memoryview) -> int:
@@ -294,6 +295,6 @@ def _unusable(name: str, error: OSError) -> str:
     if not os.path.isdir(folder):
         return f"resume: there is no directory {folder!r} for {name!r}; make it first"
     return (
-        f"resume: {name!r} cannot be read and written: {error.strerror or error}; mend its permissions or give another "
-        "path"
+        f"resume: {name!r} cannot be read and written: {error.strerror or error}; give it permissions and room, or "
+        "give another path"
     )

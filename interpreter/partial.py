@@ -145,7 +145,8 @@ class _Open:
         if key in self.values:
             raise Malformed  # the key is there twice
         self._key = key
-        self._narrow([c for c in self._candidates if c.has(key)])
+        if len(self._candidates) > 1:
+            self._narrow([c for c in self._candidates if c.has(key)])
 
     def part(self) -> Shape | None:
         return None if self._decided is None else self._decided.part(self._key)
@@ -164,9 +165,9 @@ class _Open:
             self._narrow([c for c in self._candidates if c.has(key) and _admits(c.part(key), raw)])
 
     def _narrow(self, left: list[Container]) -> None:
-        """One of several candidates stays: what was plain until now is read as its members."""
-        was, self._candidates = self._candidates, left
-        if len(was) > 1 and len(left) == 1:
+        """Of several candidates these are left; if it is one, what was plain until now is read as its members."""
+        self._candidates = left
+        if len(left) == 1:
             for key, raw in self._members:
                 part = left[0].part(key)
                 if part is not None and part.admits(raw):

@@ -8,11 +8,13 @@ what a later version of the base class adds is refused too, with the same reason
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from html import escape
 from typing import Any, Literal, NoReturn
 
 from ..backend.base import Usage
 from ..lang.errors import OptionError, VariableError, suggest
 from ..lang.expr import Appendable
+from .colour import LIMIT
 from .finished import Finished, Kept, Lost
 from .state import ProgramState
 from .usage import UsageTree
@@ -99,16 +101,18 @@ class RestoredState(ProgramState):
 
     def _stream(self, name: str) -> str:
         value = self[name]
-        if isinstance(value, list):
+        if isinstance(value, list) and self._kept(name).meta is not None:  # of several samples or branches
             raise OptionError(f"{name!r} is a list and has no single text to stream; read s[{name!r}]")
         return str(value)
 
     def value_iter(self, name: str) -> Iterator[Any]:
         """The final value alone: how it grew is not kept."""
+        self._stream(name)
         yield self.value(name)
 
     async def value_async_iter(self, name: str) -> AsyncIterator[Any]:
-        yield self.value(name)
+        for value in self.value_iter(name):
+            yield value
 
     # -- seeing
     @property
@@ -122,6 +126,16 @@ class RestoredState(ProgramState):
 
     def __repr__(self) -> str:
         return f"ProgramState({self._finished.text})"
+
+    def _repr_html_(self) -> str:
+        """The text for a notebook, uncoloured: where it came from is not kept."""
+        text, more = self._finished.text, len(self._finished.text) - LIMIT
+        shown = (
+            text if more <= 0 else f"{text[: LIMIT // 2]} … {more:,} characters are not shown … {text[-LIMIT // 2 :]}"
+        )
+        shown = repr(self._why) if self._why is not None else shown
+        printable = shown.encode("utf-8", "replace").decode()
+        return f'<div style="white-space:pre-wrap;font-family:monospace">{escape(printable)}</div>'
 
     # -- what needs a branch
     def _refuse(self, what: str) -> NoReturn:

@@ -65,6 +65,7 @@ class Instance:
         self.record = begin(func, name, call, options, backend, branch.seed, inside, row)
         root = None if self.record is None else self.record.root
         self.cursor = Cursor(backend, branch, options.sampling, self.body.pulse, ledger, root)
+        self.cursor.defers = self.body.is_async
         self.state = ProgramState(self.cursor, self.body, root=True)
         if self.record is not None:
             self.body.record = self.record

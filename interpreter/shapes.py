@@ -12,11 +12,13 @@ How an unfinished container looks:
   NamedTuple, and the required keys of a TypedDict. A default is not shown before the text decides on it. Pydantic's
   `model_fields_set` tells a missing field from a null. A tuple of fixed length has None in its missing places.
 - Lists, sets and dicts hold what is complete. A deque is a list, and any other kind of dict a dict, until it ends.
-- It is made without running `__init__`, `__post_init__`, `model_post_init` or any validator of the whole object.
+- It is made without running `__init__`, `__post_init__`, `model_post_init`, a default's factory or any validator of the
+  whole object. Private attributes of a model have their plain defaults.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -322,8 +324,8 @@ def _model(cls: Any, values: dict[str, Any], known: set[str], extra: dict[str, A
     from pydantic_core import PydanticUndefined
 
     made = object.__new__(cls)
-    defaults = {name: attribute.get_default() for name, attribute in cls.__private_attributes__.items()}
-    private = {name: value for name, value in defaults.items() if value is not PydanticUndefined}
+    defaults = {name: attribute.default for name, attribute in cls.__private_attributes__.items()}
+    private = {name: copy.deepcopy(value) for name, value in defaults.items() if value is not PydanticUndefined}
     is_open = cls.model_config.get("extra") == "allow"
     for name, value in (
         ("__dict__", values),

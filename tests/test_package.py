@@ -47,7 +47,8 @@ def test_the_wheel_has_every_module_and_nothing_else(wheel: Path) -> None:
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     rooms = [ROOT / "lang", ROOT / "interpreter", ROOT / "backend"]
     modules = [p for room in rooms for p in room.rglob("*.py")] + list(ROOT.glob("*.py"))
-    assert packed == {"sgl/" + str(p.relative_to(ROOT)) for p in modules}
+    data = [ROOT / "interpreter" / "page.html"]
+    assert packed == {"sgl/" + str(p.relative_to(ROOT)) for p in [*modules, *data]}
 
 
 def test_every_module_imports_from_the_wheel_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:

@@ -74,6 +74,18 @@ class RestOp:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class HoldOp:
+    until: Handle[Any]
+
+
+class Held:
+    """A branch waits for something outside the engine."""
+
+    def fail(self, error: BaseException) -> None:
+        """What it waits for is not its own to fail."""
+
+
 Op = Any  # a Piece, or one of the above
 
 
@@ -109,7 +121,7 @@ class Branch:
         self.attached = False
         self.high = 0  # deepest position ever computed here: rows below it are recomputation
         self.planned_in = -1  # number of the last step this branch has a span in
-        self.sampling: Samples | None = None  # a gen that waits for its other samples: no op follows yet
+        self.waits_for: Samples | Held | None = None  # no op follows yet: other samples of a gen, or a hold
         self.told = 0  # tokens that the traces of calls have told of
         self.pinned = False  # its KV is never given up for others (a cached prefix)
 
@@ -136,6 +148,9 @@ class Branch:
 
     def rest(self) -> None:
         self._enqueue(RestOp())
+
+    def hold(self, until: Handle[Any]) -> None:
+        self._enqueue(HoldOp(until))
 
     def fork(self, n: int) -> Sequence[Branch]:
         children = tuple(self.child(self.forks, i) for i in range(n))
@@ -330,6 +345,19 @@ class Branch:
             self.engine.attached[self] = None
 
     # -- failure
+    def hold_for(self, until: Handle[Any]) -> None:
+        """Let no op follow before `until` is done; its error is the branch's."""
+        self.waits_for = Held()
+
+        def go_on() -> None:
+            if until.done and isinstance(self.waits_for, Held):
+                self.waits_for = None
+                if until.error is not None:
+                    self.doom(until.error)
+                else:
+                    self.engine.notify(self)
+
+        until.listen(go_on)
 
     def fail(self, error: BaseException) -> None:
         """Everything pending completes with `error`; everything later will. Children not yet born fail with it."""
@@ -337,9 +365,9 @@ class Branch:
         job, self.job = self.job, None
         if job is not None:
             job.abandon(self, self.error)
-        sampling, self.sampling = self.sampling, None
-        if sampling is not None:
-            sampling.fail(self.error)
+        waits_for, self.waits_for = self.waits_for, None
+        if waits_for is not None:
+            waits_for.fail(self.error)
         while self.ops:
             refuse(self.ops.popleft(), self.error)
         self.pending = []

@@ -14,27 +14,26 @@ import itertools
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ...lang.errors import BackendError, Cancelled, ContextOverflow, OptionError, OutOfMemory
+from ...lang.errors import BackendError, Cancelled, OutOfMemory
 from ..base import StepRecord
 from .admission import Admission, Program
 from .batch import Model
-from .branch import Branch, ForkOp, GenOp, RestOp, ScoreOp, SyncOp, TokensOp, WarmOp, refuse
+from .branch import Branch, ForkOp, HoldOp, RestOp, SyncOp, TokensOp, refuse
 from .constrained_gen import ConstrainedGen
 from .drive import Drive
-from .gen import Gen, Samples
 from .grammar.compile import Grammars
 from .job import Job
 from .meter import Meter
 from .noise import mix
+from .ops import Ops
 from .options import EngineOptions
 from .pool import SCRATCH, SlotPool
 from .sample.sampler import Request, sample
 from .scheduler import Scheduler, undo
-from .score import Score
 from .step import Span, Step, pack
 from .text.tokenizer import Tokenizer
 from .tree import Tree
@@ -60,6 +59,7 @@ class Engine:
         self.drive = Drive(self)
         self.programs = 0
         self.grammars = Grammars(tokenizer, model.vocab_size, options.grammar_backend)
+        self.ops = Ops(tokenizer, options, self.grammars, self._activate, self.notify)
         self._masks = ThreadPoolExecutor(1, "sgl-masks")  # starts its thread with the first constrained gen
         self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self.steps = 0
@@ -283,7 +283,7 @@ class Engine:
     def _advance(self, branch: Branch) -> None:
         """Interpret ops until one needs the model, or none is left."""
         try:
-            while branch.job is None and branch.sampling is None and branch.ops:
+            while branch.job is None and branch.waits_for is None and branch.ops:
                 op = branch.ops.popleft()
                 if isinstance(op, tuple):
                     branch.pending.append(op)
@@ -292,7 +292,7 @@ class Engine:
         except Exception as error:
             self._fail(branch, error)
             return
-        if branch.closing and branch.job is None and branch.sampling is None:
+        if branch.closing and branch.job is None and branch.waits_for is None:
             self._close(branch)
 
     def _interpret(self, branch: Branch, op: Any) -> None:
@@ -305,92 +305,20 @@ class Engine:
                     self.admission.leave(branch.program, ended=True)
         elif isinstance(op, ForkOp):
             try:
-                self._fork(branch, op.children)
+                self.ops.fork(branch, op.children)
             except Exception as error:
                 refuse(op, error)
                 raise
+        elif isinstance(op, HoldOp):
+            branch.hold_for(op.until)
         elif isinstance(op, TokensOp):
-            self._check_ids("input_ids", op.tokens, "generate")
-            self._encode_pending(branch, "generate")
-            self._extend(branch, list(op.tokens), "generate")
+            self.ops.append(branch, op.tokens)
         else:
             try:
-                self._begin(branch, op)
+                self.ops.begin(branch, op)
             except Exception as error:
                 op.handle.finish(None, error)
                 raise
-
-    def _begin(self, branch: Branch, op: GenOp | ScoreOp | WarmOp) -> None:
-        if not isinstance(op, WarmOp) and op.request.gate is not None:
-            op.request.gate()
-        if isinstance(op, GenOp):
-            self._begin_gen(branch, op)
-        elif isinstance(op, ScoreOp):
-            pending, branch.pending = branch.pending, []
-            prefix, tokens = self.tokenizer.encode_choices(pending, op.request.choices, first=branch.length == 0)
-            self._extend(branch, prefix, op.request.where, room=max(map(len, tokens)))
-            self._activate(branch, Score(branch, op.request, op.handle, tokens, self.tokenizer))
-        else:
-            self._encode_pending(branch, "cache_prefix")
-            self._activate(branch, Job(branch, op.handle, "cache_prefix"))
-
-    def _begin_gen(self, branch: Branch, op: GenOp) -> None:
-        request, where = op.request, op.request.where
-        self._check_ids("stop_token_ids", request.sampling.stop_token_ids or (), where)
-        self._check_ids("logit_bias", [token for token, _ in request.sampling.logit_bias or ()], where)
-        self._encode_pending(branch, where)
-        if not branch.length:
-            bos = self.tokenizer.bos_id
-            if bos is None:
-                raise OptionError(f"{where}: there is no text before it and the model has no begin token; add text")
-            branch.extend([bos])
-        self._extend(branch, [], where, room=0 if request.sampling.max_tokens == 0 else 1)
-        prepared = None if request.constraint is None else self.grammars.prepare(request.constraint, where)
-        if request.n > 1:
-            branch.settle()
-        branches = [branch, *(branch.child(-1, i) for i in range(1, request.n))]
-        samples = Samples(op.handle, branches)
-        for each in branches[1:]:
-            each.path = branch.path
-            each.inherit(branch)
-            each.closing = True  # its KV becomes cache as soon as its sample is there
-        for i, each in enumerate(branches):
-            given = (each, request, samples, i, self.tokenizer, self.options.context_length)
-            self._activate(each, Gen(*given) if prepared is None else ConstrainedGen(*given, prepared))
-
-    def _fork(self, branch: Branch, children: tuple[Branch, ...]) -> None:
-        """Freeze the branch except its last token and let the children continue from there. Text whose tokens may
-        still depend on what follows it is handed down as text."""
-        stable, branch.pending = self.tokenizer.encode_stable(branch.pending, first=branch.length == 0)
-        self._extend(branch, stable, "fork")
-        if branch.length:
-            branch.settle()
-        for child in children:
-            if child.error is None and not (child.closing and not child.ops):
-                child.inherit(branch)
-                self.notify(child, wake=False)
-
-    def _encode_pending(self, branch: Branch, where: str) -> None:
-        pending, branch.pending = branch.pending, []
-        if pending:
-            self._extend(branch, self.tokenizer.encode(pending, first=branch.length == 0), where)
-
-    def _extend(self, branch: Branch, tokens: list[int], where: str, room: int = 0) -> None:
-        limit = self.options.context_length
-        length = branch.length + len(tokens)
-        if length + room > limit:
-            more = f" and {room} more needed" if room else ""
-            raise ContextOverflow(
-                f"{where}: the text is {length} tokens long{more}, but the context is {limit} tokens; "
-                "shorten the text or raise context_length="
-            )
-        branch.extend(tokens)
-
-    def _check_ids(self, option: str, ids: Iterable[int], where: str) -> None:
-        last = self.tokenizer.vocab_size - 1
-        for token in ids:
-            if not isinstance(token, int) or not 0 <= token <= last:
-                raise OptionError(f"{where}: {option} names token {token!r}, but token ids are 0 to {last}")
 
     def _activate(self, branch: Branch, job: Job) -> None:
         share_from = 0 if branch.newborn else SHARE_FROM  # siblings of a fork often begin alike
@@ -423,7 +351,7 @@ class Engine:
         if branch.closed:
             return
         branch.closed = True
-        if branch.job is not None or branch.sampling is not None or branch.ops:
+        if branch.job is not None or branch.waits_for is not None or branch.ops:
             self._fail(branch, closed_early())
         branch.park()
         branch.tail, branch.pending = [], []

@@ -39,11 +39,11 @@ class Samples:
         self.results[i] = result
         self.owner.usage.add(result.usage)
         if all(self.results):
-            self.owner.sampling = None
+            self.owner.waits_for = None
             self.handle.finish([r for r in self.results if r is not None])
             self.owner.engine.notify(self.owner, wake=False)
         elif i == 0:
-            self.owner.sampling = self  # it waits without a job: it takes no part in steps, and may be parked
+            self.owner.waits_for = self  # it waits without a job: it takes no part in steps, and may be parked
 
     def fail(self, error: BaseException) -> None:
         """One failed: all fail with it."""

@@ -162,6 +162,9 @@ class Runtime:
         """Compile a constraint now, on this thread, and keep it. Raises `ConstraintError`."""
         self.engine.grammars.prepare(constraint, where)
 
+    def prepared(self, constraint: Constraint) -> bool:
+        return self.engine.grammars.has(constraint)
+
     def open(
         self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
     ) -> Branch:

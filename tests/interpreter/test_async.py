@@ -312,3 +312,47 @@ def test_ten_thousand_programs_that_wait_cost_little():
         assert asyncio.run(main(2000)) < 20_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_slow_constraint_blocks_neither_the_loop_nor_other_programs():
+    runtime = Runtime.toy()
+    real = runtime.engine.grammars._compile
+
+    def slow(constraint):
+        time.sleep(0.3)
+        return real(constraint)
+
+    runtime.engine.grammars._compile = slow
+
+    @sgl.function
+    async def constrained(s):
+        start = time.monotonic()
+        s += "n: " + sgl.gen("a", regex="[0-9]{3}", max_tokens=8)
+        s += " " + sgl.gen("b", regex="[0-9]{3}", max_tokens=8)
+        said = time.monotonic() - start
+        return said, await s["a"], await s["b"]
+
+    @sgl.function
+    async def free(s):
+        start = time.monotonic()
+        s += "n: " + sgl.gen("a", max_tokens=3)
+        await s["a"]
+        return time.monotonic() - start
+
+    async def main():
+        return await asyncio.gather(constrained.arun(backend=runtime), free.arun(backend=runtime))
+
+    one, other = asyncio.run(main())
+    said, a, b = one.ret_value
+    assert said < 0.2 and a.isdigit() and b.isdigit() and other.ret_value < 0.2
+    assert constrained.run(backend=runtime).ret_value[1].isdigit()
+
+    @sgl.function
+    async def refused(s):
+        s += "n: " + sgl.gen("a", ebnf="root ::= nothing", max_tokens=8)
+        with pytest.raises(sgl.ConstraintError, match=r"gen\('a'\)"):
+            await s["a"]
+        return True
+
+    assert refused.run(backend=runtime).ret_value
+    runtime.check()

@@ -544,6 +544,45 @@ def test_a_file_that_may_not_grow(tmp_path: pathlib.Path) -> None:
     assert rewritten(path) == list(range(int(failed.split()[1])))
 
 
+def test_no_room_for_the_first_line(tmp_path: pathlib.Path) -> None:
+    script = (
+        "import resource, sys; from sgl.interpreter.journal import Journal\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); Journal.open(sys.argv[1], 'p')"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    ran = subprocess.run([sys.executable, "-c", script, str(tmp_path / "j")], env=env, capture_output=True, text=True)
+    assert "OptionError: resume: " in ran.stderr and "File too large; give it permissions and room" in ran.stderr
+    assert rewritten(tmp_path / "j") == []
+
+
+def test_killed_while_it_writes(tmp_path: pathlib.Path) -> None:
+    script = """
+        import sys
+        from sgl.interpreter.journal import Journal
+        from sgl.interpreter.finished import Finished
+        from sgl.interpreter.arguments import Arguments
+        journal = Journal.open(sys.argv[1], "p")
+        for i in range(10**9):
+            journal.write(Arguments((i,), {}), Finished(i, f"{i}" * 5000))
+            print(i, flush=True)
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    other = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "j")], stdout=subprocess.PIPE, env=env
+    )
+    assert other.stdout is not None
+    for _ in range(200):
+        other.stdout.readline()
+    other.kill()
+    told = 200 + len(other.stdout.read().splitlines())
+    other.wait()
+    with Journal.open(tmp_path / "j", "p") as journal:
+        for i in range(told - 1):  # the last number may be torn itself
+            found = journal.restored(i, call(i))
+            assert found is not None and found.text == f"{i}" * 5000
+        assert told + 2 not in journal
+
+
 def test_a_failing_end_is_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal.open(tmp_path / "j", "p")
 
@@ -621,8 +660,11 @@ def test_a_restored_state_reads_as_the_one_it_was(tmp_path: pathlib.Path) -> Non
     for name in (None, "a", "c", "scope", "number"):
         assert "".join(state.text_iter(name)) == "".join(live.text_iter(name))
     for name in ("both", "f"):
-        with pytest.raises(OptionError, match="no single text to stream"):
-            list(state.text_iter(name))
+        for stream in (state.text_iter, state.value_iter, live.text_iter):
+            with pytest.raises(OptionError, match="no single text to stream"):
+                list(stream(name))
+    assert list(state.value_iter("a")) == [live.value("a")] == list(live.value_iter("a"))
+    assert "Q?" in state._repr_html_() and "&lt;|im_start|&gt;" in state._repr_html_()
     assert "nothing" not in state
     with pytest.raises(VariableError, match="no variable 'scop'; did you mean 'scope'"):
         state["scop"]
@@ -700,7 +742,7 @@ def test_a_row_that_never_began() -> None:
     error = OptionError("row 4: no parameter 'p'")
     state = RestoredState.failed(error)
     assert state.restored is False and state.error() is error and "a" not in state and repr(state) == "ProgramState()"
-    assert state.usage.total.calls == 0 and state.sync() is None
+    assert state.usage.total.calls == 0 and state.sync() is None and "no parameter" in state._repr_html_()
     reads = (
         lambda: state["a"],
         lambda: state.value("a"),
@@ -742,6 +784,7 @@ READS = {
     "usage": lambda s: s.usage,
     "ret_value": lambda s: s.ret_value,
     "__repr__": repr,
+    "_repr_html_": lambda s: s._repr_html_(),
     "restored": lambda s: s.restored,
 }
 REFUSED = {
@@ -762,7 +805,10 @@ PLAIN |= {"__static_attributes__", "__firstlineno__", "__annotate_func__", "__an
 
 
 def test_every_public_member_of_a_state_reads_or_refuses(tmp_path: pathlib.Path) -> None:
-    members = {name for name in vars(ProgramState) if not name.startswith("_") or name.endswith("__")} - PLAIN
+    shown = ("__", "_repr_")  # the latter: how a notebook shows it
+    members = {
+        n for n in vars(ProgramState) if not n.startswith("_") or (n.endswith("_") and n.startswith(shown))
+    } - PLAIN
     state = restored(tmp_path, ended(program, FakeBackend("ok"), q="q"))
     unknown = members - READS.keys() - REFUSED.keys()
     for name in unknown:  # what was added since must have been thought of here

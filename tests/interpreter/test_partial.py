@@ -1,5 +1,6 @@
 """Typed partial values: the same however the text is cut, typed as far as they go, never an error."""
 
+# ruff: noqa: UP007, UP037, UP045 -- all spellings of a type are tested
 from __future__ import annotations
 
 import collections
@@ -286,7 +287,7 @@ def test_typed_values_grow_however_their_text_is_cut(value: Any, layout: Any, da
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6))
     assert repr(fed(constraint, text, cuts)) == repr(expected) == repr(fed(constraint, text, range(len(text))))
     final = TypeAdapter(Ticket).validate_json(text)
-    assert expected[-1] == final and len(expected) == len(list(grown(value)))
+    assert expected[-1] == final and len(expected) == len(list(grown(json.loads(text))))
     for event in expected:
         check_grows_into(event, final)
 
@@ -325,7 +326,7 @@ class Slotted:
 
 
 class Loose(BaseModel):
-    model_config = ConfigDict(extra="allow", validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
     a: int = Field(0, alias="A")
 
 
@@ -371,7 +372,7 @@ class Alias(typing_extensions.TypedDict):
         (collections.deque[int], "[1]", collections.deque([1])),
         (tuple[int, str], "[1, ", (1, None)),
         (tuple[datetime.date, ...], '["2020-01-02", ', (datetime.date(2020, 1, 2),)),
-        (tuple[int, str], "[]", ()),
+        (tuple[int, str], "[]", (None, None)),  # refused: as it was while it was open
         (dict[str, Kind], '{"a": "bug", "b', {"a": Kind.BUG}),
         (dict[int, list[int]], '{"1": [2, ', {1: [2]}),
         (dict[Kind, int], '{"bug": 2, ', {Kind.BUG: 2}),
@@ -419,7 +420,7 @@ RAN: list[str] = []
 
 class Careful(BaseModel):
     _private: int = PrivateAttr(default=5)
-    _made: list[int] = PrivateAttr(default_factory=lambda: [6])
+    _made: list[int] = PrivateAttr(default_factory=lambda: RAN.append("private") or [6])
     low: int
     high: int = Field(default_factory=lambda: RAN.append("default") or 1)
     name: str = ""
@@ -445,9 +446,9 @@ def test_code_of_the_whole_object_runs_only_when_it_is_whole() -> None:
     partials, text = Partials(schema(Careful)), '{"low": 2, "name": "x", "high": 3'
     found = partials.feed(text + ",")
     assert RAN == [] and [(f.low, f.high, f.name) for f in found] == [(2, None, None), (2, None, "X"), (2, 3, "X")]
-    assert found[0]._private == 5 and found[0]._made == [6]
+    assert found[0]._private == 5 and not hasattr(found[0], "_made")
     found = events(schema(Careful), text + "}")
-    assert RAN == ["post", "whole"] and type(found[-1]) is Careful
+    assert RAN == ["private", "post", "whole"] and type(found[-1]) is Careful
 
 
 def test_what_is_refused_is_left_as_it_is() -> None:
@@ -540,10 +541,10 @@ class Items(BaseModel):
 
 
 def _seconds(constraint: Constraint, text: str) -> float:
-    began, partials = time.perf_counter(), Partials(constraint)
+    began, partials = time.process_time(), Partials(constraint)
     for i in range(0, len(text) + 5, 5):
         collections.deque(partials.events(text[:i]), maxlen=0)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 @pytest.mark.parametrize("constraint", [schema(Items), ANY], ids=["typed", "plain"])

@@ -109,6 +109,11 @@ class Grammars:
                         self._kept.popitem(last=False)
         return found
 
+    def has(self, constraint: Constraint) -> bool:
+        """Whether it is compiled."""
+        with self._lock:
+            return constraint in self._kept
+
     # -- what the engines share
     @cached_property
     def vocabulary(self) -> Vocabulary:
