@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test format test-slow test-gpu fuzz bench model lint clean
+.PHONY: demo test format test-slow test-gpu test-browser fuzz bench model lint clean
 
 demo: model
 	$(BIN)/python examples/tour.py
@@ -27,6 +27,10 @@ test-slow: model
 
 test-gpu: model
 	$(BIN)/python -m pytest -m gpu
+
+# The trace page in a real headless Chromium (skipped where there is none).
+test-browser: $(READY)
+	$(BIN)/python -m pytest -m browser
 
 # Random hostile constraints for the grammar engines, in a child process; minutes.
 fuzz: $(READY)

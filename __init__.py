@@ -12,7 +12,9 @@ from .interpreter.defaults import flush_cache, get_server_info, set_default_back
 from .interpreter.first import first
 from .interpreter.function import SglFunction, function
 from .interpreter.join import ProgramStateGroup
+from .interpreter.replay import ReplayReport, replay
 from .interpreter.state import ProgramState
+from .interpreter.trace import Trace, trace
 from .interpreter.usage import UsageTree
 from .lang.api import (
     assistant,
@@ -83,9 +85,11 @@ __all__ = [
     "ProgramState",
     "ProgramStateGroup",
     "ProgramTimeout",
+    "ReplayReport",
     "Runtime",
     "SglError",
     "SglFunction",
+    "Trace",
     "Truncated",
     "Usage",
     "UsageTree",
@@ -109,6 +113,7 @@ __all__ = [
     "json_schema",
     "lark",
     "regex",
+    "replay",
     "schema",
     "select",
     "separate_reasoning",
@@ -117,6 +122,7 @@ __all__ = [
     "system",
     "system_begin",
     "system_end",
+    "trace",
     "token_length_normalized",
     "unconditional_likelihood_normalized",
     "user",

@@ -84,7 +84,7 @@ class CallTrace:
     `prompt`: the context that no earlier traced call of this line of the program told of, as runs of (text, was its KV
     reused, tokens). The lists after it have one entry a generated token (of a select: of the winner). `texts` are whole
     characters: a token that ends within one has "" and the next has it all. `logprobs`: under the model's own
-    distribution, None where no model was asked. `steps`: the step that committed the token. Times are
+    distribution, None where no model was asked. `steps`: the step that committed the token (0: none did). Times are
     `time.monotonic()` seconds; `began`: its first step (None: it needed none).
     """
 

@@ -319,6 +319,13 @@ class ProgramState:
         return self._cursor.ledger.tree()
 
     @property
+    def trace(self) -> dict[str, Any]:
+        """This program's part of the trace (`OptionError` if it was not traced). Waits for nothing."""
+        from .trace import program_trace
+
+        return program_trace(self._body.record)
+
+    @property
     def ret_value(self) -> Any:
         """What the body returned."""
         self._await_body(self._complete)

@@ -106,7 +106,6 @@ class Engine:
             if step is None:
                 return False
             self.collect(step)
-            self._tell(step)
             self._worked = time.monotonic()
             return True
         except Exception as error:
@@ -219,6 +218,7 @@ class Engine:
         if requests:
             logits = step.logits if len(rows) == at else step.logits[rows]
             self._sample(logits, requests, takers)
+        self._tell(step)  # first: whoever waits for a call may look at its steps
         self._finish_settled(list(dict.fromkeys(span.branch for span in step.spans)))
 
     def _sample(self, logits: Any, requests: list[Request], takers: list[Branch]) -> None:

@@ -287,6 +287,25 @@ def test_a_row_is_known_by_the_arguments_it_began_with(tmp_path: pathlib.Path) -
         assert journal.restored(0, call(q=[1, 2])) is None
 
 
+def test_a_file_that_was_changed_meanwhile_gives_no_wrong_row(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "j"
+    with Journal.open(path, "p") as journal:
+        journal.write(call(0), row(0))
+        journal.write(call(1), row(1))
+        lines = path.read_bytes().splitlines(True)
+        path.write_bytes(lines[0] + lines[2] + lines[1])  # of one length
+        assert journal.restored(0, call(0)) is None
+        path.unlink()
+        assert journal.restored(1, call(1)) is None
+
+
+def test_a_typed_value_that_only_equals_its_text(tmp_path: pathlib.Path) -> None:
+    with Journal.open(tmp_path / "j", "p") as journal:
+        journal.write(call(0), row(0, variables={"a": Kept([1], [True]), "b": Kept("1", "1")}))
+        found = journal.restored(0, call(0))
+    assert found is not None and found.variables["a"].typed[0] is True and found.variables["b"].typed == "1"
+
+
 def test_the_last_success_of_a_row_counts(tmp_path: pathlib.Path) -> None:
     with Journal.open(tmp_path / "j", "p") as journal:
         journal.write(call(1), row(0, "old"))

@@ -302,6 +302,11 @@ def test_a_ticket_step_by_step() -> None:
     assert "kind=<Kind.IDEA" in repr(ticket)
 
 
+def test_what_is_complete_is_as_it_will_be() -> None:
+    assert last(Point, '{"x": 1, "y": {"x": 2}, ').y == Point(2), "its defaults too"
+    assert last(Ticket, '{"title": "by its name", "kind": "bug", ').title is None, "in JSON it has another name"
+
+
 def test_earlier_snapshots_stay_as_they_were() -> None:
     partials, text = (
         Partials(schema(Ticket)),
@@ -423,6 +428,7 @@ class Careful(BaseModel):
     _made: list[int] = PrivateAttr(default_factory=lambda: RAN.append("private") or [6])
     low: int
     high: int = Field(default_factory=lambda: RAN.append("default") or 1)
+    parts: list[Careful] = []
     name: str = ""
 
     @field_validator("name")
