@@ -223,9 +223,9 @@ class Journal:
 
     def _failed(self, what: str, error: OSError) -> JournalError:
         return JournalError(
-            f"resume: {what} could not be written to {self.path!r}: {error.strerror or error}. The batch goes on "
-            "without its journal; make room (or mend the disk) and run it again with the same resume=: the rows that "
-            "it lacks run again"
+            f"resume: {what} could not be written to {self.path!r}: {error.strerror or error}. No more rows are noted "
+            "there; make room (or mend the disk) and run the batch again with the same resume=: the rows that it lacks "
+            "run again"
         )
 
     def close(self) -> None:

@@ -170,6 +170,10 @@ class RestoredState(ProgramState):
     def copy(self, position_ids_offset: object = None) -> NoReturn:
         self._refuse("s.copy()")
 
+    @property
+    def trace(self) -> NoReturn:
+        self._refuse("s.trace")
+
     def cancel(self) -> NoReturn:
         self._refuse("s.cancel()")
 

@@ -817,6 +817,7 @@ REFUSED = {
     "fork": lambda s: s.fork(2, on_error="cancel"),
     "copy": lambda s: s.copy().__enter__(),
     "cancel": lambda s: s.cancel(),
+    "trace": lambda s: s.trace,
     "__reduce_ex__": pickle.dumps,
 }
 PLAIN = {"__init__", "__iter__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__"}
