@@ -1,8 +1,8 @@
 """A traced run: `python examples/trace.py` writes `run.json` and the page `run.html`.
 
 Six mails are answered side by side: a select, a typed record, and two drafts of a reply of which the first to be
-finished wins. Open the page in a browser: the programs on a time axis, the steps they shared, and every token with where
-it came from.
+finished wins. Open the page in a browser: the programs on a time axis, the steps they shared, and every token with
+where it came from.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class Results:
         error = self.unwritten if first is None else self.failed[first]
         if error is not None:
             with suppress(Exception):  # some exceptions take no attributes
-                error.states = self.so_far()  # type: ignore[union-attr]
+                error.states = self.so_far()  # type: ignore[attr-defined]
         if first is not None:
             self.raise_row(first)
         if self.unwritten is not None:

@@ -197,6 +197,9 @@ class DryBranch:
         scores = ChoiceScores([[] for _ in request.choices])
         return self._done(ScoreResult(0, first, scores, {}, Usage()), request.where)
 
+    def hold(self, until: Handle[Any]) -> None:
+        """What it would wait for was waited for where it was said."""
+
     def _name(self) -> str | None:
         return self.names.popleft() if self.names else None
 

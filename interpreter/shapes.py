@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from ..lang.constraint import JsonSchema
-from ..lang.types import _Key, _known
+from ..lang.types import adapter_of
 
 if TYPE_CHECKING:
     from pydantic_core import SchemaValidator
@@ -51,7 +51,7 @@ def shape_of(constraint: JsonSchema) -> Shape | None:
     """The shape of the type that a constraint was made from; None for a raw JSON Schema, whose values are plain."""
     if constraint.type is None:
         return None
-    adapter = _known(_Key(constraint.type)).adapter
+    adapter = adapter_of(constraint.type)
     types = _Types()
     schema = types.inner(adapter.core_schema, only_definitions=True)
     types.keep(schema, None, cast("SchemaValidator", adapter.validator))

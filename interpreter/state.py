@@ -37,6 +37,8 @@ _BLOCK = object()  # `s.user()` without an argument opens a block; None is a mis
 class ProgramState:
     """One line of a program: its text so far and its variables. Values are read lazily, as errors are."""
 
+    restored = False  # read from a journal: its program did not run here
+
     def __init__(self, cursor: Cursor, body: Body, *, outside: bool = False, root: bool = False) -> None:
         self._cursor = cursor
         self._body = body

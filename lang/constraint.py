@@ -38,10 +38,12 @@ class Constraint:
         or the text. Raises `ConstraintError` for a text that breaks it."""
         from .checking import Mismatch, check
 
+        if not isinstance(text, str):
+            raise ConstraintError(f"parse takes the text of a gen, got {text!r:.80}")
         try:
             return check(self, text)
         except Mismatch as mismatch:
-            raise ConstraintError(f"the text breaks its constraint: {mismatch}") from None
+            raise ConstraintError(f"the text breaks its constraint: {mismatch}") from mismatch.__cause__
 
     def __add__(self, other: object) -> Constraint:
         return NotImplemented if (right := _operand(other)) is None else Sequenced((*_parts(self), *_parts(right)))

@@ -130,6 +130,11 @@ def _finite(number: str) -> float:
 # Types that were seen
 
 
+def adapter_of(tp: Any) -> TypeAdapter[Any]:
+    """Pydantic's adapter of a type that `from_type` took."""
+    return _known(_Key(tp)).adapter
+
+
 class _Key:
     """A type as a cache key: by equality and spelling (`int | str == str | int`), by identity if it has no hash."""
 

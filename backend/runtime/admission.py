@@ -63,7 +63,7 @@ class Program:
         self.timeout = timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.inner = caller is not None
-        self.account = Account() if caller is None else caller.account
+        self.account: Account = Account() if caller is None else caller.account
 
     def timeout_error(self, where: str) -> ProgramTimeout:
         return ProgramTimeout(f"{where}: the program's timeout={self.timeout:g} s passed before it finished")

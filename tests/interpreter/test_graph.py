@@ -481,7 +481,6 @@ def test_a_body_that_does_not_end_by_itself():
         await asyncio.sleep(1000)
 
     done = threading.Event()
-    before = threading.active_count()
     for program in (spins, stubborn, sleeps):
         graph = trace(program, timeout=0.2)
         assert graph.stopped is not None and texts(graph.body)[0] == "said"
@@ -489,11 +488,10 @@ def test_a_body_that_does_not_end_by_itself():
         assert "still ran after 0.2 seconds" in trace(program, timeout=0.2).stopped.why
     assert trace(spins, timeout=0.2).stopped.line.startswith("test_graph.py")
     done.set()
-    for _ in range(100):
-        if threading.active_count() <= before:
-            break
-        time.sleep(0.05)
-    assert threading.active_count() <= before
+    for thread in threading.enumerate():
+        if thread.name.startswith("sgl-trace"):
+            thread.join(5)
+            assert not thread.is_alive(), thread.name
 
 
 def test_depth_is_bounded():

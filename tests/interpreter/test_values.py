@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from typing import Literal
 
 import pytest
@@ -43,7 +44,7 @@ def test_values_grow_and_end_in_the_checked_one():
         final = state.value("order")
         assert seen[-1] == final and isinstance(final, Order)
         assert isinstance(seen[0], Order) and seen[0].kind == final.kind and seen[0].parts is None
-        for earlier, later in zip(seen[:-1], seen[1:]):
+        for earlier, later in itertools.pairwise(seen):
             assert len(earlier.parts or ()) <= len(later.parts or ())
         late = list(state.value_iter("order"))
         assert late == seen, "a reader who comes late sees the same"
