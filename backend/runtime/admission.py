@@ -40,11 +40,14 @@ about to make their next call."""
 
 
 class Account:
-    """What one program needs, with every program that its body runs: those are let in with it."""
+    """What one program needs, with every program that its body runs: those are let in with it. `over`: its body has
+    ended, so it leaves as soon as none of its `calls` is left; branches may outlive the body."""
 
-    __slots__ = ("admitted", "computed", "goal", "rows")
+    __slots__ = ("admitted", "calls", "computed", "goal", "over", "rows")
 
     def __init__(self) -> None:
+        self.calls = 0
+        self.over = False
         self.rows = 0  # of KV that went through the model, in all branches
         self.computed = 0  # of them, those that were not computed before
         self.admitted = False
@@ -78,6 +81,7 @@ class Admission:
         self.waiting: list[Branch] = []
         self.admitted: dict[Account, None] = {}
         self.grace = GRACE
+        self._leaving: dict[Account, bool] = {}  # of programs that are over, and whether they ended well
         self._mean = self._deviation = 0.0  # of the rows that programs computed; 0: none has ended yet
         self._full = False  # the first in line was refused, and nothing has changed since
 
@@ -113,16 +117,40 @@ class Admission:
             del self.waiting[0]
         return found
 
-    def leave(self, program: Program, ended: bool = False) -> None:
-        """The program holds nothing any more (it may come back). `ended` well: others like it will need as much."""
-        account = program.account
-        if not account.admitted or program.inner:
+    # -- programs come and go
+    def call_begins(self, branch: Branch) -> None:
+        branch.program.account.calls += 1
+
+    def call_ends(self, branch: Branch) -> None:
+        account = branch.program.account
+        account.calls -= 1
+        if account.over:
+            self._leaving.setdefault(account, True)
+
+    def over(self, branch: Branch, well: bool | None = None) -> None:
+        """The branch rests, is closed or has failed. Where that is the program's own, the program is over."""
+        program = branch.program
+        if len(branch.order) == 1 and not program.inner:
+            program.account.over = True
+            self._leaving[program.account] = branch.error is None if well is None else well
+
+    def let_go(self) -> None:
+        """Programs that are over and have no call any more make room for others (they may come back). Others like those
+        that ended well will need as much."""
+        if not self._leaving:
             return
-        self.revoke(account)
-        if ended and account.computed:
-            off = account.computed - self._mean
-            self._deviation += WEIGHT * (abs(off) - self._deviation) if self._mean else 0.0
-            self._mean += WEIGHT * off if self._mean else off
+        for account, well in list(self._leaving.items()):
+            if not account.calls:
+                del self._leaving[account]
+                if account.admitted:
+                    self.revoke(account)
+                    if well and account.computed:
+                        self._learn(account.computed)
+
+    def _learn(self, rows: int) -> None:
+        off = rows - self._mean
+        self._deviation += WEIGHT * (abs(off) - self._deviation) if self._mean else 0.0
+        self._mean += WEIGHT * off if self._mean else off
 
     def revoke(self, account: Account) -> None:
         """Its calls are to wait until they fit again."""

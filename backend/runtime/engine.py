@@ -156,6 +156,7 @@ class Engine:
 
     def _admit(self) -> None:
         """Let waiting branches in, as far as their programs fit; one where nobody has run for a while."""
+        self.admission.let_go()
         if self.admission.waiting:
             idle = not self.active and time.monotonic() - self._worked > self.admission.grace
             for branch in self.admission.admit(idle):
@@ -247,6 +248,7 @@ class Engine:
                 if self._guarded(branch, job.close, branch):
                     self.meter.ended.add(job.usage)
                     branch.job = None
+                    self.admission.call_ends(branch)
                     self._advance(branch)
                 finished += 1
         return finished
@@ -301,8 +303,7 @@ class Engine:
         elif isinstance(op, RestOp):
             if all(isinstance(op, SyncOp) for op in branch.ops):
                 branch.park()
-                if len(branch.order) == 1:
-                    self.admission.leave(branch.program, ended=True)
+                self.admission.over(branch)
         elif isinstance(op, ForkOp):
             try:
                 self.ops.fork(branch, op.children)
@@ -326,6 +327,7 @@ class Engine:
             branch.settle()
         branch.newborn = False
         branch.job = job
+        self.admission.call_begins(branch)
         if branch.program.deadline is not None or job.timeout is not None:
             self._timed[branch] = None
         self.admission.add(branch)  # the next launch lets it in
@@ -355,14 +357,14 @@ class Engine:
             self._fail(branch, closed_early())
         branch.park()
         branch.tail, branch.pending = [], []
-        if len(branch.order) == 1:
-            self.admission.leave(branch.program, ended=branch.error is None)
+        self.admission.over(branch)
 
     def _fail(self, branch: Branch, error: BaseException) -> None:
         self._deactivate(branch)
+        if branch.job is not None:
+            self.admission.call_ends(branch)
         branch.fail(error)
-        if len(branch.order) == 1:
-            self.admission.leave(branch.program)
+        self.admission.over(branch)
 
     def _fail_step(self, spans: list[Any], error: Exception) -> None:
         wrapped = (

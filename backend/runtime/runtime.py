@@ -301,6 +301,8 @@ class Runtime:
             except BaseException:
                 branch.close()
                 raise
+            with self.engine.drive.held():
+                self.engine.admission.over(branch, well=False)  # it keeps its KV, and wants no more
             self._pinned[pinned] = branch
         return self._pinned[pinned].length
 

@@ -184,3 +184,23 @@ def test_log_level_info_shows_lines_without_any_set_up(capfd):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "sgl: #running: 1, #queue: 0, token usage" in done.stderr, done.stderr
+
+
+def test_programs_that_are_over_leave_although_their_states_are_kept():
+    """Branches may outlive the body (a join waits for nothing), and a pinned prefix wants nothing more."""
+    runtime = Runtime.toy(max_total_tokens=2000)
+    runtime.cache_prefix("the rules ")
+
+    @sgl.function
+    def forks(s, i):
+        s += f"row {i}: "
+        group = s.fork(3)
+        group += sgl.gen("a", max_tokens=10, ignore_eos=True) + " and " + sgl.gen("b", max_tokens=10, ignore_eos=True)
+        group.join()
+
+    states = forks.run_batch([(i,) for i in range(40)], backend=runtime)
+    states[0] += "more" + sgl.gen("c", max_tokens=3)
+    states[0].sync()
+    runtime.engine.step()
+    runtime.check()
+    assert not runtime.engine.admission.admitted and not runtime.engine.admission._leaving
