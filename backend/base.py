@@ -202,7 +202,7 @@ class Handle(Generic[T]):
     For n > 1 it is the text of the first sample.
     """
 
-    __slots__ = ("_listeners", "_traceback", "done", "error", "result", "text", "where")
+    __slots__ = ("_listeners", "_traceback", "done", "error", "result", "text", "usage", "where")
 
     def __init__(self, where: str = "") -> None:
         self.where = where
@@ -210,6 +210,7 @@ class Handle(Generic[T]):
         self.error: BaseException | None = None
         self.result: T | None = None
         self.text = ""
+        self.usage: Usage | None = None  # what a call that failed has cost; of one that succeeded its results tell
         self._traceback: TracebackType | None = None
         self._listeners: list[Callable[[], None]] | None = None
 
@@ -221,17 +222,18 @@ class Handle(Generic[T]):
             if listeners := self._listeners:
                 _tell(tuple(listeners))
 
-    def finish(self, result: T | None, error: BaseException | None = None) -> None:
-        """Complete the handle; the first completion wins."""
+    def finish(self, result: T | None, error: BaseException | None = None) -> bool:
+        """Complete the handle; the first completion wins. Whether this was it."""
         with _completing:
             if self.done:
-                return
+                return False
             if error is not None:
                 self._traceback = error.__traceback__
             self.result, self.error, self.done = result, error, True
             listeners, self._listeners = self._listeners, None
         if listeners:
             _tell(listeners)
+        return True
 
     # -- read by waiters
     def listen(self, callback: Callable[[], None]) -> None:
@@ -304,6 +306,10 @@ class Branch(Protocol):
 
     def close(self) -> None:
         """The branch will never be used again. Queued ops are dropped. Idempotent, safe from a finaliser."""
+
+    def closer(self) -> Callable[[], None]:
+        """What a finaliser calls in place of `close`: it lets go of a branch that has failed, since the frames in its
+        error's traceback may hold the owner."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ One call at a time, with `generate`'s own KV cache within a call. `tokens` count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -143,6 +143,9 @@ class NaiveBranch:
 
     def rest(self) -> None:
         return None
+
+    def closer(self) -> Callable[[], None]:
+        return self.close
 
     def cancel(self, error: BaseException | None = None) -> None:
         self.error = error

@@ -40,7 +40,7 @@ def _refuse(self: Awaited, *args: object, **kwargs: object) -> NoReturn:
 
 
 _OPERATIONS = (
-    *("bool", "str", "format", "hash", "len", "iter", "contains", "getitem", "call", "int", "float", "index"),
+    *("bool", "str", "format", "len", "iter", "contains", "getitem", "call", "int", "float", "index"),
     *("eq", "ne", "lt", "le", "gt", "ge", "add", "radd", "sub", "rsub", "mul", "rmul", "mod", "rmod"),
     *("truediv", "rtruediv", "enter", "exit", "aenter", "aexit", "aiter"),
 )

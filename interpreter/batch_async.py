@@ -1,20 +1,25 @@
 """A batch on an event loop: of async programs, or (`arun_batch`) of plain ones, whose bodies run on daemon threads.
 
-Owns: the tasks. What is shared with the pool of threads is `batch.py: Results`.
+Owns: the tasks, one a row, and one that reads the next row where that has to be awaited. What is shared with the pool
+of threads is `results.py`.
+
+Everything here runs on the loop; whoever changes something that `_finished` waits for sets `_news`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, closing
+from typing import Any
 
-from .batch import Results
 from .plan import States
 from .progress import Progress
+from .results import Results
 from .rows import Row
-from .run import no_loop_here
+from .run import GRACE
 from .state import ProgramState
 
 
@@ -23,9 +28,12 @@ class AsyncBatch:
 
     def __init__(self, results: Results, is_async: bool) -> None:
         self._results, self._plan, self._rows = results, results.plan, results.rows
-        self._in_flight = self._plan.in_flight
-        self._threads = None if is_async else self._plan.threads
-        self._stopping = self._exhausted = False
+        self._most_bodies = self._plan.in_flight if is_async else self._plan.threads
+        self._bodies = 0  # rows whose body runs
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reading: asyncio.Task[None] | None = None  # the next row, where that is awaited
+        self._done: deque[int] = deque()  # finished rows that were not given out
+        self._stopping = self._exhausted = self._closing = False
 
     # -- giving out
     async def arun(self) -> States:
@@ -57,15 +65,10 @@ class AsyncBatch:
 
     def run(self) -> States:
         """For a caller without a loop."""
-        no_loop_here(self._plan.where.removesuffix(".run_batch"), "arun_batch")
         return asyncio.run(self.arun())
 
     def iterate(self) -> Iterator[ProgramState]:
         """For a caller without a loop: a private one runs while the caller waits for the next row."""
-        no_loop_here(self._plan.where.removesuffix(".run_batch"), "arun_batch")
-        return self._on_private_loop()
-
-    def _on_private_loop(self) -> Generator[ProgramState, None, None]:
         loop = asyncio.new_event_loop()
         states = self.aiterate()
         row: asyncio.Task[ProgramState] | None = None
@@ -88,59 +91,99 @@ class AsyncBatch:
     # -- the tasks
     async def _finished(self) -> AsyncGenerator[int, None]:
         """Rows in the order in which they finish. Closing cancels the rest."""
-        bodies = asyncio.Semaphore(self._threads or self._in_flight)
-        running: set[asyncio.Task[int]] = set()
+        self._news = asyncio.Event()
         try:
             while True:
-                async for row in self._more(running):
-                    running.add(asyncio.get_running_loop().create_task(self._row(row, bodies)))
-                if not running:
+                if self._done:
+                    yield self._done.popleft()
+                    continue
+                self._start_more()
+                if self._done:  # a row that was never a program
+                    continue
+                if not self._tasks and (self._reading is None or self._stopping):
                     break
-                left = self._results.next_deadline()
-                ended, running = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                self._news.clear()
+                await _wait(self._news, self._results.next_deadline())
                 self._give_up_late()
-                for i in sorted(task.result() for task in ended):
-                    yield i
             for i in self._results.missing():
                 yield i
         finally:
-            for task in running:
+            self._closing = True
+            left: set[asyncio.Task[Any]] = {*self._tasks, *([] if self._reading is None else [self._reading])}
+            for task in left:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            if left:  # a body may refuse to be cancelled
+                await asyncio.wait(left, timeout=GRACE)
 
-    async def _more(self, running: set[asyncio.Task[int]]) -> AsyncIterator[Row]:
-        """Rows that may start now."""
-        while (
-            not (self._stopping or self._exhausted)
-            and len(running) < self._in_flight
-            and self._rows.count - self._results.given < self._plan.window
-        ):
-            row = await self._rows.anext()
-            if row is None:
+    def _start_more(self) -> None:
+        while self._reading is None and self._may_start():
+            if self._rows.is_async:
+                self._reading = asyncio.get_running_loop().create_task(self._read())
+            elif (row := self._rows.next()) is None:
                 self._exhausted = True
             else:
-                yield row
+                self._start(row)
 
-    async def _row(self, row: Row, bodies: asyncio.Semaphore) -> int:
-        i = row.index
+    def _may_start(self) -> bool:
+        return not (
+            self._stopping
+            or self._exhausted
+            or self._bodies >= self._most_bodies
+            or len(self._tasks) >= self._plan.in_flight
+            or self._results.taken - self._results.given >= self._plan.window
+        )
+
+    async def _read(self) -> None:
+        row = await self._rows.anext()
+        self._reading = None
+        if row is None:
+            self._exhausted = True
+        elif not self._stopping:
+            self._start(row)
+        self._news.set()
+
+    def _start(self, row: Row) -> None:
+        self._results.taken += 1
+        self._bodies += 1
+        task = asyncio.get_running_loop().create_task(self._row(row))
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._news.set()
+
+    async def _row(self, row: Row) -> None:
+        i, results, in_body = row.index, self._results, True
         try:
-            async with bodies:
-                instance = self._results.begin(row)
-                if instance is None:
-                    return i
+            instance = results.begin(row)
+            if instance is None:
+                return
+            try:
                 await instance.finish_body()
-            for barrier in instance.cursor.barriers():
-                await instance.cursor.backend.wait_async(barrier)
-        except asyncio.CancelledError:
-            if i in self._results.running:
-                self._results.running[i].cursor.cancel()
-            raise
-        self._results.end(i)
-        return i
+            except asyncio.CancelledError:
+                if self._closing:
+                    instance.cursor.cancel()
+                    raise
+                # else the body ended with it: the row's own error
+            self._bodies -= 1
+            in_body = False
+            self._news.set()
+            try:
+                for barrier in instance.cursor.barriers():
+                    await instance.cursor.backend.wait_async(barrier)
+            except asyncio.CancelledError:
+                instance.cursor.cancel()
+                raise
+            results.end(i)
+        finally:
+            self._bodies -= in_body
+            if i in results.found:
+                self._done.append(i)
 
     def _give_up_late(self) -> None:
         """End what the batch's own time has run out for; a program's own `timeout` is watched by itself."""
-        if self._plan.deadline is None or time.monotonic() < self._plan.deadline:
+        if self._plan.expired or self._plan.deadline is None or time.monotonic() < self._plan.deadline:
             return
         self._plan.expired = self._stopping = True
         for instance in list(self._results.running.values()):
@@ -149,3 +192,13 @@ class AsyncBatch:
 
 async def _next(states: AsyncIterator[ProgramState]) -> ProgramState:
     return await states.__anext__()
+
+
+async def _wait(news: asyncio.Event, seconds: float | None) -> None:
+    if seconds is None:
+        await news.wait()
+        return
+    try:
+        await asyncio.wait_for(news.wait(), seconds)
+    except asyncio.TimeoutError:
+        return

@@ -62,7 +62,7 @@ class Cursor:
         self._synced: Handle[None] | None = None  # the barrier after everything that was said
         self._closed: Handle[None] | None = None  # the barrier of a branch that was closed
         self.log: list[Expr | Segment] | None = None  # in a fork: what was said since, with what the model wrote
-        weakref.finalize(self, branch.close).atexit = False
+        weakref.finalize(self, branch.closer()).atexit = False
 
     # -- saying more
     def say(self, expr: Expr) -> None:

@@ -223,6 +223,9 @@ class DryBranch:
     def cancel(self, error: BaseException | None = None) -> None:
         return None  # nothing is under way
 
+    def closer(self) -> Callable[[], None]:
+        return self.close
+
     def close(self) -> None:
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 
 from ..lang.errors import OptionError
 
@@ -27,7 +28,16 @@ def take(fd: int, path: str) -> None:
             ) from None
 
 
+def release(fd: int) -> None:
+    """Let others have it now: a process that was forked meanwhile has the file open too."""
+    with suppress(OSError):
+        _unlock(fd)
+
+
 if sys.platform == "win32":
+
+    def _unlock(fd: int) -> None:
+        pass  # no process is forked there; closing releases
 
     def _lock(fd: int) -> None:
         import msvcrt
@@ -39,6 +49,11 @@ if sys.platform == "win32":
             os.lseek(fd, 0, os.SEEK_SET)
 
 else:
+
+    def _unlock(fd: int) -> None:
+        import fcntl
+
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _lock(fd: int) -> None:
         import fcntl

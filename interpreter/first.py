@@ -40,10 +40,9 @@ class _Race:
 
     def _ended(self, i: int, barrier: Handle[None]) -> None:
         """A branch is done (told by whoever drives): losers are cancelled here, before the next step."""
-        if self._over.done:
-            return
         if barrier.error is None:
-            self._over.finish(self._states[i])
+            if not self._over.finish(self._states[i]):
+                return
             for state in self._states:
                 if state is not self._states[i]:
                     state._cursor.cancel(Cancelled("another branch of the group finished first"))

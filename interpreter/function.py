@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from ..backend.base import Backend
 from ..lang.errors import NotYet, OptionError, suggest
 from .arguments import RUN_OPTIONS, Declared, Options
-from .batch import Batch, Results
+from .batch import Batch
 from .batch_async import AsyncBatch
 from .journal import Journal
 from .plan import Plan, States
+from .results import Results
 from .rows import Row, Rows
-from .run import Instance, done, is_async, run_async, run_here, run_stream
+from .run import Instance, done, is_async, no_loop_here, run_async, run_here, run_stream
 from .started import backend_here, instance_here
 from .state import ProgramState
 
@@ -151,6 +152,8 @@ class SglFunction:
         `batch_timeout`: seconds for all rows together; `timeout` is each program's own.
         The rest are run-level options, as in `run`.
         """
+        if is_async(self.func):
+            no_loop_here(self.__name__, "arun_batch")  # before a journal is opened
         results = self._results(
             rows,
             False,

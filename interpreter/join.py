@@ -262,7 +262,7 @@ class ProgramStateGroup:
         """For a notebook: what each branch said since the fork."""
         parent, found = self.src_state._cursor.segments, []
         for i, state in enumerate(self.states):
-            if not state._is_awaited():
+            if not state._body.is_on_its_loop():
                 state._finish()
             found.append((f"branch {i} of {len(self)}", parts_of(since_fork(state._cursor.segments, parent))))
         return html_of_group(found)

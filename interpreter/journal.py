@@ -58,7 +58,7 @@ class Journal:
         self._began: dict[int, tuple[str, float]] = {}  # rows that run: fingerprint and time of start
         self._broken = self._closed = False
         self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, os.close, fd)
+        self._finalizer = weakref.finalize(self, _close, fd, os.getpid())
 
     @staticmethod
     def open(path: str | os.PathLike[str], program: str) -> Journal:
@@ -270,6 +270,12 @@ class _Places:
             return None
         at = 2 * (i % _PAGE)
         return (page[at], page[at + 1]) if page[at] else None  # no row begins where the file does
+
+
+def _close(fd: int, opener: int) -> None:
+    if os.getpid() == opener:  # not in a process that was forked from it
+        file_lock.release(fd)
+    os.close(fd)
 
 
 def _checked_path(path: Any) -> str:

@@ -11,7 +11,7 @@ from .state import ProgramState
 from .usage import UsageTree
 
 if TYPE_CHECKING:
-    from .batch import Results
+    from .results import Results
 
 MAX_THREADS = 64
 IN_FLIGHT = 256

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..backend.base import Usage
 
 if TYPE_CHECKING:
-    from .batch import Found
+    from .results import Found
 
 
 class Progress:

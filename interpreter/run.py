@@ -15,7 +15,8 @@ import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from ..backend.base import Backend
@@ -26,6 +27,9 @@ from .cursor import Cursor
 from .record import ProgramRecord, begin, seed_of
 from .state import ProgramState
 from .usage import Ledger
+
+GRACE = 1.0
+"""Seconds that a cancelled body has to clean up before it is left behind."""
 
 _caller: contextvars.ContextVar[Instance | None] = contextvars.ContextVar("sgl program", default=None)
 """The program whose body runs here: what a program run inside it costs is part of its costs."""
@@ -51,8 +55,7 @@ class Instance:
         self.timeout = options.timeout
         self.may_be_late = may_be_late  # its batch has a time limit
         self.deadline = None if options.timeout is None else time.monotonic() + options.timeout
-        self._given_up: asyncio.Event | None = None
-        self._task: asyncio.Future[Any] | None = None
+        self._given_up: asyncio.Event | None = None  # set: whoever awaits the body need not wait for its end
         self.body = Body(is_async(func))
         caller = _caller.get()
         inside = None if caller is None else caller.record
@@ -80,6 +83,7 @@ class Instance:
     def execute(self) -> None:
         """Run a plain body here. Its error is noted in `body`, not raised."""
         outer = _caller.set(self)
+        self.body.runs_here()
         try:
             value = done(self._func(self.state, *self.call.args, **self.call.kwargs), self.name)
         except BaseException as error:
@@ -97,8 +101,6 @@ class Instance:
             value = await self._within(self._func(self.state, *self.call.args, **self.call.kwargs))
         except asyncio.CancelledError as error:
             self.cursor.cancel()
-            if self.body.ended:
-                return  # it was given up, and that was its task
             self._end(error=error)
             raise
         except BaseException as error:
@@ -106,22 +108,37 @@ class Instance:
         else:
             self._end(value)
         finally:
-            _caller.reset(outer)
+            with suppress(ValueError):  # a dropped coroutine is closed in whatever context it is dropped
+                _caller.reset(outer)
 
-    async def _within(self, body: Awaitable[Any]) -> Any:
-        """The body's value; where it has a time limit, in a task that can be ended from outside."""
+    async def _within(self, body: Coroutine[Any, Any, Any]) -> Any:
+        """The body's value; where it has a time limit, in a task that can be left behind."""
         if self.deadline is None and not self.may_be_late:
+            self.body.runs_here()
             return await body
-        self._task = asyncio.ensure_future(body)
+        self._given_up = asyncio.Event()
+        task = asyncio.ensure_future(_contained(body))
+        self.body.runs_here(task)
+        late = asyncio.ensure_future(self._given_up.wait())
         left = None if self.deadline is None else self.deadline - time.monotonic()
         try:
-            done, _ = await asyncio.wait([self._task], timeout=left)
+            await asyncio.wait([task, late], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._task.cancel()
+            task.cancel()
             raise
-        if not done:
-            self.give_up(self._timeout_error())
-        return await self._task
+        finally:
+            late.cancel()
+        if not task.done():
+            if not self.body.ended:
+                self.give_up(self._timeout_error())
+            task.cancel()
+            await asyncio.wait([task], timeout=GRACE)  # it may clean up; it may also refuse
+            task.add_done_callback(_forget)
+            return None
+        value, error = task.result()
+        if error is not None:
+            raise error
+        return value
 
     async def finish_body(self) -> None:
         """Run the body on this loop, or (a plain one) on a thread; until it has ended or is given up."""
@@ -134,12 +151,10 @@ class Instance:
             self.give_up(self._timeout_error())
 
     def give_up(self, error: BaseException) -> None:
-        """End the program with `error`, whatever its body does. A thread that runs it is left to itself."""
+        """End the program with `error`, whatever its body does: a thread or a task that runs it is left to itself."""
         if not self.body.ended:
             self._end(error=error)
         self.cursor.cancel(error)
-        if self._task is not None:
-            self._task.cancel()
         if self._given_up is not None:
             self._given_up.set()
 
@@ -162,6 +177,22 @@ class Instance:
         if self.body.error is not None:
             self.cursor.cancel()
             self.body.outcome.value()
+
+
+async def _contained(body: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """(value, error): an interruption that a task raised would end the whole loop."""
+    try:
+        return await body, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return None, error
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    """Nobody will ask what became of it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def is_async(func: Callable[..., Any]) -> bool:

@@ -316,7 +316,7 @@ class ProgramState:
     def usage(self) -> UsageTree:
         """Token counts as a tree: this branch, its calls, and the branches forked from it. Waits for what was said (in
         the body of an async program it does not wait)."""
-        if not self._is_awaited():
+        if not self._body.is_on_its_loop():
             self._wait(self._cursor.barriers())
         return self._cursor.ledger.tree()
 
@@ -346,13 +346,13 @@ class ProgramState:
     __iter__ = None  # it has names and text, not items
 
     def __repr__(self) -> str:
-        if not self._is_awaited():
+        if not self._body.is_on_its_loop():
             self._finish()  # raises nothing: a failed program shows the text it got to
         return f"ProgramState({joined(self._cursor.segments)})"
 
     def _repr_html_(self) -> str:
         """The transcript for a notebook, coloured by where its text came from."""
-        if not self._is_awaited():
+        if not self._body.is_on_its_loop():
             self._finish()
         return html_of(parts_of(self._cursor.segments))
 
@@ -383,7 +383,7 @@ class ProgramState:
             version = self._body.pulse.version
             if (found := self._look(name, growing)) is not None:
                 return found
-            await self._body.pulse.wait_async(version)
+            await self._body.wait_async(version)
 
     def _look(self, name: str, growing: bool) -> Variable | None:
         complete = self._complete()  # before looking: what is not there then never will be
@@ -402,6 +402,11 @@ class ProgramState:
         raise VariableError(f"the program has no variable {name!r}{suggest(str(name), names)}; {known}")
 
     def _wait(self, handles: Sequence[Handle[Any]]) -> None:
+        if self._body.is_on_its_loop() and not all(handle.done for handle in handles):
+            raise OptionError(
+                "this is not finished, and waiting for it here would block the event loop that its async program ran "
+                "on: use `await state.aget(name)` or `await state.async_text()`"
+            )
         for handle in handles:
             self._cursor.backend.wait(handle)
 
@@ -425,7 +430,7 @@ class ProgramState:
             version = self._body.pulse.version
             if self._over():
                 break
-            await self._body.pulse.wait_async(version)
+            await self._body.wait_async(version)
         barrier = self._barrier()
         for handle in [*pending(self._cursor.segments), barrier, *self._cursor.barriers()[1:]]:
             await self._cursor.backend.wait_async(handle)

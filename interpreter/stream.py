@@ -80,4 +80,4 @@ async def pieces_async(reader: Reader, backend: Backend, body: Body) -> AsyncIte
         elif isinstance(found, AtHandle):
             await backend.wait_async(found.handle, found.seen)
         else:
-            await body.pulse.wait_async(found.version)
+            await body.wait_async(found.version)

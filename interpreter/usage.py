@@ -35,9 +35,9 @@ class UsageTree:
 
     @property
     def total(self) -> Usage:
-        total = self.own + Usage()
-        for branch in self.branches:
-            total.add(branch.total)
+        total = Usage()
+        for tree in self.walk():
+            total.add(tree.own)
         return total
 
     @staticmethod
@@ -45,19 +45,23 @@ class UsageTree:
         return UsageTree(label, Usage(), [], rows)
 
     def walk(self) -> Iterator[UsageTree]:
-        yield self
-        for branch in self.branches:
-            yield from branch.walk()
+        """This tree and all beneath it, parents first. (Programs may be forked deeper than Python recurses.)"""
+        return (tree for tree, _ in self._walk())
+
+    def _walk(self) -> Iterator[tuple[UsageTree, int]]:
+        stack = [(self, 0)]
+        while stack:
+            tree, depth = stack.pop()
+            yield tree, depth
+            stack += [(branch, depth + 1) for branch in reversed(tree.branches)]
 
     def __repr__(self) -> str:
-        return "\n".join(self._lines(""))
-
-    def _lines(self, indent: str) -> Iterator[str]:
-        yield f"{indent}{self.label}: {_counts(self.total)}"
-        for call in self.calls:
-            yield f"{indent}  {call.where}: {_counts(call.usage)}"
-        for branch in self.branches:
-            yield from branch._lines(indent + "  ")
+        lines = []
+        for tree, depth in self._walk():
+            indent = "  " * depth
+            lines.append(f"{indent}{tree.label}: {_counts(tree.total)}")
+            lines += [f"{indent}  {call.where}: {_counts(call.usage)}" for call in tree.calls]
+        return "\n".join(lines)
 
 
 def _counts(usage: Usage) -> str:
@@ -72,58 +76,69 @@ def _counts(usage: Usage) -> str:
 
 
 class Ledger:
-    """The growing side of one branch."""
+    """The growing side of one branch. A ledger with a budget counts what the calls here and beneath it cost."""
 
-    __slots__ = ("_branch", "_budget", "_caller", "_calls", "_children", "_label")
+    __slots__ = ("_branch", "_budget", "_calls", "_children", "_label", "_limited", "_spent")
 
     def __init__(self, label: str, branch: Branch, budget: Budget | None = None) -> None:
         self._label, self._branch = label, branch
         self._budget = budget
-        self._caller: Ledger | None = None  # whose costs these are part of
+        self._spent = Usage()  # of finished calls; only counted with a budget
+        self._limited: tuple[Ledger, ...] = () if budget is None else (self,)  # those with a budget, here and above
         self._calls: list[tuple[str, Handle[Any]]] = []
         self._children: list[Ledger] = []
 
     def call(self, where: str, handle: Handle[Any]) -> None:
         self._calls.append((where, handle))
+        if self._limited:
+            handle.listen(lambda: self._count(handle))
+
+    def _count(self, handle: Handle[Any]) -> None:
+        if handle.done:
+            for each in self._limited:
+                each._spent.add(_spent(handle))
 
     def fork(self, child: Ledger) -> None:
-        child._caller = self
+        """What the child costs is part of what this costs."""
+        child._limited = (*self._limited, *child._limited)
         self._children.append(child)
 
     def gate(self) -> Callable[[], None] | None:
         """What refuses a call once a budget here or above is spent; None where there is none."""
-        limited = [each for each in self._upwards() if each._budget is not None]
-        if not limited:
-            return None
+        return self._check if self._limited else None
 
-        def check() -> None:
-            for each in limited:
-                assert each._budget is not None
-                each._budget.check(each.total(), each._label)
-
-        return check
-
-    def _upwards(self) -> Iterator[Ledger]:
-        at: Ledger | None = self
-        while at is not None:
-            yield at
-            at = at._caller
+    def _check(self) -> None:
+        for each in self._limited:
+            assert each._budget is not None
+            each._budget.check(each._spent, each._label)
 
     def total(self) -> Usage:
         """What this branch and all beneath it cost so far."""
-        total = self._branch.usage + Usage()
-        for child in list(self._children):
-            total.add(child.total())
-        return total
+        return self.tree(calls=False).total
 
-    def tree(self) -> UsageTree:
-        """A snapshot; calls that failed or are not finished are left out."""
-        calls = [Call(where, _used(h.result)) for where, h in list(self._calls) if h.done and h.error is None]
-        return UsageTree(self._label, self._branch.usage + Usage(), calls, [c.tree() for c in list(self._children)])
+    def tree(self, calls: bool = True) -> UsageTree:
+        """A snapshot; calls that are not finished are left out."""
+        root = self._snapshot(calls)
+        stack = [(self, root)]
+        while stack:
+            ledger, tree = stack.pop()
+            for child in list(ledger._children):
+                branch = child._snapshot(calls)
+                tree.branches.append(branch)
+                stack.append((child, branch))
+        return root
+
+    def _snapshot(self, calls: bool) -> UsageTree:
+        found = [Call(where, _spent(h)) for where, h in list(self._calls) if h.done] if calls else []
+        return UsageTree(self._label, self._branch.usage + Usage(), found)
 
 
-def _used(result: Any) -> Usage:
-    total = Usage()
+def _spent(handle: Handle[Any]) -> Usage:
+    """What a finished call has cost."""
+    if handle.error is not None:
+        return Usage() if handle.usage is None else handle.usage
+    total, result = Usage(), handle.result
+    assert result is not None
     for one in result if isinstance(result, list) else [result]:
         total.add(one.usage)
     return total

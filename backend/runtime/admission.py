@@ -5,11 +5,11 @@ spans or steps.
 
 Without it, a thousand programs that start together each take some of the pool, and then take it from each other: what
 was computed is given up and computed again. So a program is *admitted* when the KV it is expected to need fits beside
-what the admitted ones hold and are expected to take yet; until then its calls wait, and those of later programs behind
-them. The expectation is what programs before it computed, mean plus mean deviation (Jacobson's estimator of round-trip
-times, 1988). Before any has ended only the calls that are in the queue are known, of programs that may make many more:
-then the first ones may plan with a part of the pool only. A program that was preempted was let in too early: it is
-admitted anew, when it fits.
+what the admitted ones hold and are expected to take yet; until then its calls wait, and so do later programs. The
+expectation is its own new text, and what programs before it computed after theirs: mean plus mean deviation (Jacobson's
+estimator of round-trip times, 1988). Before any has ended only the calls that are in the queue are known, of programs
+that may make many more: then the first ones may plan with a part of the pool only. A program that was preempted was let
+in too early: it is admitted anew, when it fits.
 
 An expectation is no promise: the scheduler still preempts when it was wrong. Nor may it hold anything up: where the
 admitted programs are all silent for a while, the next one is let in whatever it needs (they may be waiting for it).
@@ -43,15 +43,22 @@ class Account:
     """What one program needs, with every program that its body runs: those are let in with it. `over`: its body has
     ended, so it leaves as soon as none of its `calls` is left; branches may outlive the body."""
 
-    __slots__ = ("admitted", "calls", "computed", "goal", "over", "rows")
+    __slots__ = ("admitted", "calls", "computed", "given", "goal", "over", "rows")
 
     def __init__(self) -> None:
         self.calls = 0
         self.over = False
         self.rows = 0  # of KV that went through the model, in all branches
         self.computed = 0  # of them, those that were not computed before
+        self.given: int | None = None  # of them, the text before its first call, as far as it was new then
         self.admitted = False
         self.goal = 0  # what `rows` was expected to come to when it was admitted
+
+    @property
+    def grown(self) -> int:
+        """Rows since its first call began: what programs have in common (the text before it may be a long prefix that
+        the first of them computes for all)."""
+        return max(0, self.computed - (self.given or 0))
 
 
 class Program:
@@ -87,7 +94,7 @@ class Admission:
 
     def add(self, branch: Branch) -> None:
         branch.waiting = True
-        insort(self.waiting, branch, key=_order)
+        insort(self.waiting, branch, key=by_order)
         self._full &= self.waiting[0] is not branch
 
     def remove(self, branch: Branch) -> None:
@@ -111,10 +118,16 @@ class Admission:
                     break
                 account.admitted, account.goal = True, account.rows + need
                 self.admitted[account] = None
-                owed += max(need, self._typical() - account.computed)
+                owed += need
             idle = branch.waiting = False
             found.append(branch)
             del self.waiting[0]
+        if found:  # other branches of the programs that were let in
+            for branch in self.waiting:
+                if branch.program.account.admitted:
+                    branch.waiting = False
+                    found.append(branch)
+            self.waiting = [branch for branch in self.waiting if branch.waiting]
         return found
 
     # -- programs come and go
@@ -145,7 +158,7 @@ class Admission:
                 if account.admitted:
                     self.revoke(account)
                     if well and account.computed:
-                        self._learn(account.computed)
+                        self._learn(max(1, account.grown))
 
     def _learn(self, rows: int) -> None:
         off = rows - self._mean
@@ -159,23 +172,26 @@ class Admission:
 
     def _need(self, branch: Branch) -> int:
         """Rows that the program is expected to compute from here on."""
+        account = branch.program.account
         new = branch.length - self.tree.known(branch.path_tokens())
+        if account.given is None:
+            account.given = new
         if not self._mean:
             most = branch.may_generate()
             return new + max(most, min(UNKNOWN * most, self.context_length - branch.length), 1)
-        return new + max(1, self._typical() - (branch.program.account.computed or new))
+        return new + max(1, self._typical() - account.grown)
 
     def _typical(self) -> int:
         return int(self._mean + self._deviation)
 
     def _owed(self) -> int:
         typical = self._typical()
-        return sum([max(0, a.goal - a.rows, typical - a.computed) for a in self.admitted])
+        return sum([max(0, a.goal - a.rows, typical - a.grown) for a in self.admitted])
 
     @staticmethod
     def _fits(rows: int, room: int) -> bool:
         return rows <= room
 
 
-def _order(branch: Branch) -> tuple[int, ...]:
+def by_order(branch: Branch) -> tuple[int, ...]:
     return branch.order

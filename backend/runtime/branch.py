@@ -15,7 +15,7 @@ Invariants: 0 <= computed <= length; tail_computed > 0 only if the whole path is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,20 @@ class Held:
         """What it waits for is not its own to fail."""
 
 
+class Lease:
+    """What closes a branch when its owner is dropped, for a finaliser to hold: it lets go of a branch that failed,
+    whose error has a traceback, whose frames hold the owner."""
+
+    __slots__ = ("branch",)
+
+    def __init__(self, branch: Branch) -> None:
+        self.branch: Branch | None = branch
+
+    def end(self) -> None:
+        if (branch := self.branch) is not None:
+            branch.close()
+
+
 Op = Any  # a Piece, or one of the above
 
 
@@ -124,6 +138,7 @@ class Branch:
         self.waits_for: Samples | Held | None = None  # no op follows yet: other samples of a gen, or a hold
         self.told = 0  # tokens that the traces of calls have told of
         self.pinned = False  # its KV is never given up for others (a cached prefix)
+        self._lease = Lease(self)
 
     # -- the protocol: enqueue and return
     def append(self, text: str, *, markup: bool = False) -> None:
@@ -171,6 +186,9 @@ class Branch:
         # May run in a finaliser, in the middle of anything: no lock may be taken here, so nobody is woken.
         self.closing = True
         self.engine.notify(self, wake=False)
+
+    def closer(self) -> Callable[[], None]:
+        return self._lease.end
 
     def _enqueue(self, op: Op) -> Any:
         if self.closing:
@@ -362,6 +380,7 @@ class Branch:
     def fail(self, error: BaseException) -> None:
         """Everything pending completes with `error`; everything later will. Children not yet born fail with it."""
         self.error = self.error or error
+        self._lease.branch = None
         job, self.job = self.job, None
         if job is not None:
             job.abandon(self, self.error)

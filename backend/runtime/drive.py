@@ -65,6 +65,13 @@ class Drive:
         finally:
             if mine:
                 self._release()
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Whoever leaves for good lets a sleeper know of programs that wait to be let in: it may have gone to sleep
+        before its own program was one of them. (Not at every release: two sleepers would ring each other.)"""
+        if self.engine.admission.waiting:
+            self.wake()
 
     def _release(self) -> None:
         self._owner = None
@@ -109,6 +116,7 @@ class Drive:
                 handle.unlisten(ring)
                 self._sleepers.pop(threading.get_ident(), None)
                 self._pass_on()  # whoever still waits may have to take over
+                self._hand_over()
 
     def _drive(self, enough: Callable[[], bool], deadline: float | None) -> bool:
         """Step until enough, late, or wanted by another. False when there was nothing to do, or another drives."""
@@ -184,6 +192,7 @@ class Drive:
                     break
             _sleep(bell, self._patience(0.5))
         self._pass_on()
+        self._hand_over()
 
     def _patience(self, left: float | None) -> float | None:
         """How long to sleep: while programs wait to be admitted, not long."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from ...lang.errors import BackendError, Cancelled, OutOfMemory
 from ..base import StepRecord
-from .admission import Admission, Program
+from .admission import Admission, Program, by_order
 from .batch import Model
 from .branch import Branch, ForkOp, HoldOp, RestOp, SyncOp, TokensOp, refuse
 from .constrained_gen import ConstrainedGen
@@ -68,6 +68,7 @@ class Engine:
         self._timed: dict[Branch, None] = {}  # branches with a job that may run out of time
         self._worked = 0.0  # when the last step ended
         self.meter = Meter()
+        self._lingering: dict[Branch, None] = {}  # closing, with a fork that some child was still needing
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
         self.closed: BaseException | None = None
 
@@ -130,6 +131,7 @@ class Engine:
             self._expire()
             self._admit()
             if not self.active:
+                self._fresh.clear()
                 return None
             spans, starved = self.scheduler.plan(self.active)
             for victim in self.scheduler.evicted:
@@ -160,8 +162,11 @@ class Engine:
         if self.admission.waiting:
             idle = not self.active and time.monotonic() - self._worked > self.admission.grace
             for branch in self.admission.admit(idle):
-                insort(self.active, branch, key=_order)
-                self._fresh.append(branch)
+                self._run(branch)
+
+    def _run(self, branch: Branch) -> None:
+        insort(self.active, branch, key=by_order)
+        self._fresh.append(branch)
 
     def _send_back(self, victim: Branch) -> None:
         """It gave up its KV: its program is to be admitted anew, unless another of its branches is in this step."""
@@ -264,6 +269,15 @@ class Engine:
 
     # -- branches and their ops
     def take_inbox(self) -> None:
+        """Take notice of all news; a branch that lingered for its children goes with the last of them."""
+        self._take_news()
+        while gone := [b for b in self._lingering if b.closed or b.error is not None or self._drop_after_forks(b)]:
+            for branch in gone:
+                del self._lingering[branch]
+                self._close(branch)
+            self._take_news()
+
+    def _take_news(self) -> None:
         while self.inbox:
             branch = self.inbox.popleft()
             branch.queued = False
@@ -271,6 +285,8 @@ class Engine:
                 self._fail(branch, branch.error or self.closed or BackendError("the runtime was shut down"))
             elif branch.closing and self._drop_after_forks(branch):
                 self._close(branch)
+            elif branch.closing and (branch.job is not None or branch.waits_for is not None or not branch.born):
+                self._lingering[branch] = None
             elif branch.born:
                 self._advance(branch)
 
@@ -278,7 +294,7 @@ class Engine:
         """Refuse a closing branch's ops after its last fork (children still need what is before it); True if no fork is
         left, so that the branch can go."""
         error = closed_early()
-        while branch.ops and not isinstance(branch.ops[-1], ForkOp):
+        while branch.ops and not (isinstance(op := branch.ops[-1], ForkOp) and not all(map(_gone, op.children))):
             refuse(branch.ops.pop(), error)
         return not branch.ops
 
@@ -330,7 +346,10 @@ class Engine:
         self.admission.call_begins(branch)
         if branch.program.deadline is not None or job.timeout is not None:
             self._timed[branch] = None
-        self.admission.add(branch)  # the next launch lets it in
+        if branch.program.account.admitted:
+            self._run(branch)
+        else:
+            self.admission.add(branch)  # the next launch may let it in
 
     def _deactivate(self, branch: Branch) -> None:
         self._timed.pop(branch, None)
@@ -341,7 +360,7 @@ class Engine:
 
     def _place(self, branch: Branch) -> int | None:
         """Where an active branch is in the list (n samples of one gen share an order)."""
-        i = bisect_left(self.active, branch.order, key=_order)
+        i = bisect_left(self.active, branch.order, key=by_order)
         while i < len(self.active) and self.active[i].order == branch.order:
             if self.active[i] is branch:
                 return i
@@ -413,8 +432,8 @@ class Engine:
         return True
 
 
-def _order(branch: Branch) -> tuple[int, ...]:
-    return branch.order
+def _gone(child: Branch) -> bool:
+    return child.closed or child.error is not None
 
 
 def _call_all(calls: list[Callable[[], None]]) -> None:

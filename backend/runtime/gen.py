@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...lang.expr import DEFAULT_MAX_TOKENS, Sampling
-from ..base import GenRequest, GenResult, Handle, TokenLogprob
+from ..base import GenRequest, GenResult, Handle, TokenLogprob, Usage
 from .chain import Trie
 from .job import Job
 from .noise import mix
@@ -235,6 +235,7 @@ class Gen(Job):
         self.stamp()
         self.samples.owner.usage.add(self.usage)
         branch.engine.meter.ended.add(self.usage)
+        self.samples.handle.usage = self.usage + (self.samples.handle.usage or Usage())
         self.samples.fail(error)
 
 

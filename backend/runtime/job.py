@@ -120,4 +120,5 @@ class Job:
         self.stamp()
         branch.usage.add(self.usage)
         branch.engine.meter.ended.add(self.usage)
+        self.handle.usage = self.usage
         self.handle.finish(None, error)

@@ -204,3 +204,34 @@ def test_programs_that_are_over_leave_although_their_states_are_kept():
     runtime.engine.step()
     runtime.check()
     assert not runtime.engine.admission.admitted and not runtime.engine.admission._leaving
+
+
+def test_calls_of_admitted_programs_do_not_queue_behind_others():
+    """Forty outer programs run five inner ones each, in a pool for a few of them."""
+    runtime = Runtime.toy(max_total_tokens=1500)
+
+    @sgl.function
+    def inner(s, i):
+        s += f"inner {i} " + sgl.gen("x", max_tokens=10, ignore_eos=True)
+
+    @sgl.function
+    def outer(s, i):
+        for k in range(5):
+            s += f"outer {i} " + inner.run(k, backend=runtime)["x"] + sgl.gen(f"y{k}", max_tokens=10, ignore_eos=True)
+            s[f"y{k}"]
+
+    states = outer.run_batch([(i,) for i in range(40)], backend=runtime)
+    total = states.usage.total
+    assert total.calls == 400 and total.recomputed < 0.05 * total.computed
+    assert runtime.engine.scheduler.preemptions <= 4
+
+
+def test_a_long_common_prefix_is_not_expected_of_each_program():
+    runtime = Runtime.toy(max_total_tokens=3000)
+
+    @sgl.function
+    def row(s, i):
+        s += "x" * 1500 + f" {i} " + sgl.gen("a", max_tokens=20, ignore_eos=True)
+
+    row.run_batch([(i,) for i in range(100)], backend=runtime)
+    assert runtime.engine.steps < 100, "they run side by side"

@@ -77,6 +77,9 @@ class Branch:
     def close(self) -> None:
         self.closed = True
 
+    def closer(self) -> Callable[[], None]:
+        return self.close
+
     def fail(self, error: BaseException) -> None:
         self.error = self.error or error
         while self.ops:

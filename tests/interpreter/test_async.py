@@ -48,9 +48,7 @@ def test_reads_are_awaited():
         lambda read: read[0],
         lambda read: read.strip(),
         lambda read: read % 2,
-        hash,
         int,
-        lambda read: {read: 1},
     ],
 )
 def test_a_read_that_is_not_awaited_is_an_error_and_never_a_wrong_value(use):
@@ -356,3 +354,30 @@ def test_a_slow_constraint_blocks_neither_the_loop_nor_other_programs():
 
     assert refused.run(backend=runtime).ret_value
     runtime.check()
+
+
+def test_reads_can_be_gathered():
+    @sgl.function
+    async def program(s):
+        s += sgl.gen("a") + sgl.gen("b")
+        return await asyncio.gather(s["a"], s["b"], s.text())
+
+    assert program.run(backend=FakeBackend("x")).ret_value == ["x", "x", "xx"]
+
+
+def test_an_unfinished_branch_of_a_program_that_is_over_does_not_block_the_loop():
+    @sgl.function
+    async def program(s):
+        s += "x"
+        group = s.fork(1)
+        group += sgl.gen("a", max_tokens=600, ignore_eos=True)
+        return group[0]
+
+    async def main():
+        state = await program.arun(backend=Runtime.toy())
+        branch = state.ret_value
+        with pytest.raises(sgl.OptionError, match="aget"):
+            branch["a"]
+        assert await branch.aget("a") == branch["a"] != ""
+
+    asyncio.run(main())

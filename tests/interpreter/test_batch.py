@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -542,3 +543,198 @@ def test_a_full_disk_under_the_journal(on_error, tmp_path, monkeypatch):
     backend = FakeBackend(echo)
     states = program.run_batch(rows, resume=path, backend=backend)
     assert [s.text() for s in states] == [f"{i}xXXX" for i in range(50)] and len(backend.branches) == 46
+
+
+# -- what a review found
+
+
+def test_a_row_that_begins_while_the_waiter_sleeps_has_its_timeout():
+    @sgl.function
+    def sleeps(s, i):
+        time.sleep(3 if i else 0.01)
+
+    def rows():
+        yield (0,)
+        time.sleep(0.2)
+        yield (1,)
+
+    start = time.monotonic()
+    states = sleeps.run_batch(rows(), timeout=0.3, num_threads=1, on_error="keep", backend=FakeBackend())
+    assert list(states.errors) == [1] and time.monotonic() - start < 2
+
+
+def test_a_body_that_ends_at_its_deadline_finishes_its_row_once():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    @sgl.function
+    def sleeps(s, k):
+        time.sleep(0.03 + k * 1e-4)
+
+    try:
+        for turn in range(15):
+            rows = [((turn * 7 + i * 13) % 25 - 20,) for i in range(32)]
+            assert len(sleeps.run_batch(rows, timeout=0.03, on_error="keep", backend=FakeBackend())) == 32
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_rows_that_are_slow_to_come_hold_nothing_back():
+    async def rows():
+        yield ("0x",)
+        await asyncio.sleep(1.5)
+        yield ("1x",)
+
+    async def main():
+        start = time.monotonic()
+        states = native.arun_batch(rows(), generator_style=True, backend=FakeBackend(echo))
+        assert (await states.__anext__()).text() == "0xXXX" and time.monotonic() - start < 1
+        await states.aclose()
+        with pytest.raises(sgl.ProgramTimeout, match="batch_timeout"):
+            await native.arun_batch(rows(), batch_timeout=0.2, backend=FakeBackend(echo))
+        assert time.monotonic() - start < 1.2
+
+        queue = asyncio.Queue()  # each row is put there by who reads the one before
+
+        async def fed():
+            while (i := await queue.get()) is not None:
+                yield (f"{i}x",)
+
+        queue.put_nowait(0)
+        async for state in native.arun_batch(fed(), generator_style=True, backend=FakeBackend(echo)):
+            n = int(state.text()[0])
+            queue.put_nowait(n + 1 if n < 3 else None)
+        assert n == 3
+
+    asyncio.run(main())
+
+
+def test_rows_that_block_do_not_hold_up_the_end_of_a_batch():
+    def rows():
+        yield ("0x",)
+        time.sleep(2)
+
+    start = time.monotonic()
+    with pytest.raises(sgl.ProgramTimeout, match="batch_timeout"):
+        program.run_batch(rows(), batch_timeout=0.2, backend=FakeBackend(echo))
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0.2}, {"batch_timeout": 0.2}])
+def test_a_body_that_refuses_to_be_cancelled_is_left_behind(options, monkeypatch):
+    from sgl.interpreter import run
+
+    monkeypatch.setattr(run, "GRACE", 0.1)
+
+    @sgl.function
+    async def stubborn(s, i):
+        end = time.monotonic() + (1.5 if i else 0)
+        while time.monotonic() < end:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    start = time.monotonic()
+
+    async def main():
+        states = await stubborn.arun_batch([(0,), (1,)], on_error="keep", backend=FakeBackend(), **options)
+        assert list(states.errors) == [1] and isinstance(states.errors[1], sgl.ProgramTimeout)
+        return time.monotonic() - start
+
+    assert asyncio.run(main()) < 1.4
+
+
+def test_a_body_that_cancels_itself_is_one_rows_error():
+    @sgl.function
+    async def cancels(s, i):
+        s += "a"
+        if i == 1:
+            raise asyncio.CancelledError
+        if i == 2:
+            raise SystemExit(3)
+
+    for options in ({}, {"timeout": 5}):
+        states = cancels.run_batch([(0,), (1,), (2,), (3,)], on_error="keep", backend=FakeBackend(), **options)
+        assert list(states.errors) == [1, 2] and isinstance(states.errors[2], SystemExit)
+
+
+def test_after_a_failure_no_waiting_row_begins():
+    began = []
+
+    @sgl.function
+    def fails(s, i):
+        began.append(i)
+        raise LookupError(i)
+
+    async def main():
+        with pytest.raises(LookupError):
+            await fails.arun_batch([(i,) for i in range(100)], num_threads=1, backend=FakeBackend())
+
+    asyncio.run(main())
+    assert len(began) < 10
+
+
+def test_a_refused_batch_leaves_its_journal_free(tmp_path):
+    async def main():
+        with pytest.raises(sgl.OptionError, match="arun_batch") as kept:
+            native.run_batch([("a",)], resume=tmp_path / "j", backend=FakeBackend(echo))
+        states = await native.arun_batch([("a",)], resume=tmp_path / "j", backend=FakeBackend(echo))
+        assert states[0]["b"] == "A" and kept is not None
+
+    asyncio.run(main())
+
+
+def test_a_system_without_threads_to_give_goes_on_with_those_there_are(monkeypatch):
+    from sgl.interpreter import batch
+
+    given = []
+    start = batch.start_thread
+
+    def few(name, work):
+        if len(given) >= 2:
+            raise RuntimeError("can't start new thread")
+        given.append(name)
+        return start(name, work)
+
+    monkeypatch.setattr(batch, "start_thread", few)
+    states = program.run_batch([(f"{i}x",) for i in range(30)], backend=FakeBackend(echo))
+    assert [s.text() for s in states] == [f"{i}xXXX" for i in range(30)]
+
+
+def test_a_slow_consumer_does_not_stop_the_model():
+    @sgl.function
+    def lazy(s, i):
+        s += f"{i}:" + sgl.gen("a", max_tokens=20, ignore_eos=True)
+
+    runtime = sgl.Runtime.toy()
+    rows = lazy.run_batch(
+        [(i,) for i in range(40)], generator_style=True, timeout=1.0, on_error="keep", backend=runtime
+    )
+    seen = []
+    for state in rows:
+        time.sleep(0.05)
+        seen.append(state.error())
+    assert len(seen) == 40 and not any(seen)
+
+
+def test_a_budget_costs_little_with_many_branches_and_deep_ones():
+    runtime = sgl.Runtime.toy()
+
+    @sgl.function
+    def wide(s, n):
+        group = s.fork(n)
+        group += "x" + sgl.gen("a", max_tokens=1, ignore_eos=True)
+
+    @sgl.function
+    def deep(s, n):
+        s += "x"
+        branch = s
+        for _ in range(n):
+            branch = branch.fork(1)[0]
+        branch += sgl.gen("a", max_tokens=1, ignore_eos=True)
+        return branch["a"]
+
+    start = time.monotonic()
+    wide.run(1500, budget=10**6, backend=runtime).sync()
+    assert time.monotonic() - start < 8
+    state = deep.run(1500, budget=10**6, backend=runtime)
+    assert state.usage.total.generated == 1 and len(list(state.usage.walk())) == 1501
