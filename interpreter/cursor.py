@@ -185,6 +185,9 @@ class Cursor:
         sampling = part.sampling.over(self.defaults)
         if sampling.return_logprob and not can.logprobs:
             raise CapabilityError(f"{_where('gen', part.name, line)}: backend {can.name!r} gives no log-probabilities")
+        if not sampling.return_logprob and (sampling.top_logprobs_num or sampling.logprob_start_len is not None):
+            option = "top_logprobs_num" if sampling.top_logprobs_num else "logprob_start_len"
+            raise OptionError(f"{_where('gen', part.name, line)}: {option}= needs return_logprob=True")
         least = sampling.min_tokens or 0
         if part.constraint is not None:
             self._prepare(part.constraint, _where("gen", part.name, line))

@@ -128,3 +128,11 @@ def test_what_a_program_runs_inside_is_part_of_its_usage():
     assert [b.label for b in usage.branches] == ["part", "async_part", "part", "part"]
     assert usage.own.calls == 1 and usage.total.calls == 5
     assert part.run(backend=backend).usage.total.calls == 1 and len(usage.branches) == 4
+
+
+@pytest.mark.parametrize("options", [{"top_logprobs_num": 3}, {"logprob_start_len": 0}])
+def test_options_of_logprobs_need_logprobs(options):
+    program = sgl.function(lambda s: s.__iadd__(sgl.gen("a", **options)).sync())
+    with pytest.raises(sgl.OptionError, match="needs return_logprob=True"):
+        program.run(backend=FakeBackend())
+    program.run(backend=FakeBackend(), return_logprob=True)
