@@ -150,7 +150,7 @@ class ProgramState:
     def value(self, name: str) -> Any:
         """The value of a constrained gen: an instance of its `schema=` type, the parsed data of its `json_schema=`, the
         number of its `dtype=`; the text for anything else. A list of n for n > 1."""
-        return self._read(f"s.value({name!r})", name, lambda variable: variable.typed())
+        return self._read(f"s.value({name!r})", name, _typed)
 
     def __contains__(self, name: object) -> bool:
         """True from the moment the gen was enqueued."""
@@ -171,17 +171,17 @@ class ProgramState:
         variable = await self._find_async(name)
         for handle in variable.handles():
             await self._cursor.backend.wait_async(handle)
-        try:
-            return take(variable)
-        except Exception as error:
-            self._cursor.explain(error)
-            raise
+        return self._take(variable, take)
 
     def _read(self, what: str, name: str, take: Callable[[Variable], Any]) -> Any:
         if self._is_awaited():
             return Awaited(what, lambda: self._read_async(name, take))
         variable = self._find(name)
         self._wait(variable.handles())
+        return self._take(variable, take)
+
+    def _take(self, variable: Variable, take: Callable[[Variable], Any]) -> Any:
+        """After its handles are done."""
         try:
             return take(variable)
         except Exception as error:
@@ -285,7 +285,7 @@ class ProgramState:
         for piece in pieces(self._reader(name, variable), self._cursor.backend, self._body):
             text += piece
             yield from partials.events(text)
-        yield self._read_value(variable)
+        yield self._take(variable, _typed)
 
     async def value_async_iter(self, name: str) -> AsyncIterator[Any]:
         """The same for `async for`."""
@@ -295,14 +295,7 @@ class ProgramState:
             text += piece
             for value in partials.events(text):
                 yield value
-        yield self._read_value(variable)
-
-    def _read_value(self, variable: Variable) -> Any:
-        try:
-            return variable.typed()
-        except Exception as error:
-            self._cursor.explain(error)
-            raise
+        yield self._take(variable, _typed)
 
     def _reader(self, name: str | None, variable: Variable | None) -> Reader:
         if name is None or variable is None:
@@ -444,6 +437,10 @@ class ProgramState:
             self._cursor.explain(barrier.error)
             return barrier
         return self._body.outcome if self._root and self._body.error is not None else None
+
+
+def _typed(variable: Variable) -> Any:
+    return variable.typed()
 
 
 def _check(failed: Handle[Any] | None) -> None:
