@@ -6,7 +6,7 @@ A program makes eight calls of one greedy token each, with text between them. *M
 model's forward; the rest is ours: language, interpreter, scheduling, tokenising, sampling, and the waiting threads or
 coroutines. Three kinds of program: an async one that awaits every value, an async one that awaits the last, and a
 plain one on the pool of threads. Then a fork of 8 with its join, and a batch several times larger than the pool.
-`--real` adds a batch on the default model.
+`--real` adds a batch on the default model. Times are the best of several turns: the machine's speed drifts.
 
 SGLang's figures in the table were measured on its own frontend with a backend that answers at once (version 0.5.23, a
 thread a branch, two cores): 0.4-0.6 ms a program whose calls cost nothing, 12.8 ms a fork of 8 with its join.
@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import gc
 import platform
-import statistics
 import sys
 import time
 import tracemalloc
@@ -88,7 +87,7 @@ class Timed:
 
 
 def many(program: Any, rows: int, in_flight: int | str, repeats: int) -> tuple[float, float]:
-    """(seconds, of them in the model) of a batch; the median of `repeats`, each on a fresh runtime."""
+    """(seconds, of them in the model) of a batch; the best of `repeats`, each on a fresh runtime."""
     found = []
     for _ in range(repeats):
         timed = Timed(max_total_tokens=1_000_000)
@@ -96,7 +95,7 @@ def many(program: Any, rows: int, in_flight: int | str, repeats: int) -> tuple[f
         start = time.perf_counter()
         program.run_batch([(i,) for i in range(rows)], num_threads=in_flight, backend=timed.runtime)
         found.append((time.perf_counter() - start, timed.seconds))
-    return statistics.median_low(found)
+    return min(found)
 
 
 def table(sizes: list[int]) -> None:
@@ -105,7 +104,7 @@ def table(sizes: list[int]) -> None:
     for program in (awaits_each, awaits_last, plain):
         for rows in sizes:
             in_flight = "auto" if program is plain else rows
-            repeats = 200 if rows == 1 else 9 if rows <= 64 else 3 if rows <= 1000 else 1
+            repeats = 200 if rows == 1 else 15 if rows <= 64 else 5 if rows <= 1000 else 2
             seconds, model = many(program, rows, in_flight, repeats)
             call = 1e6 / rows / CALLS
             shown = f"{rows:,}{' (256 at a time)' if program is plain and rows > 256 else ''}"
@@ -125,15 +124,18 @@ def empty_programs() -> None:
     backend = sgl.Runtime.toy()
 
     def ms(run: Callable[[], Any], times: int) -> float:
-        run()
-        start = time.perf_counter()
-        for _ in range(times):
-            run()
-        return (time.perf_counter() - start) / times * 1e3
+        """The best of eight turns."""
+        turns = []
+        for _ in range(8):
+            start = time.perf_counter()
+            for _ in range(times):
+                run()
+            turns.append((time.perf_counter() - start) / times * 1e3)
+        return min(turns)
 
-    one = ms(lambda: nothing.run(backend=backend).sync(), 500)
-    batch = ms(lambda: nothing.run_batch([()] * 500, backend=backend), 5) / 500
-    fork = ms(lambda: forks.run(backend=backend).sync(), 200)
+    one = ms(lambda: nothing.run(backend=backend).sync(), 200)
+    batch = ms(lambda: nothing.run_batch([()] * 500, backend=backend), 1) / 500
+    fork = ms(lambda: forks.run(backend=backend).sync(), 50)
     print("\n| | ours | SGLang's frontend |\n|---|---|---|")
     print(f"| a program without calls, run and read | {one:.3f} ms | 0.41 ms |")
     print(f"| the same in a batch | {batch:.3f} ms | 0.4-0.6 ms |")

@@ -47,6 +47,7 @@ class Results:
         self.found: dict[int, Found] = {}
         self.taken = 0  # rows read: 0 .. taken-1
         self.given = 0  # rows given out
+        self.timed = plan.deadline is not None  # or a row that began has a time limit
         self.failed: dict[int, BaseException] = {}
         self.unwritten: JournalError | None = None  # what the journal says of its failure
 
@@ -71,6 +72,7 @@ class Results:
         except BaseException as error:
             self.found[i] = Found(None, None, error, kept=False)
             return None
+        self.timed |= instance.deadline is not None
         return instance
 
     def end(self, i: int) -> None:
@@ -180,6 +182,8 @@ class Results:
 
     def next_deadline(self) -> float | None:
         """Seconds until some running row may be late."""
+        if not self.timed:
+            return None  # most batches: rows are many, and this is asked for each
         times = [i.deadline for i in list(self.running.values()) if i.deadline is not None and not i.body.ended]
         if self.plan.deadline is not None and not self.plan.expired:
             times.append(self.plan.deadline)
