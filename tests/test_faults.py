@@ -296,11 +296,12 @@ def test_states_collected_in_another_thread_while_they_run(runtime: Any) -> None
                 cycle.append(cycle)  # only the collector finds it
                 del cycle
             gc.collect()
+            over.wait(0.005)
 
     reaper = threading.Thread(target=collect)
     reaper.start()
     try:
-        for i in range(30):
+        for i in range(12):
             state = endless.run(backend=runtime)
             streamed = endless.run(backend=runtime, stream=True)
             other = bystander.run(i % 4, seed=5, backend=runtime)
