@@ -7,9 +7,9 @@ Without it, a thousand programs that start together each take some of the pool, 
 was computed is given up and computed again. So a program is *admitted* when the KV it is expected to need fits beside
 what the admitted ones hold and are expected to take yet; until then its calls wait, and so do later programs. The
 expectation is its own new text, and what programs before it computed after theirs: mean plus mean deviation (Jacobson's
-estimator of round-trip times, 1988). Before any has ended only the calls that are in the queue are known, of programs
-that may make many more: then the first ones may plan with a part of the pool only. A program that was preempted was let
-in too early: it is admitted anew, when it fits.
+estimator of round-trip times, 1988). Before any has ended only the calls that are in the queue are known; programs that
+may make many more are taken to need a multiple. A program that was preempted was let in too early: it is admitted anew,
+when it fits.
 
 An expectation is no promise: the scheduler still preempts when it was wrong. Nor may it hold anything up: where the
 admitted programs are all silent for a while, the next one is let in whatever it needs (they may be waiting for it).
@@ -178,6 +178,8 @@ class Admission:
             account.given = new
         if not self._mean:
             most = branch.may_generate()
+            if branch.is_all():
+                return new + max(most, 1)
             return new + max(most, min(UNKNOWN * most, self.context_length - branch.length), 1)
         return new + max(1, self._typical() - account.grown)
 

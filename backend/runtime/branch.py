@@ -219,6 +219,10 @@ class Branch:
         queued = sum((op.request.sampling.max_tokens or 0) * op.request.n for op in self.ops if isinstance(op, GenOp))
         return queued + (self.job.most() if self.job is not None else 0)
 
+    def is_all(self) -> bool:
+        """Whether its queue says that nothing follows: the body has ended."""
+        return any(isinstance(op, RestOp) for op in self.ops)
+
     # -- the cursor
     @property
     def length(self) -> int:

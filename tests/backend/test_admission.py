@@ -206,24 +206,32 @@ def test_programs_that_are_over_leave_although_their_states_are_kept():
     assert not runtime.engine.admission.admitted and not runtime.engine.admission._leaving
 
 
+def asks(runtime, text, most, rest=False, caller=None):
+    branch = runtime.open(seed=1, caller=caller)
+    branch.append(text)
+    handle = branch.gen(GenRequest(Sampling(max_tokens=most, ignore_eos=True)))
+    if rest:
+        branch.rest()
+    return branch, handle
+
+
 def test_calls_of_admitted_programs_do_not_queue_behind_others():
-    """Forty outer programs run five inner ones each, in a pool for a few of them."""
-    runtime = Runtime.toy(max_total_tokens=1500)
-
-    @sgl.function
-    def inner(s, i):
-        s += f"inner {i} " + sgl.gen("x", max_tokens=10, ignore_eos=True)
-
-    @sgl.function
-    def outer(s, i):
-        for k in range(5):
-            s += f"outer {i} " + inner.run(k, backend=runtime)["x"] + sgl.gen(f"y{k}", max_tokens=10, ignore_eos=True)
-            s[f"y{k}"]
-
-    states = outer.run_batch([(i,) for i in range(40)], backend=runtime)
-    total = states.usage.total
-    assert total.calls == 400 and total.recomputed < 0.05 * total.computed
-    assert runtime.engine.scheduler.preemptions <= 4
+    runtime = Runtime.toy(max_total_tokens=600)
+    engine = runtime.engine
+    late = runtime.open(seed=0)  # opened first, so first in the order; it speaks later
+    first, done = asks(runtime, "the first", 5)
+    while not done.done:
+        engine.step()
+    late.append("this one needs more than there is " * 10)
+    late.gen(GenRequest(Sampling(max_tokens=300, ignore_eos=True)))
+    first.gen(GenRequest(Sampling(max_tokens=5, ignore_eos=True)))
+    inner, _ = asks(runtime, "an inner program", 5, caller=first)
+    engine.step()
+    assert late.waiting and not first.waiting and not inner.waiting and len(engine.active) == 2
+    for branch in (late, first, inner):
+        branch.close()
+    engine.step()
+    runtime.check()
 
 
 def test_a_long_common_prefix_is_not_expected_of_each_program():
@@ -235,3 +243,14 @@ def test_a_long_common_prefix_is_not_expected_of_each_program():
 
     row.run_batch([(i,) for i in range(100)], backend=runtime)
     assert runtime.engine.steps < 100, "they run side by side"
+
+
+def test_programs_whose_queue_is_all_there_is_are_known():
+    """Before any program has ended, one that may go on is expected to need more than one that cannot."""
+    for rest, least, most in ((True, 14, 20), (False, 1, 3)):
+        runtime = Runtime.toy(max_total_tokens=1000)
+        branches = [asks(runtime, f"row {i}: ", 40, rest)[0] for i in range(20)]
+        runtime.engine.step()
+        assert least <= len(runtime.engine.active) <= most
+        for branch in branches:
+            branch.close()
