@@ -71,6 +71,8 @@ class PythonReader(Reader):
 
     def _greed(self, start: int) -> None:
         if self.take("+"):
+            if self.group.lazy_atom:
+                self.wrong("lazy quantifier in a possessive one", start, "leave the second + out")
             self.group.items[-1] = Atomic(self.group.items[-1], start)
         elif self.take("?"):
             for group in self.groups:

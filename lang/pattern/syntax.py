@@ -57,6 +57,8 @@ class Group:
     last: Literal["nothing", "atom", "anchor", "repeat"] = "nothing"
     lazy: bool = False
     """There is a lazy quantifier in it."""
+    lazy_atom: bool = False
+    """There is one in its last item, a group."""
 
 
 class Reader:
@@ -120,7 +122,7 @@ class Reader:
 
     def atom(self, node: Node) -> None:
         self.group.items.append(node)
-        self.group.last = "atom"
+        self.group.last, self.group.lazy_atom = "atom", False
 
     def anchor(self, mark: Node) -> None:
         self.group.items.append(mark)
@@ -161,6 +163,7 @@ class Reader:
             self.atom(Atomic(node, group.position))
         elif group.kind == "group":
             self.atom(node)
+            self.group.lazy_atom = group.lazy
         else:
             ahead = group.kind.endswith("ahead")
             seen = sequence([node, ANY_TEXT] if ahead else [ANY_TEXT, node])

@@ -390,3 +390,15 @@ def test_python_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         parse_regex("[[:alpha:]][a&&b]")
+
+
+@pytest.mark.parametrize("pattern", ["(a*?)++", "(?:b(a+?))*+", "((a??)b)?+"])
+def test_a_lazy_quantifier_within_a_possessive_one_is_refused(pattern: str) -> None:
+    """It stops as soon as it can, and the possessive one never asks it for more: `(a*?)++` does not match "a"."""
+    with pytest.raises(PatternError, match="lazy quantifier in a possessive one"):
+        parse_regex(pattern)
+
+
+def test_a_lazy_quantifier_beside_a_possessive_one_is_not() -> None:
+    parse_regex("(a*?)b++c")
+    parse_regex("a*?b++c")
