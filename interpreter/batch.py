@@ -20,9 +20,8 @@ from contextlib import closing, suppress
 
 from ..backend.base import Handle
 from ..lang.errors import BackendError
-from .plan import States
 from .progress import Progress
-from .results import Results
+from .results import Results, States
 from .rows import Row
 from .run import Instance, start_thread
 from .state import ProgramState

@@ -15,9 +15,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from typing import Any
 
-from .plan import States
 from .progress import Progress
-from .results import Results
+from .results import Results, States
 from .rows import Row
 from .run import GRACE
 from .state import ProgramState

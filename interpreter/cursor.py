@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,8 +52,6 @@ class Cursor:
         self.ledger = ledger
         self.defers = False  # said from a coroutine: a constraint is compiled elsewhere, and the branch waits for it
         self.record = record  # where a trace notes what is said here
-        self._gate: Callable[[], None] | None = None
-        self._gated = False
         self._bond: Bond | None = None  # siblings that this branch's failure cancels
         self.joined: list[Cursor] = []  # children whose variables were gathered here
         self._forked: list[weakref.ref[Cursor]] = []
@@ -68,7 +66,7 @@ class Cursor:
     def say(self, expr: Expr) -> None:
         """Enqueue an expression. Raises only for what is wrong with the expression itself, before any of it is said."""
         line = program_line()
-        parts = [self._resolved(part, line) for part in _flat(expr)]
+        parts = [self._resolved(part, line) for part in flat(expr)]
         with self._writing:
             self._check_open()
             self.roles.check(parts)
@@ -98,7 +96,7 @@ class Cursor:
         self.flush()
         self._synced = None
         request = GenRequest(
-            gen.sampling, gen.n, where, gen.constraint, gen.on_budget, follow, self._refusal(), self._is_traced()
+            gen.sampling, gen.n, where, gen.constraint, gen.on_budget, follow, self.ledger.gate(), self._is_traced()
         )
         segment = Segment(handle=self.branch.gen(request), where=where)
         self._wrote(segment, "gen", gen)
@@ -113,7 +111,7 @@ class Cursor:
             select.method,
             select.temperature,
             where=where,
-            gate=self._refusal(),
+            gate=self.ledger.gate(),
             trace=self._is_traced(),
         )
         self._synced = None
@@ -125,12 +123,6 @@ class Cursor:
     def _is_traced(self) -> bool:
         """Whether a trace wants to know of each token."""
         return self.record is not None and self.record.tokens
-
-    def _refusal(self) -> Callable[[], None] | None:
-        """What refuses the next call when a budget is spent."""
-        if not self._gated:
-            self._gate, self._gated = self.ledger.gate(), True
-        return self._gate
 
     def _wrote(self, segment: Segment, kind: str, expr: Gen | Select) -> None:
         assert segment.handle is not None
@@ -384,9 +376,10 @@ class Bond:
                 sibling.cancel(why)
 
 
-def _flat(expr: Expr) -> list[Expr]:
+def flat(expr: Expr) -> list[Expr]:
+    """The parts of an expression, one after the other."""
     if isinstance(expr, Seq):
-        return [part for item in expr.parts() for part in _flat(item)]
+        return [part for item in expr.parts() for part in flat(item)]
     return [expr]
 
 

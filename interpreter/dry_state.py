@@ -20,6 +20,7 @@ from ..lang.errors import BackendError, OptionError
 from ..lang.expr import Appendable, Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text, as_expr
 from .arguments import Arguments, Options
 from .body import Body
+from .cursor import flat
 from .defaults import resolve
 from .dry_run import DryBackend, DryBranch, Line, Open, Trace
 from .graph import MAX_DEPTH, Begin, Choose, Constant, End, Generate, Joined, Node, Read
@@ -42,7 +43,7 @@ class DryState(ProgramState):
 
     # -- saying
     def __iadd__(self, other: Appendable) -> DryState:
-        parts = list(_flat(as_expr(other)))
+        parts = _plainly(as_expr(other))
         with self._saying(parts):
             super().__iadd__(Seq(tuple(parts)))
         return self
@@ -50,7 +51,7 @@ class DryState(ProgramState):
     def _role(self, role: str, expr: Any) -> Any:
         if not isinstance(expr, (str, Expr)):
             return super()._role(role, expr)  # a block, or a mistake
-        inner = tuple(_flat(as_expr(expr)))
+        inner = tuple(_plainly(as_expr(expr)))
         with self._saying([RoleBegin(role), *inner, RoleEnd(role)]):
             return super()._role(role, Seq(inner))
 
@@ -257,14 +258,9 @@ def _asked(variable: Variable, name: str) -> bool:
     return any(segment.handle is not None for segment in segments)
 
 
-def _flat(expr: Expr) -> Iterator[Expr]:
-    if isinstance(expr, Seq):
-        for item in expr.parts():
-            yield from _flat(item)
-    elif isinstance(expr, Text):
-        yield Text(str.__str__(expr.text))  # plain: whoever looks at what was said is not the body
-    else:
-        yield expr
+def _plainly(expr: Expr) -> list[Expr]:
+    """Its parts, with texts that are no placeholders: whoever looks at what was said is not the body."""
+    return [Text(str.__str__(part.text)) if isinstance(part, Text) else part for part in flat(expr)]
 
 
 def _node(part: Expr, trace: Trace, line: str) -> Node:

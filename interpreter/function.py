@@ -18,16 +18,14 @@ from .arguments import RUN_OPTIONS, Declared, Options
 from .batch import Batch
 from .batch_async import AsyncBatch
 from .journal import Journal
-from .plan import Plan, States
-from .results import Results
+from .plan import Plan
+from .results import Results, States
 from .rows import Row, Rows
 from .run import Instance, done, is_async, no_loop_here, run_async, run_here, run_stream
 from .started import backend_here, instance_here
 from .state import ProgramState
 
-_BATCH_OPTIONS = (
-    *("num_threads", "progress_bar", "generator_style", "on_error", "ordered", "resume", "batch_timeout"),
-)
+_BATCH_OPTIONS = ("num_threads", "progress_bar", "generator_style", "on_error", "ordered", "resume", "batch_timeout")
 
 
 if TYPE_CHECKING:

@@ -1,17 +1,11 @@
-"""How a batch is run, and what comes of it: its options, checked, and its list of states."""
+"""How a batch is run: its options, checked."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any
 
 from ..lang.errors import OptionError, ProgramTimeout
-from .state import ProgramState
-from .usage import UsageTree
-
-if TYPE_CHECKING:
-    from .results import Results
 
 MAX_THREADS = 64
 IN_FLIGHT = 256
@@ -60,34 +54,3 @@ class Plan:
 
     def timeout_error(self) -> ProgramTimeout:
         return ProgramTimeout(f"{self.where}: batch_timeout={self.timeout:g} s passed before all rows were finished")
-
-    def raise_if_late(self, results: Results) -> None:
-        """A batch that was cut short says so, unless errors are kept: then each row says it."""
-        if self.expired and not self.keep:
-            error = self.timeout_error()
-            error.states = results.so_far()  # type: ignore[attr-defined]
-            raise error
-
-
-class States(list[ProgramState]):
-    """The states of a batch, in the rows' order: a list that also knows what went wrong and what it cost."""
-
-    def __init__(self, where: str, states: Iterable[ProgramState]) -> None:
-        super().__init__(states)
-        self._where = where
-
-    @property
-    def errors(self) -> dict[int, BaseException]:
-        """Row -> its error, for the rows that failed."""
-        found = ((i, state.error()) for i, state in enumerate(self))
-        return {i: error for i, error in found if error is not None}
-
-    @property
-    def usage(self) -> UsageTree:
-        """What the batch cost, a branch a row."""
-        return UsageTree.of_batch(f"{self._where}, {len(self)} rows", [state.usage for state in self])
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        raise OptionError(
-            "the states of a batch are live and cannot be copied or pickled: keep s.text() or s.messages()"
-        )

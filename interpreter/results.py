@@ -1,27 +1,28 @@
 """The rows of one batch as they finish: what `batch.py` (threads) and `batch_async.py` (coroutines) share.
 
 Owns: starting a program for a row, what became of each row, the order in which rows are given out, the journal, and
-which rows have run out of time. Knows nothing of threads or tasks.
+which rows have run out of time; the list of states that comes of it. Knows nothing of threads or tasks.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 from ..backend.base import Backend
 from ..lang.errors import JournalError, OptionError, ProgramTimeout
 from .journal import Journal
-from .plan import Plan, States
+from .plan import Plan
 from .progress import Progress
 from .restored import RestoredState
 from .rows import Row, Rows
 from .run import Instance
 from .source import note
 from .state import ProgramState
+from .usage import UsageTree
 
 
 class Found:
@@ -121,7 +122,7 @@ class Results:
 
     def states(self) -> States:
         """Every row's state, in order. Raises the first row's error, with all states as its `.states`."""
-        self.plan.raise_if_late(self)
+        self._raise_if_late()
         first = min(self.failed, default=None)
         error = self.unwritten if first is None else self.failed[first]
         if error is not None:
@@ -147,8 +148,15 @@ class Results:
             note(found.instance.cursor.explain(found.error), f"in row {i} of {self.plan.where}")
         raise found.error
 
+    def _raise_if_late(self) -> None:
+        """A batch that was cut short says so, unless errors are kept: then each row says it."""
+        if self.plan.expired and not self.plan.keep:
+            error = self.plan.timeout_error()
+            error.states = self.so_far()  # type: ignore[attr-defined]
+            raise error
+
     def end_of_stream(self) -> None:
-        self.plan.raise_if_late(self)
+        self._raise_if_late()
         if self.unwritten is not None:
             raise self.unwritten
 
@@ -188,3 +196,27 @@ class Results:
         if self.plan.deadline is not None and not self.plan.expired:
             times.append(self.plan.deadline)
         return max(0.0, min(times) - time.monotonic()) if times else None
+
+
+class States(list[ProgramState]):
+    """The states of a batch, in the rows' order: a list that also knows what went wrong and what it cost."""
+
+    def __init__(self, where: str, states: Iterable[ProgramState]) -> None:
+        super().__init__(states)
+        self._where = where
+
+    @property
+    def errors(self) -> dict[int, BaseException]:
+        """Row -> its error, for the rows that failed."""
+        found = ((i, state.error()) for i, state in enumerate(self))
+        return {i: error for i, error in found if error is not None}
+
+    @property
+    def usage(self) -> UsageTree:
+        """What the batch cost, a branch a row."""
+        return UsageTree.of_batch(f"{self._where}, {len(self)} rows", [state.usage for state in self])
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        raise OptionError(
+            "the states of a batch are live and cannot be copied or pickled: keep s.text() or s.messages()"
+        )

@@ -1,13 +1,15 @@
 """Where in the user's program an op was written.
 
-Owns: finding the nearest stack frame that is not sgl's own. Knows nothing of states or ops. It costs about a
-microsecond, so every gen carries its line from the moment it was enqueued: by the time it fails, that frame is gone.
+Owns: finding the nearest frame, on the stack or of an error, that is not sgl's own. Knows nothing of states or ops. It
+costs about a microsecond, so every gen carries its line from the moment it was enqueued: by the time it fails, that
+frame is gone.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from types import FrameType
 
 _PACKAGE = __name__.rpartition(".interpreter")[0]
 _ROOMS = tuple(f"{_PACKAGE}.{room}" for room in ("interpreter", "lang", "backend"))
@@ -18,11 +20,29 @@ def program_line() -> str:
     """`"prog.py:12"`: the file name and line of the innermost caller outside sgl, or `"?"`."""
     frame = sys._getframe(1)
     while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith(_ROOMS) and module not in _PLUMBING:
-            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        if not _is_ours(frame):
+            return _spelled(frame, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return "?"
+
+
+def error_line(error: BaseException) -> str:
+    """The innermost line outside sgl that an error has passed."""
+    found, at = "?", error.__traceback__
+    while at is not None:
+        if not _is_ours(at.tb_frame):
+            found = _spelled(at.tb_frame, at.tb_lineno)
+        at = at.tb_next
+    return found
+
+
+def _is_ours(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "")
+    return module.startswith(_ROOMS) or module in _PLUMBING
+
+
+def _spelled(frame: FrameType, line: int) -> str:
+    return f"{os.path.basename(frame.f_code.co_filename)}:{line}"
 
 
 def note(error: BaseException, text: str) -> None:

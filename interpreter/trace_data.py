@@ -12,7 +12,6 @@ Invariants
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
@@ -26,10 +25,10 @@ from .arguments import Options
 from .page import VERSION
 from .plain import plain
 from .record import BranchRecord, CallRecord, ProgramRecord
+from .source import error_line
 
 _USAGE = tuple(f.name for f in fields(Usage) if f.name != "calls")
 _SAMPLING = tuple(f.name for f in fields(Sampling))
-_ROOM = __name__.rpartition(".interpreter")[0] + "."
 
 
 class Frame:
@@ -104,7 +103,7 @@ def program_data(record: ProgramRecord, frame: Frame) -> dict[str, Any]:
     ends = [call.ended for call in calls]
     running = record.ended is None or None in ends
     error = record.error
-    failed = None if error is None else error_data(error, line_of(error))
+    failed = None if error is None else error_data(error, error_line(error))
     return {
         "id": frame.ids.get(id(record), 1),
         "name": record.name,
@@ -145,16 +144,6 @@ def _options(options: Options) -> dict[str, Any]:
 
 def error_data(error: BaseException, where: str) -> dict[str, str]:
     return {"type": type(error).__name__, "message": str(error), "where": where}
-
-
-def line_of(error: BaseException) -> str:
-    """`"prog.py:31"`: the innermost line of the traceback that is not sgl's own."""
-    found, at = "?", error.__traceback__
-    while at is not None:
-        if not at.tb_frame.f_globals.get("__name__", "").startswith(_ROOM):
-            found = f"{os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}"
-        at = at.tb_next
-    return found
 
 
 # -- its branches

@@ -117,7 +117,7 @@ class Engine:
 
     def _tell(self, step: Step) -> None:
         """Whoever watches learns of a step that is over."""
-        self.meter.tick(self, step.branches)
+        self.meter.tick(self, step)
         if self.watchers:
             began, rows = self.scheduler.now, sum(len(span.tokens) for span in step.spans)
             record = StepRecord(step.number, began, time.monotonic(), rows, rows - step.sampled, step.branches)
@@ -142,7 +142,7 @@ class Engine:
             if self._finish_settled(self._without_span()) and not spans:
                 continue  # what follows those jobs may want a span
             assert spans, f"{len(self.active)} branches want a step and none has a span"
-            step = Step(self.scheduler.number, spans, branches=len({id(span.branch) for span in spans}))
+            step = Step(self.scheduler.number, spans)
             step.masks = self._begin_masks(spans)
             try:
                 step.logits = self.model.forward(pack(spans))

@@ -13,6 +13,7 @@ from ..base import Usage
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .step import Step
 
 log = logging.getLogger("sgl")
 
@@ -29,13 +30,13 @@ class Meter:
         self._since = time.monotonic()
         self._tokens, self._prompt, self._reused, self._drafted, self._accepted, self._steps = 0, 0, 0, 0, 0, 0
 
-    def tick(self, engine: Engine, running: int) -> None:
-        """After a step with `running` branches: a line, if one is due."""
+    def tick(self, engine: Engine, step: Step) -> None:
+        """After a step: a line, if one is due."""
         if not log.isEnabledFor(logging.INFO):
             return
         now = time.monotonic()
         if now - self._since >= EVERY:
-            log.info("%s", self._line(engine, running, now))
+            log.info("%s", self._line(engine, step.branches, now))
 
     def _line(self, engine: Engine, running: int, now: float) -> str:
         pool, ended = engine.tree.pool, self.ended

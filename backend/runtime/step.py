@@ -40,8 +40,11 @@ class Step:
     spans: list[Span]
     logits: Any = None  # [W, V] float32
     masks: Future[None] | None = None  # done when the masks of its constrained rows are there
-    branches: int = 0
     sampled: int = 0  # rows that were sampled from
+
+    @property
+    def branches(self) -> int:
+        return len({id(span.branch) for span in self.spans})
 
 
 def pack(spans: Sequence[Span]) -> Batch:
