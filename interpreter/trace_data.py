@@ -26,6 +26,7 @@ from .page import VERSION
 from .plain import plain
 from .record import BranchRecord, CallRecord, ProgramRecord
 from .source import error_line
+from .usage import spent
 
 _USAGE = tuple(f.name for f in fields(Usage) if f.name != "calls")
 _SAMPLING = tuple(f.name for f in fields(Sampling))
@@ -192,7 +193,7 @@ def call_data(call: CallRecord, before: str, record: ProgramRecord, frame: Frame
     score = over if isinstance(over, ScoreResult) else None
     finished: list[GenResult | ScoreResult] = [*results, *([] if score is None else [score])]
     traces = [each.trace for each in finished if each.trace is not None]
-    usage = sum((each.usage for each in finished), Usage())
+    usage = spent(handle) if done else Usage()
     ended = max(trace.ended for trace in traces) if traces else call.ended
     return {
         "id": frame.call_id(call.kind),

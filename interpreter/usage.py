@@ -96,7 +96,7 @@ class Ledger:
     def _count(self, handle: Handle[Any]) -> None:
         if handle.done:
             for each in self._limited:
-                each._spent.add(_spent(handle))
+                each._spent.add(spent(handle))
 
     def fork(self, child: Ledger) -> None:
         """What the child costs is part of what this costs."""
@@ -129,11 +129,11 @@ class Ledger:
         return root
 
     def _snapshot(self, calls: bool) -> UsageTree:
-        found = [Call(where, _spent(h)) for where, h in list(self._calls) if h.done] if calls else []
+        found = [Call(where, spent(h)) for where, h in list(self._calls) if h.done] if calls else []
         return UsageTree(self._label, self._branch.usage + Usage(), found)
 
 
-def _spent(handle: Handle[Any]) -> Usage:
+def spent(handle: Handle[Any]) -> Usage:
     """What a finished call has cost."""
     if handle.error is not None:
         return Usage() if handle.usage is None else handle.usage
