@@ -41,7 +41,8 @@ class ContextOverflow(SglError, ValueError):
 
 
 class OutOfMemory(SglError, MemoryError):
-    """The KV pool cannot hold one request, even after everything else was given up."""
+    """Memory that does not suffice: for weights or a step on a device, or the KV pool for one request, even after
+    everything else was given up."""
 
 
 class Truncated(SglError):

@@ -24,6 +24,7 @@ from ..base import GenRequest, GenResult, Handle, ScoreRequest, ScoreResult, Usa
 from .batch import Run
 from .noise import mix
 from .pool import cut
+from .step import Span
 from .tree import Node, Tree
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Lease:
 
 
 Op = Any  # a Piece, or one of the above
+_FIRST = (0,)
 
 
 class Branch:
@@ -135,9 +137,12 @@ class Branch:
         self.attached = False
         self.high = 0  # deepest position ever computed here: rows below it are recomputation
         self.planned_in = -1  # number of the last step this branch has a span in
+        self.asked_in = 0  # number of the step in flight that will answer its job; 0: none
+        self.ahead = False  # the last token only stands for the one that the step in flight will sample
         self.waits_for: Samples | Held | None = None  # no op follows yet: other samples of a gen, or a hold
         self.told = 0  # tokens that the traces of calls have told of
         self.pinned = False  # its KV is never given up for others (a cached prefix)
+        self._below: tuple[Node, int, tuple[Run, ...]] | None = None  # a full node and the runs of its path
         self._lease = Lease(self)
 
     # -- the protocol: enqueue and return
@@ -271,6 +276,48 @@ class Branch:
     def extend(self, tokens: list[int]) -> None:
         self.tail.extend(tokens)
 
+    def next_row(self, job: Job) -> Span | None:
+        """What a branch that generates wants nearly always, found without asking all there is to ask: a span of its
+        last token alone, whose slot is in reserve. Its watermark is raised. None: look properly."""
+        at, runs = self.tail_computed, self.runs
+        if at + 1 != len(self.tail) or not self.reserve or job.tries or not self.attached or not job.wants_last():
+            return None
+        start, size = runs[-1]
+        if self.reserve > size or not self.node.full:
+            return None
+        slot = start + size - self.reserve
+        if self._below is None or self._below[0] is not self.node or self._below[1] != self.tree.undone:
+            self._below = self.node, self.tree.undone, self.context(self.base)
+        own = (*runs[:-1], (start, slot - start)) if slot > start else tuple(runs[:-1])
+        self.tail_computed += 1
+        self.reserve -= 1
+        return Span(self, self.base + at, self.tail[at:], [(slot, 1)], self._below[2] + own, _FIRST)
+
+    def run_ahead(self, token: int) -> None:
+        """Go on before the sampled token is known: `token` stands for it in the next step."""
+        self.tail.append(token)
+        self.ahead = True
+
+    def commit(self, token: int) -> None:
+        """A token that was sampled, or forced, is the branch's next."""
+        if self.ahead:
+            self.tail[-1] = token
+            self.ahead = False
+        else:
+            self.tail.append(token)
+
+    def fall_back(self) -> None:
+        """The text has ended: what ran ahead of that counts for nothing. A step in flight may still write its slot;
+        the step of whoever owns the slot next comes after that one."""
+        self.asked_in = 0
+        if self.ahead:
+            self._drop_ahead()
+            self.high = min(self.high, self.length)
+
+    def _drop_ahead(self) -> None:
+        self.ahead = False
+        self.truncate(self.length - 1)
+
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on and lower the watermark: a stop, a rejected draft."""
         if self.base and length <= self.base:  # they went into the tree meanwhile (a preemption): leave it
@@ -320,6 +367,8 @@ class Branch:
         number of the step being planned, if one is."""
         if self.job is not None:
             self.job.park(self)
+        if self.ahead:  # the token itself, when it is there, joins the list as usual
+            self._drop_ahead()
         if not self.attached:
             return
         tokens = self.path_tokens()
@@ -345,6 +394,7 @@ class Branch:
             return
         self.reserve += self.tail_computed
         self.tail_computed = 0
+        self.tree.undone += 1
         for node in self.node.path():
             keep = max(0, min(len(node.tokens), depth - node.start))
             if node.computed > keep:

@@ -10,9 +10,14 @@ The row of a token gives the log-probabilities of its children, so a leaf's row 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .batch import Run
 from .pool import SlotPool, cut
+from .sample.ask import Looked
+
+if TYPE_CHECKING:
+    from .step import Span
 
 
 class Vertex:
@@ -25,6 +30,12 @@ class Vertex:
         self.children: dict[int, Vertex] = {}
         self.logprob: float | None = None
         self.top: tuple[tuple[float, int], ...] = ()
+
+
+    def learn(self, row: Looked) -> None:
+        """The row of this token: what its children's log-probabilities are."""
+        for child, logprob in zip(self.children.values(), row.logprobs):
+            child.logprob, child.top = logprob, row.top
 
 
 class Chain:
@@ -40,6 +51,11 @@ class Chain:
         self.rows = len(vertices) if vertices[-1].children else len(vertices) - 1
         self.runs: list[Run] = []
         self.computed = 0
+
+    def asked(self, span: Span) -> list[Vertex]:
+        """The vertices whose rows a span of this chain wants."""
+        first = span.start - self.start
+        return [self.vertices[first + offset] for offset in span.want]
 
     def before(self) -> tuple[Run, ...]:
         """The runs of the chains above and of what this one has computed."""

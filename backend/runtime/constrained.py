@@ -17,9 +17,12 @@ from ...lang.errors import ConstraintError
 from .grammar.compile import Prepared
 from .grammar.protocol import Mask, Matcher, mask_words
 
+SPARE, SPARE_SHARE = 8, 4
+"""Where it is known how much any text can need (`Prepared.deepest`), no token is looked at while more than that is left,
+these tokens and this part of it beside: the way that is found may be a longer one."""
 NEAR = 64
-"""Tokens to spare beside the way to close and what one more token may add to it: with fewer left, each token is looked
-at before it is taken."""
+"""Where it is not: tokens to spare beside the way to close and what one more token may add to it; with fewer left, each
+token is looked at before it is taken."""
 OFTEN = 32
 """Tokens after which the way to close is looked for in any case."""
 PAUSE = 8
@@ -135,6 +138,10 @@ class Constrained:
     def _plan_look(self, left: int, way: int) -> None:
         """Look again at once if the budget is near its end, given that the `way` to close has so many tokens: a token
         may add to it what one place of the constraint asks for at least."""
+        deepest = self.prepared.deepest
+        if deepest is not None:
+            self._look_at = deepest + deepest // SPARE_SHARE + SPARE
+            return
         near = left <= way + 2 * self.prepared.heaviest + NEAR
         self._look_at = left if near else left - OFTEN
 

@@ -77,8 +77,11 @@ class ConstrainedGen(Gen):
         """Compute the mask that `request` needs; while the forward runs, on another thread."""
         self.rule.fill(len(self.tokens) >= self.min_tokens)
 
-    def request(self, branch: Branch) -> Request | None:
+    def request(self, branch: Branch) -> Request:
         return Request(self.recipe, branch.length, mask=self.rule.mask())
+
+    def runs_ahead(self) -> bool:
+        return False  # the next mask depends on the token
 
     # -- tokens
     def begin(self, branch: Branch) -> None:

@@ -99,7 +99,8 @@ class Drive:
         bell: SimpleQueue[None] = SimpleQueue()
 
         def ring() -> None:
-            bell.put(None)
+            if handle.ready(seen):  # not at every token: whoever waits for the end sleeps until then
+                bell.put(None)
 
         with _interrupts_held() as interrupted:
             handle.listen(ring)
@@ -154,7 +155,8 @@ class Drive:
         alarm = self._alarm(loop)
 
         def tell() -> None:
-            alarm.ring(news)
+            if handle.ready(seen):
+                alarm.ring(news)
 
         handle.listen(tell)
         with self._thread_lock:

@@ -3,9 +3,14 @@
 Owns: the life of every branch, the list of those that want a step, and the order in which things happen. Everything
 here runs under one lock (`drive.py` says who holds it); branches enqueue from any thread through `notify`.
 
-A step is `launch()` (interpret ops, plan, forward) then `collect()` (sample, read, finish), two calls from the first
-day so that they can overlap on a device. A step happens whole or not at all: if the forward raises, the watermarks it
-raised are lowered again and the branches in it fail with the original error; nothing else is lost.
+A step is `launch()` (interpret ops, plan, send it on its way) then `collect()` (take the answers, finish what is
+finished). Where the executor runs ahead, the next step is launched before this one is collected: a token that is not
+known yet is stood for by its place among the answers (`Branch.run_ahead`), and a text that turns out to have ended
+there falls back. A step happens whole or not at all: if its launch raises, the watermarks it raised are lowered again
+and the branches in it fail with the original error; nothing else is lost.
+
+Invariants: at most one step is in flight between two calls of `step()`; a branch that an answer in flight is for takes
+part in a plan only if it runs ahead.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ...lang.errors import BackendError, Cancelled, OutOfMemory
@@ -23,8 +28,9 @@ from ..base import StepRecord
 from .admission import Admission, Program, by_order
 from .batch import Model
 from .branch import Branch, ForkOp, HoldOp, RestOp, SyncOp, TokensOp, refuse
-from .constrained_gen import ConstrainedGen
 from .drive import Drive
+from .executor import Executor, executor_of
+from .flight import answered, ask, begin_masks, goes_on, run_ahead, take
 from .grammar.compile import Grammars
 from .job import Job
 from .meter import Meter
@@ -32,7 +38,6 @@ from .noise import mix
 from .ops import Ops
 from .options import EngineOptions
 from .pool import SCRATCH, SlotPool
-from .sample.sampler import Request, sample
 from .scheduler import Scheduler, undo
 from .step import Span, Step, pack
 from .text.tokenizer import Tokenizer
@@ -51,6 +56,7 @@ class Engine:
         self.options = options
         self.tree = Tree(SlotPool(options.pool_tokens), options.reuse)
         model.allocate(options.pool_tokens + SCRATCH)
+        self.executor: Executor = executor_of(model, tokenizer.vocab_size, options)
         self.attached: dict[Branch, None] = {}
         self.scheduler = Scheduler(self.tree, options, self.attached)
         self.admission = Admission(self.tree, options.context_length)
@@ -69,6 +75,8 @@ class Engine:
         self._worked = 0.0  # when the last step ended
         self.meter = Meter()
         self._lingering: dict[Branch, None] = {}  # closing, with a fork that some child was still needing
+        self.flying: Step | None = None  # launched, not collected
+        self.landing = 0  # number of the step that is being collected, or was last
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
         self.closed: BaseException | None = None
 
@@ -103,23 +111,32 @@ class Engine:
         runtime: everything that waits fails with `BackendError`, nothing hangs.
         """
         try:
+            worked = self.flying is not None and not goes_on(self.flying) and self.land()
             step = self.launch()
-            if step is None:
-                return False
-            self.collect(step)
-            self._worked = time.monotonic()
-            return True
+            worked |= self.land()
+            self.flying = step
+            if step is not None and not self.executor.ahead:
+                self.land()
+            self._worked = time.monotonic() if worked or step is not None else self._worked
+            return worked or step is not None
         except Exception as error:
             broken = BackendError(f"internal error, please report it: {type(error).__name__}: {error}")
             broken.__cause__ = error
             self.shut_down(broken)
             raise broken from error
 
+    def land(self) -> bool:
+        """Collect the step in flight, if there is one."""
+        step, self.flying = self.flying, None
+        if step is not None:
+            self.collect(step)
+        return step is not None
+
     def _tell(self, step: Step) -> None:
         """Whoever watches learns of a step that is over."""
         self.meter.tick(self, step)
         if self.watchers:
-            began, rows = self.scheduler.now, sum(len(span.tokens) for span in step.spans)
+            began, rows = step.began, sum(len(span.tokens) for span in step.spans)
             record = StepRecord(step.number, began, time.monotonic(), rows, rows - step.sampled, step.branches)
             for watcher in self.watchers:
                 watcher(record)
@@ -133,6 +150,8 @@ class Engine:
             if not self.active:
                 self._fresh.clear()
                 return None
+            if self.flying is not None:
+                run_ahead(self.flying)
             spans, starved = self.scheduler.plan(self.active)
             for victim in self.scheduler.evicted:
                 self._send_back(victim)
@@ -141,20 +160,31 @@ class Engine:
                 continue
             if self._finish_settled(self._without_span()) and not spans:
                 continue  # what follows those jobs may want a span
+            if not spans and self.flying is not None:
+                return None  # all wait for its answers
             assert spans, f"{len(self.active)} branches want a step and none has a span"
-            step = Step(self.scheduler.number, spans)
-            step.masks = self._begin_masks(spans)
-            try:
-                step.logits = self.model.forward(pack(spans))
-            except BaseException as error:
-                undo(spans)
-                if not isinstance(error, Exception):
-                    raise  # an interruption: the step did not happen, and everything is as it was
-                self._fail_step(spans, error)
-                continue
-            self.steps += 1
-            self.rows += sum(len(span.tokens) for span in spans)
-            return step
+            step = self._send(spans)
+            if step is not None:
+                return step
+
+    def _send(self, spans: list[Span]) -> Step | None:
+        """Send the spans through the model and ask for what is wanted of them; None if that failed."""
+        masks = begin_masks(spans, self._masks)
+        try:
+            flight = self.executor.launch(pack(spans))
+        except BaseException as error:
+            undo(spans)
+            if not isinstance(error, Exception):
+                raise  # an interruption: the step did not happen, and everything is as it was
+            self._fail_step(spans, error)
+            return None
+        step = Step(self.scheduler.number, self.scheduler.now, spans, flight)
+        self.steps += 1
+        self.rows += sum(len(span.tokens) for span in spans)
+        if masks is not None:
+            masks.result()
+        ask(step, self._fail)
+        return step
 
     def _admit(self) -> None:
         """Let waiting branches in, as far as their programs fit; one where nobody has run for a while."""
@@ -179,76 +209,29 @@ class Engine:
             self.active.remove(branch)
             self.admission.add(branch)
 
-    def _begin_masks(self, spans: list[Span]) -> Future[None] | None:
-        """Fill the masks of constrained rows while the forward runs."""
-        fills = [
-            span.branch.job.fill_mask
-            for span in spans
-            if span.want and span.chain is None and isinstance(span.branch.job, ConstrainedGen)
-        ]
-        return self._masks.submit(_call_all, fills) if fills else None
-
     def _without_span(self) -> list[Branch]:
         """Branches without a span in the step just planned whose job may need no (more) step: those that have just
         begun, and those that wait for tokens which others may compute."""
         number = self.scheduler.number
-        found = [b for b in self._fresh if b.job is not None and not b.waiting and b.planned_in != number]
+        fresh = [b for b in self._fresh if b.job is not None and not b.asked_in]
+        found = [b for b in fresh if not b.waiting and b.planned_in != number]
         self._fresh = [b for b in self._fresh if b.job is not None and type(b.job) is Job]
         return found
 
     def collect(self, step: Step) -> None:
-        """Sample, hand rows to their readers, finish what is finished."""
-        if step.masks is not None:
-            step.masks.result()
-        requests: list[Request] = []
-        rows: list[int] = []
-        takers: list[Branch] = []
-        at = 0
-        for span in step.spans:
-            width, branch = len(span.want), span.branch
-            job = branch.job
-            if width and job is not None:
-                try:
-                    request = job.request(branch) if span.chain is None else None
-                except Exception as error:  # its mask could not be made
-                    self._fail(branch, error)
-                    request, job = None, None
-                if request is not None:
-                    requests.append(request)
-                    rows.append(at)
-                    takers.append(branch)
-                elif job is not None:
-                    self._guarded(branch, job.read, branch, span, step.logits[at : at + width])
-            at += width
-        step.sampled = len(requests)
-        if requests:
-            logits = step.logits if len(rows) == at else step.logits[rows]
-            self._sample(logits, requests, takers)
+        """Hand the answers to their readers, finish what is finished."""
+        self.landing = step.number
+        for branch, job, span, answers in answered(step):
+            if branch.job is job:
+                self._guarded(branch, take, branch, job, span, answers)
         self._tell(step)  # first: whoever waits for a call may look at its steps
         self._finish_settled(list(dict.fromkeys(span.branch for span in step.spans)))
-
-    def _sample(self, logits: Any, requests: list[Request], takers: list[Branch]) -> None:
-        """Sample all rows together; if that fails, each alone, so that a row that cannot be sampled fails by itself."""
-        vocab = self.tokenizer.vocab_size
-        try:
-            tokens = sample(logits, requests, vocab)
-        except Exception:
-            for i, branch in enumerate(takers):
-                self._guarded(branch, self._sample_one, branch, logits[i : i + 1], requests[i])
-            return
-        for branch, sampled in zip(takers, tokens):
-            if branch.job is not None:
-                self._guarded(branch, branch.job.accept, branch, sampled)
-
-    def _sample_one(self, branch: Branch, row: Any, request: Request) -> None:
-        if branch.job is not None:
-            branch.job.accept(branch, sample(row, [request], self.tokenizer.vocab_size)[0])
 
     def _finish_settled(self, branches: list[Branch]) -> int:
         finished = 0
         for branch in branches:
             job = branch.job
-            if job is not None and job.settled(branch):
+            if job is not None and not branch.asked_in and job.settled(branch):
                 self._deactivate(branch)
                 if self._guarded(branch, job.close, branch):
                     self.meter.ended.add(job.usage)
@@ -427,6 +410,7 @@ class Engine:
 
     def flush(self) -> bool:
         """Drop all KV that no live branch holds."""
+        self.land()
         self.take_inbox()
         self.tree.evict(self.options.pool_tokens)
         return True
@@ -434,11 +418,6 @@ class Engine:
 
 def _gone(child: Branch) -> bool:
     return child.closed or child.error is not None
-
-
-def _call_all(calls: list[Callable[[], None]]) -> None:
-    for call in calls:
-        call()
 
 
 def closed_early() -> Cancelled:

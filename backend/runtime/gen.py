@@ -8,6 +8,7 @@ the few bytes before the cut, within that token, encoded anew; the branch's wate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...lang.expr import DEFAULT_MAX_TOKENS, Sampling
@@ -15,13 +16,15 @@ from ..base import GenRequest, GenResult, Handle, TokenLogprob, Usage
 from .chain import Trie
 from .job import Job
 from .noise import mix
-from .sample.sampler import Recipe, Request, Sampled, log_softmax, top_of
+from .sample.ask import Looked, Lookup
+from .sample.sampler import Recipe, Request, Sampled
 from .text.stop import StopMatcher
 from .text.tokenizer import Tokenizer
 from .told import Told
 
 if TYPE_CHECKING:
     from .branch import Branch
+    from .executor import Ask
     from .step import Span
 
 
@@ -123,19 +126,25 @@ class Gen(Job):
     def wants_last(self) -> bool:
         return self.finish_reason is None
 
-    def request(self, branch: Branch) -> Request | None:
-        banned = tuple(self.ends) if len(self.tokens) < self.min_tokens else ()
+    def asks(self, branch: Branch, span: Span) -> list[Ask]:
+        if span.chain is None:
+            return [self.request(branch)]
+        top = self.recipe.top_logprobs
+        return [Lookup(tuple(vertex.children), top) for vertex in span.chain.asked(span)]
+
+    def request(self, branch: Branch) -> Request:
+        """How to sample from the branch's last row."""
+        banned = tuple(self.ends) if len(self.tokens) + branch.ahead < self.min_tokens else ()
         return Request(self.recipe, branch.length, banned)
 
+    def runs_ahead(self) -> bool:
+        return self.finish_reason is None and len(self.tokens) + 1 < self.budget and not self.recipe.penalised
+
     # -- reading
-    def read(self, branch: Branch, span: Span, logits: Any) -> None:
+    def read(self, branch: Branch, span: Span, rows: Sequence[Looked]) -> None:
         """Rows of the prompt's own tokens (only asked for with logprob_start_len)."""
-        chain = span.chain
-        for row, offset in zip(logits, span.want):
-            lp = log_softmax(row[: self.tokenizer.vocab_size])
-            for child in chain.vertices[span.start - chain.start + offset].children.values():
-                child.logprob = float(lp[child.token])
-                child.top = top_of(lp, self.recipe.top_logprobs)
+        for row, vertex in zip(rows, span.chain.asked(span)):
+            vertex.learn(row)
         if not self.open_chains():
             self.park(branch)
             self.tries[0].done = True
@@ -158,9 +167,9 @@ class Gen(Job):
         branch.engine.meter.tokens += 1
         self.tokens.append(token)
         if self.told is not None:
-            self.told.token(token, logprob, forced, branch.engine.scheduler.number)
+            self.told.token(token, logprob, forced, branch.engine.landing)
         self.recipe.note(token)
-        branch.tail.append(token)
+        branch.commit(token)
         matcher = self.matcher
         self._show(matcher.push(self.tokenizer.token_bytes[token], len(self.tokens) >= self.min_tokens))
         if matcher.cut is not None:

@@ -7,15 +7,18 @@ computed and whether the last row's logits are wanted; it may have tries of side
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...lang.errors import ProgramTimeout
 from ..base import Handle, Usage
 from .chain import Trie
-from .sample.sampler import Request, Sampled
+from .sample.ask import Looked
+from .sample.sampler import Sampled
 
 if TYPE_CHECKING:
     from .branch import Branch
+    from .executor import Ask
     from .step import Span
     from .told import Told
 
@@ -56,13 +59,20 @@ class Job:
 
     def account(self, branch: Branch, start: int, end: int) -> None:
         """Rows start .. end-1 of the branch's path are being computed for this call."""
+        account = branch.program.account
+        if start >= branch.high and start >= self.prompt_length and self.told is None:  # decoding, as a rule
+            self.usage.computed += end - start
+            account.rows += end - start
+            account.computed += end - start
+            branch.high = end
+            return
         again = max(0, min(end, branch.high) - start)
         fresh_prompt = max(0, min(end, self.prompt_length) - max(start, branch.high))
         self.usage.computed += end - start
         self.usage.recomputed += again
         self.usage.reused -= fresh_prompt
-        branch.program.account.rows += end - start
-        branch.program.account.computed += end - start - again
+        account.rows += end - start
+        account.computed += end - start - again
         branch.high = max(branch.high, end)
         if self.told is not None:
             self.told.computed(start, end)
@@ -85,15 +95,19 @@ class Job:
         return now
 
     # -- what the engine asks when the step is there
-    def request(self, branch: Branch) -> Request | None:
-        """How to sample from the last row; None if this job does not sample."""
-        return None
+    def asks(self, branch: Branch, span: Span) -> list[Ask]:
+        """What is wanted of each row in `span.want`, in order."""
+        return []
+
+    def runs_ahead(self) -> bool:
+        """Whether the next step may compute the row of the token that is being sampled, whatever it will be."""
+        return False
 
     def accept(self, branch: Branch, sampled: Sampled) -> None:
         """Take a sampled token."""
 
-    def read(self, branch: Branch, span: Span, logits: Any) -> None:
-        """Take the wanted rows [len(span.want), V] of a span."""
+    def read(self, branch: Branch, span: Span, rows: Sequence[Looked]) -> None:
+        """Take the answers about the rows in `span.want`."""
 
     def settled(self, branch: Branch) -> bool:
         """Whether the job is over (its handle complete) after this step."""

@@ -27,24 +27,25 @@ class EngineOptions:
     """Root of the noise of runs without a seed of their own."""
     grammar_backend: str = "auto"
     """The engine that enforces constraints, where it does so exactly."""
+    attention_backend: str = "auto"
+    """What computes attention on a GPU."""
+    cuda_graph_max_bs: int = 0
+    """Most branches of a decoding step that is replayed as a CUDA graph; 0: none is."""
+    overlap: bool = False
+    """Prepare and launch the next step while one runs (on a device)."""
 
 
 _NOT_YET: dict[str, object] = {
-    "attention_backend": "auto",
     "speculative_algorithm": None,
     "speculative_draft_model_path": None,
     "speculative_num_steps": None,
     "speculative_eagle_topk": None,
     "speculative_num_draft_tokens": None,
-    "cuda_graph_max_bs": None,
     "quantization": None,
     "kv_cache_dtype": "auto",
     "tp_size": 1,
 }
 """Options of the public contract that this version does not carry out, with the value that asks for nothing."""
-
-_WITHOUT_EFFECT = ("disable_cuda_graph", "disable_overlap_schedule")
-"""They turn off what is not there yet."""
 
 KNOWN = (
     "device",
@@ -60,7 +61,21 @@ KNOWN = (
     "random_seed",
     "chat_template",
     "log_level",
+    "attention_backend",
+    "cuda_graph_max_bs",
+    "disable_cuda_graph",
+    "disable_overlap_schedule",
 )
+
+ATTENTION_BACKENDS = ("auto", "triton", "flashinfer", "torch")
+
+
+def check_attention(asked: str, device: str) -> None:
+    """Raise `OptionError` for an attention backend that does not exist, or not on this device."""
+    if asked not in ATTENTION_BACKENDS:
+        raise OptionError(f"attention_backend must be one of {', '.join(ATTENTION_BACKENDS)}, got {asked!r}")
+    if device == "cpu" and asked not in ("auto", "torch"):
+        raise OptionError(f"attention_backend={asked!r} needs a GPU; on the CPU use 'auto' or 'torch'")
 
 
 def refuse_unsupported(others: dict[str, object]) -> None:
@@ -69,5 +84,5 @@ def refuse_unsupported(others: dict[str, object]) -> None:
         if name in _NOT_YET:
             if value != _NOT_YET[name]:
                 raise NotYet(f"Runtime({name}={value!r}) is not supported by this version of sgl yet; leave it out")
-        elif name not in _WITHOUT_EFFECT:
-            raise OptionError(f"Runtime has no option {name!r}{suggest(name, (*KNOWN, *_NOT_YET, *_WITHOUT_EFFECT))}")
+        else:
+            raise OptionError(f"Runtime has no option {name!r}{suggest(name, (*KNOWN, *_NOT_YET))}")

@@ -40,6 +40,8 @@ GPU_STEP_TOKENS = 8192
 """Default rows of one step: enough to fill the machine, few enough that streams and Ctrl-C stay lively."""
 MAX_POOL_TOKENS = {"cpu": 131_072, "cuda": 16_777_216}
 MEMORY_FRACTION = {"cpu": 0.25, "cuda": 0.85}
+MAX_RUNNING = {"cpu": 256, "cuda": 512}
+"""Default branches of one step."""
 
 
 class Runtime:
@@ -47,8 +49,9 @@ class Runtime:
 
     `sgl.Runtime()` runs the embedded default model; `sgl.Runtime("path/or/hub-id")` a safetensors folder, a `.gguf`
     file or a hub model. Option names are SGLang's where the thing is the same. Sizes are in tokens. Options that this
-    version cannot carry out raise `NotYet`; none is ignored. `disable_cuda_graph` and `disable_overlap_schedule` are
-    accepted: what they turn off is not there yet.
+    version cannot carry out raise `NotYet`; none is ignored. On a GPU: `attention_backend` is "triton" (ours, "auto"),
+    "flashinfer" or "torch" (no kernels of ours at all); decoding steps of up to `cuda_graph_max_bs` branches are
+    replayed as CUDA graphs; the next step is prepared while one runs (unless `disable_overlap_schedule`).
 
     Raises `ModelLoadError` (the file and the fix), `OptionError` (an option's value), `OutOfMemory` (no room for KV).
     """
@@ -70,6 +73,10 @@ class Runtime:
         random_seed: int | None = None,
         chat_template: str | None = None,
         log_level: str = "error",
+        attention_backend: str = "auto",
+        cuda_graph_max_bs: int | None = None,
+        disable_cuda_graph: bool = False,
+        disable_overlap_schedule: bool = False,
         **others: Any,
     ) -> None:
         _show_log(_log_level(log_level))
@@ -77,9 +84,16 @@ class Runtime:
         wait_briefly()
         from .model.build import build  # imports torch
 
-        model, tokenizer, template, name = build(model_path, device=device, dtype=dtype, load_format=load_format)
+        model, tokenizer, template, name = build(
+            model_path, device=device, dtype=dtype, load_format=load_format, attention=attention_backend
+        )
         kind = getattr(model, "device_type", "cpu")
         context = _context(context_length, model.context_length)
+        step_tokens = _positive(
+            "chunked_prefill_size", chunked_prefill_size, CPU_STEP_TOKENS if kind == "cpu" else GPU_STEP_TOKENS
+        )
+        max_running = _positive("max_running_requests", max_running_requests, MAX_RUNNING[kind])
+        graphs = 0 if kind == "cpu" or disable_cuda_graph else _positive("cuda_graph_max_bs", cuda_graph_max_bs, 256)
         self._start(
             model,
             tokenizer,
@@ -87,14 +101,15 @@ class Runtime:
             name,
             EngineOptions(
                 context_length=context,
-                pool_tokens=_pool_tokens(max_total_tokens, mem_fraction_static, model, kind),
-                step_tokens=_positive(
-                    "chunked_prefill_size", chunked_prefill_size, CPU_STEP_TOKENS if kind == "cpu" else GPU_STEP_TOKENS
-                ),
-                max_running=_positive("max_running_requests", max_running_requests, 256),
+                pool_tokens=_pool_tokens(max_total_tokens, mem_fraction_static, model, kind, step_tokens),
+                step_tokens=step_tokens,
+                max_running=max_running,
                 reuse=not disable_radix_cache,
                 seed=_seed(random_seed),
                 grammar_backend=grammar_backend,
+                attention_backend=attention_backend,
+                cuda_graph_max_bs=min(graphs, max_running),
+                overlap=kind != "cpu" and not disable_overlap_schedule,
             ),
         )
 
@@ -322,6 +337,7 @@ class Runtime:
     def check(self) -> None:
         """Assert the runtime's invariants (tests, debugging)."""
         with self.engine.drive.held():
+            self.engine.land()
             self.engine.take_inbox()
             invariants.check(self.engine)
 
@@ -362,15 +378,20 @@ def _context(asked: int | None, model: int) -> int:
     return context
 
 
-def _pool_tokens(asked: int | None, fraction: float | None, model: Model, kind: str) -> int:
+def _pool_tokens(asked: int | None, fraction: float | None, model: Model, kind: str, step_tokens: int) -> int:
     """`asked`, or as many tokens of KV as fit in the fraction of the memory that is free now."""
     if asked is not None:
         return _positive("max_total_tokens", asked, 1)
     if fraction is not None and not 0 < fraction < 1:
         raise OptionError(f"mem_fraction_static must be between 0 and 1, got {fraction!r}")
-    free = getattr(model, "free_memory", _free_memory)()
     share = MEMORY_FRACTION[kind] if fraction is None else fraction
-    return max(1, min(MAX_POOL_TOKENS[kind], int(free * share) // model.kv_bytes_per_token))
+    if kind == "cuda":
+        from .device import free_memory, pool_tokens
+
+        free = free_memory(model.device)  # type: ignore[attr-defined]
+        reserve = model.step_bytes(step_tokens)  # type: ignore[attr-defined]
+        return min(MAX_POOL_TOKENS[kind], pool_tokens(free, share, model.kv_bytes_per_token, reserve))
+    return max(1, min(MAX_POOL_TOKENS[kind], int(_free_memory() * share) // model.kv_bytes_per_token))
 
 
 def _free_memory() -> int:

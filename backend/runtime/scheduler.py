@@ -54,9 +54,13 @@ class Scheduler:
         spans: list[Span] = []
         budget = self.options.step_tokens
         places = self.options.max_running
+        first = True  # nobody before this branch holds KV
         for i, branch in enumerate(active):
             if budget <= 0 or not places:
                 break
+            if branch.asked_in and not branch.ahead:
+                first = False
+                continue  # what it wants next depends on an answer that is in flight
             waiting = min(len(active) - i - 1, places - 1, budget // 2)
             before = len(spans)
             try:
@@ -64,7 +68,7 @@ class Scheduler:
                 budget -= used
                 places -= used > 0
             except NoRoom as lack:
-                if len(spans) == before == 0:
+                if first and len(spans) == before == 0:
                     return [], (branch, lack.need)
                 break  # those behind it must not take what it is waiting for
         return spans, None
@@ -73,6 +77,11 @@ class Scheduler:
         """Append the branch's spans; rows used. Its watermark is raised as far as they reach."""
         job = branch.job
         assert job is not None
+        if (usual := branch.next_row(job)) is not None:
+            job.account(branch, usual.start, usual.start + 1)
+            spans.append(usual)
+            self._joins(branch)
+            return 1
         if not branch.attached:
             branch.settle()
         if job.wants_last() and branch.length:

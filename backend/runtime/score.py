@@ -6,7 +6,8 @@ branch's last token scores every first token; each further token has one row, ho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,12 +18,13 @@ from .chain import Trie, Vertex
 from .job import Job
 from .noise import mix, uniform
 from .pool import append_run
-from .sample.sampler import log_softmax
+from .sample.ask import Looked, Lookup
 from .text.tokenizer import Tokenizer
 from .told import Told
 
 if TYPE_CHECKING:
     from .branch import Branch
+    from .executor import Ask
     from .step import Span
 
 
@@ -61,18 +63,16 @@ class Score(Job):
         self.usage.computed += rows
         self.usage.reused = max(0, self.usage.reused - rows)
 
-    def read(self, branch: Branch, span: Span, logits: Any) -> None:
-        if span.chain is None:
-            self.rooted = True
-            self._note(self.choices.root, logits[-1])
-            return
-        for row, offset in zip(logits, span.want):
-            self._note(span.chain.vertices[span.start - span.chain.start + offset], row)
+    def asks(self, branch: Branch, span: Span) -> list[Ask]:
+        return [Lookup(tuple(vertex.children)) for vertex in self._asked(span)]
 
-    def _note(self, vertex: Vertex, row: Any) -> None:
-        lp = log_softmax(row[: self.tokenizer.vocab_size])
-        for child in vertex.children.values():
-            child.logprob = float(lp[child.token])
+    def read(self, branch: Branch, span: Span, rows: Sequence[Looked]) -> None:
+        self.rooted |= span.chain is None
+        for vertex, row in zip(self._asked(span), rows):
+            vertex.learn(row)
+
+    def _asked(self, span: Span) -> list[Vertex]:
+        return [self.choices.root] if span.chain is None else span.chain.asked(span)
 
     def settled(self, branch: Branch) -> bool:
         return self.rooted and not self.open_chains()
@@ -102,7 +102,7 @@ class Score(Job):
         if self.told is None:
             return None
         for vertex in self.choices.paths[winner]:
-            self.told.token(vertex.token, vertex.logprob, False, branch.engine.scheduler.number)
+            self.told.token(vertex.token, vertex.logprob, False, branch.engine.landing)
         branch.told = branch.length
         return self.told.finish(self.ask.choices[winner], self.begun, ended)
 

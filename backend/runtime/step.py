@@ -6,9 +6,8 @@ Owns: `Span` (what one branch wants from one forward) and packing. Knows nothing
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +15,8 @@ from .batch import Batch, Run, SpanLayout
 
 if TYPE_CHECKING:
     from .branch import Branch
+    from .executor import Ask, Flight
+    from .job import Job
 
 
 @dataclass(slots=True)
@@ -32,15 +33,27 @@ class Span:
     chain: Any = None
 
 
+class Asked(NamedTuple):
+    """What one span asks of its wanted rows, for the job that its branch had then; `at`: the first one's place among all
+    asks of the step."""
+
+    branch: Branch
+    job: Job
+    span: Span
+    at: int
+    asks: Sequence[Ask]
+
+
 @dataclass(slots=True)
 class Step:
-    """A step in flight: launched, not yet collected."""
+    """A step in flight: launched, not yet collected. `began`: when it was planned, on the monotonic clock."""
 
     number: int
+    began: float
     spans: list[Span]
-    logits: Any = None  # [W, V] float32
-    masks: Future[None] | None = None  # done when the masks of its constrained rows are there
-    sampled: int = 0  # rows that were sampled from
+    flight: Flight
+    asked: list[Asked] = field(default_factory=list)
+    sampled: int = 0  # rows that are sampled from
 
     @property
     def branches(self) -> int:

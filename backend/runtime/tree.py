@@ -62,6 +62,7 @@ class Tree:
         self.reuse = reuse
         self.root = Node(None, 0, [], [], 0)
         self.clock = 0
+        self.undone = 0  # how often nodes lost slots that they may get others for; else a full node's stay
         self.cached = 0  # computed tokens of nodes without a live branch: evictable, all of them
         self._leaves: list[tuple[int, int, Node]] = []  # heap by last use; stale entries are skipped
         self._pushes = 0

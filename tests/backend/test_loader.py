@@ -363,6 +363,8 @@ SHARD = "model-00002-of-00003.safetensors"
         ("tokenizer.json", lambda raw: None, r"tokenizer\.json: no such file.*AutoTokenizer"),
         ("tokenizer.json", lambda raw: raw[:-5], r"tokenizer\.json: cannot be read"),
         ("model.safetensors.index.json", lambda raw: b"{}", "no 'weight_map'"),
+        ("model.safetensors.index.json", lambda raw: b'{"weight_map": {"x": 3}}', "no 'weight_map'"),
+        ("model.safetensors.index.json", lambda raw: b'{"weight_map": {"x": "y"}}', r"/y: this shard is missing"),
         ("model.safetensors.index.json", lambda raw: None, r"model\.safetensors: no such file"),
     ],
 )
@@ -387,6 +389,15 @@ def test_missing_tensors_are_named(tmp_path):
     save_file(tensors, tmp_path / "single" / "model.safetensors")
     with pytest.raises(ModelLoadError, match=r"'lm_head\.weight' is missing"):
         load_checkpoint(tmp_path / "single", "auto", tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_taken_where_the_index_says(tmp_path):
+    expected = save_folder(tmp_path, shards=3)
+    stray = sorted(expected)[0]  # of the first shard
+    for shard in (SHARD, "model-00003-of-00003.safetensors"):
+        tensors = {name: tensor.clone() for name, tensor in load_file(tmp_path / shard).items()}
+        save_file({**tensors, stray: torch.zeros(1)}, tmp_path / shard)
+    assert torch.equal(load_checkpoint(tmp_path, "auto", tmp_path).tensors[stray], expected[stray])
 
 
 # -- dummy, names, options ----------------------------------------------------------------------------------------

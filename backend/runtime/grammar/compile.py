@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ....lang.constraint import Constraint, Grammar, JsonSchema
+from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import Node, size
 from ..text.tokenizer import Tokenizer
 from .cache import ArtefactCache
 from .closing import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
+from .deepest import deepest
 from .ebnf import Unfit
 from .lark import merged, regular, schemas, to_source
 from .llguidance_engine import LLGuidance
@@ -44,8 +45,9 @@ class Prepared:
     """A constraint ready to be enforced.
 
     `checked`: what the mask leaves open, by JSON pointer; the finished text is checked for it, and sampled anew if it
-    fails. `witnesses` and `heaviest` help to close a text (`closing.py`); `shortest` is the length in tokens of the
-    shortest text known, 0 if none is.
+    fails. `witnesses` and `heaviest` help to close a text (`closing.py`), and so does `deepest`: the most tokens that a
+    text can need to its end, from anywhere, if that can be told (`deepest.py`). `shortest` is the length in tokens of
+    the shortest text known, 0 if none is.
     """
 
     constraint: Constraint
@@ -55,6 +57,7 @@ class Prepared:
     vocabulary: Vocabulary
     witnesses: tuple[bytes, ...]
     heaviest: int
+    deepest: int | None = None
     shortest: int = 0
 
     def closing(self, matcher: Matcher, limit: int, work: int = WORK) -> list[int] | None:
@@ -149,11 +152,23 @@ class Grammars:
         if any(_open(low.mask) if joined else _few_keys(low.mask) for low in lowered.values()):
             checked.append("repeated keys")
         witnesses, heavy = _help(constraint, [low.mask for low in lowered.values()])
+        deep = self._deepest(constraint, {part: low.mask for part, low in lowered.items()})
         prepared = Prepared(
-            constraint, compiled, tuple(dict.fromkeys(checked)), self.closer, self.vocabulary, witnesses, heavy
+            constraint, compiled, tuple(dict.fromkeys(checked)), self.closer, self.vocabulary, witnesses, heavy, deep
         )
         shortest = prepared.closing(compiled.matcher(), 2_000, work=10 * WORK) or ()
         return replace(prepared, shortest=len(shortest))
+
+    def _deepest(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> int | None:
+        if not self.vocabulary.spells_all or (masks and self.backend not in ("auto", "llguidance")):
+            return None
+        node = regular(constraint)
+        if node is None and isinstance(constraint, Either):
+            bounds = [self._deepest(branch, masks) for branch in constraint.branches]
+            return None if None in bounds else max(bound for bound in bounds if bound is not None)
+        parts = merged(constraint.parts) if isinstance(constraint, Sequenced) else [constraint]
+        known = [masks.get(part) if isinstance(part, JsonSchema) else part for part in parts]
+        return deepest([node] if node is not None else known, self.vocabulary.by_bytes)
 
     def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled:
         wanted = self.backend

@@ -96,6 +96,12 @@ class Vocabulary(TokenTable):
         return names
 
     @cached_property
+    def spells_all(self) -> bool:
+        """Whether every byte that text can have is a token."""
+        never = {0xC0, 0xC1, *range(0xF5, 0x100)}
+        return all(bytes((byte,)) in self.by_bytes for byte in range(256) if byte not in never)
+
+    @cached_property
     def longest(self) -> int:
         """Bytes of the longest token."""
         return max(map(len, self.bytes))

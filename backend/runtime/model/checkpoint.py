@@ -1,17 +1,19 @@
 """`Checkpoint`: a loaded model before it is built, whatever files it came from; and which tokens end its text.
 
-Owns: the value every loader returns. Knows nothing of files or of how tensors are used.
+Owns: the values every loader returns. Knows nothing of files or of how tensors are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
 from .config import ModelConfig
+from .weights import Weights
 
 END_OF_GENERATION = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>",
@@ -19,18 +21,39 @@ END_OF_GENERATION = (
 """Control tokens that end a turn or a text; configs often name only one of those a chat model really uses."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """`tensors` have the names of HF checkpoints, in the file's own float type (float32 when dequantised)."""
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What any loaded model says of its text. `name` is the file or folder it came from."""
 
     name: str
-    config: ModelConfig
-    tensors: Mapping[str, torch.Tensor]
     tokenizer: Tokenizer
     chat_template: str | None
     bos_id: int | None
     eos_ids: tuple[int, ...]
     add_bos: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Described):
+    """`tensors` have the names of HF checkpoints, in the file's own float type (float32 when dequantised). They may be
+    read from the disk only when they are asked for."""
+
+    config: ModelConfig
+    tensors: Mapping[str, torch.Tensor]
+
+    def weights(self, device: torch.device | str, dtype: torch.dtype) -> Weights:
+        """Begin to bring the tensors to a device; a `with` block takes them in it (see `weights`)."""
+        return Weights(self.tensors, torch.device(device), dtype, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign(Described):
+    """A model whose computation is not the family's: transformers runs it. `path` is its folder (or a config by another
+    name, for random weights, which `dummy` asks for); `reason` says what the family lacks."""
+
+    path: Path
+    reason: str
+    dummy: bool
 
 
 def end_ids(tokenizer: Tokenizer, declared: Iterable[int]) -> tuple[int, ...]:

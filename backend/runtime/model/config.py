@@ -18,14 +18,22 @@ HF_ARCHITECTURES = {
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
 }
 GGUF_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("linear", "llama3", "yarn")
 
 
+class Unsupported(ModelLoadError):
+    """A model that is described well but is not of this family, or has a feature the family's code lacks."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes are numbers of elements; ids are token ids. `rope_scaling` is None or has `rope_type` in `ROPE_TYPES`."""
+    """Sizes are numbers of elements; ids are token ids. `rope_scaling` is None or has `rope_type` in `ROPE_TYPES`.
+
+    Without experts (`num_experts` 0) every layer is dense; see `is_sparse`.
+    """
 
     architecture: str
     vocab_size: int
@@ -46,6 +54,14 @@ class ModelConfig:
     initializer_range: float = 0.02
     eos_ids: tuple[int, ...] = field(default=())
     bos_id: int | None = None
+    num_experts: int = 0
+    experts_per_token: int = 0
+    expert_size: int = 0
+    """The intermediate size of one expert."""
+    normalized_experts: bool = False
+    """Whether the weights of a token's experts are scaled to sum to one."""
+    sparse_step: int = 1
+    dense_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
@@ -68,9 +84,14 @@ class ModelConfig:
     def limited_by_window(self) -> bool:
         return self.context_length < self.max_position_embeddings
 
+    def is_sparse(self, layer: int) -> bool:
+        """Whether a layer's feed-forward is a mixture of experts."""
+        return self.num_experts > 0 and layer not in self.dense_layers and (layer + 1) % self.sparse_step == 0
+
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], name: str = "config.json") -> ModelConfig:
-        """Read a parsed `config.json`; `name` is for messages."""
+        """Read a parsed `config.json`; `name` is for messages. Raises `Unsupported` for what is not of the family,
+        `ModelLoadError` for what is wrong."""
         architecture = _hf_architecture(raw, name)
         _refuse_unsupported(raw, name)
         hidden = int(_need(raw, "hidden_size", name))
@@ -96,11 +117,12 @@ class ModelConfig:
             rope_scaling=scaling,
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             attention_bias=architecture == "qwen2" or bool(raw.get("attention_bias", False)),
-            qk_norm=architecture == "qwen3",
+            qk_norm=architecture.startswith("qwen3"),
             sliding_window=int(window) if window else None,
             initializer_range=float(raw.get("initializer_range") or 0.02),
             eos_ids=as_ids(raw.get("eos_token_id")),
             bos_id=raw.get("bos_token_id"),
+            **(_hf_experts(raw, name) if architecture == "qwen3_moe" else {}),
         )
 
     @classmethod
@@ -168,7 +190,7 @@ def _hf_architecture(raw: Mapping[str, Any], name: str) -> str:
     if not declared and raw.get("model_type") in HF_ARCHITECTURES.values():
         return str(raw["model_type"])
     found = ", ".join(map(str, declared)) or f"model_type {raw.get('model_type')!r}"
-    raise ModelLoadError(f"{name}: architecture {found} is not supported; supported: {_listed()}")
+    raise Unsupported(f"{name}: architecture {found} is not supported; supported: {_listed()}")
 
 
 def _refuse_unsupported(raw: Mapping[str, Any], name: str) -> None:
@@ -178,9 +200,9 @@ def _refuse_unsupported(raw: Mapping[str, Any], name: str) -> None:
             f"{name}: quantized safetensors ({method}) are not supported; use the unquantized checkpoint or a GGUF file"
         )
     if raw.get("hidden_act", "silu") != "silu":
-        raise ModelLoadError(f"{name}: hidden_act {raw['hidden_act']!r} is not supported; only 'silu' is")
+        raise Unsupported(f"{name}: hidden_act {raw['hidden_act']!r} is not supported; only 'silu' is")
     if raw.get("mlp_bias"):
-        raise ModelLoadError(f"{name}: mlp_bias is not supported")
+        raise Unsupported(f"{name}: mlp_bias is not supported")
 
 
 def _hf_rope(raw: Mapping[str, Any], name: str) -> tuple[float, Mapping[str, Any] | None]:
@@ -189,12 +211,12 @@ def _hf_rope(raw: Mapping[str, Any], name: str) -> tuple[float, Mapping[str, Any
     theta = float(rope.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0)
     partial = rope.pop("partial_rotary_factor", None) or raw.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
-        raise ModelLoadError(f"{name}: partial_rotary_factor {partial} is not supported")
+        raise Unsupported(f"{name}: partial_rotary_factor {partial} is not supported")
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind in ("default", "none"):
         return theta, None
     if kind not in ROPE_TYPES:
-        raise ModelLoadError(f"{name}: RoPE scaling {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
+        raise Unsupported(f"{name}: RoPE scaling {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
     rope = {k: v for k, v in rope.items() if k != "type" and v is not None}
     rope["rope_type"] = kind
     limit = raw.get("original_max_position_embeddings") or _need(raw, "max_position_embeddings", name)
@@ -204,6 +226,17 @@ def _hf_rope(raw: Mapping[str, Any], name: str) -> tuple[float, Mapping[str, Any
     for needed in ("factor", "low_freq_factor", "high_freq_factor")[: 3 if kind == "llama3" else 1]:
         _need(rope, needed, f"{name}: RoPE scaling {kind!r}")
     return theta, rope
+
+
+def _hf_experts(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {
+        "num_experts": int(raw.get("num_experts") or _need(raw, "num_local_experts", name)),
+        "experts_per_token": int(_need(raw, "num_experts_per_tok", name)),
+        "expert_size": int(_need(raw, "moe_intermediate_size", name)),
+        "normalized_experts": bool(raw.get("norm_topk_prob", False)),
+        "sparse_step": int(raw.get("decoder_sparse_step") or 1),
+        "dense_layers": tuple(int(i) for i in raw.get("mlp_only_layers") or ()),
+    }
 
 
 def _gguf_scaling(metadata: Mapping[str, Any], arch: str, name: str) -> Mapping[str, Any] | None:

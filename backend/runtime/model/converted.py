@@ -16,7 +16,7 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from .checkpoint import Checkpoint, end_ids
 from .config import ModelConfig
+from .shards import ShardedTensors, read_header
 
 FORMAT = 1
 """Raise it whenever what is written, or how GGUF files are understood, changes."""
@@ -133,13 +134,12 @@ def _read_entry(entry: Path, path: Path) -> Checkpoint | None:
 
 
 def _config(raw: dict[str, Any]) -> ModelConfig:
-    return ModelConfig(**{**raw, "eos_ids": tuple(raw["eos_ids"])})
+    tuples = {key: tuple(raw.get(key, ())) for key in ("eos_ids", "dense_layers")}
+    return ModelConfig(**{**raw, **tuples})
 
 
-def _mapped(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(file)
+def _mapped(file: Path) -> Mapping[str, torch.Tensor]:
+    return ShardedTensors(read_header(file))
 
 
 def _fingerprint(file: Path) -> list[int]:

@@ -5,47 +5,98 @@ Owns: what a made-up checkpoint contains. Deterministic: the same config gives t
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Mapping
+
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from ....lang.errors import ModelLoadError
 from .config import ModelConfig
+from .shapes import Shape, parameter_count, tensor_shapes
+from .weights import Converted, Supply, Tensors
 
 END = "<|endoftext|>"
+DRAWN_ON_CPU = 200_000_000
+"""Most parameters that are drawn on the CPU for a GPU too: seconds. Tests compare the two on such models."""
+
+
+class DummyTensors(Tensors):
+    """Made-up weights of a config: normal with its `initializer_range` (so logits stay small), norms of one, biases of
+    zero.
+
+    Up to `DRAWN_ON_CPU` parameters they are drawn on the CPU and are the same wherever they go. Above, a GPU draws
+    its own, tensor by tensor in the dtype asked for: those are the same in every process and on every GPU of one kind,
+    but others than the CPU's.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        self._config = config
+        self._seed = seed
+        self._shapes = tensor_shapes(config)
+        self._drawn: dict[str, torch.Tensor] | None = None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._shapes:
+            raise KeyError(name)
+        if self._drawn is None:  # all at once: they come from one generator, in order
+            self._drawn = random_tensors(self._config, self._seed)
+        return self._drawn[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def supply(self, device: torch.device, dtype: torch.dtype) -> Supply:
+        if device.type == "cpu" or parameter_count(self._config) <= DRAWN_ON_CPU:
+            return Converted(self, device, dtype)
+        return _DrawnThere(self._shapes, self._config.initializer_range, self._seed, device, dtype)
+
+
+class _DrawnThere:
+    """Made-up weights drawn on the device when taken, each from a generator of its own."""
+
+    def __init__(
+        self, shapes: Mapping[str, Shape], deviation: float, seed: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._shapes = shapes
+        self._deviation = deviation
+        self._seed = seed
+        self._device = device
+        self._dtype = dtype
+
+    def take(self, name: str) -> torch.Tensor | None:
+        shape = self._shapes.get(name)
+        if shape is None:
+            return None
+        tensor = torch.empty(shape, dtype=self._dtype, device=self._device)
+        if (constant := _constant(name)) is not None:
+            return tensor.fill_(constant)
+        digest = hashlib.blake2b(f"{self._seed}|{name}".encode(), digest_size=7).digest()
+        generator = torch.Generator(self._device).manual_seed(int.from_bytes(digest, "little"))
+        return tensor.normal_(0.0, self._deviation, generator=generator)
+
+    def close(self) -> None:
+        pass
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Normal weights with the config's `initializer_range` (so logits stay small), norms of one, biases of zero."""
+    """The made-up weights of a config in float32 on the CPU, all drawn now."""
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(*shape: int) -> torch.Tensor:
+    def draw(name: str, shape: Shape) -> torch.Tensor:
+        if (constant := _constant(name)) is not None:
+            return torch.full(shape, constant)
         return torch.empty(shape).normal_(0.0, config.initializer_range, generator=generator)
 
-    hidden, wide, dim = config.hidden_size, config.intermediate_size, config.head_dim
-    q, kv = config.num_heads * dim, config.num_kv_heads * dim
-    tensors = {"model.embed_tokens.weight": normal(config.vocab_size, hidden), "model.norm.weight": torch.ones(hidden)}
-    if not config.tie_word_embeddings:
-        tensors["lm_head.weight"] = normal(config.vocab_size, hidden)
-    for i in range(config.num_layers):
-        layer = f"model.layers.{i}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"{layer}{norm}.weight"] = torch.ones(hidden)
-        for name, rows, columns in (
-            ("self_attn.q_proj", q, hidden),
-            ("self_attn.k_proj", kv, hidden),
-            ("self_attn.v_proj", kv, hidden),
-            ("self_attn.o_proj", hidden, q),
-            ("mlp.gate_proj", wide, hidden),
-            ("mlp.up_proj", wide, hidden),
-            ("mlp.down_proj", hidden, wide),
-        ):
-            tensors[f"{layer}{name}.weight"] = normal(rows, columns)
-            if config.attention_bias and name[-6] in "qkv":
-                tensors[f"{layer}{name}.bias"] = torch.zeros(rows)
-        if config.qk_norm:
-            for name in ("q_norm", "k_norm"):
-                tensors[f"{layer}self_attn.{name}.weight"] = torch.ones(dim)
-    return tensors
+    return {name: draw(name, shape) for name, shape in tensor_shapes(config).items()}
+
+
+def _constant(name: str) -> float | None:
+    """What all numbers of a tensor are, where they are not random."""
+    return 0.0 if name.endswith(".bias") else 1.0 if name.endswith("norm.weight") else None
 
 
 def byte_tokenizer(vocab_size: int, name: str) -> Tokenizer:

@@ -30,9 +30,11 @@ from ....lang.errors import ModelLoadError
 from ..attention.plan import plan_attention
 from ..attention.torch_attention import StepAttention
 from ..batch import Batch
+from ..device import reserve_bytes
 from .config import ModelConfig
 from .linear import Linear
 from .rope import rope_tables
+from .weights import Weights
 
 if TYPE_CHECKING:
     from .loader import Checkpoint
@@ -62,13 +64,14 @@ class Llama:
                 checkpoint.name, config.context_length, config.max_position_embeddings,
             )  # fmt: skip
         element = torch.empty(0, dtype=dtype).element_size()
+        self.device_type = self.device.type
         self.kv_bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element
-        take = _Weights(checkpoint, self.device, dtype)
-        self._embed_VE = take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-        self._layers = [_Layer(take, config, i) for i in range(config.num_layers)]
-        self._norm_E = take("model.norm.weight", config.hidden_size)
-        tied = config.tie_word_embeddings
-        head_VE = self._embed_VE if tied else take("lm_head.weight", config.vocab_size, config.hidden_size)
+        with checkpoint.weights(self.device, dtype) as take:
+            self._embed_VE = take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+            self._layers = [_Layer(take, config, i) for i in range(config.num_layers)]
+            self._norm_E = take("model.norm.weight", config.hidden_size)
+            tied = config.tie_word_embeddings
+            head_VE = self._embed_VE if tied else take("lm_head.weight", config.vocab_size, config.hidden_size)
         self._head = Linear(head_VE)
         self._rope_divisors_F = checkpoint.tensors.get("rope_freqs.weight")
         self._kv_NJD: list[torch.Tensor] = []
@@ -82,6 +85,10 @@ class Llama:
         cos_PD, sin_PD = rope_tables(config, min(slots, self.context_length), self._rope_divisors_F)
         self._cos_PD = cos_PD.to(self.device, self.dtype)
         self._sin_PD = sin_PD.to(self.device, self.dtype)
+
+    def step_bytes(self, rows: int) -> int:
+        """Bytes a step of `rows` rows needs beside weights and KV; an upper estimate."""
+        return reserve_bytes(self.config, self.dtype, rows, min(rows, 512))
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
@@ -114,7 +121,7 @@ class Llama:
 class _Layer:
     """One block: attention and feed-forward, each with its norm; the residual is the caller's."""
 
-    def __init__(self, take: _Weights, config: ModelConfig, index: int) -> None:
+    def __init__(self, take: Weights, config: ModelConfig, index: int) -> None:
         prefix = f"model.layers.{index}."
         attention = prefix + "self_attn."
         self._heads = _Heads(config.num_heads, config.num_kv_heads, config.head_dim)
@@ -134,7 +141,7 @@ class _Layer:
         self._wide = wide
         self._down = Linear(take(prefix + "mlp.down_proj.weight", config.hidden_size, wide))
 
-    def _make_qkv(self, take: _Weights, prefix: str, config: ModelConfig) -> Linear:
+    def _make_qkv(self, take: Weights, prefix: str, config: ModelConfig) -> Linear:
         sizes = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
         widths = {p: heads * config.head_dim for p, heads in sizes.items()}
         weight = {p: take(f"{prefix}{p}_proj.weight", n, config.hidden_size) for p, n in widths.items()}
@@ -145,7 +152,7 @@ class _Layer:
         bias["q"] = self._heads.group_first(bias["q"])
         return Linear(torch.cat(list(weight.values())), torch.cat(list(bias.values())))
 
-    def _make_qk_norm(self, take: _Weights, prefix: str, config: ModelConfig) -> torch.Tensor:
+    def _make_qk_norm(self, take: Weights, prefix: str, config: ModelConfig) -> torch.Tensor:
         q_D, k_D = (take(f"{prefix}{p}_norm.weight", config.head_dim) for p in ("q", "k"))
         return torch.cat((q_D.expand(config.num_heads, -1), k_D.expand(config.num_kv_heads, -1)))
 
@@ -191,31 +198,6 @@ class _Heads:
         """Reorder rows [Q*D, ...] from (KV head, group) to (group, KV head)."""
         split = rows.reshape(self.kv, self.query // self.kv, self.dim, *rows.shape[1:])
         return split.transpose(0, 1).reshape(rows.shape)
-
-
-class _Weights:
-    """Takes tensors out of a checkpoint by name, checks their shape, and moves them to the device."""
-
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-        self._tensors = checkpoint.tensors
-        self._name = checkpoint.name
-        self._device = device
-        self._dtype = dtype
-
-    def __call__(self, name: str, *shape: int) -> torch.Tensor:
-        tensor = self.optional(name, *shape)
-        if tensor is None:
-            raise ModelLoadError(f"{self._name}: the tensor {name!r} is missing; the checkpoint is incomplete")
-        return tensor
-
-    def optional(self, name: str, *shape: int) -> torch.Tensor | None:
-        tensor = self._tensors.get(name)
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ModelLoadError(
-                f"{self._name}: {name!r} has shape {tuple(tensor.shape)}, but the config says {shape}; "
-                "config and weights are of different models"
-            )
-        return None if tensor is None else tensor.to(self._device, self._dtype)
 
 
 def _is_every_row(want: npt.NDArray[np.int64], rows: int) -> bool:

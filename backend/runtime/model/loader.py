@@ -1,4 +1,4 @@
-"""`load_checkpoint`: from what a user names (a file, a folder, a hub id, nothing) to a `Checkpoint`.
+"""`load_any`, `load_checkpoint`: from what a user names (a file, a folder, a hub id, nothing) to a `Checkpoint`.
 
 Owns: where a model's parts lie in each kind of source, and the errors that say which file is wrong and what to do.
 Knows nothing of model code. transformers is never imported here (it takes seconds); a checkpoint needs a
@@ -16,44 +16,83 @@ import torch
 from tokenizers import Tokenizer
 
 from ....lang.errors import ModelLoadError, OptionError, suggest
-from .checkpoint import Checkpoint, end_ids
-from .config import ModelConfig, as_ids
+from .checkpoint import Checkpoint, Described, Foreign, end_ids
+from .config import ModelConfig, Unsupported, as_ids
 from .converted import load_converted
-from .dummy import byte_tokenizer, random_tensors
+from .dummy import DummyTensors, byte_tokenizer
+from .shards import ShardedTensors, read_header
 from .store import default_model_path
 
-__all__ = ["LOAD_FORMATS", "Checkpoint", "load_checkpoint"]
+__all__ = ["LOAD_FORMATS", "Checkpoint", "Foreign", "load_any", "load_checkpoint"]
 
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
+_EXPERTS = "mixtures of experts are not supported by the code of the Llama family"
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 
 
 def load_checkpoint(model_path: str | Path | None, load_format: str, cache: Path) -> Checkpoint:
-    """Load a model's description, weights and tokenizer.
+    """Load a description, weights and tokenizer of a model of the family.
 
     `model_path`: a `.gguf` file, a folder with `config.json`, a hub id (`org/name`), or None for the embedded default
     model. `load_format`: "auto" takes what is there; "dummy" makes random weights for any `config.json`. `cache` is the
     folder for the default model and for converted GGUF files (see `converted`).
 
-    Raises `OptionError` for an unknown `load_format`, `ModelLoadError` for everything else.
+    Raises `OptionError` for an unknown `load_format`, `Unsupported` for a model that is not of the family,
+    `ModelLoadError` for everything else.
     """
+    path, is_gguf = _source(model_path, load_format, cache)
+    if is_gguf:
+        return load_converted(path, cache)
+    file = _config_file(path)
+    config = ModelConfig.from_hf(_read_json(file), str(file))
+    if config.num_experts:
+        raise Unsupported(f"{file}: {_EXPERTS}")
+    return _load_family(file, config, dummy=load_format == "dummy")
+
+
+def load_any(model_path: str | Path | None, load_format: str, cache: Path) -> Checkpoint | Foreign:
+    """`load_checkpoint`, but a folder that is not of the family, or whose whole context the family's code does not
+    compute (a sliding window), comes as a `Foreign` for transformers to run."""
+    path, is_gguf = _source(model_path, load_format, cache)
+    if is_gguf:
+        return load_converted(path, cache)
+    file, dummy = _config_file(path), load_format == "dummy"
+    raw = _read_json(file)
+    try:
+        config = ModelConfig.from_hf(raw, str(file))
+    except Unsupported as error:
+        return _load_foreign(file, raw, str(error), dummy)
+    if config.num_experts:
+        return _load_foreign(file, raw, f"{file}: {_EXPERTS}", dummy)
+    if config.limited_by_window:
+        reason = f"{file}: it attends through a sliding window of {config.sliding_window} tokens"
+        return _load_foreign(file, raw, reason, dummy)
+    return _load_family(file, config, dummy)
+
+
+def _source(model_path: str | Path | None, load_format: str, cache: Path) -> tuple[Path, bool]:
+    """What to load: a folder (for dummy weights, any `config.json` too) or a GGUF file; and whether it is a GGUF."""
     if load_format not in LOAD_FORMATS:
         known = ", ".join(LOAD_FORMATS)
         raise OptionError(f"load_format {load_format!r} does not exist{suggest(load_format, LOAD_FORMATS)}: {known}")
     path = default_model_path(cache) if model_path is None else _local(model_path, weights=load_format != "dummy")
     if load_format == "dummy":
-        return _load_dummy(path)
+        return path, False
     if path.is_file() and (load_format == "gguf" or path.suffix == ".gguf"):
         if load_format == "safetensors":
             raise ModelLoadError(f"{path} is a GGUF file, not a safetensors folder: use load_format='auto' or 'gguf'")
-        return load_converted(path, cache)
+        return path, True
     if load_format == "gguf":
-        return load_converted(_only_gguf(path), cache)
+        return _only_gguf(path), True
     if path.is_file():
         raise ModelLoadError(f"{path}: pass the folder that holds config.json, or a .gguf file")
     if load_format == "auto" and not (path / "config.json").is_file() and any(path.glob("*.gguf")):
-        return load_converted(_only_gguf(path), cache)
-    return _load_folder(path)
+        return _only_gguf(path), True
+    return path, False
+
+
+def _config_file(path: Path) -> Path:
+    return path if path.is_file() else path / "config.json"
 
 
 def _local(model_path: str | Path, weights: bool) -> Path:
@@ -87,53 +126,54 @@ def _only_gguf(path: Path) -> Path:
     return files[0]
 
 
-def _load_folder(folder: Path) -> Checkpoint:
-    config = ModelConfig.from_hf(_read_json(folder / "config.json"), str(folder / "config.json"))
-    tensors = _read_safetensors(folder)
-    if "lm_head.weight" not in tensors and not config.tie_word_embeddings:
-        raise ModelLoadError(
-            f"{folder}: the tensor 'lm_head.weight' is missing and config.json does not tie it to the embeddings"
-        )
-    return _assemble(folder, config, tensors, _read_tokenizer(folder))
+def _load_family(file: Path, config: ModelConfig, dummy: bool) -> Checkpoint:
+    tensors: Mapping[str, torch.Tensor]
+    if dummy:
+        tensors = DummyTensors(config)
+    else:
+        tensors = _read_safetensors(file.parent)
+        if "lm_head.weight" not in tensors and not config.tie_word_embeddings:
+            raise ModelLoadError(
+                f"{file.parent}: the tensor 'lm_head.weight' is missing and config.json does not tie it to the "
+                "embeddings"
+            )
+    described = _describe(file, config.vocab_size, config.eos_ids, config.bos_id, dummy)
+    return Checkpoint(config=config, tensors=tensors, **vars(described))
 
 
-def _load_dummy(path: Path) -> Checkpoint:
-    folder = path.parent if path.is_file() else path
-    file = path if path.is_file() else folder / "config.json"
-    config = ModelConfig.from_hf(_read_json(file), str(file))
-    has_tokenizer = (folder / "tokenizer.json").is_file()
-    tokenizer = _read_tokenizer(folder) if has_tokenizer else byte_tokenizer(config.vocab_size, str(file))
-    if not has_tokenizer:
-        return Checkpoint(
-            name=str(file), config=config, tensors=random_tensors(config), tokenizer=tokenizer, chat_template=None,
-            bos_id=None, eos_ids=end_ids(tokenizer, ()), add_bos=False,
+def _load_foreign(file: Path, raw: Mapping[str, Any], reason: str, dummy: bool) -> Foreign:
+    fields = {**(raw.get("text_config") or {}), **raw}  # a model that also sees describes its text apart
+    vocab_size, eos_ids = int(fields.get("vocab_size") or 0), as_ids(fields.get("eos_token_id"))
+    described = _describe(file, vocab_size, eos_ids, fields.get("bos_token_id"), dummy)
+    path = file.parent if file.name == "config.json" else file
+    return Foreign(path=path, reason=reason, dummy=dummy, **vars(described))
+
+
+def _describe(file: Path, vocab_size: int, eos_ids: tuple[int, ...], bos_id: int | None, dummy: bool) -> Described:
+    """What the files beside a `config.json` say of text; a byte tokenizer for dummy weights without any."""
+    folder = file.parent
+    if dummy and not (folder / "tokenizer.json").is_file():
+        tokenizer = byte_tokenizer(vocab_size, str(file))
+        return Described(
+            name=str(file), tokenizer=tokenizer, chat_template=None, bos_id=None, eos_ids=end_ids(tokenizer, ()),
+            add_bos=False,
         )  # fmt: skip
-    return _assemble(folder, config, random_tensors(config), tokenizer)
-
-
-def _assemble(
-    folder: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor], tokenizer: Tokenizer
-) -> Checkpoint:
-    """Add what the tokenizer's and the generation's settings say."""
+    tokenizer = _read_tokenizer(folder)
     settings = _read_json(folder / "tokenizer_config.json", optional=True)
     generation = _read_json(folder / "generation_config.json", optional=True)
-    bos_id = _token_id(tokenizer, settings.get("bos_token"))
-    if bos_id is None and "bos_token" not in settings:
-        bos_id = config.bos_id
+    named_bos = _token_id(tokenizer, settings.get("bos_token"))
+    if named_bos is None and "bos_token" not in settings:
+        named_bos = bos_id
     named_eos = _token_id(tokenizer, settings.get("eos_token"))
-    declared = [*config.eos_ids, *as_ids(generation.get("eos_token_id")), *as_ids(named_eos)]
     # What the tokenizer itself puts before text is what the model was trained with; settings only repeat it.
     begins = tokenizer.encode("a", add_special_tokens=True).ids[:1]
-    add_bos = bos_id is not None and (begins == [bos_id] or settings.get("add_bos_token") is True)
-    return Checkpoint(
+    return Described(
         name=str(folder),
-        config=config,
-        tensors=tensors,
         tokenizer=tokenizer,
         chat_template=_chat_template(folder, settings),
-        bos_id=bos_id,
-        eos_ids=end_ids(tokenizer, declared),
-        add_bos=add_bos,
+        bos_id=named_bos,
+        eos_ids=end_ids(tokenizer, [*eos_ids, *as_ids(generation.get("eos_token_id")), *as_ids(named_eos)]),
+        add_bos=named_bos is not None and (begins == [named_bos] or settings.get("add_bos_token") is True),
     )
 
 
@@ -182,36 +222,28 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_safetensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the folder, memory-mapped; sharded or not."""
+def _read_safetensors(folder: Path) -> ShardedTensors:
+    """All tensors of the folder, sharded or not."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if not index.is_file():
         if not single.is_file():
             raise ModelLoadError(f"{single}: no such file (nor an index of shards); only safetensors weights are read")
-        return _read_shard(single)
+        return ShardedTensors(read_header(single))
     weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise ModelLoadError(f"{index}: has no 'weight_map'; download the file again")
-    tensors: dict[str, torch.Tensor] = {}
+    headers = {}
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
             raise ModelLoadError(f"{folder / shard}: this shard is missing; download the model again")
-        tensors.update(_read_shard(folder / shard))
+        headers[shard] = read_header(folder / shard)
+    places = {name: place for header in headers.values() for name, place in header.items()}
     for name, shard in weight_map.items():
-        if name not in tensors:
+        if name not in headers[shard]:
             raise ModelLoadError(f"{folder / shard}: lacks the tensor {name!r} that {index.name} says it has")
-    return tensors
-
-
-def _read_shard(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelLoadError(f"{file}: truncated or damaged ({_first_line(error)}); download it again") from error
+        places[name] = headers[shard][name]
+    return ShardedTensors(places)
 
 
 def _first_line(error: Exception) -> str:

@@ -24,9 +24,12 @@ import numpy.typing as npt
 from ....lang.errors import BackendError
 from ....lang.expr import Sampling
 from ..noise import uniform
+from .ask import Looked, Lookup
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.int32]
+
+NOT_NUMBERS = "the model's logits are not numbers (NaN); the weights or the dtype are at fault"
 
 COLDEST = 1e-5
 """Below this temperature sampling is argmax (dividing float32 logits by less overflows)."""
@@ -128,7 +131,7 @@ def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list
     real = logits[:, :vocab_size]
     best = real.argmax(axis=1)  # a NaN is the argmax wherever there is one
     if np.isnan(real[np.arange(len(best)), best]).any():
-        raise BackendError("the model's logits are not numbers (NaN); the weights or the dtype are at fault")
+        raise BackendError(NOT_NUMBERS)
     if all(request.plain for request in requests):
         sampled = [
             Sampled(int(token) if _allows(request.mask, int(token)) else _masked(row, request))
@@ -261,6 +264,16 @@ def _heaviest(weights: Floats, k: int) -> npt.NDArray[np.int64]:
     else:
         ids = np.arange(len(weights))
     return ids[np.argsort(-weights[ids], kind="stable")][:k]
+
+
+def look(row: Floats, lookup: Lookup) -> Looked:
+    """Read one row [V]. Raises `BackendError` for logits that are not numbers."""
+    if not lookup.ids and not lookup.top:
+        return Looked(())
+    lp = log_softmax(row)
+    if np.isnan(lp[0]):
+        raise BackendError(NOT_NUMBERS)
+    return Looked(tuple([float(lp[i]) for i in lookup.ids]), top_of(lp, lookup.top))
 
 
 def log_softmax(row: Floats) -> npt.NDArray[np.float64]:

@@ -9,7 +9,12 @@ Invariants:
 - The bytes of the tokens are the (normalised) text, or `encode` raises: no character is lost silently.
 - `encode_choices` agrees token by token with `encode` of prompt + choice.
 
-Thread-safe: nothing is written after construction, and the Rust tokenizers are our own clones, set up once.
+Thread-safe: nothing is written after construction but a cache that locks itself, and the Rust tokenizers are our own
+clones, set up once.
+
+Programs say the same long texts again and again (a prompt that a thousand rows begin with), and a tokenizer takes more
+than a microsecond a token. So a long run is encoded in chunks, cut where a cut certainly changes nothing, and the tokens
+of recent chunks are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -28,9 +34,14 @@ from ....lang.errors import ModelLoadError, OptionError
 Pieces = Sequence[tuple[str, bool]]
 PrefixScheme = Literal["none", "first", "each"]
 
+CHUNK = 256
+"""Characters of a chunk, about."""
+CHUNKS = 4096
+"""Chunks whose tokens are kept: some megabytes."""
 _SPACE = "▁"  # SentencePiece's visible space
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CROSSES_WORDS = re.compile(rf"[A-Za-z][ {_SPACE}][A-Za-z]")
+_BETWEEN_WORDS = re.compile(r"[A-Za-z](?= [A-Za-z])")
 _BLANKS = b" \t\r\n"
 _CHARACTER_CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
 # Lookbehind, anchors, wildcards, back references: with these a match may depend on more than the text it covers.
@@ -109,6 +120,7 @@ class Tokenizer:
         self._at_start = _plain_clone(source)
         self._inside = self._at_start if self._prefix == "none" else _plain_clone(_without_prefix(source))
         self._cuttable = self._certain_word_boundaries()
+        self._known_chunk = lru_cache(CHUNKS)(lambda chunk: self._encode_chunk(chunk, False))
 
     def is_special(self, token_id: int) -> bool:
         """A control token (or an id without a token): it contributes no text."""
@@ -277,6 +289,14 @@ class Tokenizer:
 
     def _encode_plain(self, text: str, prefixed: bool) -> list[int]:
         """Tokens of ordinary text; none of them is a control token, and none of its characters is missing."""
+        if prefixed or not self._cuttable or len(text) < 2 * CHUNK:
+            return self._encode_chunk(text, prefixed)
+        ids: list[int] = []
+        for chunk in _chunks(text):
+            ids += self._known_chunk(chunk)
+        return ids
+
+    def _encode_chunk(self, text: str, prefixed: bool) -> list[int]:
         if not text:
             return []
         try:
@@ -290,7 +310,7 @@ class Tokenizer:
         if m := self._control_regex.search(text):
             # The vocabulary spells a control token as an ordinary piece (Unigram models can): break the word.
             broken = m.start() + 1
-            return self._encode_plain(text[:broken], prefixed) + self._encode_plain(text[broken:], False)
+            return self._encode_chunk(text[:broken], prefixed) + self._encode_chunk(text[broken:], False)
         raise OptionError(self._unspelled(text))
 
     def _normalised(self, text: str, spelled: bytes) -> bytes:
@@ -313,6 +333,16 @@ class Tokenizer:
             if spelled not in (c.encode(), self._normalised(c, spelled)):
                 return f"the tokenizer has no token for {c!r} (U+{ord(c):04X}) in {text!r:.60}; remove it from the text"
         return f"the tokenizer does not give back {text!r:.60}: its tokens spell another text; rewrite the text"
+
+
+def _chunks(text: str) -> Iterator[str]:
+    """The text in parts of about `CHUNK` characters, each cut at the first certain word boundary: texts that begin
+    alike are cut alike."""
+    start = 0
+    while m := _BETWEEN_WORDS.search(text, start + CHUNK):
+        yield text[start : m.start() + 1]
+        start = m.start() + 1
+    yield text[start:]
 
 
 def _nodes(component: Any) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,188 @@
+"""`TreeAttention`: attention of whole steps on a GPU, over plans of slot runs (`tree_plan`), in Triton.
+
+Owns: what is launched for a step, in which sizes, and a step's scratch memory. Knows nothing of models, of branches, or
+of when steps are captured. Needs triton; nothing else of the package does.
+
+A step is `start` (expands the runs to slots, once) and one `attend` a layer. A launch of `attend`:
+
+- Steps of up to `FEW_ROWS` rows: wide and small items in one launch, so that a shared prefix and private contexts are
+  read at the same time, and an empty kind costs nothing. Larger steps: a launch a kind, each of its own width.
+- Then a merge of parts, a program a row and KV head. Steps of up to `LATENCY_ROWS` rows have none: whoever
+  finishes a row's last part merges them. With more rows that would make some programs merge many rows one by one.
+
+All of it is decided from `Caps`, nothing from a plan's values, so what one plan captured carries out any that fits.
+
+Legend: T rows, Q query heads, H KV heads, D head dim, N slots, P parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from ....lang.errors import OptionError
+from ..batch import Batch
+from . import tree_kernels
+from .tree_plan import LATENCY_ROWS, PROGRAMS, Caps, TileRows, TreePlan, plan_tree, usual_caps
+
+ONCE_PROGRAMS = 8
+"""Programs for each processor up to which places of items are launched though they may be empty."""
+MERGE_ELEMENTS = 8192
+"""Parts x heads x head dim (all padded) that a program merges at a time: 64 registers a thread of 4 warps."""
+EXPAND_BLOCK = 1024
+LOG2_E = 1.4426950408889634
+
+
+class Tiling(NamedTuple):
+    """How one kind of item is computed: keys a block, stages of the pipeline of loads, warps."""
+
+    keys: int
+    stages: int
+    warps: int
+
+
+class Tilings(NamedTuple):
+    """What is tuned on the card (`benchmarks/gpu/attention.py --tune`), for one head dim and type."""
+
+    small: Tiling  # decoding: bound by memory, so what counts is bytes in flight and programs side by side
+    wide: Tiling  # shared prefixes and prompts in steps of few rows; its warps are the whole launch's
+    prompt: Tiling  # wide items of larger steps: bound by arithmetic
+    prompt_m: int  # their rows x heads
+    work: int  # items x KV heads to cut a step into, for each processor
+
+    @staticmethod
+    def of(head_dim: int, element_size: int) -> Tilings:
+        """The choice for a padded head dim and a type of so many bytes."""
+        if element_size == 4:
+            exact = Tiling(32 if head_dim <= 128 else 16, 2, 8)  # multiplied without matrix units: registers run out
+            return Tilings(exact, exact, exact, 64, 4)
+        keys = 64 if head_dim <= 128 else 32
+        return Tilings(Tiling(128 if head_dim <= 64 else keys, 3, 4), Tiling(keys, 3, 4), Tiling(keys, 3, 8), 128, 4)
+
+
+class _Launch(NamedTuple):
+    programs: int
+    wide_room: int
+    constants: dict[str, Any]
+
+
+class TreeAttention:
+    """Attention for one model's head layout. Query head q belongs to KV head `q // (query_heads // kv_heads)`."""
+
+    captured = True
+
+    def __init__(
+        self, query_heads: int, kv_heads: int, head_dim: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        if query_heads % kv_heads:
+            raise OptionError(f"{query_heads} query heads cannot be shared out among {kv_heads} KV heads")
+        if not 16 <= head_dim <= 256:
+            raise OptionError(f"head dim {head_dim}: attention on a GPU is made for 16 to 256")
+        self.heads = (query_heads, kv_heads)
+        self.head_dim = head_dim
+        self.device = device
+        self.dtype = dtype
+        self.tilings = Tilings.of(_power(head_dim), dtype.itemsize)
+        self.processors, self.overlap = PROGRAMS // 4, False
+        if device.type == "cuda":
+            properties = torch.cuda.get_device_properties(device)
+            self.processors = properties.multi_processor_count
+            self.overlap = properties.major >= 9
+
+    def plan(self, batch: Batch) -> TreePlan:
+        """Cut a step into items (host only)."""
+        return plan_tree(
+            batch.spans, batch.slots, heads=self.heads, programs=self._work, prompt_m=self.tilings.prompt_m
+        )
+
+    def caps(self, rows: int, context_length: int) -> Caps:
+        """Capacities for a captured step of `rows` rows (at most `FEW_ROWS`), for contexts up to `context_length`."""
+        return usual_caps(rows, context_length, heads=self.heads, programs=self._work)
+
+    def start(self, packed: torch.Tensor, caps: Caps, plan: TreePlan | None = None) -> TreeStep:
+        """Begin a step whose packed plan (int32 [caps.size], on the device) is or will be in `packed`."""
+        return TreeStep(self, packed, caps)
+
+    def launches(self, caps: Caps) -> list[_Launch]:
+        """What one `attend` launches."""
+        query, kv = self.heads
+        tile = TileRows.of(query // kv, caps.rows, self.tilings.prompt_m)
+        small, wide = self.tilings.small, self.tilings.wide if caps.few else self.tilings.prompt
+        kinds = [(caps.wide, caps.small)] if caps.few else [(caps.wide, 0), (0, caps.small)]
+        launches: list[_Launch] = []
+        for wide_room, small_room in kinds:
+            programs = (wide_room + small_room) * kv
+            if not programs:
+                continue
+            once = not caps.few or programs <= ONCE_PROGRAMS * self.processors
+            constants = {
+                **self.shape(),
+                "WIDE_M": tile.wide_m if wide_room else 0,
+                "WIDE_N": wide.keys,
+                "WIDE_STAGES": wide.stages,
+                "SMALL_M": tile.small_m if small_room else 0,
+                "SMALL_N": small.keys,
+                "SMALL_STAGES": small.stages,
+                "ONCE": once,
+                "LAST_MERGES": caps.rows <= LATENCY_ROWS,
+                "PRECISION": "ieee" if self.dtype == torch.float32 else "tf32",
+                "num_warps": wide.warps if wide_room else small.warps,
+            }
+            launches.append(_Launch(programs if once else self._work, wide_room, constants))
+        return launches
+
+    def shape(self) -> dict[str, Any]:
+        """What the kernels that attend and merge are made for."""
+        query, kv = self.heads
+        dim, group = _power(self.head_dim), _power(query // kv)
+        parts = min(32, max(1, MERGE_ELEMENTS // (dim * group)))
+        shape = {"Q": query, "H": kv, "D": self.head_dim, "DP": dim, "GP": group, "P": parts, "OVERLAP": self.overlap}
+        return shape | {"launch_pdl": True} if self.overlap else shape
+
+    @property
+    def _work(self) -> int:
+        return self.tilings.work * self.processors
+
+
+class TreeStep:
+    """A started step: its scratch and its launches, the same for every layer."""
+
+    def __init__(self, attention: TreeAttention, packed: torch.Tensor, caps: Caps) -> None:
+        query, kv = attention.heads
+        empty, on = torch.empty, attention.device
+        self._packed = packed
+        self._rows = caps.rows
+        self._wide, self._small, self._listed, self._place, self._indptr, runs = (packed[at:] for at in caps.offsets)
+        self._slots = empty(max(1, caps.keys), dtype=torch.int32, device=on)
+        # The parts of thousands of rows are memory traffic that counts; rounding them costs less than a bit.
+        part_dtype = torch.float32 if caps.few else attention.dtype
+        self._part_out = empty((max(1, caps.parts), query, attention.head_dim), dtype=part_dtype, device=on)
+        self._part_lse = empty((max(1, caps.parts), query), dtype=torch.float32, device=on)
+        tickets = caps.rows * kv if caps.rows <= LATENCY_ROWS else 0
+        self._tickets = empty(max(1, tickets), dtype=torch.int32, device=on)
+        self._launches = attention.launches(caps)
+        self._merge_grid = (caps.rows, kv) if caps.parts and not tickets else None
+        self._shape = attention.shape()
+        self._scale = attention.head_dim**-0.5 * LOG2_E
+        grid = (min(caps.runs, 8 * attention.processors),)
+        tree_kernels.expand[grid](packed, runs, self._slots, self._tickets, TICKETS=tickets, BLOCK=EXPAND_BLOCK)
+
+    def attend(self, q_TQD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, out_TQD: torch.Tensor) -> None:
+        """Write the attention of the step's rows to `out_TQD`. All contiguous; T is the step's rows (`caps.rows`).
+
+        The K and V of all rows are in their slots already. Scores are scaled by D ** -0.5; padding rows become 0.
+        """
+        assert len(q_TQD) == len(out_TQD) == self._rows
+        for programs, wide_room, constants in self._launches:
+            tree_kernels.attend[(programs,)](
+                self._packed, self._wide, self._small, self._listed, self._place, self._indptr, self._slots,
+                q_TQD, k_NHD, v_NHD, out_TQD, self._part_out, self._part_lse, self._tickets,
+                wide_room, self._scale, **constants,
+            )  # fmt: skip
+        if self._merge_grid is not None:
+            tree_kernels.merge[self._merge_grid](self._indptr, self._part_out, self._part_lse, out_TQD, **self._shape)
+
+
+def _power(n: int) -> int:
+    return 1 << (n - 1).bit_length()

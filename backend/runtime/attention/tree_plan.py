@@ -1,0 +1,426 @@
+"""`TreePlan`: a step's ragged attention as a list of equal pieces of work for a GPU, in one array of int32.
+
+Owns: the decomposition, and the layout of the packed plan (`Caps`, `HEADER`, the columns of an item). Knows nothing of
+torch, of Triton, or of layers. The idea is that of `plan` (the CPU's): runs with the same spans beneath them are one
+piece of work for all rows of those spans, so a shared prefix is read once; the rest of a span is its own. What differs
+is the shape that work must have here.
+
+- A *tile* is some rows (with all query heads of a KV head) over a list of keys: rows of one span over its private
+  context and its own rows, or rows of many spans over runs they share. There are two sizes: `TileRows.small` (decoding,
+  bound by memory) and `TileRows.wide` (prompts, shared prefixes).
+- A tile is cut along its keys into *items* until there are enough of them to occupy the whole device; an item's result
+  is a *part* of each of its rows. Parts of a row lie side by side (`place`, `indptr`), so merging reads one block.
+- A row with exactly one part needs no merging: its item is *direct* (`part_begin` is -1) and writes the output.
+- Keys are named by slot. A tile's slots lie side by side in an array that the device expands from `runs` once a step.
+
+Row j of an item sees its key i if and only if `i <= limit + j`: own rows come last among a span's keys.
+
+A packed plan is header, wide items, small items, row lists, places, indptr, runs, each at an offset that depends on
+`Caps` only, so a captured step can read any plan that fits from the same place. What is not filled is zero: an item
+without rows is no work. Every row of the step that no span has (padding) is in an item without keys: its output is 0.
+
+Legend: T rows, S spans, F groups of spans, O = S + F owners of keys, U runs, L tiles, I items, P parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..batch import Run, SpanLayout
+
+Ints = npt.NDArray[np.int64]
+
+SHARE_FROM = 512
+"""Keys that tiles need not go through again, from which a shared run becomes a tile of its own."""
+MERGE_COST = 16
+"""Keys a tile goes through while a row's additional part is written and merged: what sharing must save for each row."""
+WIDE_COST = 2
+"""Keys a small tile goes through while a wide one goes through one."""
+LEAST_CHUNK = 128
+"""Keys below which a tile is not cut: more programs would not make it faster, and each adds a part to merge."""
+ALIGN = 64
+"""Chunks are multiples of this, so that only a tile's last block of keys is ragged."""
+RUN_LENGTH = 4096
+"""Longer runs are expanded in pieces, by several programs."""
+PROGRAMS = 4 * 132
+"""Pieces of work (items times KV heads) to aim for: four for each processor of an H200."""
+LATENCY_ROWS = 4
+"""Steps of so few rows wait for memory rather than for its bandwidth: they get half the pieces, all running at once."""
+FEW_ROWS = 512
+"""Steps of more rows are made of prompts, and use wider tiles."""
+
+HEADER = 16
+"""Ints before the first item: how many there are of `WIDE`, `SMALL`, `RUNS`; the rest is zero."""
+WIDE, SMALL, RUNS = 0, 1, 2
+ITEM = 8
+"""Ints an item: q_begin, q_count, key_begin, key_count, limit, part_begin, 0, 0. Its rows are `q_begin ...`, or, where
+that is negative, those listed from `-1 - q_begin` on."""
+RUN = 4
+"""Ints a run: first slot, length, destination, 0."""
+SEES_ALL = 1 << 30
+
+
+class TileRows(NamedTuple):
+    """Most rows of a small and of a wide tile, and the rows times heads their matrices have (a power of two)."""
+
+    small: int
+    wide: int
+    small_m: int
+    wide_m: int
+
+    @staticmethod
+    def of(group: int, rows: int, prompt_m: int = 128) -> TileRows:
+        """For `group` query heads a KV head, in a step of `rows` rows; `prompt_m`: the wide size of large steps."""
+        small_m = max(16, 1 << (group - 1).bit_length())
+        wide_m = max(64 if rows <= FEW_ROWS else prompt_m, small_m)
+        return TileRows(small_m // group, wide_m // group, small_m, wide_m)
+
+
+class Caps(NamedTuple):
+    """Room in a packed plan: most rows of the step, items, listed rows, parts (of one row each), runs, and keys."""
+
+    rows: int
+    wide: int
+    small: int
+    listed: int
+    parts: int
+    runs: int
+    keys: int  # slots of all tiles, expanded; on the device only
+
+    @property
+    def few(self) -> bool:
+        """Whether it is a step of few rows, which may be captured."""
+        return self.rows <= FEW_ROWS
+
+    @property
+    def offsets(self) -> tuple[int, int, int, int, int, int]:
+        """Where wide items, small items, listed rows, places, indptr and runs begin. All are multiples of 4."""
+        wide = HEADER
+        small = wide + ITEM * self.wide
+        listed = small + ITEM * self.small
+        place = listed + _up(self.listed, 4)
+        indptr = place + _up(self.parts, 4)
+        return wide, small, listed, place, indptr, indptr + _up(self.rows + 1, 4)
+
+    @property
+    def size(self) -> int:
+        """Ints in a packed plan."""
+        return self.offsets[-1] + RUN * self.runs
+
+
+@dataclass(frozen=True, slots=True)
+class TreePlan:
+    """One step's work. Built once a step on the host, packed, copied, and used by every layer."""
+
+    rows: int
+    tile_rows: TileRows
+    wide_IC: Ints  # [., ITEM]
+    small_IC: Ints  # [., ITEM]
+    listed: Ints  # rows of tiles whose rows are not consecutive
+    place_P: Ints  # where an item's parts go; a row's parts are consecutive
+    indptr_T: Ints | None  # [T + 1]; None: no row has parts
+    runs_UC: Ints  # [U, RUN]
+    keys: int
+
+    @property
+    def needs(self) -> Caps:
+        """The least capacities (rows exactly), rounded up a little so that similar steps have equal ones."""
+        return Caps(
+            self.rows,
+            _up(len(self.wide_IC), 16),
+            _up(len(self.small_IC), 16),
+            _up(len(self.listed), 64),
+            _up(len(self.place_P), 64),
+            _up(len(self.runs_UC), 64),
+            _up(self.keys, 1024),
+        )
+
+    def fits(self, caps: Caps) -> bool:
+        """Whether a step captured with these capacities can carry out this plan."""
+        wide, small = self._padding(caps)
+        return (
+            caps.rows >= self.rows
+            and caps.few == (self.rows <= FEW_ROWS)
+            and caps.wide >= len(self.wide_IC) + len(wide)
+            and caps.small >= len(self.small_IC) + len(small)
+            and caps.listed >= len(self.listed)
+            and caps.parts >= len(self.place_P)
+            and caps.runs >= len(self.runs_UC)
+            and caps.keys >= self.keys
+        )
+
+    def pack(self, caps: Caps) -> npt.NDArray[np.int32]:
+        """The plan as int32 [caps.size]. Raises ValueError if it does not fit."""
+        if not self.fits(caps):
+            raise ValueError(f"this step needs {self.needs}, which does not fit {caps}: run it with capacities that do")
+        wide, small = self._padding(caps)
+        packed = np.zeros(caps.size, dtype=np.int32)
+        packed[WIDE] = len(self.wide_IC) + len(wide)
+        packed[SMALL] = len(self.small_IC) + len(small)
+        packed[RUNS] = len(self.runs_UC)
+        at_wide, at_small, at_listed, at_place, at_indptr, at_runs = caps.offsets
+        for at, values in (
+            (at_wide, self.wide_IC),
+            (at_wide + self.wide_IC.size, wide),
+            (at_small, self.small_IC),
+            (at_small + self.small_IC.size, small),
+            (at_listed, self.listed),
+            (at_place, self.place_P),
+            (at_runs, self.runs_UC),
+        ):
+            if values.size:
+                packed[at : at + values.size] = values.reshape(-1)
+        if self.indptr_T is not None:
+            packed[at_indptr : at_indptr + self.rows + 1] = self.indptr_T
+            packed[at_indptr + self.rows + 1 : at_indptr + caps.rows + 1] = self.indptr_T[-1]
+        return packed
+
+    def _padding(self, caps: Caps) -> tuple[Ints, Ints]:
+        """Items (wide, small) without keys for the rows that the captured step has and this one has not."""
+        rows = caps.rows - self.rows
+        if rows <= 0:
+            return _NO_ITEMS, _NO_ITEMS
+        wide = rows > self.tile_rows.small and caps.wide > 0
+        most = self.tile_rows.wide if wide else self.tile_rows.small
+        items = np.zeros((-(-rows // most), ITEM), dtype=np.int64)
+        items[:, 0] = np.arange(self.rows, caps.rows, most)
+        items[:, 1] = np.minimum(most, caps.rows - items[:, 0])
+        items[:, 5] = -1
+        return (items, _NO_ITEMS) if wide else (_NO_ITEMS, items)
+
+
+_NO_ITEMS: Ints = np.zeros((0, ITEM), dtype=np.int64)
+_NONE: Ints = np.zeros(0, dtype=np.int64)
+
+
+def usual_caps(rows: int, context_length: int, *, heads: tuple[int, int], programs: int = PROGRAMS) -> Caps:
+    """Capacities that steps of up to `rows` rows (at most `FEW_ROWS`) hardly ever exceed.
+
+    An unusual step (very many runs, deep nesting of shared prefixes) may not fit, and is run by itself.
+    """
+    tile = TileRows.of(heads[0] // heads[1], rows)
+    cut = int(_pieces(rows, programs, heads[1])) + 1  # items that cutting tiles may add
+    wide = 0 if rows <= tile.small else _up(cut + rows, 16)
+    return Caps(
+        rows,
+        wide,
+        _up(cut + 3 * rows, 16),
+        _up(8 * rows, 64) if rows > 2 else 0,
+        _up(cut * min(rows, tile.wide) + 8 * rows, 64),
+        _up(32 * rows + 1024, 64),
+        _up(min(rows * context_length, max(1 << 20, context_length)) + rows, 1024),
+    )
+
+
+def plan_tree(
+    spans: Sequence[SpanLayout], slots: Ints, *, heads: tuple[int, int], programs: int = PROGRAMS, prompt_m: int = 128
+) -> TreePlan:
+    """Cut a step into items. `slots` [T] are where its rows are written; `heads` are (query, KV) heads.
+
+    `spans` lie end to end over all T rows. `programs`: pieces of work that occupy the device.
+    """
+    tile_rows = TileRows.of(heads[0] // heads[1], len(slots), prompt_m)
+    row_S2 = np.array([span[:2] for span in spans], dtype=np.int64)
+    private, groups = _split_context(spans, row_S2[:, 1], tile_rows)
+    runs_UC, begin_O, length_O = _lay_out_keys(row_S2, slots, private, groups)
+    tiles = _tiles(row_S2, groups, begin_O, length_O, tile_rows)
+    wide, items_IC, source_I, merged_I = _items(tiles, len(slots), tile_rows, _pieces(len(slots), programs, heads[1]))
+    listed = tiles.row_of[len(slots) :] if bool((items_IC[:, 0] < 0).any()) else _NONE
+    place_P, indptr_T = _places(items_IC, source_I, merged_I, tiles.row_of, len(slots))
+    keys = int(length_O.sum())
+    return TreePlan(len(slots), tile_rows, items_IC[:wide], items_IC[wide:], listed, place_P, indptr_T, runs_UC, keys)
+
+
+def _pieces(rows: int, programs: int, kv_heads: int) -> float:
+    """Items to aim for."""
+    return (programs // 2 if rows <= LATENCY_ROWS else programs) / kv_heads
+
+
+class _Groups(NamedTuple):
+    """Groups of spans with the runs they share."""
+
+    members: list[tuple[int, ...]]
+    runs: list[list[Run]]
+
+
+def _split_context(
+    spans: Sequence[SpanLayout], rows_S: Ints, tile_rows: TileRows
+) -> tuple[list[tuple[int, int, int]], _Groups]:
+    """(span, first slot, length) of each run that is read for one span, and the groups with what they share."""
+    users: dict[Run, list[int]] = {}
+    for i, span in enumerate(spans):
+        for run in span[2]:
+            if run in users:
+                users[run].append(i)
+            else:
+                users[run] = [i]
+    private: list[tuple[int, int, int]] = []
+    together: dict[tuple[int, ...], list[Run]] = {}
+    for run, members in users.items():
+        if len(members) == 1:
+            private.append((members[0], run[0], run[1]))
+        else:
+            together.setdefault(tuple(members), []).append(run)
+    groups = _Groups([], [])
+    rows, tiles = (rows_S.tolist(), _tile_count(rows_S, tile_rows).tolist()) if together else ([], [])
+    for group, runs in together.items():
+        rows_together = sum([rows[i] for i in group])
+        fewer = sum([tiles[i] for i in group]) - int(_tile_count(rows_together, tile_rows))
+        if fewer * sum([run[1] for run in runs]) >= max(SHARE_FROM, MERGE_COST * rows_together):
+            groups.members.append(group)
+            groups.runs.append(runs)
+        else:
+            private.extend([(i, start, n) for i in group for start, n in runs])
+    return private, groups
+
+
+def _lay_out_keys(
+    row_S2: Ints, slots: Ints, private: list[tuple[int, int, int]], groups: _Groups
+) -> tuple[Ints, Ints, Ints]:
+    """Runs [U, RUN] with their destinations; where each owner's keys begin and how many they are [O]."""
+    spans = len(row_S2)
+    shared = [(spans + i, start, n) for i, runs in enumerate(groups.runs) for start, n in runs]
+    context = _flat([*private, *shared], 3)
+    breaks = np.ones(len(slots), dtype=np.bool_)
+    breaks[1:] = slots[1:] != slots[:-1] + 1
+    breaks[row_S2[:, 0]] = True
+    at = np.flatnonzero(breaks)
+    own_length = np.empty_like(at)
+    own_length[:-1] = at[1:] - at[:-1]
+    own_length[-1] = len(slots) - at[-1]
+    own = np.empty((len(at), 3), dtype=np.int64)
+    own[:, 0] = np.searchsorted(row_S2[:, 0], at, side="right") - 1
+    own[:, 1] = slots[at]
+    own[:, 2] = own_length
+    # Stable: a span's own rows stay behind its context.
+    everything = np.concatenate((context, own))
+    owner, first, length = everything[np.argsort(everything[:, 0], kind="stable")].T
+    length_O = np.bincount(owner, length, spans + len(groups.runs)).astype(np.int64)
+    head = np.ones(len(owner), dtype=np.bool_)
+    head[1:] = (first[1:] != first[:-1] + length[:-1]) | (owner[1:] != owner[:-1])
+    at = np.flatnonzero(head)
+    first, length = first[at], np.add.reduceat(length, at)
+    if int(length.max()) > RUN_LENGTH:
+        pieces = np.maximum(1, -(-length // RUN_LENGTH))
+        offset = _ranges(pieces) * RUN_LENGTH
+        first = np.repeat(first, pieces) + offset
+        length = np.minimum(RUN_LENGTH, np.repeat(length, pieces) - offset)
+    runs_UC = np.zeros((len(first), RUN), dtype=np.int64)
+    runs_UC[:, 0] = first
+    runs_UC[:, 1] = length
+    runs_UC[:, 2] = np.cumsum(length) - length
+    return runs_UC, np.cumsum(length_O) - length_O, length_O
+
+
+def _tile_count(rows: Ints | int, tile_rows: TileRows) -> Ints:
+    """Tiles that so many rows are cut into: one small one, or as many wide ones as it takes."""
+    return np.where(rows > tile_rows.small, -(-rows // tile_rows.wide), 1)
+
+
+class _Tiles(NamedTuple):
+    """Tiles, [L] each. `row_of` lists rows: 0 .. T - 1, then the groups' rows; `source` is a place in it."""
+
+    row_of: Ints
+    source: Ints
+    rows: Ints
+    key_begin: Ints
+    keys: Ints
+    limit: Ints
+    wide: npt.NDArray[np.bool_]
+    alone: npt.NDArray[np.bool_]  # its rows are in no other tile
+
+
+def _tiles(row_S2: Ints, groups: _Groups, begin_O: Ints, length_O: Ints, tile_rows: TileRows) -> _Tiles:
+    first_O, rows_O = row_S2.T
+    spans = len(row_S2)
+    total = int(rows_O.sum())
+    row_of = np.arange(total)
+    alone_O = np.ones(len(begin_O), dtype=np.bool_)
+    if groups.members:
+        member = np.fromiter(chain.from_iterable(groups.members), dtype=np.int64)
+        size_F = np.array([len(group) for group in groups.members], dtype=np.int64)
+        rows_F = np.add.reduceat(rows_O[member], np.cumsum(size_F) - size_F)
+        row_of = np.concatenate((row_of, np.repeat(first_O[member], rows_O[member]) + _ranges(rows_O[member])))
+        first_O = np.concatenate((first_O, total + np.cumsum(rows_F) - rows_F))
+        rows_O = np.concatenate((rows_O, rows_F))
+        alone_O[member] = False
+        alone_O[spans:] = False
+    wide_O = rows_O > tile_rows.small
+    most_O = np.where(wide_O, tile_rows.wide, tile_rows.small)
+    count_O = _tile_count(rows_O, tile_rows)
+    owner = np.repeat(np.arange(len(rows_O)), count_O)
+    before = _ranges(count_O) * most_O[owner]
+    rows = np.minimum(most_O[owner], rows_O[owner] - before)
+    # What a span's tile sees ends with its own last row; a group's tile sees all.
+    limit = np.where(owner < spans, length_O[owner] - rows_O[owner] + before, SEES_ALL)
+    keys = np.minimum(length_O[owner], limit + rows)
+    return _Tiles(row_of, first_O[owner] + before, rows, begin_O[owner], keys, limit, wide_O[owner], alone_O[owner])
+
+
+def _items(
+    tiles: _Tiles, total: int, tile_rows: TileRows, pieces: float
+) -> tuple[int, Ints, Ints, npt.NDArray[np.bool_]]:
+    """How many are wide; items [I, ITEM], wide ones first, longest first; their `source`; whether their parts merge."""
+    each = float((tiles.keys * np.where(tiles.wide, WIDE_COST, 1)).sum()) / pieces
+    chunk = np.where(
+        tiles.wide, max(LEAST_CHUNK, _up(int(each / WIDE_COST), ALIGN)), max(LEAST_CHUNK, _up(int(each), ALIGN))
+    )
+    size = _up_all(-(-tiles.keys // -(-tiles.keys // chunk)), ALIGN)
+    count = -(-tiles.keys // size)
+    tile = np.repeat(np.arange(len(count)), count)
+    before = _ranges(count) * size[tile]
+    keys = np.minimum(size[tile], tiles.keys[tile] - before)
+    order = np.argsort(-(keys + (tiles.wide[tile] << 40)), kind="stable")
+    tile, before, keys = tile[order], before[order], keys[order]
+    source, rows = tiles.source[tile], tiles.rows[tile]
+    row = tiles.row_of[source]
+    together = tiles.row_of[source + rows - 1] - row == rows - 1
+    merged = (count > 1)[tile] | ~tiles.alone[tile]
+    items = np.zeros((len(tile), ITEM), dtype=np.int64)
+    items[:, 0] = np.where(together, row, total - 1 - source)
+    items[:, 1] = rows
+    items[:, 2] = tiles.key_begin[tile] + before
+    items[:, 3] = keys
+    items[:, 4] = tiles.limit[tile] - before
+    return int(tiles.wide[tile].sum()), items, source, merged
+
+
+def _places(
+    items_IC: Ints, source_I: Ints, merged_I: npt.NDArray[np.bool_], row_of: Ints, total: int
+) -> tuple[Ints, Ints | None]:
+    """Number the parts: fills in `part_begin`; returns each part's place and where each row's parts begin."""
+    items_IC[:, 5] = -1
+    if not merged_I.any():
+        return _NONE, None
+    rows = items_IC[merged_I, 1]
+    items_IC[merged_I, 5] = np.cumsum(rows) - rows
+    row_P = row_of[np.repeat(source_I[merged_I], rows) + _ranges(rows)]
+    place_P = np.empty_like(row_P)
+    place_P[np.argsort(row_P, kind="stable")] = np.arange(len(row_P))
+    indptr_T = np.zeros(total + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row_P, minlength=total), out=indptr_T[1:])
+    return place_P, indptr_T
+
+
+def _flat(rows: list[tuple[int, int, int]], width: int) -> Ints:
+    return np.fromiter(chain.from_iterable(rows), np.int64, width * len(rows)).reshape(-1, width)
+
+
+def _ranges(count: Ints) -> Ints:
+    """0 .. n - 1 for each n, end to end."""
+    end = np.cumsum(count)
+    return np.arange(int(end[-1])) - np.repeat(end - count, count)
+
+
+def _up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _up_all(n: Ints, step: int) -> Ints:
+    return -(-n // step) * step

@@ -1,0 +1,131 @@
+"""`DeviceExecutor`: steps that are computed and sampled on a device, while the host prepares the next.
+
+Owns: which steps are replayed and which are launched one kernel at a time, the tensor of tokens that the last step
+sampled, and the order of a step's parts on the device's one stream. Knows nothing of branches.
+
+Invariants: steps are carried out in the order of their launch (one stream), so a slot that a step writes in vain is
+written again only by a later one; the logits of a step are read by its own sampling before the next step is launched
+over them; nothing here waits for the device except `answers`, and `Staging` for a copy that is long over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ....lang.errors import BackendError, OutOfMemory
+from ..batch import Batch
+from ..executor import Answer, Ask
+from ..model.fused_llama import LOGIT_ROWS
+from ..sample.device import DeviceSampler
+from .fixed_step import FixedStep, fill, layout, views
+from .graphs import Graphs
+from .staging import Staging
+
+if TYPE_CHECKING:
+    from ..model.fused_llama import FusedLlama
+    from ..options import EngineOptions
+
+log = logging.getLogger("sgl")
+
+
+class DeviceExecutor:
+    """Runs one model. `options` None: one step at a time, nothing captured."""
+
+    def __init__(self, model: FusedLlama, vocab_size: int, options: EngineOptions | None) -> None:
+        self.model = model
+        self.device = model.device
+        self.ahead = options is not None and options.overlap
+        most = 1 if options is None else options.step_tokens
+        self.attention = attention_of(model, "auto" if options is None else options.attention_backend)
+        self.staging = Staging(self.device)
+        self.sampled_S = torch.zeros(max(most, 64), dtype=torch.int32, device=self.device)
+        self.sampler = DeviceSampler(vocab_size, model.vocab_size, self.device, rows=min(LOGIT_ROWS, max(most, 64)))
+        self.graphs = Graphs(self, options)
+        self.outside = 0  # steps that no captured one fitted
+
+    def launch(self, batch: Batch) -> DeviceFlight:
+        try:
+            return self._launch(batch)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(batch) from error
+
+    def _launch(self, batch: Batch) -> DeviceFlight:
+        plan = self.attention.plan(batch)
+        fixed = self.graphs.choose(batch, plan)
+        if fixed is not None:
+            return DeviceFlight(self, None, fixed.replay(batch, plan, self.staging))
+        self.outside += 1
+        hidden_WE = self._compute(batch, plan)
+        return DeviceFlight(self, hidden_WE, None)
+
+    def _compute(self, batch: Batch, plan: Any) -> torch.Tensor:
+        """A step launched kernel by kernel; the hidden states of its wanted rows [W, E]."""
+        rows, wants, caps = len(batch.tokens), len(batch.want), plan.needs
+        size = layout(rows, wants)[1] + caps.size
+        fill(self.staging.host(size), batch, rows, wants, plan.pack(caps))
+        inputs, packed = views(self.staging.send(size), rows, wants)
+        started = self.attention.start(packed, caps, plan)
+        return self.model.compute(inputs, self.sampled_S, started)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """The logits [W, V] of one step, on the device."""
+        return self.model.logits(self._compute(batch, self.attention.plan(batch)))
+
+    def _out_of_memory(self, batch: Batch) -> OutOfMemory:
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(self.device)
+        return OutOfMemory(
+            f"a step of {len(batch.tokens)} rows ({len(batch.want)} with logits) did not fit into the GPU's memory: "
+            f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB are free beside the weights and the KV pool; "
+            "lower mem_fraction_static= or chunked_prefill_size="
+        )
+
+
+class DeviceFlight:
+    """A step on the device: hidden states whose logits are computed when they are asked about, or logits."""
+
+    def __init__(
+        self, executor: DeviceExecutor, hidden_WE: torch.Tensor | None, logits_WV: torch.Tensor | None
+    ) -> None:
+        self._executor = executor
+        self._hidden_WE = hidden_WE
+        self._logits_WV = logits_WV
+        self._pending: list[Any] = []
+
+    def ask(self, asks: Sequence[Ask]) -> None:
+        executor = self._executor
+        for start in range(0, len(asks), LOGIT_ROWS):
+            some = asks[start : start + LOGIT_ROWS]
+            logits_WV = self._logits_WV
+            if logits_WV is None or start:
+                assert self._hidden_WE is not None
+                logits_WV = executor.model.logits(self._hidden_WE[start : start + len(some)])
+            self._pending.append(executor.sampler.launch(logits_WV, some, executor.sampled_S[start:]))
+        self._hidden_WE = self._logits_WV = None
+
+    def answers(self) -> list[Answer]:
+        return [answer for pending in self._pending for answer in pending.answers()]
+
+
+def attention_of(model: FusedLlama, asked: str) -> Any:
+    """The attention that was asked for; ours, with a warning, where FlashInfer turns out not to work on this machine.
+    Raises `OptionError` where it is not installed, or has no kernel for this model."""
+    config = model.config
+    shape = (config.num_heads, config.num_kv_heads, config.head_dim, model.device, model.dtype)
+    if asked == "flashinfer":
+        from ..attention.flashinfer_attention import FlashInferAttention
+        from ..attention.flashinfer_probe import probe
+
+        attention = FlashInferAttention(*shape)
+        try:
+            probe(attention)
+            return attention
+        except BackendError as error:
+            log.warning("attention_backend='triton' is used instead: %s", error)
+    from ..attention.tree_attention import TreeAttention
+
+    return TreeAttention(*shape)

@@ -1,0 +1,70 @@
+"""Names and shapes of the tensors a model of the family has: for weights that are made up, and for what they weigh.
+
+Owns: the list, in the order in which made-up weights are drawn. Knows nothing of values, files or devices.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .config import ModelConfig
+
+Shape = tuple[int, ...]
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """The shape of every tensor, by its name in HF checkpoints."""
+    hidden = config.hidden_size
+    shapes: dict[str, Shape] = {
+        "model.embed_tokens.weight": (config.vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    for i in range(config.num_layers):
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in _layer_shapes(config, i).items()}
+    return shapes
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Numbers in all tensors together (tied embeddings once)."""
+    return sum(math.prod(shape) for shape in tensor_shapes(config).values())
+
+
+def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes of all weights in `dtype`."""
+    return parameter_count(config) * dtype.itemsize
+
+
+def _layer_shapes(config: ModelConfig, layer: int) -> dict[str, Shape]:
+    hidden, dim = config.hidden_size, config.head_dim
+    q, kv = config.num_heads * dim, config.num_kv_heads * dim
+    shapes: dict[str, Shape] = {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
+    for name, rows, columns in (
+        ("self_attn.q_proj", q, hidden),
+        ("self_attn.k_proj", kv, hidden),
+        ("self_attn.v_proj", kv, hidden),
+        ("self_attn.o_proj", hidden, q),
+    ):
+        shapes[f"{name}.weight"] = (rows, columns)
+        if config.attention_bias and name[-6] in "qkv":
+            shapes[f"{name}.bias"] = (rows,)
+    if config.is_sparse(layer):
+        shapes["mlp.gate.weight"] = (config.num_experts, hidden)
+        for expert in range(config.num_experts):
+            shapes |= _feed_forward(f"mlp.experts.{expert}.", hidden, config.expert_size)
+    else:
+        shapes |= _feed_forward("mlp.", hidden, config.intermediate_size)
+    if config.qk_norm:
+        shapes |= {f"self_attn.{name}.weight": (dim,) for name in ("q_norm", "k_norm")}
+    return shapes
+
+
+def _feed_forward(prefix: str, hidden: int, wide: int) -> dict[str, Shape]:
+    return {
+        f"{prefix}gate_proj.weight": (wide, hidden),
+        f"{prefix}up_proj.weight": (wide, hidden),
+        f"{prefix}down_proj.weight": (hidden, wide),
+    }
