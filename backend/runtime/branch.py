@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ...lang.errors import Cancelled
 from ..base import GenRequest, GenResult, Handle, ScoreRequest, ScoreResult, Usage
 from .batch import Run
+from .lease import Lease
 from .noise import mix
 from .pool import cut
 from .step import Span
@@ -85,20 +86,6 @@ class Held:
 
     def fail(self, error: BaseException) -> None:
         """What it waits for is not its own to fail."""
-
-
-class Lease:
-    """What closes a branch when its owner is dropped, for a finaliser to hold: it lets go of a branch that failed,
-    whose error has a traceback, whose frames hold the owner."""
-
-    __slots__ = ("branch",)
-
-    def __init__(self, branch: Branch) -> None:
-        self.branch: Branch | None = branch
-
-    def end(self) -> None:
-        if (branch := self.branch) is not None:
-            branch.close()
 
 
 Op = Any  # a Piece, or one of the above

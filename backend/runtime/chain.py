@@ -31,7 +31,6 @@ class Vertex:
         self.logprob: float | None = None
         self.top: tuple[tuple[float, int], ...] = ()
 
-
     def learn(self, row: Looked) -> None:
         """The row of this token: what its children's log-probabilities are."""
         for child, logprob in zip(self.children.values(), row.logprobs):

@@ -9,17 +9,18 @@ is complete. A known way to close that fits the budget is never given up for a t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from ...lang.errors import ConstraintError
 from .grammar.compile import Prepared
-from .grammar.protocol import Mask, Matcher, mask_words
+from .grammar.llguidance_engine import LLMatching, fill_many
+from .grammar.protocol import Mask, Matcher, has, mask_words
 
 SPARE, SPARE_SHARE = 8, 4
-"""Where it is known how much any text can need (`Prepared.deepest`), no token is looked at while more than that is left,
-these tokens and this part of it beside: the way that is found may be a longer one."""
+"""Where it is known how much any text can need (`Prepared.deepest`), no token is looked at while more than that is
+left, these tokens and this part of it beside: the way that is found may be a longer one."""
 NEAR = 64
 """Where it is not: tokens to spare beside the way to close and what one more token may add to it; with fewer left, each
 token is looked at before it is taken."""
@@ -69,8 +70,20 @@ class Constrained:
             self._failure = error
 
     def _fill(self, may_end: bool) -> None:
+        self.matcher.fill(self._row)
+        self._add_ends(may_end)
+
+    def take(self, row: Mask, met: Exception | None, may_end: bool) -> None:
+        """As `fill`, with the matcher's mask computed already; or what was met instead."""
+        self._row, self._failure = row, met
+        if met is None:
+            try:
+                self._add_ends(may_end)
+            except Exception as error:
+                self._failure = error
+
+    def _add_ends(self, may_end: bool) -> None:
         row = self._row
-        self.matcher.fill(row)
         self._ends_here = _NONE
         if self.matcher.can_end():
             if may_end:
@@ -90,7 +103,7 @@ class Constrained:
 
     def is_end(self, token: int) -> bool:
         """Whether this sampled token ends the text instead of going on with it."""
-        return len(self._ends_here) > 0 and _bit(self._ends_here, token)
+        return len(self._ends_here) > 0 and has(self._ends_here, token)
 
     # -- tokens
     def accept(self, token: int) -> None:
@@ -149,17 +162,23 @@ class Constrained:
         """`plan`, if it closes the text from `after` too, through the very masks and forced tokens on the way."""
         if plan is None:
             return None
-        at, i, row = after.fork(), 0, np.empty_like(self._row)
+        at, i = after.fork(), 0
         while i < len(plan):
-            step = at.forced()
-            if not step:
-                at.fill(row)
-                step = plan[i : i + 1] if _bit(row, plan[i]) else []
+            step = at.forced() or (plan[i : i + 1] if at.allows(plan[i]) else [])
             if not step or plan[i : i + len(step)] != step or not all(at.accept(token) for token in step):
                 return None
             i += len(step)
         return plan if at.can_end() else None
 
 
-def _bit(row: Mask, token: int) -> bool:
-    return bool(row[token >> 5] >> (token & 31) & 1)
+def fill_all(rules: Sequence[tuple[Constrained, bool]]) -> None:
+    """`fill` each rule, given whether it may end: those that llguidance enforces together, on its threads."""
+    together = [(rule, may_end, rule.matcher) for rule, may_end in rules if isinstance(rule.matcher, LLMatching)]
+    if len(together) > 1:
+        matchers = [matcher for _, _, matcher in together]
+        rows_MW = np.empty((len(matchers), mask_words(matchers[0].compiled.vocabulary.size)), dtype=np.int32)
+        for (rule, may_end, _), row, met in zip(together, rows_MW, fill_many(matchers, rows_MW)):
+            rule.take(row, met, may_end)
+    for rule, may_end in rules:
+        if len(together) <= 1 or not isinstance(rule.matcher, LLMatching):
+            rule.fill(may_end)

@@ -73,9 +73,9 @@ class ConstrainedGen(Gen):
         return context_length
 
     # -- the engine's questions
-    def fill_mask(self) -> None:
-        """Compute the mask that `request` needs; while the forward runs, on another thread."""
-        self.rule.fill(len(self.tokens) >= self.min_tokens)
+    def may_end(self) -> bool:
+        """Whether the text has as many tokens as were asked for at least."""
+        return len(self.tokens) >= self.min_tokens
 
     def request(self, branch: Branch) -> Request:
         return Request(self.recipe, branch.length, mask=self.rule.mask())

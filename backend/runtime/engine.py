@@ -129,8 +129,20 @@ class Engine:
         """Collect the step in flight, if there is one."""
         step, self.flying = self.flying, None
         if step is not None:
-            self.collect(step)
+            try:
+                self.collect(step)
+            except BaseException:
+                self._forget()
+                raise
         return step is not None
+
+    def _forget(self) -> None:
+        """An interruption: answers are lost, so whoever asked asks again."""
+        self.flying = None
+        for branch in [*self.active, *self.admission.waiting]:
+            if branch.asked_in and branch.job is not None:
+                branch.fall_back()
+                branch.job.park(branch)
 
     def _tell(self, step: Step) -> None:
         """Whoever watches learns of a step that is over."""
@@ -156,6 +168,8 @@ class Engine:
             for victim in self.scheduler.evicted:
                 self._send_back(victim)
             if starved is not None:
+                if self.flying is not None:
+                    return None  # its answers may end the very text that wants room
                 self._fail(starved[0], self._out_of_memory(*starved))
                 continue
             if self._finish_settled(self._without_span()) and not spans:
@@ -176,14 +190,18 @@ class Engine:
             undo(spans)
             if not isinstance(error, Exception):
                 raise  # an interruption: the step did not happen, and everything is as it was
-            self._fail_step(spans, error)
+            self._fail_step([span.branch for span in spans], error)
             return None
         step = Step(self.scheduler.number, self.scheduler.now, spans, flight)
         self.steps += 1
         self.rows += sum(len(span.tokens) for span in spans)
-        if masks is not None:
-            masks.result()
-        ask(step, self._fail)
+        try:
+            if masks is not None:
+                masks.result()
+            ask(step, self._fail)
+        except BaseException:
+            self._forget()
+            raise
         return step
 
     def _admit(self) -> None:
@@ -221,7 +239,12 @@ class Engine:
     def collect(self, step: Step) -> None:
         """Hand the answers to their readers, finish what is finished."""
         self.landing = step.number
-        for branch, job, span, answers in answered(step):
+        try:
+            found = answered(step)
+        except Exception as error:
+            self._fail_step([asked.branch for asked in step.asked if asked.branch.job is asked.job], error)
+            found = []
+        for branch, job, span, answers in found:
             if branch.job is job:
                 self._guarded(branch, take, branch, job, span, answers)
         self._tell(step)  # first: whoever waits for a call may look at its steps
@@ -368,14 +391,14 @@ class Engine:
         branch.fail(error)
         self.admission.over(branch)
 
-    def _fail_step(self, spans: list[Any], error: Exception) -> None:
+    def _fail_step(self, branches: list[Branch], error: Exception) -> None:
         wrapped = (
             error
             if isinstance(error, MemoryError)
             else BackendError(f"the model's forward failed: {type(error).__name__}: {error}")
         )
         wrapped.__cause__ = error if wrapped is not error else None
-        for branch in dict.fromkeys(span.branch for span in spans):
+        for branch in dict.fromkeys(branches):
             self._fail(branch, wrapped)
 
     def _expire(self) -> None:
@@ -406,7 +429,8 @@ class Engine:
             branch.doom(self.closed)
         self.take_inbox()
         self._masks.shutdown(wait=False)
-        self.model = None  # type: ignore[assignment]  # nothing runs any more; its memory is free
+        self.flying = None
+        self.model = self.executor = None  # type: ignore[assignment]  # nothing runs any more; its memory is free
 
     def flush(self) -> bool:
         """Drop all KV that no live branch holds."""

@@ -3,10 +3,10 @@
 Owns: the seam between the engine and whatever computes, and its simplest carrier: a model that gives its logits to the
 host. A model on a device brings an executor of its own (`Model.executor`), which computes and samples there.
 
-The three calls of a step may lie apart: `launch` sends the batch, `ask` says what is wanted of each wanted row (it needs
-the grammar masks, which are filled while the forward runs), `answers` waits. An executor that runs `ahead` takes the
-next batch before it was asked for the answers of this one: in such a batch the token `ahead_of(i)` stands for the one
-that answer i of the step before will hold. It must carry out steps in the order in which they were launched.
+The three calls of a step may lie apart: `launch` sends the batch, `ask` says what is wanted of each wanted row (it
+needs the grammar masks, which are filled while the forward runs), `answers` waits. An executor that runs `ahead` takes
+the next batch before it was asked for the answers of this one: in such a batch the token `ahead_of(i)` stands for the
+one that answer i of the step before will hold. It must carry out steps in the order in which they were launched.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class HostExecutor:
 def executor_of(model: Model, vocab_size: int, options: EngineOptions) -> Executor:
     """The model's own executor, or the host's."""
     make = getattr(model, "executor", None)
-    return HostExecutor(model, vocab_size) if make is None else make(vocab_size, options)  # type: ignore[no-any-return]
+    return HostExecutor(model, vocab_size) if make is None else make(vocab_size, options)
 
 
 class HostFlight:

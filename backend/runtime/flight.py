@@ -2,17 +2,19 @@
 
 Owns: the order of asks and answers in a step, and running ahead. Knows nothing of plans or of what computes.
 
-A branch whose answer is in flight takes no part in the next plan, unless it *runs ahead*: a token is appended that stands
-for the one being sampled (`executor.ahead_of`), so that its row can be computed on a device where it will be known in
-time. When the answer is there it takes that token's place; if the text ended instead, the branch falls back.
+A branch whose answer is in flight takes no part in the next plan, unless it *runs ahead*: a token is appended that
+stands for the one being sampled (`executor.ahead_of`), so that its row can be computed on a device where it will be
+known in time. When the answer is there it takes that token's place; if the text ended instead, the branch falls back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 
 from .branch import Branch
+from .constrained import fill_all
 from .constrained_gen import ConstrainedGen
 from .executor import Answer, Ask, ahead_of
 from .job import Job
@@ -22,18 +24,24 @@ from .step import Asked, Span, Step
 
 
 def begin_masks(spans: list[Span], pool: ThreadPoolExecutor) -> Future[None] | None:
-    """Fill the masks of constrained rows while the forward runs."""
-    fills = [
-        span.branch.job.fill_mask
+    """Fill the masks of constrained rows while the forward runs. Returns once that has begun: a thread that wants the
+    interpreter while this one computes may wait milliseconds for it."""
+    jobs = [
+        span.branch.job
         for span in spans
         if span.want and span.chain is None and isinstance(span.branch.job, ConstrainedGen)
     ]
-    return pool.submit(_call_all, fills) if fills else None
+    if not jobs:
+        return None
+    begun = Event()
+    masks = pool.submit(_fill_masks, jobs, begun)
+    begun.wait()
+    return masks
 
 
-def _call_all(calls: list[Callable[[], None]]) -> None:
-    for call in calls:
-        call()
+def _fill_masks(jobs: list[ConstrainedGen], begun: Event) -> None:
+    begun.set()
+    fill_all([(job.rule, job.may_end()) for job in jobs])
 
 
 def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
@@ -52,12 +60,30 @@ def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
                 step.asked.append(Asked(branch, job, span, len(asks), wanted))
                 fail(branch, error)
         asks += wanted
-    step.flight.ask(asks)
+    try:
+        step.flight.ask(asks)
+    except Exception as error:
+        step.flight = Lost(error)
+
+
+class Lost:
+    """A step that could not be asked: its error is for all who wanted to."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def ask(self, asks: Sequence[Ask]) -> None:
+        raise AssertionError("a step is asked once")
+
+    def answers(self) -> list[Answer]:
+        raise self._error
 
 
 def goes_on(step: Step) -> bool:
     """Whether the next step is worth launching before this one is collected: not where most samples must be known first
     (they would take turns, half of them idle in every step)."""
+    if isinstance(step.flight, Lost):
+        return False
     samples = [asked.job.runs_ahead() for asked in step.asked if asked.span.chain is None]
     return 2 * sum(samples) >= len(samples)
 
@@ -69,13 +95,13 @@ def run_ahead(step: Step) -> None:
             branch.run_ahead(ahead_of(at))
 
 
-def answered(step: Step) -> Iterator[tuple[Branch, Job, Span, list[Answer]]]:
-    """The answers, for those who asked."""
+def answered(step: Step) -> list[tuple[Branch, Job, Span, list[Answer]]]:
+    """The answers, for those who asked; raises what went wrong with all of them."""
     answers = step.flight.answers()
-    for branch, job, span, at, asks in step.asked:
-        if branch.asked_in == step.number:
-            branch.asked_in = 0
-        yield branch, job, span, answers[at : at + len(asks)]
+    for asked in step.asked:
+        if asked.branch.asked_in == step.number:
+            asked.branch.asked_in = 0
+    return [(branch, job, span, answers[at : at + len(asks)]) for branch, job, span, at, asks in step.asked]
 
 
 def take(branch: Branch, job: Job, span: Span, answers: list[Answer]) -> None:

@@ -28,6 +28,7 @@ class Meter:
         self.tokens = 0
         self.ended = Usage()
         self._since = time.monotonic()
+        self._outside = 0
         self._tokens, self._prompt, self._reused, self._drafted, self._accepted, self._steps = 0, 0, 0, 0, 0, 0
 
     def tick(self, engine: Engine, step: Step) -> None:
@@ -45,13 +46,16 @@ class Meter:
         prompt, reused = ended.prompt - self._prompt, ended.reused - self._reused
         drafted, accepted = ended.drafted - self._drafted, ended.accepted - self._accepted
         steps = max(1, engine.steps - self._steps)
+        outside = getattr(engine.executor, "outside", 0) - self._outside
         line = (
             f"#running: {running}, #queue: {len(engine.active) + len(engine.admission.waiting) - running}, "
             f"token usage: {used / pool.capacity:.2f}, "
             f"gen throughput (token/s): {tokens / (now - self._since):.1f}, "
             f"cached: {reused / prompt if prompt else 0:.0%}, "
             f"accept len: {1 + accepted / steps if drafted else 1:.2f}"
+            f"{f', outside graphs: {outside} of {steps} steps' if outside else ''}"
         )
+        self._outside += outside
         self._since, self._tokens, self._steps = now, self.tokens, engine.steps
         self._prompt, self._reused = ended.prompt, ended.reused
         self._drafted, self._accepted = ended.drafted, ended.accepted

@@ -26,6 +26,10 @@ TAIL_RESERVE = 32
 """Slots a tail takes at a time, so that it grows in long runs."""
 
 
+PLENTY = 128
+"""A tail takes more only while that is at most such a part of what is free."""
+
+
 class NoRoom(Exception):
     """Not enough slots for a span even after parking everything that may be parked. Internal to a plan."""
 
@@ -149,7 +153,7 @@ class Scheduler:
         lack = rows - branch.reserve
         if lack > 0:
             last = branch.runs or branch.node.runs
-            ask = min(lack + TAIL_RESERVE, self.pool.available)
+            ask = min(lack + self._reserve(branch), self.pool.available)
             for run in self.pool.take(ask, after=last[-1][0] + last[-1][1] if last else None):
                 append_run(branch.runs, run)
             branch.reserve += ask
@@ -158,6 +162,11 @@ class Scheduler:
         span.slots += part(branch.runs, at, at + rows)
         branch.tail_computed += rows
         branch.reserve -= rows
+
+    def _reserve(self, branch: Branch) -> int:
+        """Slots to take ahead: in an empty pool as many as the gen may need, so that its text lies in one run."""
+        most = 0 if branch.job is None else branch.job.most()
+        return max(TAIL_RESERVE, min(most, self.pool.available // PLENTY))
 
     def _chain_span(self, branch: Branch, chain: Chain, budget: int) -> Span:
         rows = min(chain.rows - chain.computed, budget)

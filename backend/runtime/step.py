@@ -34,8 +34,8 @@ class Span:
 
 
 class Asked(NamedTuple):
-    """What one span asks of its wanted rows, for the job that its branch had then; `at`: the first one's place among all
-    asks of the step."""
+    """What one span asks of its wanted rows, for the job that its branch had then. `at`: where the first one stands
+    among all asks of the step."""
 
     branch: Branch
     job: Job

@@ -1,10 +1,10 @@
 """A toy model that behaves like a device: steps are carried out in the order of their launch, answers come late, and a
 sampled token may stand in the next step before anybody has seen it. The oracle of overlap: exact, without a GPU.
 
-It is as strict as a device is silent. Whatever a device would get wrong without a word is an `AssertionError` here, kept
-in `wrong` as well (the engine makes a step's error the error of its branches): a token that stands for something else
-than a sample of the step right before, a step nobody asked about, answers taken twice or out of order, a slot written
-twice, a context whose slots do not hold just those positions.
+It is as strict as a device is silent. Whatever a device would get wrong without a word is an `AssertionError` here, and
+kept in `wrong` (the engine makes a step's error the error of its branches): a token that stands for something else than
+a sample of the step right before, a step nobody asked about, answers taken twice or out of order, a slot written twice,
+a context whose slots do not hold just those positions.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class LaggingExecutor:
         if not right:
             self.wrong.append(what)
             raise AssertionError(what)
+
+    def abandon(self) -> None:
+        """Nobody will collect what is in flight (an interruption): its samples stand for nothing any more."""
+        self.flying.clear()
 
     def launch(self, batch: Batch) -> LaggingFlight:
         self.expect(len(self.flying) <= 1, "two steps are in flight already")
@@ -115,7 +119,7 @@ class LaggingFlight:
         try:
             executor.trip("ask", self.number)
         except BaseException:
-            executor.flying.remove(self)  # what the step before sampled is overwritten, in part
+            executor.flying.remove(self)  # what the step before sampled is overwritten, perhaps
             raise
         flight = HostFlight(self.logits, executor.vocab_size)
         flight.ask(asks)

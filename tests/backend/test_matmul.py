@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_a_warning(
     (tmp_path / "tuned").write_text("a file where the folder should be")
     table = open_table("Some GPU", "3.6.0", tmp_path)
     table.put(PRODUCT, 4, SHARED)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="sgl"):
         table.save()
     assert "could not be kept" in caplog.text and table.choose(PRODUCT, 4) == SHARED
 
@@ -325,6 +325,7 @@ def test_a_candidate_that_fails_or_computes_something_else_is_dropped(
         if choice == NARROW_ROWS:
             of.out_MN[0, 0] = float("nan")
 
+    caplog.set_level(logging.INFO, logger="sgl")
     monkeypatch.setattr(tuning, "compute", compute)
     kept = measured(monkeypatch, {ROWS: 0.5, NARROW_ROWS: 0.1, TILES: 0.1}, [NARROW_ROWS, TILES, ROWS])
     assert kept == [ROWS, LIBRARY]

@@ -280,7 +280,7 @@ def test_longrope_is_limited_to_its_short_factors(tmp_path, caplog):
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
             "original_max_position_embeddings": 200, "factor": 2.5}  # fmt: skip
     reference = saved(tmp_path, "Phi3", {"rope_parameters": rope, "original_max_position_embeddings": 200})
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="sgl"):
         model = TransformersModel.load(tmp_path)
     assert model.context_length == 200
     assert any("200" in record.getMessage() and "longrope" in record.getMessage() for record in caplog.records)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))
 from interpreted import DEVICE, torch
 
-from sgl.backend.runtime.attention import tree_plan
+from sgl.backend.runtime.attention import tree_attention, tree_plan
 from sgl.backend.runtime.attention.tree_attention import TreeAttention
 from sgl.backend.runtime.attention.tree_plan import Caps, TreePlan, plan_tree
 from sgl.backend.runtime.batch import Batch, SpanLayout
@@ -133,7 +133,7 @@ def everything_shared(monkeypatch):
 @pytest.mark.parametrize("context", [0, 5, 300])
 def test_one_decode_row(context, caps):
     plan = compare(*build([[(1, context)]], [1], [context + 1]), caps=caps)
-    assert len(plan.small_IC) == (3 if context == 300 else 1)
+    assert len(plan.small_IC) == (5 if context == 300 else 1)  # in chunks of 64
     assert (plan.indptr_T is None) == (context < 300)  # a row with one part is written directly
 
 
@@ -173,6 +173,9 @@ def test_context_written_by_another_span_of_the_same_step():
 def test_a_large_step_uses_wider_tiles(monkeypatch):
     monkeypatch.setattr(tree_plan, "FEW_ROWS", 40)
     spans, slots = build([[(1, 40)], [(1, 40)], []], [30, 18, 3], range(50, 101))
+    plan = compare(spans, slots, heads=(6, 1), dtype=torch.float16, atol=4e-3)
+    assert plan.tile_rows.wide_m == 64  # of 17 rows on average: wider tiles would be half empty
+    monkeypatch.setattr(tree_attention, "LONG_SPANS", 10)
     plan = compare(spans, slots, heads=(6, 1), dtype=torch.float16, atol=4e-3)
     assert plan.tile_rows.wide_m == 128 and plan.wide_IC[:, 1].max() == 21
 
@@ -260,7 +263,13 @@ def test_any_plan(step, heads, constants, padding):
 @given(steps((1, 2, 17, 70), (1, 1, 2, 5, 20)), st.booleans(), st.sampled_from([16, 128]))
 def test_any_step(step, captured, chunk):
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("SHARE_FROM", ALWAYS), ("MERGE_COST", ALWAYS), ("LEAST_CHUNK", chunk), ("ALIGN", 16)):
+        for name, value in (
+            ("SHARE_FROM", ALWAYS),
+            ("MERGE_COST", ALWAYS),
+            ("LEAST_CHUNK", chunk),
+            ("LEAST_CHUNK_FEW", chunk),
+            ("ALIGN", 16),
+        ):
             patch.setattr(tree_plan, name, value)
         compare(*step, heads=(2, 1), caps=(len(step[1]) + 3, 300) if captured else None)
 
@@ -277,10 +286,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sgl.backend.runtime.attention import tree_kernels
 from sgl.backend.runtime.attention.tree_attention import TreeAttention
+from sgl.backend.runtime.attention.tree_plan import TileRows
 
 for dim, rows in ((64, 16), (128, 2)):
     attention = TreeAttention(8, 2, dim, torch.device("cpu"), torch.bfloat16)
-    (launch,) = attention.launches(attention.caps(rows, 1000))
+    caps = attention.caps(rows, 1000)
+    (launch,) = attention.launches(caps, TileRows.of(4, rows))
     warps = launch.constants.pop("num_warps")
     types = {"q": "*bf16", "k": "*bf16", "v": "*bf16", "out": "*bf16", "part_out": "*fp32", "part_lse": "*fp32"}
     types |= {"wide_room": "i32", "scale": "fp32"} | {name: "constexpr" for name in launch.constants}

@@ -28,6 +28,11 @@ from .tree_plan import LATENCY_ROWS, PROGRAMS, Caps, TileRows, TreePlan, plan_tr
 
 ONCE_PROGRAMS = 8
 """Programs for each processor up to which places of items are launched though they may be empty."""
+LONG_SPANS = 256
+"""Mean rows of a span from which a large step has the wide tiles of `Tilings.prompt`; shorter ones would leave them
+half empty (117 spans of 70 rows over 1,500 shared keys, 32/8 heads of 128: 659 us a layer, 1,482 with wide tiles)."""
+NARROW_M = 64
+"""Rows x heads of the other wide tiles."""
 MERGE_ELEMENTS = 8192
 """Parts x heads x head dim (all padded) that a program merges at a time: 64 registers a thread of 4 warps."""
 EXPAND_BLOCK = 1024
@@ -92,9 +97,9 @@ class TreeAttention:
 
     def plan(self, batch: Batch) -> TreePlan:
         """Cut a step into items (host only)."""
-        return plan_tree(
-            batch.spans, batch.slots, heads=self.heads, programs=self._work, prompt_m=self.tilings.prompt_m
-        )
+        long = len(batch.tokens) >= LONG_SPANS * len(batch.spans)
+        prompt_m = self.tilings.prompt_m if long else min(NARROW_M, self.tilings.prompt_m)
+        return plan_tree(batch.spans, batch.slots, heads=self.heads, programs=self._work, prompt_m=prompt_m)
 
     def caps(self, rows: int, context_length: int) -> Caps:
         """Capacities for a captured step of `rows` rows (at most `FEW_ROWS`), for contexts up to `context_length`."""
@@ -102,13 +107,13 @@ class TreeAttention:
 
     def start(self, packed: torch.Tensor, caps: Caps, plan: TreePlan | None = None) -> TreeStep:
         """Begin a step whose packed plan (int32 [caps.size], on the device) is or will be in `packed`."""
-        return TreeStep(self, packed, caps)
-
-    def launches(self, caps: Caps) -> list[_Launch]:
-        """What one `attend` launches."""
         query, kv = self.heads
-        tile = TileRows.of(query // kv, caps.rows, self.tilings.prompt_m)
-        small, wide = self.tilings.small, self.tilings.wide if caps.few else self.tilings.prompt
+        return TreeStep(self, packed, caps, TileRows.of(query // kv, caps.rows) if plan is None else plan.tile_rows)
+
+    def launches(self, caps: Caps, tile: TileRows) -> list[_Launch]:
+        """What one `attend` launches."""
+        kv = self.heads[1]
+        small, wide = self.tilings.small, self.tilings.prompt if tile.wide_m > NARROW_M else self.tilings.wide
         kinds = [(caps.wide, caps.small)] if caps.few else [(caps.wide, 0), (0, caps.small)]
         launches: list[_Launch] = []
         for wide_room, small_room in kinds:
@@ -148,7 +153,7 @@ class TreeAttention:
 class TreeStep:
     """A started step: its scratch and its launches, the same for every layer."""
 
-    def __init__(self, attention: TreeAttention, packed: torch.Tensor, caps: Caps) -> None:
+    def __init__(self, attention: TreeAttention, packed: torch.Tensor, caps: Caps, tile: TileRows) -> None:
         query, kv = attention.heads
         empty, on = torch.empty, attention.device
         self._packed = packed
@@ -161,7 +166,7 @@ class TreeStep:
         self._part_lse = empty((max(1, caps.parts), query), dtype=torch.float32, device=on)
         tickets = caps.rows * kv if caps.rows <= LATENCY_ROWS else 0
         self._tickets = empty(max(1, tickets), dtype=torch.int32, device=on)
-        self._launches = attention.launches(caps)
+        self._launches = attention.launches(caps, tile)
         self._merge_grid = (caps.rows, kv) if caps.parts and not tickets else None
         self._shape = attention.shape()
         self._scale = attention.head_dim**-0.5 * LOG2_E

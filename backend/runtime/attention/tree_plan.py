@@ -42,8 +42,10 @@ MERGE_COST = 16
 """Keys a tile goes through while a row's additional part is written and merged: what sharing must save for each row."""
 WIDE_COST = 2
 """Keys a small tile goes through while a wide one goes through one."""
-LEAST_CHUNK = 128
+LEAST_CHUNK = 256
 """Keys below which a tile is not cut: more programs would not make it faster, and each adds a part to merge."""
+LEAST_CHUNK_FEW = 64
+"""The same in steps of few rows (`LATENCY_ROWS`)."""
 ALIGN = 64
 """Chunks are multiples of this, so that only a tile's last block of keys is ragged."""
 RUN_LENGTH = 4096
@@ -368,9 +370,8 @@ def _items(
 ) -> tuple[int, Ints, Ints, npt.NDArray[np.bool_]]:
     """How many are wide; items [I, ITEM], wide ones first, longest first; their `source`; whether their parts merge."""
     each = float((tiles.keys * np.where(tiles.wide, WIDE_COST, 1)).sum()) / pieces
-    chunk = np.where(
-        tiles.wide, max(LEAST_CHUNK, _up(int(each / WIDE_COST), ALIGN)), max(LEAST_CHUNK, _up(int(each), ALIGN))
-    )
+    least = LEAST_CHUNK_FEW if total <= LATENCY_ROWS else LEAST_CHUNK
+    chunk = np.where(tiles.wide, max(least, _up(int(each / WIDE_COST), ALIGN)), max(least, _up(int(each), ALIGN)))
     size = _up_all(-(-tiles.keys // -(-tiles.keys // chunk)), ALIGN)
     count = -(-tiles.keys // size)
     tile = np.repeat(np.arange(len(count)), count)

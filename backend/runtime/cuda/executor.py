@@ -11,17 +11,20 @@ over them; nothing here waits for the device except `answers`, and `Staging` for
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ....lang.errors import BackendError, OutOfMemory
-from ..batch import Batch
+from ..batch import Batch, SpanLayout
 from ..executor import Answer, Ask
 from ..model.fused_llama import LOGIT_ROWS
+from ..sample.ask import Lookup
 from ..sample.device import DeviceSampler
-from .fixed_step import FixedStep, fill, layout, views
+from .fixed_step import fill, layout, views
 from .graphs import Graphs
 from .staging import Staging
 
@@ -44,6 +47,8 @@ class DeviceExecutor:
         self.staging = Staging(self.device)
         self.sampled_S = torch.zeros(max(most, 64), dtype=torch.int32, device=self.device)
         self.sampler = DeviceSampler(vocab_size, model.vocab_size, self.device, rows=min(LOGIT_ROWS, max(most, 64)))
+        if options is not None and self.device.type == "cuda":
+            self._warm_up(options.step_tokens)
         self.graphs = Graphs(self, options)
         self.outside = 0  # steps that no captured one fitted
 
@@ -51,7 +56,7 @@ class DeviceExecutor:
         try:
             return self._launch(batch)
         except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(batch) from error
+            raise self.out_of_memory(f"a step of {len(batch.tokens)} rows") from error
 
     def _launch(self, batch: Batch) -> DeviceFlight:
         plan = self.attention.plan(batch)
@@ -71,17 +76,31 @@ class DeviceExecutor:
         started = self.attention.start(packed, caps, plan)
         return self.model.compute(inputs, self.sampled_S, started)
 
+    def _warm_up(self, most: int) -> None:
+        """Run every kind of step once, on the scratch slot: kernels are compiled (or found in the cache on disk), and
+        the largest step is known to fit into memory, before anybody waits for a token."""
+        began = time.monotonic()
+        self.model.tune()
+        for spans in ([most], [20] * 40, [1] * 600, [40], [1] * 40, [40, *[1] * 20]):
+            rows = min(sum(spans), most)
+            batch = _scratch_batch([min(span, rows) for span in spans][:rows], rows)
+            flight = DeviceFlight(self, self._compute(batch, self.attention.plan(batch)), None)
+            flight.ask([Lookup((0,))] * len(batch.want))
+            flight.answers()
+        logits_WV = self.model.logits(self.model.head_VE[:2])
+        self.sampler.warm(logits_WV, self.sampled_S)
+        log.info("kernels ready in %.1f s", time.monotonic() - began)
+
     def logits(self, batch: Batch) -> torch.Tensor:
         """The logits [W, V] of one step, on the device."""
         return self.model.logits(self._compute(batch, self.attention.plan(batch)))
 
-    def _out_of_memory(self, batch: Batch) -> OutOfMemory:
+    def out_of_memory(self, what: str) -> OutOfMemory:
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self.device)
         return OutOfMemory(
-            f"a step of {len(batch.tokens)} rows ({len(batch.want)} with logits) did not fit into the GPU's memory: "
-            f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB are free beside the weights and the KV pool; "
-            "lower mem_fraction_static= or chunked_prefill_size="
+            f"{what} did not fit into the GPU's memory: {free / 2**30:.2f} of {total / 2**30:.2f} GiB are free beside "
+            "the weights and the KV pool; lower mem_fraction_static= or chunked_prefill_size="
         )
 
 
@@ -101,14 +120,29 @@ class DeviceFlight:
         for start in range(0, len(asks), LOGIT_ROWS):
             some = asks[start : start + LOGIT_ROWS]
             logits_WV = self._logits_WV
-            if logits_WV is None or start:
-                assert self._hidden_WE is not None
-                logits_WV = executor.model.logits(self._hidden_WE[start : start + len(some)])
-            self._pending.append(executor.sampler.launch(logits_WV, some, executor.sampled_S[start:]))
+            try:
+                if logits_WV is None or start:
+                    assert self._hidden_WE is not None
+                    logits_WV = executor.model.logits(self._hidden_WE[start : start + len(some)])
+                self._pending.append(executor.sampler.launch(logits_WV, some, executor.sampled_S[start:]))
+            except torch.OutOfMemoryError as error:
+                raise executor.out_of_memory(f"the logits of a step's {len(asks)} rows") from error
         self._hidden_WE = self._logits_WV = None
 
     def answers(self) -> list[Answer]:
         return [answer for pending in self._pending for answer in pending.answers()]
+
+
+def _scratch_batch(spans: list[int], rows: int) -> Batch:
+    """A step of spans of so many rows (as many of them as make `rows`) that reads and writes the scratch slot only."""
+    layout, at = [], 0
+    for span in spans:
+        span = min(span, rows - at)
+        if span:
+            layout.append(SpanLayout(at, span, ((0, 1),), 1))
+        at += span
+    zeros = np.zeros(at, dtype=np.int64)
+    return Batch(zeros, zeros, zeros, layout, np.arange(min(at, LOGIT_ROWS), dtype=np.int64))
 
 
 def attention_of(model: FusedLlama, asked: str) -> Any:

@@ -30,7 +30,7 @@ def layout(rows: int, wants: int) -> tuple[int, int]:
 def fill(room: Ints, batch: Batch, rows: int, wants: int, packed: Ints) -> None:
     """Lay a batch out as the inputs of a step of `rows` rows and `wants` wanted ones."""
     real, asked = len(batch.tokens), len(batch.want)
-    head, start = layout(rows, wants)
+    _, start = layout(rows, wants)
     for i, values in enumerate((batch.tokens, batch.positions, batch.slots)):
         room[i * rows : i * rows + real] = values
         room[i * rows + real : (i + 1) * rows] = 0

@@ -55,8 +55,6 @@ class Graphs:
             for rows, wants in wanted
         ]
         if executor.device.type == "cuda":
-            model.tune()
-            executor.sampler.warm(logits_WV, executor.sampled_S)
             self._capture()
         log.info(
             "captured %d sizes of step, up to %d branches (cuda_graph_max_bs), in %.1f s",

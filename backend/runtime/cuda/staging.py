@@ -6,6 +6,8 @@ Off a GPU there is nothing to stage: the copy is plain.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,7 +22,7 @@ class _Buffer:
         pinned = device.type == "cuda"
         self.tensor = torch.empty(size, dtype=torch.int32, pin_memory=pinned)
         self.array: Ints = self.tensor.numpy()
-        self.copied = torch.cuda.Event() if pinned else None
+        self.copied: Any = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
 
 
 class Staging:

@@ -30,6 +30,7 @@ _BLANK = b"\xff"
 """A byte that is not known; no token spells it, so it counts one."""
 _ESCAPE = 6
 """Bytes of an escape in JSON; a character beyond U+FFFF takes two."""
+_CONSTANT = {"boolean": (b"true", b"false"), "null": (b"null",)}
 _SEPARATORS = ((", ", ": "), (",", ":"))
 
 
@@ -81,6 +82,11 @@ class _Bound:
             self.costs[after[at:]] = best
         return self.costs[after]
 
+    def within(self, text: bytes, after: bytes) -> int:
+        """From anywhere within this very text."""
+        self.looked += len(text)
+        return max((self.cost(text[at:] + after) for at in range(len(text))), default=0)
+
     def _look(self) -> None:
         self.looked += 1
         if self.looked > MOST_PARTS:
@@ -92,7 +98,7 @@ class _Bound:
         self._look()
         if isinstance(node, Chars):
             begun = _rest(node, quoted)
-            return self.cost(after) + max(begun, len(self.least_node(node, quoted)))
+            return max(begun + self.cost(after) if begun else 0, self.cost(self.least_node(node, quoted) + after))
         if isinstance(node, Seq):
             most = self.cost(after)
             for part in reversed(node.parts):
@@ -142,7 +148,7 @@ class _Bound:
         if kind == "anyOf":
             return max(self.schema(branch, after, within, root) for branch in schema["anyOf"])
         if kind == "enum":
-            return max(len(_spelled(value)) for value in schema["enum"]) + self.cost(after)
+            return max(self.within(_spelled(value), after) for value in schema["enum"])
         if kind == "object":
             return self._object(schema, after, within, root)
         if kind == "array":
@@ -151,8 +157,11 @@ class _Bound:
             node, least = mask_pattern(schema["pattern"]), self.least_schema(schema, root, ())
             return max(self.cost(least + after), self.node(node, b'"' + after, quoted=True))
         if kind == "string":
-            return 2 + schema.get("minLength", 0) + 2 * _ESCAPE + self.cost(after)
-        return max(_digits(schema), len(self.least_schema(schema, root, ()))) + self.cost(after)
+            fewest: int = schema.get("minLength", 0)
+            return 2 + fewest + 2 * _ESCAPE + self.cost(after)
+        if kind in _CONSTANT:
+            return max(self.within(text, after) for text in _CONSTANT[kind])
+        return _digits(schema) + self.cost(after)
 
     def _object(self, schema: Any, after: bytes, within: dict[str, None], root: Any) -> int:
         most = self.cost(_short(self.least_schema(schema, root, tuple(within)) + after))
@@ -162,9 +171,10 @@ class _Bound:
             if value is False:
                 continue
             opening = self.comma + _spelled(name) + self.colon
-            most = max(most, len(opening) + self.schema(value, after, within, root))
+            least = _short(self.least_schema(value, root, tuple(within)) + after)
+            most = max(most, self.within(opening, least), self.schema(value, after, within, root))
             if name in required:
-                after = _short(opening + self.least_schema(value, root, tuple(within)) + after)
+                after = _short(opening + least)
         return most
 
     def _array(self, schema: Any, after: bytes, within: dict[str, None], root: Any) -> int:
@@ -172,14 +182,15 @@ class _Bound:
         first, fewest = schema.get("prefixItems", []), schema.get("minItems", 0)
         after = b"]" + after
         items = [*first, schema["items"]]
-        rest = [i for i in range(len(first), fewest)] or [len(first)]
+        rest = list(range(len(first), fewest)) or [len(first)]
         for place in reversed([*range(len(first)), *rest]):
             item = items[min(place, len(first))]
             if item is False:
                 continue
-            most = max(most, len(self.comma) + self.schema(item, after, within, root))
+            least = _short(self.least_schema(item, root, tuple(within)) + after)
+            most = max(most, self.within(self.comma, least), self.schema(item, after, within, root))
             if place < fewest:
-                after = _short(self.comma + self.least_schema(item, root, tuple(within)) + after)
+                after = _short(self.comma + least)
         return most
 
     def least_schema(self, schema: Any, root: Any, within: tuple[str, ...]) -> bytes:
@@ -208,7 +219,7 @@ class _Bound:
         if kind == "string":
             inner = self.least_node(mask_pattern(schema["pattern"]), True) if "pattern" in schema else None
             return b'"' + (b"a" * min(schema.get("minLength", 0), MOST_BYTES) if inner is None else inner) + b'"'
-        return {"boolean": b"true", "null": b"null"}.get(kind) or _BLANK * _digits(schema)
+        return min(_CONSTANT[kind], key=len) if kind in _CONSTANT else _BLANK * _digits(schema)
 
 
 # -- characters
@@ -289,10 +300,6 @@ def _spelled(value: Any) -> bytes:
 
 def _digits(schema: Any) -> int:
     """Bytes of a number of a schema, as far as its bounds ask for them. With none, a digit completes any."""
-    if schema["type"] == "boolean":
-        return 4
-    if schema["type"] == "null":
-        return 3
     said = [value for key, value in schema.items() if key != "type"]
     whole = places = 0
     for value in said:

@@ -86,6 +86,12 @@ class NumberGuard:
                 wants_key = bool(frames) and frames[-1] is not None
         return Position(in_string, escaped, run, exponent, frames, wants_key, key)
 
+    def minds(self, position: Position, token: int) -> bool:
+        """Whether `bound` might take this token from a mask."""
+        if position.in_string:
+            return position.key is not None and bool(position.open[-1])
+        return position.wants_key or bool(self._leading[token])
+
     def bound(self, row: Mask, position: Position, may_end: bool = False) -> None:
         """Take the tokens from `row` that would make a run of digits too long or a key repeat, unless nothing else is
         allowed (an end, with `may_end`, is something else)."""

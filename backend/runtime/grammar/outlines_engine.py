@@ -26,7 +26,7 @@ import numpy as np
 from ....lang.errors import ConstraintError, OptionError
 from ....lang.pattern import PatternError, chars, plain, to_rust
 from ....lang.pattern.nodes import NOTHING, Alt, Chars, Node, Repeat, Seq, either, repeated, sequence, size
-from .protocol import Mask, mask_words
+from .protocol import Mask, has, mask_words
 from .vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
 
@@ -198,6 +198,11 @@ class OCMatching:
         else:
             row.fill(0)
             row.view(np.uint32)[first >> 5] = 1 << (first & 31)
+
+    def allows(self, token: int) -> bool:
+        row: Mask = np.empty(mask_words(self.compiled.vocabulary.size), dtype=np.int32)
+        self.fill(row)
+        return has(row, token)
 
     def forced(self) -> list[int]:
         state = self.compiled.state(self.states[-1])

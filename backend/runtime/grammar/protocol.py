@@ -27,6 +27,11 @@ def mask_words(vocab_size: int) -> int:
     return (vocab_size + 31) // 32
 
 
+def has(row: Mask, token: int) -> bool:
+    """Whether a mask has this token."""
+    return bool(row[token >> 5] >> (token & 31) & 1)
+
+
 class Matcher(Protocol):
     """Where one text is in a grammar. Not thread-safe; `fork` before sharing.
 
@@ -45,6 +50,9 @@ class Matcher(Protocol):
 
     def fill(self, row: Mask) -> None:
         """Write the mask of the next token into `row` (all of it)."""
+
+    def allows(self, token: int) -> bool:
+        """Whether the mask has this token, where nothing is forced."""
 
     def forced(self) -> list[int]:
         """The tokens that the mask leaves alone from here on, in order; [] where there is a choice or an end."""

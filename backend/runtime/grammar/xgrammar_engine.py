@@ -27,7 +27,7 @@ from ....lang.errors import ConstraintError, OptionError
 from ....lang.pattern.nodes import Node
 from . import ebnf
 from .numbers import NumberGuard, Position
-from .protocol import Mask, mask_words
+from .protocol import Mask, has, mask_words
 from .vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
 from .xgrammar_lint import cost, lint
@@ -155,6 +155,11 @@ class XGMatching:
                 "no token of this model's vocabulary can continue the text: the grammar demands a character that the "
                 "vocabulary cannot spell"
             )
+
+    def allows(self, token: int) -> bool:
+        row: Mask = np.empty(mask_words(self.compiled.owner.vocabulary.size), dtype=np.int32)
+        self.fill(row)
+        return has(row, token)
 
     def forced(self) -> list[int]:
         return self.compiled.owner.vocabulary.settled(self._forced_bytes())

@@ -4,13 +4,14 @@ Owns: the weights in the layout they are computed in, the KV tensors, and the or
 of files, of branches, of which slots a row attends to (a started attention step does) or of how steps are captured.
 
 A layer is six launches around the attention at most: norm and q|k|v; RoPE with the KV write; the output projection,
-added to the residual stream; norm, gate|up and SiLU; the down projection, added likewise. `FusedLinear` decides what of
-that is one kernel for a number of rows. Only rows whose logits are wanted go on after the last layer has written its KV.
+added to the residual stream; norm, gate|up and SiLU; the down projection, added likewise. `FusedLinear` decides what
+of that is one kernel for a number of rows. Only rows whose logits are wanted go on after the last layer has written its
+KV.
 
 Every launch depends on shapes alone, so `compute` may be captured and replayed with other contents of its inputs.
 
-Legend: T rows, W wanted rows, E hidden size, Q query heads, H KV heads, D head dim, C = (Q + 2H) D, I intermediate size,
-V vocabulary, N slots, P positions, F = D / 2, S sampled tokens.
+Legend: T rows, W wanted rows, E hidden size, Q query heads, H KV heads, D head dim, C = (Q + 2H) D, I intermediate
+size, V vocabulary, N slots, P positions, F = D / 2, S sampled tokens.
 """
 
 from __future__ import annotations
@@ -58,9 +59,7 @@ class Inputs(NamedTuple):
 class Attends(Protocol):
     """A started attention step."""
 
-    def attend(
-        self, q_TQD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, out_TQD: torch.Tensor
-    ) -> None: ...
+    def attend(self, q_TQD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, out_TQD: torch.Tensor) -> None: ...
 
 
 class FusedLlama:

@@ -26,7 +26,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ....lang.errors import ModelLoadError
 from ..attention.plan import plan_attention
 from ..attention.torch_attention import StepAttention
 from ..batch import Batch

@@ -12,9 +12,9 @@ Invariants:
 Thread-safe: nothing is written after construction but a cache that locks itself, and the Rust tokenizers are our own
 clones, set up once.
 
-Programs say the same long texts again and again (a prompt that a thousand rows begin with), and a tokenizer takes more
-than a microsecond a token. So a long run is encoded in chunks, cut where a cut certainly changes nothing, and the tokens
-of recent chunks are kept.
+Programs say the same long texts again and again (a prompt that a thousand rows begin with), and a tokenizer takes a
+microsecond a token or more. So a long run is encoded in chunks, cut where a cut certainly changes nothing, and the
+tokens of recent chunks are kept.
 """
 
 from __future__ import annotations
