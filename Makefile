@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test format test-slow test-gpu test-browser fuzz bench model lint clean
+.PHONY: demo test format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
 
 demo: model
 	$(BIN)/python examples/tour.py
@@ -38,6 +38,12 @@ fuzz: $(READY)
 
 bench: model
 	$(BIN)/python benchmarks/programs.py
+
+# On a GPU: the programs, raw batches and ablations of benchmarks/results/gpu.md (minutes). TOKENIZER: Qwen3's tokenizer.json.
+bench-gpu: $(READY)
+	for shape in 8b 0.6b; do for what in programs raw; do \
+	$(BIN)/python benchmarks/gpu/$$what.py --shape $$shape $(if $(TOKENIZER),--tokenizer $(TOKENIZER)); done; done
+	$(BIN)/python benchmarks/gpu/ablations.py --shape 0.6b $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) --skip "attention: torch"
 
 model: $(READY)
 	$(BIN)/sgl models pull smollm2-135m

@@ -20,7 +20,7 @@ STEPS = 200
 
 
 def measure(branches: int) -> tuple[float, float]:
-    runtime = sgl.Runtime.toy(max_total_tokens=400_000, max_running_requests=4096, chunked_prefill_size=8192)
+    runtime = sgl.Runtime.toy(max_total_tokens=4_000_000, max_running_requests=4096, chunked_prefill_size=8192)
     engine = runtime.engine
     alive = []
     for i in range(branches):

@@ -49,9 +49,8 @@ class Runtime:
 
     `sgl.Runtime()` runs the embedded default model; `sgl.Runtime("path/or/hub-id")` a safetensors folder, a `.gguf`
     file or a hub model. Option names are SGLang's where the thing is the same. Sizes are in tokens. Options that this
-    version cannot carry out raise `NotYet`; none is ignored. On a GPU: `attention_backend` is "triton" (ours, "auto"),
-    "flashinfer" or "torch" (no kernels of ours at all); decoding steps of up to `cuda_graph_max_bs` branches are
-    replayed as CUDA graphs; the next step is prepared while one runs (unless `disable_overlap_schedule`).
+    version cannot carry out raise `NotYet`; none is ignored. On a GPU (docs/gpu.md): `attention_backend` is "triton"
+    (ours, "auto"), "flashinfer" or "torch"; steps of up to `cuda_graph_max_bs` branches are replayed as CUDA graphs.
 
     Raises `ModelLoadError` (the file and the fix), `OptionError` (an option's value), `OutOfMemory` (no room for KV).
     """
@@ -93,7 +92,7 @@ class Runtime:
             "chunked_prefill_size", chunked_prefill_size, CPU_STEP_TOKENS if kind == "cpu" else GPU_STEP_TOKENS
         )
         max_running = _positive("max_running_requests", max_running_requests, MAX_RUNNING[kind])
-        graphs = 0 if kind == "cpu" or disable_cuda_graph else _positive("cuda_graph_max_bs", cuda_graph_max_bs, 256)
+        graphs = 0 if kind == "cpu" or disable_cuda_graph else _graphs(cuda_graph_max_bs, str(model.device))  # type: ignore[attr-defined]
         self._start(
             model,
             tokenizer,
@@ -392,6 +391,15 @@ def _pool_tokens(asked: int | None, fraction: float | None, model: Model, kind: 
         reserve = model.step_bytes(step_tokens)  # type: ignore[attr-defined]
         return min(MAX_POOL_TOKENS[kind], pool_tokens(free, share, model.kv_bytes_per_token, reserve))
     return max(1, min(MAX_POOL_TOKENS[kind], int(_free_memory() * share) // model.kv_bytes_per_token))
+
+
+def _graphs(asked: int | None, device: str) -> int:
+    """`cuda_graph_max_bs`: what was asked for, or by the card's memory (captured steps keep their activations)."""
+    from .device import card_of
+
+    card = card_of(device)
+    gib = 0 if card is None else card.total >> 30
+    return _positive("cuda_graph_max_bs", asked, 512 if gib >= 40 else 256 if gib >= 16 else 64)
 
 
 def _free_memory() -> int:

@@ -26,8 +26,8 @@ TAIL_RESERVE = 32
 """Slots a tail takes at a time, so that it grows in long runs."""
 
 
-PLENTY = 128
-"""A tail takes more only while that is at most such a part of what is free."""
+PLENTY = 8
+"""A tail takes more only while all tails of a full step could, and leave this many times as much free."""
 
 
 class NoRoom(Exception):
@@ -58,12 +58,10 @@ class Scheduler:
         spans: list[Span] = []
         budget = self.options.step_tokens
         places = self.options.max_running
-        first = True  # nobody before this branch holds KV
         for i, branch in enumerate(active):
             if budget <= 0 or not places:
                 break
             if branch.asked_in and not branch.ahead:
-                first = False
                 continue  # what it wants next depends on an answer that is in flight
             waiting = min(len(active) - i - 1, places - 1, budget // 2)
             before = len(spans)
@@ -72,7 +70,7 @@ class Scheduler:
                 budget -= used
                 places -= used > 0
             except NoRoom as lack:
-                if first and len(spans) == before == 0:
+                if len(spans) == before == 0:
                     return [], (branch, lack.need)
                 break  # those behind it must not take what it is waiting for
         return spans, None
@@ -164,9 +162,9 @@ class Scheduler:
         branch.reserve -= rows
 
     def _reserve(self, branch: Branch) -> int:
-        """Slots to take ahead: in an empty pool as many as the gen may need, so that its text lies in one run."""
+        """Slots to take ahead: in a large pool as many as the gen may need, so that its text lies in one run."""
         most = 0 if branch.job is None else branch.job.most()
-        return max(TAIL_RESERVE, min(most, self.pool.available // PLENTY))
+        return max(TAIL_RESERVE, min(most, self.pool.available // (PLENTY * self.options.max_running)))
 
     def _chain_span(self, branch: Branch, chain: Chain, budget: int) -> Span:
         rows = min(chain.rows - chain.computed, budget)

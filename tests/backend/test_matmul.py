@@ -350,9 +350,9 @@ def test_weight_rate_counts_the_bytes_of_both_halves() -> None:
 def test_tuning_on_the_device_is_done_once(tmp_path: Path) -> None:
     device = torch.cuda.get_device_name()
     cases = {
-        Product(96, 256, "bfloat16", norm=True): [made(96, 256, dtype=torch.bfloat16) for _ in range(3)],
-        Product(96, 256, "bfloat16", silu=True): [made(192, 256, dtype=torch.bfloat16) for _ in range(3)],
-        Product(500, 256, "bfloat16", wide=True): [made(500, 256, dtype=torch.bfloat16)],
+        Product(96, 1024, "bfloat16", norm=True): [made(96, 1024, dtype=torch.bfloat16) for _ in range(3)],
+        Product(96, 1024, "bfloat16", silu=True): [made(192, 1024, dtype=torch.bfloat16) for _ in range(3)],
+        Product(500, 1024, "bfloat16", wide=True): [made(500, 1024, dtype=torch.bfloat16)],
     }
     timings = tune(open_table(device, "t", tmp_path), cases, buckets=(1, 16), seconds=60)
     assert {timing.product for timing in timings} == set(cases)

@@ -6,19 +6,17 @@ Owns: the question and its answer. Every wanted row of a step has one `Request` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """Wanted: natural-log probabilities of `ids`, under the raw logits, and of the `top` most probable tokens."""
 
     ids: tuple[int, ...]
     top: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
+class Looked(NamedTuple):
     """`logprobs[i]` is that of `ids[i]`; `top` holds (logprob, id), falling, of equals the lowest id first."""
 
     logprobs: tuple[float, ...]

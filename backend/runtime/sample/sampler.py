@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,8 +98,7 @@ class Recipe:
             self.counts[token] = self.counts.get(token, 0) + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One row: a recipe at a position; `banned` ids may not be sampled there (end of text before `min_tokens`), and no
     id whose bit in `mask` (int32 words, bit i % 32 of word i // 32) is not set."""
 
@@ -113,8 +113,7 @@ class Request:
         return r.temperature == 0 and not self.banned and not r.penalised and not r.bias and not r.logprobs
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """`forbidden`: the probability that the model gave to what the mask forbids (with log-probabilities only)."""
 
     token: int
@@ -141,7 +140,7 @@ def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list
         sampled = [_sample_row(row, request) for row, request in zip(real, requests)]
     for i, request in enumerate(requests):
         if request.recipe.traced and sampled[i].logprob is None:
-            sampled[i] = replace(sampled[i], logprob=_logprob(real[i], sampled[i].token))
+            sampled[i] = sampled[i]._replace(logprob=_logprob(real[i], sampled[i].token))
     return sampled
 
 
