@@ -1,4 +1,4 @@
-"""The plain torch path on a GPU against the CPU: the same step, the same programs."""
+"""A GPU against the CPU: the same programs, the same text; with our kernels and with torch's alone."""
 
 from __future__ import annotations
 
@@ -53,10 +53,12 @@ def results(tmp_path: Path, **options: Any) -> list[Any]:
         return found
 
 
-def test_programs_give_the_same_text_on_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_programs_give_the_same_text_on_both(tmp_path: Path, backend: str) -> None:
     on_cpu = results(tmp_path, device="cpu")
-    assert results(tmp_path, device="cuda", dtype="float32") == on_cpu
-    assert results(tmp_path, device="cuda", dtype="float32", chunked_prefill_size=16) == on_cpu
+    on_gpu = {"device": "cuda", "dtype": "float32", "attention_backend": backend}
+    assert results(tmp_path, **on_gpu) == on_cpu
+    assert results(tmp_path, chunked_prefill_size=16, **on_gpu) == on_cpu
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

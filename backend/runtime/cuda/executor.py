@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,14 +48,16 @@ class DeviceExecutor:
         self.staging = Staging(self.device)
         self.sampled_S = torch.zeros(max(most, 64), dtype=torch.int32, device=self.device)
         self.sampler = DeviceSampler(vocab_size, model.vocab_size, self.device, rows=min(LOGIT_ROWS, max(most, 64)))
-        if options is not None and self.device.type == "cuda":
-            self._warm_up(options.step_tokens)
-        self.graphs = Graphs(self, options)
+        with on(self.device):
+            if options is not None and self.device.type == "cuda":
+                self._warm_up(options.step_tokens)
+            self.graphs = Graphs(self, options)
         self.outside = 0  # steps that no captured one fitted
 
     def launch(self, batch: Batch) -> DeviceFlight:
         try:
-            return self._launch(batch)
+            with on(self.device):
+                return self._launch(batch)
         except torch.OutOfMemoryError as error:
             raise self.out_of_memory(f"a step of {len(batch.tokens)} rows") from error
 
@@ -116,21 +119,30 @@ class DeviceFlight:
         self._pending: list[Any] = []
 
     def ask(self, asks: Sequence[Ask]) -> None:
+        try:
+            with on(self._executor.device):
+                self._ask(asks)
+        except torch.OutOfMemoryError as error:
+            raise self._executor.out_of_memory(f"the logits of a step's {len(asks)} rows") from error
+        self._hidden_WE = self._logits_WV = None
+
+    def _ask(self, asks: Sequence[Ask]) -> None:
         executor = self._executor
         for start in range(0, len(asks), LOGIT_ROWS):
             some = asks[start : start + LOGIT_ROWS]
             logits_WV = self._logits_WV
-            try:
-                if logits_WV is None or start:
-                    assert self._hidden_WE is not None
-                    logits_WV = executor.model.logits(self._hidden_WE[start : start + len(some)])
-                self._pending.append(executor.sampler.launch(logits_WV, some, executor.sampled_S[start:]))
-            except torch.OutOfMemoryError as error:
-                raise executor.out_of_memory(f"the logits of a step's {len(asks)} rows") from error
-        self._hidden_WE = self._logits_WV = None
+            if logits_WV is None or start:
+                assert self._hidden_WE is not None
+                logits_WV = executor.model.logits(self._hidden_WE[start : start + len(some)])
+            self._pending.append(executor.sampler.launch(logits_WV, some, executor.sampled_S[start:]))
 
     def answers(self) -> list[Answer]:
         return [answer for pending in self._pending for answer in pending.answers()]
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make it the current device: kernels are launched there, whichever thread drives."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _scratch_batch(spans: list[int], rows: int) -> Batch:

@@ -90,7 +90,8 @@ class FixedStep:
     def capture(self, pool: Any) -> None:
         """Capture the launches; `pool` is the memory that all captured steps share (they never run side by side)."""
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        # What other threads do on the device meanwhile is their own.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._run()
 
     def replay(self, batch: Batch, plan: Any, staging: Staging) -> torch.Tensor:
