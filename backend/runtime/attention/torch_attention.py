@@ -123,3 +123,12 @@ def _take(tensor: torch.Tensor, index: slice | torch.Tensor) -> torch.Tensor:
 
 def _size(index: slice | Ints) -> int:
     return index.stop - index.start if isinstance(index, slice) else len(index)
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros that cost memory only where they are written: on the CPU, numpy leaves them to the operating system
+    (`torch.zeros` writes every page, seconds for a pool of gigabytes)."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    raw = np.zeros(int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)

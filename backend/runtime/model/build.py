@@ -60,7 +60,7 @@ def _model(found: Checkpoint | Foreign, device: str, dtype: torch.dtype, card: C
         check_fits(found.config, dtype, card, found.name)
     try:
         if isinstance(found, Foreign):
-            model = _foreign(found, device, dtype)
+            model = _foreign(found, device, dtype, attention)
         else:
             model = _own(found, device, dtype, card, attention)
     except torch.OutOfMemoryError as error:
@@ -88,7 +88,11 @@ def _own(checkpoint: Checkpoint, device: str, dtype: torch.dtype, card: Card | N
     return Llama(checkpoint, device=device, dtype=dtype)
 
 
-def _foreign(found: Foreign, device: str, dtype: torch.dtype) -> Model:
+def _foreign(found: Foreign, device: str, dtype: torch.dtype, attention: str) -> Model:
+    if attention not in ("auto", "torch"):
+        raise OptionError(
+            f"attention_backend={attention!r} is for models of the Llama family; use 'auto' or 'torch': {found.reason}"
+        )
     log.info("transformers runs this model, more slowly than a model of the Llama family: %s", found.reason)
     from .transformers_model import TransformersModel
 

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention.plan import plan_attention
-from ..attention.torch_attention import StepAttention
+from ..attention.torch_attention import StepAttention, zeros
 from ..batch import Batch
 from ..device import reserve_bytes
 from .config import ModelConfig
@@ -80,7 +80,7 @@ class Llama:
         config = self.config
         shape = (slots, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: padding keys are masked, but a NaN in their V would survive a weight of zero.
-        self._kv_NJD = [_zeros(shape, self.dtype, self.device) for _ in self._layers]
+        self._kv_NJD = [zeros(shape, self.dtype, self.device) for _ in self._layers]
         cos_PD, sin_PD = rope_tables(config, min(slots, self.context_length), self._rope_divisors_F)
         self._cos_PD = cos_PD.to(self.device, self.dtype)
         self._sin_PD = sin_PD.to(self.device, self.dtype)
@@ -201,12 +201,3 @@ class _Heads:
 
 def _is_every_row(want: npt.NDArray[np.int64], rows: int) -> bool:
     return len(want) == rows and bool((want == np.arange(rows)).all())
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros that cost memory only where they are written: on the CPU, numpy leaves them to the operating system
-    (`torch.zeros` writes every page, seconds for a pool of gigabytes)."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    raw = np.zeros(int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(raw).view(dtype).view(shape)

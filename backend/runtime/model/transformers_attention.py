@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..attention.plan import Ints, Plan, plan_attention
-from ..attention.torch_attention import StepAttention
+from ..attention.torch_attention import StepAttention, zeros
 from ..batch import Batch, SpanLayout
 
 TILE = 128
@@ -212,11 +212,3 @@ class _Rectangle:
         weight_SHGRL = score_SHGRL.masked_fill(self.hidden_SRL[:, None, None], -torch.inf).softmax(dim=-1)
         mixed_SHGRD = torch.matmul(weight_SHGRL.to(v_SHLD.dtype), v_SHLD[:, :, None])
         return mixed_SHGRD.permute(0, 3, 1, 2, 4).reshape(-1, shape.query_heads, d)
-
-
-def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros that cost memory only where they are written (numpy leaves a large array to the operating system)."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(raw).view(dtype).view(shape)
