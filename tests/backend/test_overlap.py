@@ -6,188 +6,45 @@ On a toy device (`lagging.py`), against the runtime that does one thing after th
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-import weakref
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sgl
-from sgl.backend.base import GenRequest, ScoreRequest
+from sgl.backend.base import GenRequest
 from sgl.backend.runtime import invariants
-from sgl.backend.runtime.model.toy import toy_tokenizer
-from sgl.backend.runtime.pool import cut
 from sgl.backend.runtime.runtime import Runtime
-from sgl.lang.choices import token_length_normalized, unconditional_likelihood_normalized
-from sgl.lang.errors import BackendError, OutOfMemory
+from sgl.lang.errors import OutOfMemory
 from sgl.lang.expr import Sampling
 
-from .lagging import LaggingExecutor, lagging
-from .naive import Naive, NaiveBranch, impatient, rush
+from .lagging import lagging
+from .naive import NaiveBranch, impatient, rush
+from .overlapping import (
+    CHOICES,
+    CONFIGS,
+    ENDING,
+    EOS,
+    METHODS,
+    MIXED,
+    NAIVE,
+    PATIENCE,
+    PATTERNS,
+    SAMPLINGS,
+    executor_of,
+    expected,
+    look,
+    outcome,
+    programs,
+    start,
+    step_to_the_end,
+    whole,
+)
 from .test_invariants import programs as free_programs
 from .test_invariants import start as start_both
 from .test_invariants import verify
-
-EOS = min(toy_tokenizer().eos_ids)
-ENDING = {EOS: 3.0}
-"""With this, about one text in ten ends at each token."""
-NAIVE = Naive(favour=ENDING)
-PATIENCE = 3000
-"""Steps that no test needs: with more, somebody hangs."""
-
-TEXTS = ["ab", "the ", "\n", "日本", "Answer:", "st", "A long common beginning, which many programs share; "]
-SAMPLINGS = [
-    Sampling(max_tokens=7, temperature=0.0),
-    Sampling(max_tokens=14, temperature=1.0),
-    Sampling(max_tokens=12, temperature=0.9, top_k=30, stop=("a", "th", "\n")),
-    Sampling(max_tokens=12, temperature=1.3, top_p=0.9, stop=("e", "日", "st"), min_tokens=3),
-    Sampling(max_tokens=12, temperature=1.0, stop_token_ids=tuple(range(0, 300, 9)), min_tokens=2),
-    Sampling(max_tokens=8, temperature=1.0, repetition_penalty=1.3, frequency_penalty=0.5, seed=11),
-    Sampling(max_tokens=9, temperature=1.0, return_logprob=True, top_logprobs_num=2),
-    Sampling(max_tokens=6, temperature=0.8, return_logprob=True, logprob_start_len=0, stop=("o",)),
-    Sampling(max_tokens=1, temperature=0.0, ignore_eos=True),
-    Sampling(max_tokens=0),
-]
-PATTERNS = [r"[ab]{2,5}", r"(yes|no), the (answer|stop)", r"[0-9]{3}\.", r"stop", r"(?=.*\d)[a-e0-9]{4,}"]
-CHOICES = [("yes", "no"), ("a", "ab", "abc"), ("the", "th", "stop", "st", "日本")]
-METHODS = [token_length_normalized, unconditional_likelihood_normalized]
-
-text_op = st.tuples(st.just("text"), st.sampled_from(TEXTS))
-gen_op = st.tuples(st.just("gen"), st.sampled_from(SAMPLINGS), st.sampled_from([1, 1, 1, 3]))
-grammar_op = st.tuples(st.just("grammar"), st.sampled_from(PATTERNS), st.sampled_from([0.0, 1.0]))
-select_op = st.tuples(st.just("select"), st.sampled_from(CHOICES), st.sampled_from(METHODS))
-
-
-def programs(depth: int) -> st.SearchStrategy[list[Any]]:
-    op: Any = st.one_of(text_op, gen_op, gen_op, grammar_op, select_op)
-    if depth:
-        op = st.one_of(op, op, st.tuples(st.just("fork"), st.lists(programs(depth - 1), min_size=1, max_size=3)))
-    return st.lists(op, min_size=1, max_size=5)
-
-
-CONFIGS = st.fixed_dictionaries(
-    {
-        "disable_radix_cache": st.booleans(),
-        "chunked_prefill_size": st.sampled_from([1, 3, 7, 64]),
-        "max_running_requests": st.sampled_from([1, 2, 64]),
-        "max_total_tokens": st.sampled_from([130, 200, 500, 20000]),
-    }
-)
-
-
-@dataclass
-class Run:
-    """One program on one runtime."""
-
-    branch: Any
-    handles: list[Any] = field(default_factory=list)
-    children: list[Run] = field(default_factory=list)
-
-    def everything(self) -> list[Run]:
-        return [self, *(r for c in self.children for r in c.everything())]
-
-
-def start(branch: Any, program: list[Any], trace: bool = False) -> Run:
-    run = Run(branch)
-    for op, *args in program:
-        if op == "text":
-            branch.append(args[0])
-        elif op == "gen":
-            run.handles.append(branch.gen(GenRequest(args[0], args[1], trace=trace)))
-        elif op == "grammar":
-            sampling = Sampling(max_tokens=20, temperature=args[1])
-            run.handles.append(branch.gen(GenRequest(sampling, constraint=sgl.regex(args[0]), trace=trace)))
-        elif op == "select":
-            run.handles.append(branch.score(ScoreRequest(args[0], args[1], trace=trace)))
-        else:
-            run.children += [start(b, p, trace) for b, p in zip(branch.fork(len(args[0])), args[0])]
-    return run
-
-
-def outcome(handle: Any) -> Any:
-    """What a caller gets, without what it cost."""
-    assert handle.done, "a handle hangs"
-    if handle.error is not None:
-        return type(handle.error).__name__, str(handle.error)
-    value = handle.value()
-    if not isinstance(value, list):
-        return value.index, value.text, value.scores, value.meta
-    assert handle.text == value[0].text  # 7: what was streamed is the final text
-    return [
-        (r.text, r.token_ids, r.finish_reason, r.logprobs, r.input_logprobs, r.value, _told(r.receipt)) for r in value
-    ]
-
-
-def _told(receipt: Any) -> Any:
-    return receipt and {key: receipt.get(key) for key in ("complete", "attempts", "steered", "mask_loss")}
-
-
-def expected(batch: list[list[Any]], **config: Any) -> list[list[Run]]:
-    """The programs on a runtime that knows each answer before it goes on."""
-    plain = Runtime.toy(favour=ENDING, **config)
-    runs = [start(plain.open(seed=i % 2), program) for i, program in enumerate(batch)]
-    step_to_the_end(plain)
-    return [run.everything() for run in runs]
-
-
-def step_to_the_end(runtime: Runtime) -> int:
-    """Steps until nothing is left to do, looking at everything after each."""
-    impatient(runtime)
-    for steps in range(PATIENCE):
-        if not runtime.engine.step():
-            return steps
-        look(runtime)
-    raise AssertionError("somebody hangs")
-
-
-def look(runtime: Runtime) -> None:
-    """The invariants with a step in flight; and every slot that counts as computed holds just that token."""
-    engine = runtime.engine
-    invariants.check(engine)
-    if not isinstance(engine.executor, LaggingExecutor):
-        return
-    tokens_N, positions_N = engine.model._token, engine.model._position  # type: ignore[attr-defined]
-
-    def holds(runs: list[Any], start: int, tokens: list[int]) -> None:
-        slots = np.concatenate([np.arange(at, at + n) for at, n in runs]) if runs else np.zeros(0, dtype=np.int64)
-        real = np.array([t if t >= 0 else tokens_N[s] for t, s in zip(tokens, slots)], dtype=np.int64)
-        assert (tokens_N[slots] == real).all() and (positions_N[slots] == start + np.arange(len(slots))).all()
-
-    for node in invariants._all_nodes(engine):
-        assert min(node.tokens) >= 0, "a token that stands for another is in the tree"
-        holds(node.runs, node.start, node.tokens[: node.computed])
-    for branch in engine.attached:
-        own = branch.tail[: branch.tail_computed]
-        runs, _ = cut(branch.runs, len(own))
-        holds(runs, branch.base, own)
-        known = branch.tail[:-1] if branch.ahead else branch.tail
-        assert not known or min(known) >= 0, "a token that stands for another is not the last"
-        assert not branch.ahead or engine.flying is not None, "a token stands for one, and no step is in flight"
-
-
-def whole(runtime: Runtime) -> None:
-    """Nothing is lost, everything still works, and the device saw nothing wrong."""
-    engine = runtime.engine
-    for branch in list(engine.attached):
-        branch.close()
-    engine.land()
-    engine.take_inbox()
-    runtime.check()
-    invariants.idle_and_whole(engine)
-    assert not engine.attached and engine.executor.wrong == [] and engine.executor.flying == []  # type: ignore[attr-defined]
-    again = [["text", "still "], ["gen", SAMPLINGS[1], 3], ["select", CHOICES[1], METHODS[0]]]
-    run = start(runtime.open(seed=0), again)
-    step_to_the_end(runtime)
-    assert [outcome(h) for h in run.handles] == [outcome(h) for h in expected([again])[0][0].handles]
-    run.branch.close()
-    runtime.flush_cache()
-    assert engine.tree.pool.available == engine.tree.pool.capacity
-    assert engine.executor.wrong == []  # type: ignore[attr-defined]
 
 
 # -- (a) the same texts, whatever overlaps
@@ -278,129 +135,6 @@ def test_a_row_ahead_of_its_answer_never_costs_a_text_its_place(pool: int) -> No
     invariants.idle_and_whole(overlapped.engine)
 
 
-# -- (b) whatever fails while a step is in flight
-MIXED: list[list[Any]] = [
-    [("text", "A long common beginning; "), ("gen", SAMPLINGS[1], 1), ("text", " and"), ("gen", SAMPLINGS[0], 1)],
-    [("text", "A long common beginning. "), ("gen", SAMPLINGS[6], 3), ("select", CHOICES[2], METHODS[1])],
-    [("text", "the "), ("fork", [[("text", "a"), ("gen", SAMPLINGS[2], 1)], [("gen", SAMPLINGS[7], 1)]])],
-    [("text", "Answer:"), ("grammar", PATTERNS[1], 1.0), ("gen", SAMPLINGS[5], 1)],
-    [("text", "ab"), ("gen", SAMPLINGS[3], 1), ("grammar", PATTERNS[2], 0.0), ("gen", SAMPLINGS[1], 1)],
-]
-NARROW: dict[str, int] = {"chunked_prefill_size": 12, "max_total_tokens": 160}
-
-
-def survivors(runtime: Runtime, runs: list[Run], kinds: tuple[str, ...]) -> int:
-    """How many calls ended well; those are right, and the others failed with what was injected."""
-    well = 0
-    for run, same in zip(runs, expected(MIXED)):
-        for mine, theirs in zip(run.everything(), same):
-            for handle, other in zip(mine.handles, theirs.handles):
-                got = outcome(handle)
-                if got == outcome(other):
-                    well += 1
-                else:
-                    assert handle.error is not None and type(handle.error).__name__ in kinds, got
-    return well
-
-
-@pytest.mark.parametrize("config", [{}, NARROW])
-@pytest.mark.parametrize("kind", [ValueError, MemoryError, KeyboardInterrupt])
-@pytest.mark.parametrize("part", ["launch", "ask", "answers"])
-def test_a_device_that_fails(part: str, kind: type[BaseException], config: dict[str, int]) -> None:
-    """Its branches fail, the others go on; an interruption costs nobody anything."""
-    for nth in (1, 2, 3, 4, 6, 9, 13):
-        runtime = lagging(ENDING, **config)
-        rush(runtime), impatient(runtime)
-        runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(MIXED)]
-        failing(runtime, part, nth, kind)
-        while True:
-            try:
-                step_to_the_end(runtime)
-                break
-            except KeyboardInterrupt:
-                if runtime.engine.flying is None:
-                    executor_of(runtime).abandon()
-                look(runtime)
-        well = survivors(runtime, runs, ("BackendError", "MemoryError"))
-        assert runtime.engine.closed is None, runtime.engine.closed
-        assert kind is not KeyboardInterrupt or well == sum(len(r.handles) for run in runs for r in run.everything())
-        whole(runtime)
-
-
-def failing(runtime: Runtime, part: str, nth: int, kind: type[BaseException]) -> None:
-    def trip(now: str, n: int) -> None:
-        if (now, n) == (part, nth):
-            raise kind("the device is gone")
-
-    runtime.engine.executor.trip = trip  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("nth", [1, 2, 3, 4, 6, 9, 13])
-@pytest.mark.parametrize("row", [0, -1])
-def test_answers_that_are_errors_are_their_rows_alone(nth: int, row: int) -> None:
-    runtime = lagging(ENDING)
-    runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(MIXED)]
-
-    def spoil(n: int, answers: list[Any]) -> None:
-        if n == nth and answers:
-            answers[row] = ArithmeticError("not a number")
-
-    runtime.engine.executor.spoil = spoil  # type: ignore[attr-defined]
-    step_to_the_end(runtime)
-    failed = {id(h.error) for run in runs for r in run.everything() for h in r.handles if h.error is not None}
-    assert len(failed) <= 1
-    survivors(runtime, runs, ("ArithmeticError",))
-    whole(runtime)
-
-
-@pytest.mark.parametrize("nth", range(1, 8))
-def test_a_job_that_cannot_say_what_it_asks_fails_alone(nth: int) -> None:
-    runtime = lagging(ENDING)
-    runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(MIXED)]
-    for _ in range(nth):
-        runtime.engine.step()
-        look(runtime)
-    victim = runtime.engine.active[0]
-
-    def asks(branch: Any, span: Any) -> Any:
-        raise LookupError("no mask")
-
-    victim.job.asks = asks  # type: ignore[union-attr, method-assign]
-    step_to_the_end(runtime)
-    assert isinstance(victim.error, LookupError)
-    survivors(runtime, runs, ("LookupError",))
-    whole(runtime)
-
-
-@pytest.mark.parametrize("steps", range(1, 12))
-@pytest.mark.parametrize("how", ["cancel", "close", "timeout", "listener"])
-def test_ends_that_come_while_a_step_is_in_flight(how: str, steps: int) -> None:
-    runtime = lagging(ENDING)
-    engine = runtime.engine
-    runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(MIXED)]
-    for _ in range(steps):
-        engine.step()
-    for run in runs[::2]:
-        for each in run.everything():
-            if how == "cancel":
-                each.branch.cancel()
-            elif how == "close":
-                each.branch.close()
-            elif how == "timeout" and each.branch.job is not None:
-                each.branch.job.timeout = -1.0
-                engine._timed[each.branch] = None
-            elif how == "listener":  # in the middle of collecting: another's end is theirs
-                for handle in runs[1].handles:
-                    handle.listen(each.branch.cancel)
-        look(runtime)
-    step_to_the_end(runtime)
-    survivors(runtime, runs, ("Cancelled", "ProgramTimeout"))
-    for run, same in zip(runs[1::2], expected(MIXED)[1::2]):
-        for mine, theirs in zip(run.everything(), same):
-            assert list(map(outcome, mine.handles)) == list(map(outcome, theirs.handles))
-    whole(runtime)
-
-
 # -- (c) a text that ended while it ran ahead
 def test_a_row_computed_in_vain_shows_in_what_was_computed_alone() -> None:
     batch: list[list[Any]] = [[("text", f"{i} the "), ("gen", SAMPLINGS[1], 1)] for i in range(24)]
@@ -441,12 +175,6 @@ def test_the_slot_of_a_row_computed_in_vain_is_used_again() -> None:
 # -- (d) who may go on, and who waits
 GRAMMAR: list[Any] = [("text", "Answer: "), ("grammar", r"[ab]{30,40}", 1.0)]
 FREE: list[Any] = [("text", "Answer: "), ("gen", Sampling(max_tokens=30, temperature=1.0, ignore_eos=True), 1)]
-
-
-def executor_of(runtime: Runtime) -> LaggingExecutor:
-    executor = runtime.engine.executor
-    assert isinstance(executor, LaggingExecutor)
-    return executor
 
 
 def test_constrained_batches_take_no_turns() -> None:
@@ -491,54 +219,6 @@ def test_mixed_batches_make_progress_for_both(free: int, bound: int) -> None:
         step_to_the_end(plain)
         assert runtime.engine.steps == plain.engine.steps
     whole(runtime)
-
-
-# -- (e) the runtime's own calls with a step in flight
-def flying() -> tuple[Runtime, list[Run]]:
-    runtime = lagging(ENDING)
-    runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(MIXED)]
-    for _ in range(4):
-        runtime.engine.step()
-    assert runtime.engine.flying is not None and executor_of(runtime).ran_ahead
-    return runtime, runs
-
-
-@pytest.mark.parametrize("call", ["flush_cache", "get_server_info", "check", "draw", "cache_prefix", "generate"])
-def test_calls_while_a_step_is_in_flight(call: str) -> None:
-    runtime, runs = flying()
-    given_to = {"cache_prefix": ("A long common beginning, and more",), "generate": ("the", {"max_new_tokens": 5})}
-    for _ in range(12):
-        found = getattr(runtime, call)(*given_to.get(call, ()))
-        assert found is None or found
-        look(runtime)
-        runtime.engine.step()
-    step_to_the_end(runtime)
-    total = sum(len(r.handles) for run in runs for r in run.everything())
-    assert survivors(runtime, runs, ()) == total
-    runtime.flush_cache()
-    whole(runtime)
-
-
-@pytest.mark.parametrize("broken", [False, True])
-def test_a_shutdown_while_a_step_is_in_flight(broken: bool) -> None:
-    runtime, runs = flying()
-    model = weakref.ref(runtime.engine.model)
-    if broken:
-        runtime.engine.scheduler.plan = None  # type: ignore[method-assign, assignment]
-        with pytest.raises(BackendError, match="internal error"):
-            runtime.engine.step()
-    else:
-        runtime.shutdown()
-    for run in runs:
-        for each in run.everything():
-            assert all(handle.done and (handle.error or handle.value()) for handle in each.handles)
-    runtime.check()
-    assert runtime.get_server_info()["attached"] == 0
-    assert runtime.engine.step() is False or runtime.engine.step() is False
-    with pytest.raises(BackendError):
-        runtime.open()
-    gc.collect()
-    assert model() is None, "the model's memory is not free"
 
 
 # -- (f) what is told of it
