@@ -80,6 +80,7 @@ class Runtime:
     ) -> None:
         _show_log(_log_level(log_level))
         refuse_unsupported(others)
+        _positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
         wait_briefly()
         from .model.build import build  # imports torch
 
@@ -397,9 +398,8 @@ def _graphs(asked: int | None, device: str) -> int:
     """`cuda_graph_max_bs`: what was asked for, or by the card's memory (captured steps keep their activations)."""
     from .device import card_of
 
-    card = card_of(device)
-    gib = 0 if card is None else card.total >> 30
-    return _positive("cuda_graph_max_bs", asked, 512 if gib >= 40 else 256 if gib >= 16 else 64)
+    gib = (card.total if (card := card_of(device)) else 0) >> 30
+    return asked or (512 if gib >= 40 else 256 if gib >= 16 else 64)
 
 
 def _free_memory() -> int:

@@ -257,6 +257,9 @@ def test_timeouts(runtime: Runtime) -> None:
         ({"speculative_algorithm": "EAGLE"}, NotYet, "speculative_algorithm='EAGLE'"),
         ({"tp_size": 2}, NotYet, "tp_size=2"),
         ({"log_level": "loud"}, OptionError, "log_level"),
+        ({"cuda_graph_max_bs": 0}, OptionError, "cuda_graph_max_bs must be a whole number of at least 1"),
+        ({"attention_backend": "flash"}, OptionError, "attention_backend must be one of auto, triton"),
+        ({"attention_backend": "triton", "device": "cpu"}, OptionError, "'triton' needs a GPU"),
     ],
 )
 def test_options_are_refused_by_name(options: dict[str, object], kind: type[Exception], match: str) -> None:
