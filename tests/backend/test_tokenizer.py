@@ -16,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
+from sgl.backend.runtime.text import tokenizer as tokenizer_module
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 from sgl.lang.chat import ChatTemplate, Conversation
 from sgl.lang.errors import ModelLoadError, OptionError
@@ -170,6 +171,39 @@ def test_a_long_prompt_is_encoded_once(kind: str, monkeypatch: pytest.MonkeyPatc
     for choice, rest in zip(choices, rests):
         assert prefix + rest == tok.encode([(prompt + choice, False)], first=True)
     assert len(prefix) > 500 and tok.decode(prefix).rstrip().endswith("The answer is")
+
+
+@every_kind
+@settings(max_examples=40, deadline=None)
+@given(parts=pieces, more=st.lists(text, max_size=6), first=st.booleans(), size=st.integers(1, 12))
+def test_chunks_of_a_long_text_are_the_text(
+    kind: str, parts: list[tuple[str, bool]], more: list[str], first: bool, size: int
+) -> None:
+    parts = [*parts, (" a word ".join(more), False)]
+    whole = outcome(tokenizer(kind), parts, first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_module, "CHUNK", size)  # a chunk is longer: it ends at a word
+        tok = tokenizer.__wrapped__(kind)
+        assert outcome(tok, parts, first) == whole
+        assert outcome(tok, parts, first) == whole  # from what was kept
+
+
+def outcome(tok: Tokenizer, parts: list[tuple[str, bool]], first: bool) -> list[int] | str:
+    try:
+        return tok.encode(parts, first=first)
+    except OptionError:
+        return "refused"
+
+
+def test_a_long_text_is_encoded_once_and_its_beginning_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "CHUNK", 64)
+    tok, seen = tokenizer.__wrapped__("llama3"), []
+    real = tok._encode_chunk
+    monkeypatch.setattr(tok, "_encode_chunk", lambda text, prefixed: seen.append(text) or real(text, prefixed))
+    shared = "".join(f"{a}{b} " for a in "abcdefghijklm" for b in "nopqrstuvwxyz")
+    for question in ("one or two", "three or four"):
+        tok.encode([(shared + question, False)], first=True)
+    assert "".join(seen[:-1]) == shared + "one or two" and len(seen[-1]) < 100 and len(seen) > 6
 
 
 def test_unsure_prompts_are_encoded_whole() -> None:
