@@ -39,6 +39,8 @@ def build(
     """
     place = resolve_device(device)
     check_attention(attention, place)
+    if torch.device(place).type == "cuda":
+        torch.cuda.empty_cache()  # what a runtime before this one gave back is free
     card = card_of(place)
     kind = resolve_dtype(dtype, card)
     found = load_any(None if model_path is None else os.fspath(model_path), load_format, cache_folder())
