@@ -27,6 +27,7 @@ from .branch import Branch
 from .draw import draw_tree
 from .engine import Engine
 from .options import EngineOptions, refuse_unsupported
+from .sizes import MAX_RUNNING, STEP_TOKENS, captured_rows, pool_size
 from .text.tokenizer import Tokenizer
 from .threads import wait_briefly
 
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
     from .grammar.accepts import Verdict
 
 log = logging.getLogger("sgl")
-
-CPU_STEP_TOKENS = 256
-GPU_STEP_TOKENS = 8192
-"""Default rows of one step: enough to fill the machine, few enough that streams and Ctrl-C stay lively."""
-MAX_POOL_TOKENS = {"cpu": 131_072, "cuda": 16_777_216}
-MEMORY_FRACTION = {"cpu": 0.25, "cuda": 0.85}
-MAX_RUNNING = {"cpu": 256, "cuda": 512}
-"""Default branches of one step."""
 
 
 class Runtime:
@@ -89,11 +82,11 @@ class Runtime:
         )
         kind = getattr(model, "device_type", "cpu")
         context = _context(context_length, model.context_length)
-        step_tokens = _positive(
-            "chunked_prefill_size", chunked_prefill_size, CPU_STEP_TOKENS if kind == "cpu" else GPU_STEP_TOKENS
-        )
+        step_tokens = _positive("chunked_prefill_size", chunked_prefill_size, STEP_TOKENS[kind])
         max_running = _positive("max_running_requests", max_running_requests, MAX_RUNNING[kind])
-        graphs = 0 if kind == "cpu" or disable_cuda_graph else _graphs(cuda_graph_max_bs, str(model.device))  # type: ignore[attr-defined]
+        own = hasattr(model, "executor")  # else the host computes one step after the other
+        if not own and cuda_graph_max_bs is not None:
+            log.warning("cuda_graph_max_bs=%d has no effect: no steps of %s are captured here", cuda_graph_max_bs, name)
         self._start(
             model,
             tokenizer,
@@ -101,15 +94,19 @@ class Runtime:
             name,
             EngineOptions(
                 context_length=context,
-                pool_tokens=_pool_tokens(max_total_tokens, mem_fraction_static, model, kind, step_tokens),
+                pool_tokens=_positive("max_total_tokens", max_total_tokens, 1)
+                if max_total_tokens is not None
+                else pool_size(model, kind, mem_fraction_static, step_tokens),
                 step_tokens=step_tokens,
                 max_running=max_running,
                 reuse=not disable_radix_cache,
                 seed=_seed(random_seed),
                 grammar_backend=grammar_backend,
                 attention_backend=attention_backend,
-                cuda_graph_max_bs=min(graphs, max_running),
-                overlap=kind != "cpu" and not disable_overlap_schedule,
+                cuda_graph_max_bs=captured_rows(model, cuda_graph_max_bs, max_running)
+                if own and not disable_cuda_graph
+                else 0,
+                overlap=own and not disable_overlap_schedule,
             ),
         )
 
@@ -376,44 +373,6 @@ def _context(asked: int | None, model: int) -> int:
     if context > model:
         raise OptionError(f"context_length={context} is more than the model's {model}")
     return context
-
-
-def _pool_tokens(asked: int | None, fraction: float | None, model: Model, kind: str, step_tokens: int) -> int:
-    """`asked`, or as many tokens of KV as fit in the fraction of the memory that is free now."""
-    if asked is not None:
-        return _positive("max_total_tokens", asked, 1)
-    if fraction is not None and not 0 < fraction < 1:
-        raise OptionError(f"mem_fraction_static must be between 0 and 1, got {fraction!r}")
-    share = MEMORY_FRACTION[kind] if fraction is None else fraction
-    if kind == "cuda":
-        from .device import free_memory, pool_tokens
-
-        free = free_memory(model.device)  # type: ignore[attr-defined]
-        reserve = model.step_bytes(step_tokens)  # type: ignore[attr-defined]
-        return min(MAX_POOL_TOKENS[kind], pool_tokens(free, share, model.kv_bytes_per_token, reserve))
-    return max(1, min(MAX_POOL_TOKENS[kind], int(_free_memory() * share) // model.kv_bytes_per_token))
-
-
-def _graphs(asked: int | None, device: str) -> int:
-    """`cuda_graph_max_bs`: what was asked for, or by the card's memory (captured steps keep their activations)."""
-    from .device import card_of
-
-    gib = (card.total if (card := card_of(device)) else 0) >> 30
-    return asked or (512 if gib >= 40 else 256 if gib >= 16 else 64)
-
-
-def _free_memory() -> int:
-    """Bytes of memory that are free on this machine (half of all of it where only that is known)."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30
 
 
 def _template(asked: str | None, own: ChatTemplate | None) -> ChatTemplate | None:

@@ -25,9 +25,9 @@ from ..executor import Answer, Ask
 from ..model.fused_llama import LOGIT_ROWS
 from ..sample.ask import Lookup
 from ..sample.device import DeviceSampler
+from ..staging import Staging
 from .fixed_step import fill, layout, views
 from .graphs import Graphs
-from .staging import Staging
 
 if TYPE_CHECKING:
     from ..model.fused_llama import FusedLlama

@@ -15,7 +15,7 @@ import torch
 
 from ..batch import Batch
 from ..model.fused_llama import Inputs
-from .staging import Ints, Staging
+from ..staging import Ints, Staging
 
 if TYPE_CHECKING:
     from ..model.fused_llama import FusedLlama

@@ -7,11 +7,14 @@ Invariant: what the model code cannot compute exactly is refused here by name, n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ....lang.errors import ModelLoadError
+
+_log = logging.getLogger(__name__)
 
 HF_ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
@@ -83,6 +86,14 @@ class ModelConfig:
     @property
     def limited_by_window(self) -> bool:
         return self.context_length < self.max_position_embeddings
+
+    def warn_of_window(self, name: str) -> None:
+        """Log a warning where the window limits the context of the model `name`."""
+        if self.limited_by_window:
+            _log.warning(
+                "%s attends through a sliding window: its context is limited to those %d tokens (the model allows %d)",
+                name, self.context_length, self.max_position_embeddings,
+            )  # fmt: skip
 
     def is_sparse(self, layer: int) -> bool:
         """Whether a layer's feed-forward is a mixture of experts."""

@@ -13,10 +13,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from tokenizers import Tokenizer
 from .checkpoint import Checkpoint, end_ids
 from .config import ModelConfig
 from .shards import ShardedTensors, read_header
+from .store import replace_file
 
 FORMAT = 1
 """Raise it whenever what is written, or how GGUF files are understood, changes."""
@@ -83,8 +82,8 @@ def _write_entry(entry: Path, checkpoint: Checkpoint) -> None:
     entry.mkdir(parents=True, exist_ok=True)
     (entry / "meta.json").unlink(missing_ok=True)
     weights, tokenizer = entry / "model.safetensors", entry / "tokenizer.json"
-    _replace(weights, lambda temporary: save_file(dict(checkpoint.tensors), temporary))
-    _replace(tokenizer, lambda temporary: checkpoint.tokenizer.save(str(temporary), pretty=False))
+    replace_file(weights, lambda temporary: save_file(dict(checkpoint.tensors), temporary))
+    replace_file(tokenizer, lambda temporary: checkpoint.tokenizer.save(str(temporary), pretty=False))
     meta = {
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.config),
@@ -94,19 +93,7 @@ def _write_entry(entry: Path, checkpoint: Checkpoint) -> None:
         "add_bos": checkpoint.add_bos,
         "files": {file.name: _fingerprint(file) for file in (weights, tokenizer)},
     }
-    _replace(entry / "meta.json", lambda temporary: temporary.write_text(json.dumps(meta), encoding="utf-8"))
-
-
-def _replace(target: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place, then move it there: nobody sees half of it."""
-    handle, name = tempfile.mkstemp(prefix=target.name + ".", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(entry / "meta.json", lambda temporary: temporary.write_text(json.dumps(meta), encoding="utf-8"))
 
 
 def _read_entry(entry: Path, path: Path) -> Checkpoint | None:

@@ -16,7 +16,6 @@ size, V vocabulary, N slots, P positions, F = D / 2, S sampled tokens.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from ..options import EngineOptions
     from .checkpoint import Checkpoint
 
-_log = logging.getLogger(__name__)
 
 TUNE_SECONDS = 12.0
 """Most time that measuring takes at the first start with a model of new shapes."""
@@ -77,11 +75,7 @@ class FusedLlama:
         self.name = checkpoint.name
         self.vocab_size = config.vocab_size
         self.context_length = config.context_length
-        if config.limited_by_window:
-            _log.warning(
-                "%s attends through a sliding window: its context is limited to those %d tokens (the model allows %d)",
-                checkpoint.name, config.context_length, config.max_position_embeddings,
-            )  # fmt: skip
+        config.warn_of_window(checkpoint.name)
         self.kv_bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
         self.table = _table(self.device)
         # From Hopper on a launch may begin before the one before it has ended.

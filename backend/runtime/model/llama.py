@@ -17,7 +17,6 @@ Legend: T rows, W wanted rows, E hidden size, Q query heads = G groups * H KV he
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,6 @@ from .weights import Weights
 if TYPE_CHECKING:
     from .loader import Checkpoint
 
-_log = logging.getLogger(__name__)
-
 
 class Llama:
     """A model of the family; implements `batch.Model`.
@@ -57,11 +54,7 @@ class Llama:
         self.dtype = dtype
         self.vocab_size = config.vocab_size
         self.context_length = config.context_length
-        if config.limited_by_window:
-            _log.warning(
-                "%s attends through a sliding window: its context is limited to those %d tokens (the model allows %d)",
-                checkpoint.name, config.context_length, config.max_position_embeddings,
-            )  # fmt: skip
+        config.warn_of_window(checkpoint.name)
         element = torch.empty(0, dtype=dtype).element_size()
         self.device_type = self.device.type
         self.kv_bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element

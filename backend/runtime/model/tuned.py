@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .store import replace_file
 
 FORMAT = 1
 """Raise it whenever a choice comes to mean something else."""
@@ -117,7 +117,9 @@ class Table:
             "choices": {key: dataclasses.asdict(choice) for key, choice in sorted(self._choices.items())},
         }
         try:
-            _replace(path, json.dumps(content, indent=1) + "\n")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(content, indent=1) + "\n"
+            replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         except OSError as error:
             _log.warning("the measured kernel choices could not be kept in %s: %s", path, error)
 
@@ -167,15 +169,3 @@ def _choice(fields: Mapping[str, Any]) -> Choice:
     if choice.kernel != "library" and (min(numbers) < 1 or any(number & (number - 1) for number in powers)):
         raise ValueError(f"no such choice: {fields}")
     return choice
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -22,6 +22,7 @@ import torch
 import triton
 
 from ....lang.errors import BackendError
+from ..staging import Staging
 from . import kernels, row_kernels
 from .ask import Looked, Lookup
 from .packing import NAN, STATS_FIELDS, Packed, Packer
@@ -56,7 +57,8 @@ class DeviceSampler:
         self._tile, self._tiles = tile, triton.cdiv(vocab_size, tile)
         self._shape = _shape(vocab_size, tile)
         self._whole = _shape(vocab_size, tile * _WIDER)
-        self._staging = _Staging(device)
+        self._staging = Staging(device, _WORDS)
+        self._words = torch.empty(_WORDS, dtype=torch.int32, device=device)
         f64: Any = {"dtype": torch.float64, "device": device}
         self._scratch = torch.empty(rows * self._tiles * kernels.TILE_FIELDS, **f64)
         self._states = torch.empty(rows * kernels.STATE_FIELDS, **f64)
@@ -80,7 +82,7 @@ class DeviceSampler:
         packed = self._packer.pack(asks)
         if not n:
             return Pending(asks, packed, None)
-        words = self._staging.send(packed)
+        words = self._sent(packed)
         results = self._results
         adjusted = self._adjusted(logits_WV, packed, words)
         common = logits_WV, logits_WV.stride(0), adjusted, words
@@ -108,6 +110,15 @@ class DeviceSampler:
         asks: list[Ask] = [Request(greedy, 0), Request(plain, 0), Request(rich, 0), Lookup((0,), 1)]
         for ask in asks:
             self.launch(logits_WV, [ask], sampled_S).answers()
+
+    def _sent(self, packed: Packed) -> torch.Tensor:
+        """The words of `packed` on the device, until the next call."""
+        if size := packed.size:
+            if len(self._words) < size:
+                self._words = torch.empty(2 * size, dtype=torch.int32, device=self.device)
+            packed.write(self._staging.host(size))
+            self._staging.send(size, self._words)
+        return self._words
 
     def _adjusted(self, logits_WV: torch.Tensor, packed: Packed, words: torch.Tensor) -> torch.Tensor:
         """float32 copies of the rows with penalties, bias or bans, with those applied."""
@@ -199,35 +210,6 @@ class Pending:
             n = ask.top if isinstance(ask, Lookup) else ask.recipe.top_logprobs
             tops[i] = tuple(zip((logits_N[:n] - stats[i][0]).tolist(), ids_N[:n].tolist()))
         return tops
-
-
-class _Staging:
-    """Words on their way to the device: of the two host buffers one is written while the other may still be read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._hosts = [_pinned(_WORDS, device) for _ in range(2)]
-        self._read = [_event() for _ in range(2)] if device.type == "cuda" else []
-        self._turn = 0
-        self._words = torch.empty(_WORDS, dtype=torch.int32, device=device)
-
-    def send(self, packed: Packed) -> torch.Tensor:
-        """The words of `packed` on the device, until the next call."""
-        size = packed.size
-        if not size:
-            return self._words
-        turn = self._turn = 1 - self._turn
-        if self._read:
-            self._read[turn].synchronize()
-        if len(self._hosts[turn]) < size:
-            self._hosts[turn] = _pinned(2 * size, self._device)
-        if len(self._words) < size:
-            self._words = torch.empty(2 * size, dtype=torch.int32, device=self._device)
-        packed.write(self._hosts[turn].numpy())
-        self._words[:size].copy_(self._hosts[turn][:size], non_blocking=True)
-        if self._read:
-            self._read[turn].record()
-        return self._words
 
 
 class _Results:

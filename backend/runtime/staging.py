@@ -1,4 +1,4 @@
-"""`Staging`: a step's host arrays on their way to the device, in one copy.
+"""`Staging`: host arrays of a step (its inputs, its asks) on their way to the device, in one copy.
 
 Owns: pinned memory, taken in turns. Invariant: a buffer is written again only after the copy that read it is over.
 Off a GPU there is nothing to stage: the copy is plain.
