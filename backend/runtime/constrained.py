@@ -15,8 +15,8 @@ import numpy as np
 
 from ...lang.errors import ConstraintError
 from .grammar.compile import Prepared
-from .grammar.llguidance_engine import LLMatching, fill_many
 from .grammar.protocol import Mask, Matcher, has, mask_words
+from .grammar.recalled import Recalling, masks
 
 SPARE, SPARE_SHARE = 8, 4
 """Where it is known how much any text can need (`Prepared.deepest`), no token is looked at while more than that is
@@ -43,8 +43,8 @@ class Constrained:
     ) -> None:
         self.prepared = prepared
         vocabulary = prepared.vocabulary
-        self._ends = vocabulary.mask_of(ends or vocabulary.eos_ids)
-        self._ending = vocabulary.mask_of([*ends, *([] if follow is None else [follow])])
+        self._ends = vocabulary.mask_of_few(tuple(ends or vocabulary.eos_ids))
+        self._ending = vocabulary.mask_of_few((*ends, *(() if follow is None else (follow,))))
         for stop in stops:
             self._ending = self._ending | vocabulary.beginning_with(stop.encode())
         self._steer = steer
@@ -53,7 +53,7 @@ class Constrained:
     def restart(self) -> None:
         """Begin again with an empty text."""
         self.matcher = self.prepared.compiled.matcher()
-        self._row: Mask = np.zeros(mask_words(self.prepared.vocabulary.size), dtype=np.int32)
+        self._row: Mask | None = None  # of the next token, once it is computed
         self._ends_here = _NONE
         self._failure: Exception | None = None
         self._plan: list[int] | None = None  # tokens that close the text from here, if known
@@ -61,44 +61,53 @@ class Constrained:
         self.steered = 0  # tokens that were not the sampled ones
 
     # -- the mask
+    def is_known(self) -> bool:
+        """Whether the next mask takes no computing: other texts have been where this one is."""
+        return self._row is not None or (isinstance(self.matcher, Recalling) and self.matcher.is_known())
+
     def fill(self, may_end: bool) -> None:
         """Compute the mask of the next token; on any thread. `may_end` is False before `min_tokens`, which does not
         keep a text from ending that can only end."""
         try:
-            self._fill(may_end)
+            if isinstance(self.matcher, Recalling):
+                row = self.matcher.mask()
+            else:
+                row = np.empty(mask_words(self.prepared.vocabulary.size), dtype=np.int32)
+                self.matcher.fill(row)
+            self.take(row, may_end)
         except Exception as error:
             self._failure = error
 
-    def _fill(self, may_end: bool) -> None:
-        self.matcher.fill(self._row)
-        self._add_ends(may_end)
+    def take(self, found: Mask | Exception, may_end: bool) -> None:
+        """As `fill`, with the matcher's mask computed already, and not to be written to; or what was met instead."""
+        try:
+            if isinstance(found, Exception):
+                raise found
+            self._row = self._with_ends(found, may_end)
+            self._failure = None
+        except Exception as error:
+            self._failure = error
 
-    def take(self, row: Mask, met: Exception | None, may_end: bool) -> None:
-        """As `fill`, with the matcher's mask computed already; or what was met instead."""
-        self._row, self._failure = row, met
-        if met is None:
-            try:
-                self._add_ends(may_end)
-            except Exception as error:
-                self._failure = error
-
-    def _add_ends(self, may_end: bool) -> None:
-        row = self._row
+    def _with_ends(self, row: Mask, may_end: bool) -> Mask:
         self._ends_here = _NONE
         if self.matcher.can_end():
             if may_end:
                 self._ends_here = self._ending & ~row
-                row |= self._ends_here
+                row = row | self._ends_here
             if not row.any():
-                self._ends_here = self._ends
-                row |= self._ends
+                self._ends_here = row = self._ends
         elif not row.any():
             raise ConstraintError("the grammar has no token that can follow here, and the text is not complete")
+        return row
 
-    def mask(self) -> Mask:
-        """The row that `fill` computed. Raises what it met."""
+    def mask(self, may_end: bool) -> Mask:
+        """The mask of the next token, not to be written to: what `fill` computed, or what is known. Raises what it
+        met."""
+        if self._row is None and self._failure is None:
+            self.fill(may_end)
         if self._failure is not None:
             raise self._failure
+        assert self._row is not None
         return self._row
 
     def is_end(self, token: int) -> bool:
@@ -108,6 +117,7 @@ class Constrained:
     # -- tokens
     def accept(self, token: int) -> None:
         """A token is committed."""
+        self._row = None
         if not self.matcher.accept(token):
             raise ConstraintError(f"token {token} was sampled against its mask; please report this")
         plan = self._plan
@@ -145,16 +155,17 @@ class Constrained:
     def _is_due(self, left: int) -> bool:
         """Whether to look for the way to close now. Far from the end of the budget that is done now and then only."""
         if self._look_at is None:
-            self._plan_look(left, self.prepared.shortest)
+            self._plan_look(left)
         return self._look_at is not None and left <= self._look_at
 
-    def _plan_look(self, left: int, way: int) -> None:
-        """Look again at once if the budget is near its end, given that the `way` to close has so many tokens: a token
-        may add to it what one place of the constraint asks for at least."""
+    def _plan_look(self, left: int, way: int | None = None) -> None:
+        """Look again at once if the budget is near its end, given that the `way` to close has so many tokens (None: as
+        many as a shortest text): a token may add to it what one place of the constraint asks for at least."""
         deepest = self.prepared.deepest
         if deepest is not None:
             self._look_at = deepest + deepest // SPARE_SHARE + SPARE
             return
+        way = self.prepared.shortest if way is None else way
         near = left <= way + 2 * self.prepared.heaviest + NEAR
         self._look_at = left if near else left - OFTEN
 
@@ -172,13 +183,12 @@ class Constrained:
 
 
 def fill_all(rules: Sequence[tuple[Constrained, bool]]) -> None:
-    """`fill` each rule, given whether it may end: those that llguidance enforces together, on its threads."""
-    together = [(rule, may_end, rule.matcher) for rule, may_end in rules if isinstance(rule.matcher, LLMatching)]
-    if len(together) > 1:
-        matchers = [matcher for _, _, matcher in together]
-        rows_MW = np.empty((len(matchers), mask_words(matchers[0].compiled.vocabulary.size)), dtype=np.int32)
-        for (rule, may_end, _), row, met in zip(together, rows_MW, fill_many(matchers, rows_MW)):
-            rule.take(row, met, may_end)
+    """`fill` each rule, given whether it may end; those that share what is known of grammars together."""
+    together: list[tuple[Constrained, bool, Recalling]] = []
     for rule, may_end in rules:
-        if len(together) <= 1 or not isinstance(rule.matcher, LLMatching):
+        if isinstance(rule.matcher, Recalling):
+            together.append((rule, may_end, rule.matcher))
+        else:
             rule.fill(may_end)
+    for (rule, may_end, _), found in zip(together, masks([matcher for _, _, matcher in together])):
+        rule.take(found, may_end)

@@ -78,7 +78,7 @@ class ConstrainedGen(Gen):
         return len(self.tokens) >= self.min_tokens
 
     def request(self, branch: Branch) -> Request:
-        return Request(self.recipe, branch.length, mask=self.rule.mask())
+        return Request(self.recipe, branch.length, mask=self.rule.mask(self.may_end()))
 
     def runs_ahead(self) -> bool:
         return False  # the next mask depends on the token

@@ -16,8 +16,9 @@ from sgl.backend.base import GenRequest
 from sgl.backend.runtime.constrained import Constrained
 from sgl.backend.runtime.grammar.compile import Grammars, Prepared
 from sgl.backend.runtime.grammar.deepest import deepest
-from sgl.backend.runtime.grammar.llguidance_engine import LLGuidance, LLMatching, fill_many
+from sgl.backend.runtime.grammar.llguidance_engine import LLGuidance, fill_many
 from sgl.backend.runtime.grammar.protocol import has, mask_words
+from sgl.backend.runtime.grammar.recalled import Recalled
 from sgl.backend.runtime.grammar.schema.lower import lower
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.constraint import Constraint
@@ -200,8 +201,8 @@ def test_many_masks_are_those_of_each(grammars: Grammars, constraint: Constraint
     """On several threads, from several stems of a grammar."""
     engine, rng = LLGuidance(grammars.vocabulary, threads=3), Random(9)
     prepared = grammars.prepare(constraint)
-    assert isinstance(prepared.compiled.matcher(), LLMatching)
-    compiled = engine.compile_lark(prepared.compiled.source, json=constraint.kind == "json_schema")  # type: ignore[attr-defined]
+    assert isinstance(prepared.compiled, Recalled)
+    compiled = engine.compile_lark(prepared.compiled.inner.source, json=constraint.kind == "json_schema")
     matchers = [compiled.matcher() for _ in range(20)]
     assert {matcher.stem for matcher in matchers} == {0, 1, 2}
     twins = [prepared.compiled.matcher() for _ in matchers]

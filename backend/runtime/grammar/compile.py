@@ -12,22 +12,28 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import Node, size
 from ..text.tokenizer import Tokenizer
+from .alike import Alike, Patterns, Texts
+from .alike_json import Places
 from .cache import ArtefactCache
 from .closing import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
 from .deepest import deepest
 from .ebnf import Unfit
 from .lark import merged, regular, schemas, to_source
-from .llguidance_engine import LLGuidance
+from .llguidance_engine import LLCompiled, LLGuidance
 from .outlines_engine import Outlines
-from .protocol import Compiled, Matcher
+from .protocol import Compiled, Matcher, mask_words
+from .recalled import Memory, Recalled
 from .schema.lower import Lowered, lower
 from .vocabulary import Vocabulary
 from .worker import Build, Worker, cached
@@ -45,24 +51,27 @@ class Prepared:
     """A constraint ready to be enforced.
 
     `checked`: what the mask leaves open, by JSON pointer; the finished text is checked for it, and sampled anew if it
-    fails. `witnesses` and `heaviest` help to close a text (`closing.py`), and so does `deepest`: the most tokens that a
-    text can need to its end, from anywhere, if that can be told (`deepest.py`). `shortest` is the length in tokens of
-    the shortest text known, 0 if none is.
+    fails. `closer`, `witnesses` and `heaviest` help to close a text (`closing.py`), and so does `deepest`: the most
+    tokens that a text can need to its end, from anywhere, if that can be told (`deepest.py`).
     """
 
     constraint: Constraint
     compiled: Compiled
     checked: tuple[str, ...]
-    closer: Closer
+    closer: Callable[[], Closer]
     vocabulary: Vocabulary
     witnesses: tuple[bytes, ...]
     heaviest: int
     deepest: int | None = None
-    shortest: int = 0
+
+    @cached_property
+    def shortest(self) -> int:
+        """The length in tokens of the shortest text known, 0 if none is."""
+        return len(self.closing(self.compiled.matcher(), 2_000, work=10 * WORK) or ())
 
     def closing(self, matcher: Matcher, limit: int, work: int = WORK) -> list[int] | None:
         """At most `limit` tokens that complete a text from where `matcher` is; None if none were found."""
-        return self.closer.path(matcher, limit, self.witnesses, isinstance(self.constraint, JsonSchema), work)
+        return self.closer().path(matcher, limit, self.witnesses, isinstance(self.constraint, JsonSchema), work)
 
     def receipt(self) -> dict[str, Any]:
         return {
@@ -86,6 +95,7 @@ class Grammars:
         self._lock = threading.Lock()
         self._making: dict[Constraint, threading.Lock] = {}
         self._kept: OrderedDict[Constraint, Prepared] = OrderedDict()
+        self._memory = Memory()
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
         """The constraint, compiled now or before. Raises `ConstraintError` that names `where` and the reason."""
@@ -151,13 +161,18 @@ class Grammars:
         joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
         if any(_open(low.mask) if joined else _few_keys(low.mask) for low in lowered.values()):
             checked.append("repeated keys")
+        if isinstance(compiled, LLCompiled):
+            compiled = Recalled(compiled, _alike(constraint, lowered), self._memory)
         witnesses, heavy = _help(constraint, [low.mask for low in lowered.values()])
         deep = self._deepest(constraint, {part: low.mask for part, low in lowered.items()})
         prepared = Prepared(
-            constraint, compiled, tuple(dict.fromkeys(checked)), self.closer, self.vocabulary, witnesses, heavy, deep
+            constraint, compiled, tuple(dict.fromkeys(checked)), self._closer, self.vocabulary, witnesses, heavy, deep
         )
-        shortest = prepared.closing(compiled.matcher(), 2_000, work=10 * WORK) or ()
-        return replace(prepared, shortest=len(shortest))
+        _try(prepared)
+        return prepared
+
+    def _closer(self) -> Closer:
+        return self.closer
 
     def _deepest(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> int | None:
         if not self.vocabulary.spells_all or (masks and self.backend not in ("auto", "llguidance")):
@@ -205,6 +220,24 @@ class Grammars:
         raise ConstraintError(
             f"grammar_backend={engine!r} cannot enforce a {constraint.kind} constraint exactly; leave it at 'auto'"
         )
+
+
+def _try(prepared: Prepared) -> None:
+    """Meet the engine's limits that show at once, and search for what will be wanted at once, before anybody waits."""
+    matcher = prepared.compiled.matcher()
+    if prepared.deepest is None and prepared.shortest:
+        return
+    row = np.empty(mask_words(prepared.vocabulary.size), dtype=np.int32)
+    if not matcher.forced() and not matcher.is_done():
+        matcher.fill(row)
+
+
+def _alike(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> Alike:
+    """Which texts of a constraint are alike, as far as that can be told."""
+    if isinstance(constraint, JsonSchema):
+        return Places(lowered[constraint].mask)
+    node = regular(constraint)
+    return Patterns(node) if node is not None and node.plain else Texts()
 
 
 def _help(constraint: Constraint, masks: list[Any]) -> tuple[tuple[bytes, ...], int]:

@@ -52,6 +52,19 @@ class LLGuidance:
             TokenizerWrapper(_Adapter(vocabulary)), n_vocab=vocabulary.size, eos_token=list(vocabulary.eos_ids)
         )
         self.numbers = NumberGuard(vocabulary)
+        self._spelled = lru_cache(SPELLED)(self._spell)
+
+    def spelled_behind(self, last: int | None, forced: bytes) -> tuple[int, ...]:
+        """The tokens of forced bytes behind the token `last`, as llguidance spells them before it drops those at the
+        end that might be others if more followed: jointly with `last`, if that leaves it as it is."""
+        return self._spelled(last, forced) if len(forced) <= LONGEST_SPELLED else self._spell(last, forced)
+
+    def _spell(self, last: int | None, forced: bytes) -> tuple[int, ...]:
+        if last is not None:
+            tokens: list[int] = self.tokenizer.tokenize_bytes(self.vocabulary.bytes[last] + forced)
+            if tokens[:1] == [last]:
+                return tuple(tokens[1:])
+        return tuple(self.tokenizer.tokenize_bytes(forced))
 
     def compile_lark(self, source: str, *, json: bool = False) -> LLCompiled:
         """`source` in llguidance's Lark dialect. `json`: numbers in it are JSON's and their digits are bounded.
@@ -122,6 +135,15 @@ class LLMatching:
             self.positions.append(self.compiled.numbers.after(self.positions[-1], token))
         return True
 
+    def take(self, tokens: list[int]) -> None:
+        """Take tokens that are known to be allowed, one after the other."""
+        self.inner.consume_tokens(tokens)
+        self._poll()
+        if self.positions is not None:
+            assert self.compiled.numbers is not None
+            for token in tokens:
+                self.positions.append(self.compiled.numbers.after(self.positions[-1], token))
+
     def rollback(self, count: int) -> None:
         if count:
             self.inner.rollback(count)
@@ -164,9 +186,14 @@ class LLMatching:
         self._poll()
         return allowed
 
+    def forces(self) -> bytes:
+        """The bytes that are forced here."""
+        forces = bytes(self.inner.compute_ff_bytes())
+        self._poll()
+        return forces
+
     def forced(self) -> list[int]:
-        if not self.inner.compute_ff_bytes():
-            self._poll()
+        if not self.forces():
             return []
         tokens: list[int] = self.inner.compute_ff_tokens()
         self._poll()

@@ -50,6 +50,7 @@ class Vocabulary(TokenTable):
         super().__init__(table + [b""] * (size - len(table)), tokenizer.eos_ids)
         self.tokenizer = tokenizer
         self._first = lru_cache(maxsize=8192)(self._first_of)
+        self.mask_of_few = lru_cache(maxsize=64)(self._mask_of_few)
         self._beginning: dict[bytes, Mask] = {}
 
     @property
@@ -111,6 +112,12 @@ class Vocabulary(TokenTable):
         bits = np.zeros(mask_words(self.size) * 32, dtype=bool)
         bits[list(ids)] = True
         return np.packbits(bits, bitorder="little").view(np.int32)
+
+    def _mask_of_few(self, ids: tuple[int, ...]) -> Mask:
+        """`mask_of`, remembered, for reading only."""
+        mask = self.mask_of(ids)
+        mask.flags.writeable = False
+        return mask
 
     @cached_property
     def text_mask(self) -> Mask:
