@@ -25,7 +25,6 @@ from .batch import Run
 from .lease import Lease
 from .noise import mix
 from .pool import cut
-from .step import Span
 from .tree import Node, Tree
 
 if TYPE_CHECKING:
@@ -89,7 +88,6 @@ class Held:
 
 
 Op = Any  # a Piece, or one of the above
-_FIRST = (0,)
 
 
 class Branch:
@@ -129,7 +127,7 @@ class Branch:
         self.waits_for: Samples | Held | None = None  # no op follows yet: other samples of a gen, or a hold
         self.told = 0  # tokens that the traces of calls have told of
         self.pinned = False  # its KV is never given up for others (a cached prefix)
-        self._below: tuple[Node, int, tuple[Run, ...]] | None = None  # a full node and the runs of its path
+        self.below: tuple[Node, int, tuple[Run, ...]] | None = None  # a full node and the runs of its path
         self._lease = Lease(self)
 
     # -- the protocol: enqueue and return
@@ -243,8 +241,10 @@ class Branch:
 
     def path_tokens(self) -> list[int]:
         """All tokens, root to end."""
-        parts = [node.tokens for node in self.node.path()][::-1]
-        return [t for tokens in parts for t in tokens] + self.tail
+        tokens: list[int] = []
+        for node in [*self.node.path()][::-1]:
+            tokens += node.tokens
+        return tokens + self.tail
 
     def context(self, depth: int) -> tuple[Run, ...]:
         """The runs that hold the KV of tokens 0 .. depth-1 (depth <= computed)."""
@@ -262,23 +262,6 @@ class Branch:
 
     def extend(self, tokens: list[int]) -> None:
         self.tail.extend(tokens)
-
-    def next_row(self, job: Job) -> Span | None:
-        """What a branch that generates wants nearly always, found without asking all there is to ask: a span of its
-        last token alone, whose slot is in reserve. Its watermark is raised. None: look properly."""
-        at, runs = self.tail_computed, self.runs
-        if at + 1 != len(self.tail) or not self.reserve or job.tries or not self.attached or not job.wants_last():
-            return None
-        start, size = runs[-1]
-        if self.reserve > size or not self.node.full:
-            return None
-        slot = start + size - self.reserve
-        if self._below is None or self._below[0] is not self.node or self._below[1] != self.tree.undone:
-            self._below = self.node, self.tree.undone, self.context(self.base)
-        own = (*runs[:-1], (start, slot - start)) if slot > start else tuple(runs[:-1])
-        self.tail_computed += 1
-        self.reserve -= 1
-        return Span(self, self.base + at, self.tail[at:], [(slot, 1)], self._below[2] + own, _FIRST)
 
     def run_ahead(self, token: int) -> None:
         """Go on before the sampled token is known: `token` stands for it in the next step."""

@@ -30,7 +30,7 @@ from .batch import Model
 from .branch import Branch, ForkOp, HoldOp, RestOp, SyncOp, TokensOp, refuse
 from .drive import Drive
 from .executor import Executor, executor_of
-from .flight import answered, ask, begin_masks, goes_on, run_ahead, take
+from .flight import answered, ask, begin_masks, goes_on, run_ahead
 from .grammar.compile import Grammars
 from .job import Job
 from .meter import Meter
@@ -39,7 +39,7 @@ from .ops import Ops
 from .options import EngineOptions
 from .pool import SCRATCH, SlotPool
 from .scheduler import Scheduler, undo
-from .step import Span, Step, pack
+from .step import Draft, Step
 from .text.tokenizer import Tokenizer
 from .tree import Tree
 
@@ -148,8 +148,8 @@ class Engine:
         """Whoever watches learns of a step that is over."""
         self.meter.tick(self, step)
         if self.watchers:
-            began, rows = step.began, sum(len(span.tokens) for span in step.spans)
-            record = StepRecord(step.number, began, time.monotonic(), rows, rows - step.sampled, step.branches)
+            fixed = step.rows - step.sampled
+            record = StepRecord(step.number, step.began, time.monotonic(), step.rows, fixed, step.branches)
             for watcher in self.watchers:
                 watcher(record)
 
@@ -164,7 +164,7 @@ class Engine:
                 return None
             if self.flying is not None:
                 run_ahead(self.flying)
-            spans, starved = self.scheduler.plan(self.active)
+            draft, starved = self.scheduler.plan(self.active)
             for victim in self.scheduler.evicted:
                 self._send_back(victim)
             if starved is not None:
@@ -172,29 +172,30 @@ class Engine:
                     return None  # its answers may end the very text that wants room
                 self._fail(starved[0], self._out_of_memory(*starved))
                 continue
-            if self._finish_settled(self._without_span()) and not spans:
+            if self._finish_settled(self._without_span()) and not draft.spans:
                 continue  # what follows those jobs may want a span
-            if not spans and self.flying is not None:
+            if not draft.spans and self.flying is not None:
                 return None  # all wait for its answers
-            assert spans, f"{len(self.active)} branches want a step and none has a span"
-            step = self._send(spans)
+            assert draft.spans, f"{len(self.active)} branches want a step and none has a span"
+            step = self._send(draft)
             if step is not None:
                 return step
 
-    def _send(self, spans: list[Span]) -> Step | None:
-        """Send the spans through the model and ask for what is wanted of them; None if that failed."""
+    def _send(self, draft: Draft) -> Step | None:
+        """Send a step through the model and ask for what is wanted of it; None if that failed."""
+        spans = draft.spans
         masks = begin_masks(spans, self._masks)
         try:
-            flight = self.executor.launch(pack(spans))
+            flight = self.executor.launch(draft.pack())
         except BaseException as error:
             undo(spans)
             if not isinstance(error, Exception):
                 raise  # an interruption: the step did not happen, and everything is as it was
             self._fail_step([span.branch for span in spans], error)
             return None
-        step = Step(self.scheduler.number, self.scheduler.now, spans, flight)
+        step = Step(self.scheduler.number, self.scheduler.now, len(draft.tokens), spans, flight)
         self.steps += 1
-        self.rows += sum(len(span.tokens) for span in spans)
+        self.rows += step.rows
         try:
             if masks is not None:
                 masks.result()
@@ -240,15 +241,11 @@ class Engine:
         """Hand the answers to their readers, finish what is finished."""
         self.landing = step.number
         try:
-            found = answered(step)
+            answered(step, self._fail)
         except Exception as error:
-            self._fail_step([asked.branch for asked in step.asked if asked.branch.job is asked.job], error)
-            found = []
-        for branch, job, span, answers in found:
-            if branch.job is job:
-                self._guarded(branch, take, branch, job, span, answers)
+            self._fail_step([span.branch for span in step.asked if span.branch.job is span.job], error)
         self._tell(step)  # first: whoever waits for a call may look at its steps
-        self._finish_settled(list(dict.fromkeys(span.branch for span in step.spans)))
+        self._finish_settled(list(dict.fromkeys([s.branch for s in step.spans if not s.branch.asked_in])))
 
     def _finish_settled(self, branches: list[Branch]) -> int:
         finished = 0
@@ -392,11 +389,8 @@ class Engine:
         self.admission.over(branch)
 
     def _fail_step(self, branches: list[Branch], error: Exception) -> None:
-        wrapped = (
-            error
-            if isinstance(error, MemoryError)
-            else BackendError(f"the model's forward failed: {type(error).__name__}: {error}")
-        )
+        failed = BackendError(f"the model's forward failed: {type(error).__name__}: {error}")
+        wrapped = error if isinstance(error, MemoryError) else failed
         wrapped.__cause__ = error if wrapped is not error else None
         for branch in dict.fromkeys(branches):
             self._fail(branch, wrapped)

@@ -18,18 +18,24 @@ from .constrained import fill_all
 from .constrained_gen import ConstrainedGen
 from .executor import Answer, Ask, ahead_of
 from .job import Job
-from .sample.ask import Lookup
+from .sample.ask import Looked, Lookup
 from .sample.sampler import Request, Sampled
-from .step import Asked, Span, Step
+from .step import Span, Step
+
+LARGE = 1024
+"""Rows from which a step's time grows with them: two steps take no longer than one of both."""
 
 
 def begin_masks(spans: list[Span], pool: ThreadPoolExecutor) -> Future[None] | None:
-    """Fill the masks of constrained rows while the forward runs. Returns once that has begun: a thread that wants the
-    interpreter while this one computes may wait milliseconds for it."""
+    """Fill the masks of constrained rows that are not known yet while the forward runs. Returns once that has begun: a
+    thread that wants the interpreter while this one computes may wait milliseconds for it."""
     jobs = [
         span.branch.job
         for span in spans
-        if span.want and span.chain is None and isinstance(span.branch.job, ConstrainedGen)
+        if span.want
+        and span.chain is None
+        and isinstance(span.branch.job, ConstrainedGen)
+        and not span.branch.job.rule.is_known()
     ]
     if not jobs:
         return None
@@ -48,17 +54,26 @@ def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
     """Ask what each job wants of its rows; `fail(branch, error)` where one cannot say (its mask could not be made)."""
     asks: list[Ask] = []
     for span in step.spans:
-        branch, job = span.branch, span.branch.job
-        wanted: Sequence[Ask] = [Lookup(())] * len(span.want)
-        if span.want and job is not None:
+        if not span.want:
+            continue
+        branch = span.branch
+        job = branch.job
+        wanted: Sequence[Ask] = ()
+        if job is not None:
             try:
                 wanted = job.asks(branch, span)
-                step.asked.append(Asked(branch, job, span, len(asks), wanted))
-                step.sampled += isinstance(wanted[0], Request)
-                branch.asked_in = step.number
             except Exception as error:
-                step.asked.append(Asked(branch, job, span, len(asks), wanted))
                 fail(branch, error)
+        if not wanted:
+            asks += [Lookup(())] * len(span.want)
+            continue
+        span.job, span.at = job, len(asks)
+        if isinstance(wanted[0], Request):
+            span.samples = True
+            step.sampled += 1
+        step.asked.append(span)
+        step.own += span.chain is None
+        branch.asked_in = step.number
         asks += wanted
     try:
         step.flight.ask(asks)
@@ -81,37 +96,54 @@ class Lost:
 
 def goes_on(step: Step) -> bool:
     """Whether the next step is worth launching before this one is collected: not where most samples must be known first
-    (they would take turns, half of them idle in every step)."""
+    (they would take turns, half of them idle in every step), unless this one has rows enough to be no turn lost."""
     if isinstance(step.flight, Lost):
         return False
-    samples = [asked.job.runs_ahead() for asked in step.asked if asked.span.chain is None]
-    return 2 * sum(samples) >= len(samples)
+    step.going_on = [span for span in step.asked if span.samples and span.job.runs_ahead()]  # type: ignore[union-attr]
+    return 2 * len(step.going_on) >= step.own or step.rows >= LARGE
 
 
 def run_ahead(step: Step) -> None:
-    """Let the branches that the step samples for go on, each after a token that is not known yet."""
-    for branch, job, _, at, asks in step.asked:
-        if branch.job is job and not branch.ahead and job.runs_ahead() and isinstance(asks[0], Request):
-            branch.run_ahead(ahead_of(at))
+    """Let the branches that the step samples for go on (those that may: see `goes_on`), each after a token that is not
+    known yet."""
+    for span in step.going_on:
+        branch = span.branch
+        if branch.job is span.job and not branch.ahead:
+            branch.run_ahead(ahead_of(span.at))
 
 
-def answered(step: Step) -> list[tuple[Branch, Job, Span, list[Answer]]]:
-    """The answers, for those who asked; raises what went wrong with all of them."""
+def answered(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
+    """Give the answers to those who asked; raises what went wrong with all of them. `fail(branch, error)` where one
+    cannot take them, or was answered with an error."""
     answers = step.flight.answers()
-    for asked in step.asked:
-        if asked.branch.asked_in == step.number:
-            asked.branch.asked_in = 0
-    return [(branch, job, span, answers[at : at + len(asks)]) for branch, job, span, at, asks in step.asked]
+    number = step.number
+    for span in step.asked:
+        branch, job = span.branch, span.job
+        if branch.asked_in == number:
+            branch.asked_in = 0
+        if job is None or branch.job is not job:
+            continue
+        try:
+            if span.samples:
+                _take(branch, job, answers[span.at])
+            else:
+                job.read(branch, span, _looked(answers[span.at : span.at + len(span.want)]))
+        except Exception as error:
+            fail(branch, error)
 
 
-def take(branch: Branch, job: Job, span: Span, answers: list[Answer]) -> None:
-    """Give a job the answers it asked for; raises what is wrong with them."""
+def _take(branch: Branch, job: Job, answer: Answer) -> None:
+    """The token that was sampled for a branch; raises what is wrong with it."""
+    if not isinstance(answer, Sampled):
+        assert isinstance(answer, Exception)
+        raise answer
+    job.accept(branch, answer)
+    if branch.ahead or job.settled(branch):
+        branch.fall_back()
+
+
+def _looked(answers: list[Answer]) -> list[Looked]:
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
-    if isinstance(answers[0], Sampled):
-        job.accept(branch, answers[0])
-        if branch.ahead or job.settled(branch):
-            branch.fall_back()
-    else:
-        job.read(branch, span, answers)  # type: ignore[arg-type]
+    return answers  # type: ignore[return-value]

@@ -17,9 +17,10 @@ import time
 
 from .branch import Branch
 from .chain import Chain
+from .job import Job
 from .options import EngineOptions
 from .pool import SlotPool, append_run, part, size
-from .step import Span
+from .step import Draft, Span
 from .tree import Node, Tree
 
 TAIL_RESERVE = 32
@@ -50,12 +51,12 @@ class Scheduler:
         self.preemptions = 0
         self.evicted: list[Branch] = []  # branches that gave up their KV for this plan
 
-    def plan(self, active: list[Branch]) -> tuple[list[Span], tuple[Branch, int] | None]:
-        """Spans of the next step, and the branch that can never run (with the slots it lacks), if there is one."""
+    def plan(self, active: list[Branch]) -> tuple[Draft, tuple[Branch, int] | None]:
+        """The next step, and the branch that can never run (with the slots it lacks), if there is one."""
         self.number += 1
         self.evicted = []
         self.now = time.monotonic()
-        spans: list[Span] = []
+        draft = Draft()
         budget = self.options.step_tokens
         places = self.options.max_running
         for i, branch in enumerate(active):
@@ -63,27 +64,53 @@ class Scheduler:
                 break
             if branch.asked_in and not branch.ahead:
                 continue  # what it wants next depends on an answer that is in flight
+            job = branch.job
+            assert job is not None
+            if self._next_row(branch, job, draft):
+                budget -= 1
+                places -= 1
+                continue
             waiting = min(len(active) - i - 1, places - 1, budget // 2)
-            before = len(spans)
+            before = len(draft.spans)
             try:
-                used = self._plan_branch(branch, budget - waiting, spans)
+                used = self._plan_branch(branch, job, budget - waiting, draft)
                 budget -= used
                 places -= used > 0
             except NoRoom as lack:
-                if len(spans) == before == 0:
-                    return [], (branch, lack.need)
+                if len(draft.spans) == before == 0:
+                    return Draft(), (branch, lack.need)
                 break  # those behind it must not take what it is waiting for
-        return spans, None
+        return draft, None
 
-    def _plan_branch(self, branch: Branch, budget: int, spans: list[Span]) -> int:
-        """Append the branch's spans; rows used. Its watermark is raised as far as they reach."""
-        job = branch.job
-        assert job is not None
-        if (usual := branch.next_row(job)) is not None:
-            job.account(branch, usual.start, usual.start + 1)
-            spans.append(usual)
-            self._joins(branch)
-            return 1
+    def _next_row(self, branch: Branch, job: Job, draft: Draft) -> bool:
+        """What a branch that generates wants nearly always, found without asking all there is to ask: a span of its
+        last token alone, whose slot is in reserve. False: look properly."""
+        at, reserve, runs = branch.tail_computed, branch.reserve, branch.runs
+        if at + 1 != len(branch.tail) or not reserve or job.tries or not branch.attached or not job.wants_last():
+            return False
+        start, size = runs[-1]
+        if reserve > size:
+            return False
+        below = branch.below
+        if below is None or below[0] is not branch.node or below[1] != self.tree.undone:
+            if not branch.node.full:
+                return False
+            below = branch.below = branch.node, self.tree.undone, branch.context(branch.base)
+        context = below[2] if len(runs) == 1 else below[2] + tuple(runs[:-1])
+        slot = start + size - reserve
+        if slot > start:
+            context += ((start, slot - start),)
+        depth = branch.base + at
+        branch.tail_computed = at + 1
+        branch.reserve = reserve - 1
+        job.account(branch, depth, depth + 1)
+        branch.planned_in = self.number
+        job.in_step(self.now)
+        draft.row(branch, depth, branch.tail[at], slot, context)
+        return True
+
+    def _plan_branch(self, branch: Branch, job: Job, budget: int, draft: Draft) -> int:
+        """Add the branch's spans; rows used. Its watermark is raised as far as they reach."""
         if not branch.attached:
             branch.settle()
         if job.wants_last() and branch.length:
@@ -91,21 +118,15 @@ class Scheduler:
         used = 0
         target = job.target(branch)
         if branch.computed < target:
-            span = self._path_span(branch, target, budget)
-            used = len(span.tokens)
+            used = self._path_span(branch, job, target, budget, draft)
             if used:
-                spans.append(span)
                 self._joins(branch)
-            if job.wants_last() and branch.computed == branch.length:
-                span.want = (used - 1,)
         if branch.computed >= target:
             for chain in job.open_chains():
                 if used >= budget:
                     break
-                span = self._chain_span(branch, chain, budget - used)
-                spans.append(span)
+                used += self._chain_span(branch, chain, budget - used, draft)
                 self._joins(branch)
-                used += len(span.tokens)
         return used
 
     def _joins(self, branch: Branch) -> None:
@@ -115,7 +136,7 @@ class Scheduler:
             assert branch.job is not None
             branch.job.in_step(self.now)
 
-    def _path_span(self, branch: Branch, target: int, budget: int) -> Span:
+    def _path_span(self, branch: Branch, job: Job, target: int, budget: int, draft: Draft) -> int:
         while True:
             start = branch.computed
             rows = min(target - start, budget)
@@ -123,31 +144,33 @@ class Scheduler:
             self._room(in_nodes + max(0, rows - in_nodes - branch.reserve), branch)
             if branch.computed == start:
                 break  # else a branch that was parked for room gave its KV to a node of this very path: look again
-        assert branch.job is not None
-        branch.job.account(branch, start, start + rows)
-        span = Span(branch, start, [], [], branch.context(start), ())
+        if not rows:
+            return 0
+        job.account(branch, start, start + rows)
+        context = branch.context(start)
         left = in_nodes
         for node in branch.unfilled() if in_nodes else ():
             take = min(left, len(node.tokens) - node.computed)
-            self._fill_node(node, take, span)
+            self._fill_node(node, take, draft)
             left -= take
             if not left:
                 break
         if rows > in_nodes:
-            self._fill_tail(branch, rows - in_nodes, span)
-        return span
+            self._fill_tail(branch, rows - in_nodes, draft)
+        wanted = job.wants_last() and branch.computed == branch.length
+        draft.add(Span(branch, start, (rows - 1,) if wanted else ()), context)
+        return rows
 
-    def _fill_node(self, node: Node, rows: int, span: Span) -> None:
+    def _fill_node(self, node: Node, rows: int, draft: Draft) -> None:
         last = node.runs or (node.parent.runs if node.parent else [])
         taken = self.pool.take(rows, after=last[-1][0] + last[-1][1] if last else None)
-        span.tokens += node.tokens[node.computed : node.computed + rows]
+        draft.fill(node.tokens[node.computed : node.computed + rows], taken)
         for run in taken:
             append_run(node.runs, run)
-            append_run(span.slots, run)
         node.computed += rows
         node.raised = self.number
 
-    def _fill_tail(self, branch: Branch, rows: int, span: Span) -> None:
+    def _fill_tail(self, branch: Branch, rows: int, draft: Draft) -> None:
         lack = rows - branch.reserve
         if lack > 0:
             last = branch.runs or branch.node.runs
@@ -156,8 +179,7 @@ class Scheduler:
                 append_run(branch.runs, run)
             branch.reserve += ask
         at = branch.tail_computed
-        span.tokens += branch.tail[at : at + rows]
-        span.slots += part(branch.runs, at, at + rows)
+        draft.fill(branch.tail[at : at + rows], part(branch.runs, at, at + rows))
         branch.tail_computed += rows
         branch.reserve -= rows
 
@@ -166,7 +188,7 @@ class Scheduler:
         most = 0 if branch.job is None else branch.job.most()
         return max(TAIL_RESERVE, min(most, self.pool.available // (PLENTY * self.options.max_running)))
 
-    def _chain_span(self, branch: Branch, chain: Chain, budget: int) -> Span:
+    def _chain_span(self, branch: Branch, chain: Chain, budget: int, draft: Draft) -> int:
         rows = min(chain.rows - chain.computed, budget)
         self._room(rows, branch)
         job = branch.job
@@ -174,20 +196,14 @@ class Scheduler:
         job.account_chain(rows)
         context = (branch.context(chain.depth) if chain.depth else ()) + chain.before()
         at = chain.computed
-        span = Span(
-            branch,
-            chain.start + at,
-            [v.token for v in chain.vertices[at : at + rows]],
-            [],
-            context,
-            [i for i in range(rows) if chain.vertices[at + i].children],
-            chain,
-        )
-        for run in self.pool.take(rows):
+        vertices, taken = chain.vertices[at : at + rows], self.pool.take(rows)
+        for run in taken:
             append_run(chain.runs, run)
-            append_run(span.slots, run)
         chain.computed += rows
-        return span
+        draft.fill([vertex.token for vertex in vertices], taken)
+        want = [i for i, vertex in enumerate(vertices) if vertex.children]
+        draft.add(Span(branch, chain.start + at, want, chain), context)
+        return rows
 
     # -- room
     def _room(self, slots: int, branch: Branch) -> None:

@@ -1,13 +1,17 @@
-"""One step: the spans that go through the model together, packed.
+"""One step: the spans that go through the model together, planned, packed, and in flight.
 
-Owns: `Span` (what one branch wants from one forward) and packing. Knows nothing of why a span is there.
+Owns: `Span` (what one branch wants from one forward), the rows of a step being planned (`Draft`) and their packing.
+Knows nothing of why a span is there.
+
+Rows are laid end to end while the step is planned, and a span is one object from its plan to its answer: what is made
+for every row of every step is what a step costs the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,33 +19,75 @@ from .batch import Batch, Run, SpanLayout
 
 if TYPE_CHECKING:
     from .branch import Branch
-    from .executor import Ask, Flight
+    from .executor import Flight
     from .job import Job
 
 
 @dataclass(slots=True)
 class Span:
-    """`tokens` at depth `start` on, their KV going to `slots`, seeing `context`; `want` are the rows (numbered in the
-    span) whose logits its consumer takes. `chain` is the side chain it computes, None for the branch's own path."""
+    """Rows of a branch at depth `start` on; `want` are those (numbered in the span) whose logits its consumer takes.
+    `chain` is the side chain they belong to, None for the branch's own path.
+
+    What follows is known once the step was asked: the `job` that the branch had then, whether it `samples`, and where
+    the first of its asks (one for each row in `want`) stands among all asks of the step.
+    """
 
     branch: Branch
     start: int
-    tokens: list[int]
-    slots: list[Run]
-    context: tuple[Run, ...]
     want: Sequence[int]
     chain: Any = None
+    job: Job | None = None
+    samples: bool = False
+    at: int = 0
 
 
-class Asked(NamedTuple):
-    """What one span asks of its wanted rows, for the job that its branch had then. `at`: where the first one stands
-    among all asks of the step."""
+@dataclass(slots=True)
+class Draft:
+    """A step that is being planned: its spans, and their rows laid end to end."""
 
-    branch: Branch
-    job: Job
-    span: Span
-    at: int
-    asks: Sequence[Ask]
+    spans: list[Span] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    layout: list[SpanLayout] = field(default_factory=list)
+    want: list[int] = field(default_factory=list)
+
+    def row(self, branch: Branch, depth: int, token: int, slot: int, context: tuple[Run, ...]) -> None:
+        """A span of one row, which is wanted."""
+        row = len(self.tokens)
+        self.tokens.append(token)
+        self.positions.append(depth)
+        self.slots.append(slot)
+        self.layout.append(SpanLayout(row, 1, context, depth))
+        self.want.append(row)
+        self.spans.append(Span(branch, depth, FIRST))
+
+    def fill(self, tokens: Sequence[int], runs: Sequence[Run]) -> None:
+        """Rows of the span that `add` will end."""
+        self.tokens += tokens
+        for start, length in runs:
+            self.slots += range(start, start + length)
+
+    def add(self, span: Span, context: tuple[Run, ...]) -> None:
+        """A span of the rows that were filled in since the last one."""
+        first = len(self.positions)
+        rows = len(self.tokens) - first
+        self.positions += range(span.start, span.start + rows)
+        self.layout.append(SpanLayout(first, rows, context, span.start))
+        self.want += [first + row for row in span.want]
+        self.spans.append(span)
+
+    def pack(self) -> Batch:
+        return Batch(
+            np.array(self.tokens, dtype=np.int64),
+            np.array(self.positions, dtype=np.int64),
+            np.array(self.slots, dtype=np.int64),
+            self.layout,
+            np.array(self.want, dtype=np.int64),
+        )
+
+
+FIRST = (0,)
 
 
 @dataclass(slots=True)
@@ -50,35 +96,14 @@ class Step:
 
     number: int
     began: float
+    rows: int
     spans: list[Span]
     flight: Flight
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[Span] = field(default_factory=list)  # those that want something, by the order of their asks
+    own: int = 0  # of those, spans of a branch's own path
     sampled: int = 0  # rows that are sampled from
+    going_on: list[Span] = field(default_factory=list)  # whose branches may run ahead
 
     @property
     def branches(self) -> int:
         return len({id(span.branch) for span in self.spans})
-
-
-def pack(spans: Sequence[Span]) -> Batch:
-    """Lay the spans end to end."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    want: list[int] = []
-    layout: list[SpanLayout] = []
-    for span in spans:
-        first, rows = len(tokens), len(span.tokens)
-        tokens += span.tokens
-        positions += range(span.start, span.start + rows)
-        for start, length in span.slots:
-            slots += range(start, start + length)
-        want += [first + row for row in span.want]
-        layout.append(SpanLayout(first, rows, span.context, span.start))
-    return Batch(
-        np.array(tokens, dtype=np.int64),
-        np.array(positions, dtype=np.int64),
-        np.array(slots, dtype=np.int64),
-        layout,
-        np.array(want, dtype=np.int64),
-    )

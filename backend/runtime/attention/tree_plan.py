@@ -1,7 +1,8 @@
 """`TreePlan`: a step's ragged attention as a list of equal pieces of work for a GPU, in one array of int32.
 
-Owns: the decomposition, and the layout of the packed plan (`Caps`, `HEADER`, the columns of an item). Knows nothing of
-torch, of Triton, or of layers. The idea is that of `plan` (the CPU's): runs with the same spans beneath them are one
+Owns: the decomposition, and the layout of the packed plan (`Caps`, `HEADER`, the columns of an item); which runs spans
+have in common is found by `tree_runs.py`. Knows nothing of torch, of Triton, or of layers. The idea is that of `plan`
+(the CPU's): runs with the same spans beneath them are one
 piece of work for all rows of those spans, so a shared prefix is read once; the rest of a span is its own. What differs
 is the shape that work must have here.
 
@@ -26,13 +27,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Run, SpanLayout
+from ..batch import SpanLayout
+from .tree_runs import Context, split_context
 
 Ints = npt.NDArray[np.int64]
 
@@ -228,12 +230,13 @@ def plan_tree(
     `spans` lie end to end over all T rows. `programs`: pieces of work that occupy the device.
     """
     tile_rows = TileRows.of(heads[0] // heads[1], len(slots), prompt_m)
-    row_S2 = np.array([span[:2] for span in spans], dtype=np.int64)
-    private, groups = _split_context(spans, row_S2[:, 1], tile_rows)
-    runs_UC, begin_O, length_O = _lay_out_keys(row_S2, slots, private, groups)
-    tiles = _tiles(row_S2, groups, begin_O, length_O, tile_rows)
+    rows_S = np.array([span[1] for span in spans], dtype=np.int64)
+    first_S = rows_S.cumsum() - rows_S
+    context, groups = split_context(spans, partial(_worth_sharing, rows_S.tolist(), tile_rows))
+    runs_UC, length_O = _lay_out_keys(first_S, slots, context)
+    tiles = _tiles(first_S, rows_S, groups, length_O, tile_rows)
     wide, items_IC, source_I, merged_I = _items(tiles, len(slots), tile_rows, _pieces(len(slots), programs, heads[1]))
-    listed = tiles.row_of[len(slots) :] if bool((items_IC[:, 0] < 0).any()) else _NONE
+    listed = tiles.row_of[len(slots) :] if groups and int(items_IC[:, 0].min()) < 0 else _NONE
     place_P, indptr_T = _places(items_IC, source_I, merged_I, tiles.row_of, len(slots))
     keys = int(length_O.sum())
     return TreePlan(len(slots), tile_rows, items_IC[:wide], items_IC[wide:], listed, place_P, indptr_T, runs_UC, keys)
@@ -244,85 +247,61 @@ def _pieces(rows: int, programs: int, kv_heads: int) -> float:
     return (programs // 2 if rows <= LATENCY_ROWS else programs) / kv_heads
 
 
-class _Groups(NamedTuple):
-    """Groups of spans with the runs they share."""
-
-    members: list[tuple[int, ...]]
-    runs: list[list[Run]]
-
-
-def _split_context(
-    spans: Sequence[SpanLayout], rows_S: Ints, tile_rows: TileRows
-) -> tuple[list[tuple[int, int, int]], _Groups]:
-    """(span, first slot, length) of each run that is read for one span, and the groups with what they share."""
-    users: dict[Run, list[int]] = {}
-    for i, span in enumerate(spans):
-        for run in span[2]:
-            if run in users:
-                users[run].append(i)
-            else:
-                users[run] = [i]
-    private: list[tuple[int, int, int]] = []
-    together: dict[tuple[int, ...], list[Run]] = {}
-    for run, members in users.items():
-        if len(members) == 1:
-            private.append((members[0], run[0], run[1]))
-        else:
-            together.setdefault(tuple(members), []).append(run)
-    groups = _Groups([], [])
-    rows, tiles = (rows_S.tolist(), _tile_count(rows_S, tile_rows).tolist()) if together else ([], [])
-    for group, runs in together.items():
-        rows_together = sum([rows[i] for i in group])
-        fewer = sum([tiles[i] for i in group]) - int(_tile_count(rows_together, tile_rows))
-        if fewer * sum([run[1] for run in runs]) >= max(SHARE_FROM, MERGE_COST * rows_together):
-            groups.members.append(group)
-            groups.runs.append(runs)
-        else:
-            private.extend([(i, start, n) for i in group for start, n in runs])
-    return private, groups
+def _worth_sharing(rows_S: list[int], tile_rows: TileRows, group: tuple[int, ...], keys: int) -> bool:
+    """Whether reading `keys` shared keys once for a group of spans saves more than the parts it adds cost."""
+    rows = [rows_S[i] for i in group]
+    together = sum(rows)
+    small, wide = tile_rows.small, tile_rows.wide
+    fewer = sum([1 if n <= small else -(-n // wide) for n in rows]) - (1 if together <= small else -(-together // wide))
+    return fewer * keys >= max(SHARE_FROM, MERGE_COST * together)
 
 
-def _lay_out_keys(
-    row_S2: Ints, slots: Ints, private: list[tuple[int, int, int]], groups: _Groups
-) -> tuple[Ints, Ints, Ints]:
-    """Runs [U, RUN] with their destinations; where each owner's keys begin and how many they are [O]."""
-    spans = len(row_S2)
-    shared = [(spans + i, start, n) for i, runs in enumerate(groups.runs) for start, n in runs]
-    context = _flat([*private, *shared], 3)
-    breaks = np.ones(len(slots), dtype=np.bool_)
-    breaks[1:] = slots[1:] != slots[:-1] + 1
-    breaks[row_S2[:, 0]] = True
-    at = np.flatnonzero(breaks)
-    own_length = np.empty_like(at)
-    own_length[:-1] = at[1:] - at[:-1]
-    own_length[-1] = len(slots) - at[-1]
-    own = np.empty((len(at), 3), dtype=np.int64)
-    own[:, 0] = np.searchsorted(row_S2[:, 0], at, side="right") - 1
-    own[:, 1] = slots[at]
-    own[:, 2] = own_length
+def _lay_out_keys(first_S: Ints, slots: Ints, context: Context) -> tuple[Ints, Ints]:
+    """Runs [U, RUN] with their destinations, owner by owner; how many keys each owner has [O]."""
+    if len(first_S) == len(slots):
+        own, own_first, own_length = np.arange(len(slots)), slots, np.ones(len(slots), dtype=np.int64)
+    else:
+        own, own_first, own_length = _own_runs(first_S, slots)
     # Stable: a span's own rows stay behind its context.
-    everything = np.concatenate((context, own))
-    owner, first, length = everything[np.argsort(everything[:, 0], kind="stable")].T
-    length_O = np.bincount(owner, length, spans + len(groups.runs)).astype(np.int64)
-    head = np.ones(len(owner), dtype=np.bool_)
-    head[1:] = (first[1:] != first[:-1] + length[:-1]) | (owner[1:] != owner[:-1])
-    at = np.flatnonzero(head)
-    first, length = first[at], np.add.reduceat(length, at)
+    owner = np.concatenate((context.owner, own))
+    order = owner.argsort(kind="stable")
+    owner = owner[order]
+    first = np.concatenate((context.first, own_first))[order]
+    length = np.concatenate((context.length, own_length))[order]
+    last = np.ones(len(owner), dtype=np.bool_)
+    np.not_equal(owner[1:], owner[:-1], out=last[:-1])
+    end_O = length.cumsum()[last]
+    length_O = end_O.copy()
+    length_O[1:] -= end_O[:-1]
+    last[:-1] |= first[1:] != first[:-1] + length[:-1]
+    at = last.nonzero()[0]
+    end = length.cumsum()[at]
+    begin = np.zeros_like(end)
+    begin[1:] = end[:-1]
+    # The last run of those that touch: its end minus the length of all.
+    first = first[at] + length[at] - (end - begin)
+    length = end - begin
     if int(length.max()) > RUN_LENGTH:
         pieces = np.maximum(1, -(-length // RUN_LENGTH))
         offset = _ranges(pieces) * RUN_LENGTH
-        first = np.repeat(first, pieces) + offset
-        length = np.minimum(RUN_LENGTH, np.repeat(length, pieces) - offset)
+        first = first.repeat(pieces) + offset
+        begin = begin.repeat(pieces) + offset
+        length = np.minimum(RUN_LENGTH, length.repeat(pieces) - offset)
     runs_UC = np.zeros((len(first), RUN), dtype=np.int64)
     runs_UC[:, 0] = first
     runs_UC[:, 1] = length
-    runs_UC[:, 2] = np.cumsum(length) - length
-    return runs_UC, np.cumsum(length_O) - length_O, length_O
+    runs_UC[:, 2] = begin
+    return runs_UC, length_O
 
 
-def _tile_count(rows: Ints | int, tile_rows: TileRows) -> Ints:
-    """Tiles that so many rows are cut into: one small one, or as many wide ones as it takes."""
-    return np.where(rows > tile_rows.small, -(-rows // tile_rows.wide), 1)
+def _own_runs(first_S: Ints, slots: Ints) -> tuple[Ints, Ints, Ints]:
+    """The runs of slots that each span's rows are written to: span, first slot, length."""
+    breaks = np.ones(len(slots), dtype=np.bool_)
+    breaks[1:] = slots[1:] != slots[:-1] + 1
+    breaks[first_S] = True
+    at = breaks.nonzero()[0]
+    length = np.diff(at, append=len(slots))
+    return first_S.searchsorted(at, side="right") - 1, slots[at], length
 
 
 class _Tiles(NamedTuple):
@@ -338,29 +317,36 @@ class _Tiles(NamedTuple):
     alone: npt.NDArray[np.bool_]  # its rows are in no other tile
 
 
-def _tiles(row_S2: Ints, groups: _Groups, begin_O: Ints, length_O: Ints, tile_rows: TileRows) -> _Tiles:
-    first_O, rows_O = row_S2.T
-    spans = len(row_S2)
-    total = int(rows_O.sum())
-    row_of = np.arange(total)
-    alone_O = np.ones(len(begin_O), dtype=np.bool_)
-    if groups.members:
-        member = np.fromiter(chain.from_iterable(groups.members), dtype=np.int64)
-        size_F = np.array([len(group) for group in groups.members], dtype=np.int64)
-        rows_F = np.add.reduceat(rows_O[member], np.cumsum(size_F) - size_F)
-        row_of = np.concatenate((row_of, np.repeat(first_O[member], rows_O[member]) + _ranges(rows_O[member])))
-        first_O = np.concatenate((first_O, total + np.cumsum(rows_F) - rows_F))
-        rows_O = np.concatenate((rows_O, rows_F))
+def _tiles(first_S: Ints, rows_S: Ints, groups: list[tuple[int, ...]], length_O: Ints, tile_rows: TileRows) -> _Tiles:
+    spans, total = len(rows_S), int(rows_S.sum())
+    first_O, rows_O, row_of = first_S, rows_S, np.arange(total)
+    alone_O = np.ones(len(length_O), dtype=np.bool_)
+    if groups:
+        beneath = member = np.array([i for group in groups for i in group])
+        rows_F = size_F = np.array([len(group) for group in groups])
+        if total > spans:
+            rows_M = rows_S[member]
+            rows_F = np.add.reduceat(rows_M, size_F.cumsum() - size_F)
+            beneath = first_S[member].repeat(rows_M) + _ranges(rows_M)
+        row_of = np.concatenate((row_of, beneath))
+        first_O = np.concatenate((first_S, total + rows_F.cumsum() - rows_F))
+        rows_O = np.concatenate((rows_S, rows_F))
         alone_O[member] = False
         alone_O[spans:] = False
+    # What a span's tile sees ends with its own last row; a group's tile sees all.
+    limit_O = length_O - rows_O
+    limit_O[spans:] = SEES_ALL
+    begin_O = length_O.cumsum() - length_O
     wide_O = rows_O > tile_rows.small
     most_O = np.where(wide_O, tile_rows.wide, tile_rows.small)
-    count_O = _tile_count(rows_O, tile_rows)
-    owner = np.repeat(np.arange(len(rows_O)), count_O)
+    count_O = -(-rows_O // most_O)
+    if int(count_O.max()) == 1:
+        keys = np.minimum(length_O, limit_O + rows_O)
+        return _Tiles(row_of, first_O, rows_O, begin_O, keys, limit_O, wide_O, alone_O)
+    owner = np.arange(len(rows_O)).repeat(count_O)
     before = _ranges(count_O) * most_O[owner]
     rows = np.minimum(most_O[owner], rows_O[owner] - before)
-    # What a span's tile sees ends with its own last row; a group's tile sees all.
-    limit = np.where(owner < spans, length_O[owner] - rows_O[owner] + before, SEES_ALL)
+    limit = limit_O[owner] + before
     keys = np.minimum(length_O[owner], limit + rows)
     return _Tiles(row_of, first_O[owner] + before, rows, begin_O[owner], keys, limit, wide_O[owner], alone_O[owner])
 
@@ -369,22 +355,31 @@ def _items(
     tiles: _Tiles, total: int, tile_rows: TileRows, pieces: float
 ) -> tuple[int, Ints, Ints, npt.NDArray[np.bool_]]:
     """How many are wide; items [I, ITEM], wide ones first, longest first; their `source`; whether their parts merge."""
-    each = float((tiles.keys * np.where(tiles.wide, WIDE_COST, 1)).sum()) / pieces
     least = LEAST_CHUNK_FEW if total <= LATENCY_ROWS else LEAST_CHUNK
-    chunk = np.where(tiles.wide, max(least, _up(int(each / WIDE_COST), ALIGN)), max(least, _up(int(each), ALIGN)))
-    size = _up_all(-(-tiles.keys // -(-tiles.keys // chunk)), ALIGN)
+    chunk: Ints | int
+    if tiles.wide.any():
+        each = float((tiles.keys * np.where(tiles.wide, WIDE_COST, 1)).sum()) / pieces
+        chunk = np.where(tiles.wide, max(least, _up(int(each / WIDE_COST), ALIGN)), max(least, _up(int(each), ALIGN)))
+    else:
+        chunk = max(least, _up(int(int(tiles.keys.sum()) / pieces), ALIGN))
+    size = -(-tiles.keys // -(-tiles.keys // chunk))
+    size += -size % ALIGN
     count = -(-tiles.keys // size)
-    tile = np.repeat(np.arange(len(count)), count)
+    tile = np.arange(len(count)).repeat(count)
     before = _ranges(count) * size[tile]
     keys = np.minimum(size[tile], tiles.keys[tile] - before)
-    order = np.argsort(-(keys + (tiles.wide[tile] << 40)), kind="stable")
+    order = (-(keys + (tiles.wide[tile] << 40))).argsort(kind="stable")
     tile, before, keys = tile[order], before[order], keys[order]
     source, rows = tiles.source[tile], tiles.rows[tile]
-    row = tiles.row_of[source]
-    together = tiles.row_of[source + rows - 1] - row == rows - 1
-    merged = (count > 1)[tile] | ~tiles.alone[tile]
+    merged = (count > 1)[tile]
+    first = source
+    if len(tiles.row_of) > total:  # of groups, whose rows may not be consecutive
+        row = tiles.row_of[source]
+        together = tiles.row_of[source + rows - 1] - row == rows - 1
+        first = np.where(together, row, total - 1 - source)
+        merged |= ~tiles.alone[tile]
     items = np.zeros((len(tile), ITEM), dtype=np.int64)
-    items[:, 0] = np.where(together, row, total - 1 - source)
+    items[:, 0] = first
     items[:, 1] = rows
     items[:, 2] = tiles.key_begin[tile] + before
     items[:, 3] = keys
@@ -400,28 +395,20 @@ def _places(
     if not merged_I.any():
         return _NONE, None
     rows = items_IC[merged_I, 1]
-    items_IC[merged_I, 5] = np.cumsum(rows) - rows
-    row_P = row_of[np.repeat(source_I[merged_I], rows) + _ranges(rows)]
+    items_IC[merged_I, 5] = rows.cumsum() - rows
+    row_P = row_of[source_I[merged_I].repeat(rows) + _ranges(rows)]
     place_P = np.empty_like(row_P)
-    place_P[np.argsort(row_P, kind="stable")] = np.arange(len(row_P))
+    place_P[row_P.argsort(kind="stable")] = np.arange(len(row_P))
     indptr_T = np.zeros(total + 1, dtype=np.int64)
-    np.cumsum(np.bincount(row_P, minlength=total), out=indptr_T[1:])
+    np.bincount(row_P, minlength=total).cumsum(out=indptr_T[1:])
     return place_P, indptr_T
-
-
-def _flat(rows: list[tuple[int, int, int]], width: int) -> Ints:
-    return np.fromiter(chain.from_iterable(rows), np.int64, width * len(rows)).reshape(-1, width)
 
 
 def _ranges(count: Ints) -> Ints:
     """0 .. n - 1 for each n, end to end."""
-    end = np.cumsum(count)
-    return np.arange(int(end[-1])) - np.repeat(end - count, count)
+    end = count.cumsum()
+    return np.arange(int(end[-1])) - (end - count).repeat(count)
 
 
 def _up(n: int, step: int) -> int:
-    return -(-n // step) * step
-
-
-def _up_all(n: Ints, step: int) -> Ints:
     return -(-n // step) * step

@@ -96,20 +96,10 @@ class Packer:
         for ask in asks:
             if type(ask) is Lookup:
                 return self._rich(asks)
-            r = ask.recipe  # type: ignore[union-attr]
-            if (
-                ask.mask is not None  # type: ignore[union-attr]
-                or ask.banned  # type: ignore[union-attr]
-                or r.logprobs
-                or r.traced
-                or r.bias
-                or r.frequency
-                or r.presence
-                or r.repetition != 1.0
-                or (r.temperature and (r.top_k > 0 or r.top_p < 1 or r.min_p > 0))
-            ):
+            recipe, _, banned, mask = ask  # type: ignore[misc]
+            if mask is not None or banned or not recipe.simple:
                 return self._rich(asks)
-            temperatures.append(r.temperature)
+            temperatures.append(recipe.temperature)
         packed = Packed(len(asks))
         if any(temperatures):
             packed.noisy = True

@@ -42,7 +42,8 @@ def _temperature(asked: float | None) -> float:
 
 @dataclass(slots=True)
 class Recipe:
-    """How one gen samples; made once a gen. `key` is its noise; counts are updated token by token."""
+    """How one gen samples; made once a gen. `key` is its noise; counts are updated token by token, nothing else
+    changes. `penalised`: some penalty looks at the text; `simple`: a key, a position and a temperature say all."""
 
     temperature: float
     top_k: int
@@ -58,6 +59,12 @@ class Recipe:
     traced: bool = False  # the probability of each token is wanted for a trace
     prompt: frozenset[int] = frozenset()  # for the repetition penalty
     counts: dict[int, int] = field(default_factory=dict)  # of generated tokens
+    penalised: bool = field(init=False)
+    simple: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.penalised = bool(self.frequency or self.presence or self.repetition != 1.0)
+        self.simple = not (self.penalised or self.bias or self.logprobs or self.traced or self.filtered)
 
     @staticmethod
     def of(sampling: Sampling, key: int, prompt: list[int], traced: bool = False) -> Recipe:
@@ -78,10 +85,6 @@ class Recipe:
             traced=traced,
             prompt=frozenset(prompt) if repetition != 1.0 else frozenset(),
         )
-
-    @property
-    def penalised(self) -> bool:
-        return bool(self.frequency or self.presence or self.repetition != 1.0)
 
     @property
     def filtered(self) -> bool:
