@@ -164,8 +164,9 @@ class Cursor:
 
     def flush(self) -> None:
         """Render what an open role held back: the text is wanted now."""
-        with self._writing:
-            self._append(self.roles.release())
+        if self.roles.open is not None:
+            with self._writing:
+                self._append(self.roles.release())
 
     def _resolved(self, part: Expr, line: str) -> Expr:
         """`part` with the program's sampling defaults under its own; refuses what this backend cannot do."""

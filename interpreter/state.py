@@ -401,7 +401,8 @@ class ProgramState:
                 "on: use `await state.aget(name)` or `await state.async_text()`"
             )
         for handle in handles:
-            self._cursor.backend.wait(handle)
+            if not handle.done:
+                self._cursor.backend.wait(handle)
 
     def _await_body(self, enough: Callable[[], bool]) -> None:
         while True:
@@ -414,7 +415,7 @@ class ProgramState:
         """Wait for everything said so far; gives what went wrong."""
         self._await_body(self._over)
         barrier = self._barrier()
-        self._wait([*pending(self._cursor.segments), barrier])
+        self._wait([barrier, *pending(self._cursor.segments)])  # the last first: who sleeps is woken once
         return self._failure(barrier)
 
     async def _finish_async(self) -> Handle[Any] | None:
@@ -425,7 +426,7 @@ class ProgramState:
                 break
             await self._body.wait_async(version)
         barrier = self._barrier()
-        for handle in [*pending(self._cursor.segments), barrier, *self._cursor.barriers()[1:]]:
+        for handle in [barrier, *pending(self._cursor.segments), *self._cursor.barriers()[1:]]:
             await self._cursor.backend.wait_async(handle)
         return self._failure(barrier)
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+LONG = 64
+"""Messages of a conversation beyond which what the template prints for its roles is not kept: long ones are few."""
+KEPT = 4096
+"""Texts of a template that are kept, a handful for each order of roles."""
 Pieces = list[tuple[str, bool]]
 Message = Mapping[str, Any]
 
@@ -74,8 +78,12 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise OptionError(f"{self.name}: not a jinja template: {error.message} (line {error.lineno})") from error
 
-    def __getstate__(self) -> dict[str, Any]:  # a compiled template cannot be pickled
-        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
+    @cached_property
+    def _prints(self) -> _Prints:
+        return _Prints()
+
+    def __getstate__(self) -> dict[str, Any]:  # a compiled template cannot be pickled, and marks are a process's own
+        return {name: value for name, value in self.__dict__.items() if name not in ("_compiled", "_prints")}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -138,6 +146,23 @@ class _Place:
     opened: _Said | None = None
 
 
+class _Prints:
+    """What a template prints around contents that are all marks: the same for all conversations of the same roles, so
+    thousands of them render it once. `nonce` is in every mark; no content can spell it."""
+
+    def __init__(self) -> None:
+        self.nonce = secrets.token_hex(8)
+        self._parts: dict[tuple[object, ...], list[str]] = {}
+
+    def get(self, *key: object) -> list[str] | None:
+        return self._parts.get(key)
+
+    def keep(self, parts: list[str], *key: object) -> None:
+        if len(self._parts) >= KEPT:
+            self._parts.clear()
+        self._parts[key] = parts
+
+
 class _Unmarked(Exception):
     """The template does not print what it prints around a mark around the content as well."""
 
@@ -150,11 +175,13 @@ class Conversation:
     message's text cannot be told from what was said. A call that raises changes nothing.
     """
 
-    __slots__ = ("_nonce", "_options", "_place", "_rendered", "_template")
+    __slots__ = ("_options", "_place", "_prints", "_rendered", "_shared", "_template")
 
     def __init__(self, template: ChatTemplate | None, **options: Any) -> None:
         self._template = template
-        self._nonce = secrets.token_hex(8)  # no content can spell a mark
+        # Options, and the time, may change what is printed around contents.
+        self._shared = template is not None and not options and "strftime_now" not in template.source
+        self._prints = template._prints if template is not None and self._shared else _Prints()
         # A template that prints the time must not change what it printed while the conversation goes on.
         self._options = {"strftime_now": _clock(datetime.now()), **options}
         self._place = _Place()
@@ -163,7 +190,7 @@ class Conversation:
     def copy(self) -> Conversation:
         """The same position, to go on from independently. Cheap: a position is immutable."""
         twin = object.__new__(Conversation)
-        twin._template, twin._nonce = self._template, self._nonce
+        twin._template, twin._prints, twin._shared = self._template, self._prints, self._shared
         twin._options, twin._place, twin._rendered = self._options, self._place, {}
         return twin
 
@@ -313,6 +340,15 @@ class Conversation:
 
     def _parts(self, place: _Place, new: Sequence[_Said], *, add_generation_prompt: bool = False) -> list[str]:
         """The new text, cut at the marks of `new`."""
+        if not self._shared or len(place.said) > LONG or not all(self._is_mark(m.content) for m in (*place.said, *new)):
+            return self._cut(place, new, add_generation_prompt)
+        key = (place.said, place.tail, tuple(new), add_generation_prompt)
+        if (parts := self._prints.get(*key)) is None:
+            parts = self._cut(place, new, add_generation_prompt)
+            self._prints.keep(parts, *key)
+        return parts
+
+    def _cut(self, place: _Place, new: Sequence[_Said], add_generation_prompt: bool) -> list[str]:
         rest = self._new_text(place, new, add_generation_prompt)
         parts = []
         for m in new:
@@ -371,10 +407,10 @@ class Conversation:
             raise OptionError(f"role {messages[-1].role!r} is refused after {order}: {error}") from error
 
     def _mark(self, number: int) -> str:
-        return f"sgl{self._nonce}n{number}e"
+        return f"sgl{self._prints.nonce}n{number}e"
 
     def _is_mark(self, content: str) -> bool:
-        return content.startswith(f"sgl{self._nonce}n")
+        return content.startswith(f"sgl{self._prints.nonce}n")
 
     def _marked(self, place: _Place, new: Sequence[_Said]) -> tuple[_Said, ...]:
         return tuple(_Said(m.role, self._mark(len(place.said) + j)) for j, m in enumerate(new))

@@ -41,6 +41,7 @@ class Drive:
         self._driving = False  # it holds it to step
         self._wanting: dict[int, None] = {}  # threads that wait for the lock itself
         self._sleepers: dict[int, SimpleQueue[None]] = {}  # a thread's bell; queues may be rung from anywhere
+        self._due: list[SimpleQueue[None]] = []  # bells that are rung when the step is over
         self._coroutines = 0
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
@@ -100,7 +101,7 @@ class Drive:
 
         def ring() -> None:
             if handle.ready(seen):  # not at every token: whoever waits for the end sleeps until then
-                bell.put(None)
+                self._ring(bell)
 
         with _interrupts_held() as interrupted:
             handle.listen(ring)
@@ -130,18 +131,36 @@ class Drive:
                 if deadline is not None and time.monotonic() >= deadline:
                     break
                 worked = self.engine.step()
+                self._ring_due()
         finally:
             self._driving = False
+            self._ring_due()
             self._release()
         if self._wanting:
             time.sleep(0.0001)  # locks are not fair: let the one that wants it have it
         return worked or enough() or bool(self.engine.inbox)
 
+    def _ring(self, bell: SimpleQueue[None]) -> None:
+        """What is ready in a step is told after it: a woken thread wants the interpreter, and the next step is to be
+        on its way first."""
+        if self._driving and self._owner == threading.get_ident():
+            self._due.append(bell)
+        else:
+            bell.put(None)
+
+    def _ring_due(self) -> None:
+        due, self._due = self._due, []
+        for bell in due:
+            bell.put(None)
+
     def wake(self) -> None:
-        """There may be something to do: let one sleeper look. Takes no lock (a queue's `put` is safe anywhere)."""
+        """There may be something to do: let one sleeper look. Takes no lock (a queue's `put` is safe anywhere).
+        Whoever drives needs no help: it takes notice in its next step, or passes on what it leaves behind."""
+        if self._driving:
+            return
         me = threading.get_ident()
         for thread, bell in list(self._sleepers.items()):
-            if thread != me:
+            if thread != me and bell.empty():  # one that was rung will look anyway, and passes on what it leaves
                 bell.put(None)
                 return
 

@@ -210,7 +210,10 @@ class Tree:
 
 def common_prefix(a: list[int], b: list[int], at: int) -> int:
     """How many tokens a[0:] and b[at:] begin with in common (galloping: slice compares, no loop a token)."""
-    limit = min(len(a), len(b) - at)
+    size = len(a)
+    if 0 < size <= len(b) - at and a[-1] == b[at + size - 1] and a == b[at : at + size]:
+        return size  # as a rule
+    limit = min(size, len(b) - at)
     done, width = 0, 16
     while done < limit:
         width = min(width, limit - done)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from queue import SimpleQueue
 
 from sgl.backend.base import GenRequest
+from sgl.backend.runtime.drive import Drive
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.expr import Sampling
 
@@ -182,3 +184,57 @@ def test_closing_from_the_garbage_collector_takes_no_lock() -> None:
     assert done.wait(10)
     runtime.check()
     assert not runtime.engine.attached
+
+
+def bells(drive: Drive, n: int) -> list[SimpleQueue[None]]:
+    """Bells of `n` sleeping threads that are none of this process's."""
+    drive._sleepers.update({-1 - i: SimpleQueue() for i in range(n)})
+    return list(drive._sleepers.values())
+
+
+def test_who_looks_anyway_is_not_woken() -> None:
+    drive = Runtime.toy().engine.drive
+    first, second = bells(drive, 2)
+    drive._driving = True  # it takes notice by itself
+    drive.wake()
+    assert first.empty() and second.empty()
+    drive._driving = False
+    drive.wake()
+    assert first.qsize() == 1 and second.empty()
+    drive.wake()  # the first was rung, and will look
+    drive.wake()
+    assert first.qsize() == 1 and second.qsize() == 1
+
+
+def test_what_comes_while_the_driver_leaves_is_passed_on() -> None:
+    runtime = Runtime.toy()
+    drive, seen = runtime.engine.drive, bells(runtime.engine.drive, 1)
+    branch, step = runtime.open(seed=0), runtime.engine.step
+
+    def last_step() -> bool:
+        worked = step()
+        branch.append("text")  # after the inbox was read, while this thread still drives
+        assert seen[0].empty()
+        return worked
+
+    runtime.engine.step = last_step  # type: ignore[method-assign]
+    assert drive._drive(lambda: False, None)  # there is news: look again
+    assert seen[0].qsize() == 1
+
+
+def test_who_is_ready_is_woken_after_the_step() -> None:
+    runtime = Runtime.toy()
+    drive, step, during = runtime.engine.drive, runtime.engine.step, []
+    bell: SimpleQueue[None] = SimpleQueue()
+
+    def slow_step() -> bool:
+        worked = step()
+        drive._ring(bell)
+        during.append(bell.qsize())
+        return worked
+
+    runtime.engine.step = slow_step  # type: ignore[method-assign]
+    drive._drive(lambda: False, None)
+    assert during == [0] and bell.qsize() == 1
+    drive._ring(bell)  # nobody drives
+    assert bell.qsize() == 2

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from sgl.backend.runtime.text import tokenizer as tokenizer_module
+from sgl.backend.runtime.text import words as words_module
 from sgl.backend.runtime.text.tokenizer import Tokenizer
+from sgl.backend.runtime.text.words import Words
 from sgl.lang.chat import ChatTemplate, Conversation
 from sgl.lang.errors import ModelLoadError, OptionError
 
@@ -201,9 +203,42 @@ def test_a_long_text_is_encoded_once_and_its_beginning_kept(monkeypatch: pytest.
     real = tok._encode_chunk
     monkeypatch.setattr(tok, "_encode_chunk", lambda text, prefixed: seen.append(text) or real(text, prefixed))
     shared = "".join(f"{a}{b} " for a in "abcdefghijklm" for b in "nopqrstuvwxyz")
-    for question in ("one or two", "three or four"):
-        tok.encode([(shared + question, False)], first=True)
-    assert "".join(seen[:-1]) == shared + "one or two" and len(seen[-1]) < 100 and len(seen) > 6
+    tok.encode([(shared + "one or two", False)], first=True)
+    assert "".join(seen) == shared + "one or two" and len(seen) > 6
+    del seen[:]
+    tok.encode([(shared + "three or two", False)], first=True)
+    assert seen == [" three"]  # the other words are known
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unsure"])
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(st.lists(words, max_size=12).map(" a word ".join).filter(bool), max_size=8),
+       limits=st.tuples(st.integers(1, 40), st.integers(1, 8), st.sampled_from([0, 1, 4, 100])))  # fmt: skip
+def test_words_that_are_known_are_the_text(kind: str, texts: list[str], limits: tuple[int, int, int]) -> None:
+    tok = tokenizer(kind)
+    assert tok._cuttable
+    with pytest.MonkeyPatch.context() as patch:
+        for name, limit in zip(("WORDS", "LONGEST", "FEW"), limits):
+            patch.setattr(words_module, name, limit)
+        kept = Words(lambda text: tok._encode_chunk(text, False), tok.token_bytes)
+        for text in texts:
+            try:
+                whole = tok._encode_chunk(text, False)
+            except OptionError:
+                with pytest.raises(OptionError):
+                    kept.tokens(text)
+                continue
+            assert kept.tokens(text) == whole
+            assert kept.tokens(text) == whole  # from what was kept
+        assert len(kept._known) <= limits[0]
+
+
+def test_a_text_of_new_words_is_encoded_once_and_old_words_never_again() -> None:
+    tok, seen = tokenizer("llama3"), []
+    kept = Words(lambda text: seen.append(text) or tok._encode_chunk(text, False), tok.token_bytes)
+    for text in ("Is the answer yes", "Is yes the answer the answer and yes", "Is yes and the answer"):
+        kept.tokens(text)
+    assert seen == ["Is the answer yes", " and"]
 
 
 def test_unsure_prompts_are_encoded_whole() -> None:

@@ -381,3 +381,18 @@ def test_default_budget():
 
     run(body, backend)
     assert [r.sampling.max_tokens for r in backend.requests] == [128, 500]
+
+
+def test_a_read_of_many_calls_sleeps_once(monkeypatch):
+    backend = sgl.Runtime.toy()
+    slept = []
+    wait = backend.wait
+    monkeypatch.setattr(backend, "wait", lambda handle, *a, **k: slept.append(handle.done) or wait(handle, *a, **k))
+
+    def body(s):
+        for i in range(4):
+            s += f"{i}: " + sgl.gen(f"a{i}", max_tokens=3)
+
+    state = run(body, backend)
+    assert state.text().startswith("0: ")
+    assert slept == [False]

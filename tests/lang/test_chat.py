@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl.lang.chat import CHATML, ChatTemplate, Conversation
+from sgl.lang.chat import CHATML, ChatTemplate, Conversation, Pieces
 from sgl.lang.errors import OptionError
 
 DATA = Path(__file__).parents[1] / "data" / "chat"
@@ -320,3 +320,38 @@ def test_a_conversation_renders_as_often_in_its_hundredth_turn_as_in_its_tenth(m
         conversation.close("assistant")
         counts.append(len(rendered) - before)
     assert set(counts[1:]) == {5} and not conversation._rendered
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_printed_around_contents_is_rendered_once_for_all_conversations(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[int] = []
+    render = ChatTemplate.render
+    monkeypatch.setattr(
+        ChatTemplate, "render", lambda self, *args, **kw: rendered.append(1) or render(self, *args, **kw)
+    )
+    source = template(name).source
+    shared = ChatTemplate(source, bos_token="<s>", eos_token="</s>", name=name)
+
+    def say(template: ChatTemplate, first: str) -> tuple[Pieces, int]:
+        rendered.clear()
+        conversation = Conversation(template)
+        pieces = [*conversation.turn("user", first), *conversation.open("assistant"), *conversation.close("assistant")]
+        return [*pieces, *conversation.turn("user", f"{first} again")], len(rendered)
+
+    _, alone = say(shared, "hi")
+    again, fewer = say(shared, "  other words ")
+    fresh, as_many = say(ChatTemplate(source, bos_token="<s>", eos_token="</s>", name=name), "  other words ")
+    assert again == fresh and as_many == alone
+    assert fewer < alone / 2 or "strftime_now" in source
+
+
+def test_options_and_the_time_are_a_conversations_own() -> None:
+    source = "{% for m in messages %}{{ strftime_now('%f') if clock else mood }}{{ m['content'] }}{% endfor %}"
+    timed = ChatTemplate(source)
+    assert not Conversation(timed)._shared
+    moods = ChatTemplate(source.replace("strftime_now('%f') if clock else ", ""))
+    said = [Conversation(moods, mood=mood).turn("user", "x") for mood in ("A", "B")]
+    assert said == [[("A", True), ("x", False)], [("B", True), ("x", False)]]
+    assert Conversation(moods).turn("user", "x") == [("x", False)]

@@ -9,12 +9,12 @@ Invariants:
 - The bytes of the tokens are the (normalised) text, or `encode` raises: no character is lost silently.
 - `encode_choices` agrees token by token with `encode` of prompt + choice.
 
-Thread-safe: nothing is written after construction but a cache that locks itself, and the Rust tokenizers are our own
-clones, set up once.
+Thread-safe: nothing is written after construction but caches that see to it themselves, and the Rust tokenizers are our
+own clones, set up once.
 
 Programs say the same long texts again and again (a prompt that a thousand rows begin with), and a tokenizer takes a
 microsecond a token or more. So a long run is encoded in chunks, cut where a cut certainly changes nothing, and the
-tokens of recent chunks are kept.
+tokens of recent chunks are kept; within chunks, those of recent words (`words.py`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, Literal
 
 import tokenizers
 
 from ....lang.errors import ModelLoadError, OptionError
+from .words import Words
 
 Pieces = Sequence[tuple[str, bool]]
 PrefixScheme = Literal["none", "first", "each"]
 
-CHUNK = 256
+CHUNK = 512
 """Characters of a chunk, about."""
-CHUNKS = 4096
+CHUNKS = 2048
 """Chunks whose tokens are kept: some megabytes."""
 _SPACE = "▁"  # SentencePiece's visible space
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -120,7 +120,8 @@ class Tokenizer:
         self._at_start = _plain_clone(source)
         self._inside = self._at_start if self._prefix == "none" else _plain_clone(_without_prefix(source))
         self._cuttable = self._certain_word_boundaries()
-        self._known_chunk = lru_cache(CHUNKS)(lambda chunk: self._encode_chunk(chunk, False))
+        self._words = Words(lambda text: self._encode_chunk(text, False), self.token_bytes)
+        self._known_chunk = lru_cache(CHUNKS)(lambda chunk: tuple(self._words.tokens(chunk)))
 
     def is_special(self, token_id: int) -> bool:
         """A control token (or an id without a token): it contributes no text."""
@@ -289,8 +290,10 @@ class Tokenizer:
 
     def _encode_plain(self, text: str, prefixed: bool) -> list[int]:
         """Tokens of ordinary text; none of them is a control token, and none of its characters is missing."""
-        if prefixed or not self._cuttable or len(text) < 2 * CHUNK:
+        if prefixed or not self._cuttable or not text:
             return self._encode_chunk(text, prefixed)
+        if len(text) < 2 * CHUNK:
+            return self._words.tokens(text)
         ids: list[int] = []
         for chunk in _chunks(text):
             ids += self._known_chunk(chunk)
@@ -426,4 +429,9 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the common beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b)))
+    length = 0
+    for x, y in zip(a, b):
+        if x != y:
+            break
+        length += 1
+    return length

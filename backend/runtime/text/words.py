@@ -1,0 +1,74 @@
+"""The tokens of words that were encoded before.
+
+Owns: which words of a text are known, and what is to be encoded of it. Knows nothing of tokenizers: how a text is
+encoded is given, and so is the promise that a text may be cut before a space between two ASCII letters, whatever
+stands around it. (What lies between two such places is a word here, be it ". The" or a text without any.)
+
+Programs say new texts of old words: a tokenizer takes a microsecond a token, a dictionary a tenth of that.
+
+Invariant: `tokens(text)` is `encode(text)`. Thread-safe: single operations on one dict.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+WORDS = 32768
+"""Words whose tokens are kept: some megabytes."""
+LONGEST = 64
+"""Characters of a word that is kept."""
+FEW = 4
+"""Where less than one word of so many is new, the new ones are encoded one by one, else the text as a whole."""
+_CUT = re.compile(r" (?=[A-Za-z])(?<=[A-Za-z] )")
+
+
+class Words:
+    """`encode(text)`: its tokens; `token_bytes[id]`: the bytes that a token spells."""
+
+    def __init__(self, encode: Callable[[str], list[int]], token_bytes: Sequence[bytes]) -> None:
+        self._encode, self._token_bytes = encode, token_bytes
+        # Keys are words without the space before them; a text's first word has a space more instead.
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of `text`; raises what `encode` raises."""
+        words = _CUT.split(text)
+        words[0] = " " + words[0]
+        known = self._known
+        found = list(map(known.get, words))
+        new = found.count(None)
+        if new * FEW > len(words):
+            ids = self._encode(text)
+            self._learn(text, words, ids)
+            return ids
+        if new:
+            found = [self._keep(w, self._encode(_spelled(w))) if ids is None else ids for w, ids in zip(words, found)]
+        return list(chain.from_iterable(found))  # type: ignore[arg-type]  # none is None now
+
+    def _keep(self, word: str, ids: Sequence[int]) -> tuple[int, ...]:
+        tokens = tuple(ids)
+        if len(word) <= LONGEST:
+            if len(self._known) >= WORDS:
+                self._known.clear()
+            self._known[word] = tokens
+        return tokens
+
+    def _learn(self, text: str, words: list[str], ids: list[int]) -> None:
+        """Keep the words of a text whose tokens are `ids`: each has those that spell its bytes."""
+        data = [self._token_bytes[i] for i in ids]
+        if b"".join(data) != text.encode():
+            return  # the tokenizer normalised it: which bytes are whose is not known
+        at = 0
+        for word in words:
+            first, left = at, len(_spelled(word).encode())
+            while left > 0:
+                left -= len(data[at])
+                at += 1
+            assert not left, "a token reaches across a certain cut"
+            self._keep(word, ids[first:at])
+
+
+def _spelled(word: str) -> str:
+    return word[1:] if word.startswith(" ") else " " + word
