@@ -85,7 +85,8 @@ class Runtime:
         step_tokens = _positive("chunked_prefill_size", chunked_prefill_size, STEP_TOKENS[kind])
         max_running = _positive("max_running_requests", max_running_requests, MAX_RUNNING[kind])
         own = hasattr(model, "executor")  # else the host computes one step after the other
-        if not own and cuda_graph_max_bs is not None:
+        captures = own and getattr(model, "captured", True)
+        if not captures and cuda_graph_max_bs is not None:
             log.warning("cuda_graph_max_bs=%d has no effect: no steps of %s are captured here", cuda_graph_max_bs, name)
         self._start(
             model,
@@ -104,7 +105,7 @@ class Runtime:
                 grammar_backend=grammar_backend,
                 attention_backend=attention_backend,
                 cuda_graph_max_bs=captured_rows(model, cuda_graph_max_bs, max_running)
-                if own and not disable_cuda_graph
+                if captures and not disable_cuda_graph
                 else 0,
                 overlap=own and not disable_overlap_schedule,
             ),

@@ -6,8 +6,6 @@ The reference is always a whole text through the model's eager attention, never 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,11 +15,11 @@ import torch
 import sgl
 from sgl.backend.runtime.batch import Batch, Model, SpanLayout
 from sgl.backend.runtime.model.dummy import byte_tokenizer
-from sgl.backend.runtime.model.transformers_attention import TILE, LayerShape, TiledStep
+from sgl.backend.runtime.model.transformers_attention import LayerShape, TiledStep
 from sgl.backend.runtime.model.transformers_model import TransformersModel
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 
-from .tiny_transformers import FAMILIES, WINDOW, WINDOWED, plain_logits, random_model, saved
+from .tiny_transformers import FAMILIES, WINDOW, WINDOWED, check_tree, plain_logits, random_model, saved, some
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,81 +29,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@dataclass
-class Text:
-    """A text that grows step by step, its rows scattered over the pool."""
-
-    tokens: list[int] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-
-    def fork(self) -> Text:
-        return Text(list(self.tokens), list(self.slots))
-
-    def runs(self) -> tuple[tuple[int, int], ...]:
-        edges = [0, *(i for i, (a, b) in enumerate(pairwise(self.slots), 1) if b != a + 1), len(self.slots)]
-        return tuple((self.slots[a], b - a) for a, b in pairwise(edges) if b > a)
-
-
-class Pool:
-    """Slots in blocks of four, in a shuffled order."""
-
-    def __init__(self, slots: int) -> None:
-        blocks = np.random.default_rng(5).permutation(slots // 4)
-        self._free = [4 * int(block) + i for block in blocks for i in range(4)]
-
-    def step(self, parts: list[tuple[Text, list[int]]]) -> Batch:
-        """One step that appends tokens to each path (paths may continue what an earlier part of it writes)."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        spans: list[SpanLayout] = []
-        for path, new in parts:
-            taken = [self._free.pop(0) for _ in new]
-            spans.append(SpanLayout(len(tokens), len(new), path.runs(), len(path.tokens)))
-            tokens += new
-            positions += range(len(path.tokens), len(path.tokens) + len(new))
-            slots += taken
-            path.tokens += new
-            path.slots += taken
-        arrays = (np.array(values, dtype=np.int64) for values in (tokens, positions, slots))
-        return Batch(*arrays, spans, np.arange(len(tokens)))
-
-
-def some(count: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 300, count).tolist()
-
-
-def check_tree(model: TransformersModel, reference: Any, tolerance: float = 2e-4) -> None:
-    """Prompts, decodes, forks, chains and a span over another's rows of the same step, each row against its text."""
-    pool = Pool(1200)
-    model.allocate(1200)
-
-    def run(parts: list[tuple[Text, list[int]]]) -> None:
-        got = model.forward(pool.step(parts))
-        assert got.dtype == np.float32 and got.shape[1] == model.vocab_size
-        row = 0
-        for path, new in parts:
-            end = len(path.tokens)
-            expected = plain_logits(reference, path.tokens)[end - len(new) : end]
-            np.testing.assert_allclose(got[row : row + len(new)], expected, atol=tolerance, rtol=0)
-            assert np.abs(expected).max() > 0.3, "the comparison would not notice anything"
-            row += len(new)
-
-    a, b = Text(), Text()
-    run([(a, some(TILE + 22, 0)), (b, some(7, 1))])
-    forks = [a.fork() for _ in range(3)]
-    run([(forks[0], some(1, 2)), (forks[1], some(5, 3)), (b, some(1, 4)), (forks[2], some(30, 5)), (a, some(1, 6))])
-    again = forks[1].fork()
-    run(
-        [(again, some(1, 7)), (forks[1], some(1, 8)), (b, some(3, 9)), (forks[2], some(1, 10)), (forks[0], some(1, 11))]
-    )
-    c = Text()
-    batch = pool.step([(c, some(4, 12)), (c, some(1, 13)), (b, some(1, 14))])  # the second reads what the first writes
-    got = model.forward(batch)
-    np.testing.assert_allclose(got[:5], plain_logits(reference, c.tokens), atol=tolerance, rtol=0)
-    np.testing.assert_allclose(got[5], plain_logits(reference, b.tokens)[-1], atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -153,9 +76,8 @@ def test_tokens_of_a_step_may_come_from_the_device(family, tmp_path):
     got = model.forward_device(torch.from_numpy(tokens), unknown)
     assert isinstance(got, torch.Tensor) and got.device.type == model.device_type
     np.testing.assert_array_equal(got.numpy(), expected)
-    model.attention.begin(unknown)
     narrow = (torch.from_numpy(array.astype(np.int32)) for array in (tokens, rows, rows))
-    np.testing.assert_array_equal(model.compute(*narrow).numpy(), expected)
+    np.testing.assert_array_equal(model.forward_rows(*narrow, model.attention.begin(unknown)).numpy(), expected)
 
 
 def test_bfloat16_is_close_and_half_as_large(tmp_path):
@@ -189,9 +111,10 @@ class Apart:
     def allocate(self, slots: int) -> None:
         self._k, self._v = ([torch.zeros(slots, x.kv_heads, x.head_dim) for x in self._layers] for _ in range(2))
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: Batch) -> Apart:
         self._slots = torch.from_numpy(batch.slots)
         self._step = TiledStep(batch, torch.device("cpu"))
+        return self
 
     def attend(self, layer: int, q_TQD: torch.Tensor, k_THD: torch.Tensor, v_THD: torch.Tensor) -> torch.Tensor:
         k_NHD, v_NHD = self._k[layer], self._v[layer]

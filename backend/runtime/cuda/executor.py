@@ -30,21 +30,24 @@ from .fixed_step import fill, layout, views
 from .graphs import Graphs
 
 if TYPE_CHECKING:
-    from ..model.fused_llama import FusedLlama
     from ..options import EngineOptions
+    from .device_model import DeviceModel
 
 log = logging.getLogger("sgl")
 
 
 class DeviceExecutor:
-    """Runs one model. `options` None: one step at a time, nothing captured."""
+    """Runs one model. `options` None: one step at a time, nothing captured. `attention`: the model's own, if any."""
 
-    def __init__(self, model: FusedLlama, vocab_size: int, options: EngineOptions | None) -> None:
+    def __init__(
+        self, model: DeviceModel, vocab_size: int, options: EngineOptions | None, attention: Any = None
+    ) -> None:
         self.model = model
         self.device = model.device
         self.ahead = options is not None and options.overlap
         most = 1 if options is None else options.step_tokens
-        self.attention = attention_of(model, "auto" if options is None else options.attention_backend)
+        asked = "auto" if options is None else options.attention_backend
+        self.attention = attention_of(model, asked) if attention is None else attention
         self.staging = Staging(self.device)
         self.sampled_S = torch.zeros(max(most, 64), dtype=torch.int32, device=self.device)
         self.sampler = DeviceSampler(vocab_size, model.vocab_size, self.device, rows=min(LOGIT_ROWS, max(most, 64)))
@@ -90,7 +93,7 @@ class DeviceExecutor:
             flight = DeviceFlight(self, self._compute(batch, self.attention.plan(batch)), None)
             flight.ask([Lookup((0,))] * len(batch.want))
             flight.answers()
-        logits_WV = self.model.logits(self.model.head_VE[:2])
+        logits_WV = self.logits(_scratch_batch([1, 1], 2))
         self.sampler.warm(logits_WV, self.sampled_S)
         log.info("kernels ready in %.1f s", time.monotonic() - began)
 
@@ -157,8 +160,10 @@ def _scratch_batch(spans: list[int], rows: int) -> Batch:
     return Batch(zeros, zeros, zeros, layout, np.arange(min(at, LOGIT_ROWS), dtype=np.int64))
 
 
-def attention_of(model: FusedLlama, asked: str) -> Any:
-    """The attention that was asked for; ours, with a warning, where FlashInfer turns out not to work on this machine.
+def attention_of(model: Any, asked: str) -> Any:
+    """The attention that was asked for, of a model with one shape of heads (`config`); ours, with a warning, where
+    FlashInfer turns out not to work on this machine.
+
     Raises `OptionError` where it is not installed, or has no kernel for this model."""
     config = model.config
     shape = (config.num_heads, config.num_kv_heads, config.head_dim, model.device, model.dtype)

@@ -18,7 +18,7 @@ from ..model.fused_llama import Inputs
 from ..staging import Ints, Staging
 
 if TYPE_CHECKING:
-    from ..model.fused_llama import FusedLlama
+    from .device_model import DeviceModel
 
 
 def layout(rows: int, wants: int) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class FixedStep:
 
     def __init__(
         self,
-        model: FusedLlama,
+        model: DeviceModel,
         attention: Any,
         rows: int,
         wants: int,

@@ -17,6 +17,7 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ import torch.nn.functional as F
 
 from ....lang.errors import BackendError, ModelLoadError
 from ..batch import Batch
-from .transformers_attention import LayerAttention, LayerShape, TorchAttention
+from ..device import FUSED_HEAD_DIMS, card_of, fused_obstacle
+from .transformers_attention import WORK_AT_ONCE, LayerAttention, LayerShape, LayerStep, TorchAttention
 from .transformers_probe import (
     PROBE,
     STEP,
@@ -64,8 +66,9 @@ class TransformersModel:
         own_TV = self._own_logits() if prove else None
         self.layers: Sequence[LayerShape] = self._record()
         self.context_length = _context_length(network.config.get_text_config(), name)
-        self.attention: LayerAttention = TorchAttention(self.layers, self.device, self.dtype)
+        self.attention = self._attention()
         """May be replaced before `allocate`."""
+        self._step: LayerStep | None = None
         self._next = 0
         attend_through(network, self._attend)
         self.network.set_attn_implementation(STEP)
@@ -100,7 +103,12 @@ class TransformersModel:
             raise
         except Exception as error:
             raise ModelLoadError(f"{name}: transformers cannot load it ({_first_line(error)})") from error
-        return cls(network.to(device).eval(), name, prove=not dummy)
+        place = torch.device(device)
+        with _on(place):
+            return _class_for(cls, place)(network.to(place).eval(), name, prove=not dummy)
+
+    def _attention(self) -> LayerAttention:
+        return TorchAttention(self.layers, self.device, self.dtype)
 
     def allocate(self, slots: int) -> None:
         """Make KV tensors of `slots` slots."""
@@ -110,24 +118,31 @@ class TransformersModel:
         """Bytes a step of `rows` rows needs beside weights and KV: a guess, its code is not ours."""
         config = self.network.config.get_text_config()
         wide = 16 * config.hidden_size + 6 * (getattr(config, "intermediate_size", 0) or 4 * config.hidden_size)
-        return rows * wide * 4 + 3 * 4 * min(rows, 512) * self.vocab_size + (512 << 20)
+        tiled = 24 * WORK_AT_ONCE * max(layer.query_heads for layer in self.layers)  # scores, and copies of them
+        return rows * wide * 4 + 3 * 4 * min(rows, 1024) * self.vocab_size + tiled + (512 << 20)
 
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         """One step; float32 logits [W, V] on the host."""
         if not len(batch.tokens):
             return np.empty((0, self.vocab_size), dtype=np.float32)
-        return self.forward_device(self._tensor(batch.tokens), batch).float().cpu().numpy()
+        with _on(self.device):
+            return self.forward_device(self._tensor(batch.tokens), batch).float().cpu().numpy()
 
     def forward_device(self, tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
         """One step; logits [W, V] on the device, in the model's dtype. `tokens` [T] (not the batch's) are computed."""
-        self.attention.begin(batch)
-        return self.compute(tokens, self._tensor(batch.positions), self._tensor(batch.want))
+        step = self.attention.begin(batch)
+        return self.forward_rows(tokens, self._tensor(batch.positions), self._tensor(batch.want), step)
 
     @torch.inference_mode()
-    def compute(self, tokens_T: torch.Tensor, positions_T: torch.Tensor, want_W: torch.Tensor) -> torch.Tensor:
-        """The forward alone, of a step that `attention` was prepared for; logits [W, V]. Touches the host nowhere."""
-        self._next = 0
-        logits_WV = self._run(tokens_T, positions_T, want_W)
+    def forward_rows(
+        self, tokens_T: torch.Tensor, positions_T: torch.Tensor, want_W: torch.Tensor, step: LayerStep
+    ) -> torch.Tensor:
+        """The forward alone, of a step whose attention is `step`; logits [W, V]. Touches the host nowhere."""
+        self._next, self._step = 0, step
+        try:
+            logits_WV = self._run(tokens_T, positions_T, want_W)
+        finally:
+            self._step = None  # its tensors are as large as the step's
         if self._next != len(self.layers):
             raise BackendError(f"{self.name}: {self._next} attentions in a step, {len(self.layers)} when it was loaded")
         return logits_WV
@@ -155,7 +170,8 @@ class TransformersModel:
             raise BackendError(f"{self.name}: more attentions in a step than the {len(self.layers)} when it was loaded")
         dim = self.layers[layer].head_dim
         q_TQD, k_THD, v_THD = (_widened(x, dim, self.dtype) for x in (query_1QTD, key_1HTD, value_1HTD))
-        mixed_TQD = self.attention.attend(layer, q_TQD, k_THD, v_THD)
+        assert self._step is not None
+        mixed_TQD = self._step.attend(layer, q_TQD, k_THD, v_THD)
         return mixed_TQD[None, :, :, : value_1HTD.shape[3]].to(query_1QTD.dtype)
 
     def _tensor(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -208,6 +224,24 @@ class TransformersModel:
         self.allocate(len(batch.tokens))
         ours_TV = self.forward_device(self._tensor(batch.tokens), batch)[rows]
         compare(ours_TV, own_TV, self.name)
+
+
+def _class_for(cls: type[TransformersModel], device: torch.device) -> type[TransformersModel]:
+    """The class that runs a model on a device: on a GPU that kernels are made for, one with an executor of its own."""
+    card = card_of(str(device))
+    if card is None:
+        return cls
+    if (obstacle := fused_obstacle(card, FUSED_HEAD_DIMS[0])) is not None:
+        _log.warning("attention and sampling are plain torch and numpy, which is much slower: %s", obstacle)
+        return cls
+    from .transformers_device import DeviceTransformers
+
+    return DeviceTransformers
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Make it the current device: kernels are launched there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _refuse_by_config(config: Any, name: str) -> None:
