@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from sgl.backend.runtime.attention import tree_attention, tree_plan
 from sgl.backend.runtime.attention.tree_attention import TreeAttention
 from sgl.backend.runtime.attention.tree_plan import Caps, TreePlan, plan_tree
 from sgl.backend.runtime.batch import Batch, SpanLayout
+from sgl.backend.runtime.model import kernels
 from sgl.lang.errors import OptionError
 
 
@@ -272,6 +274,50 @@ def test_any_step(step, captured, chunk):
         ):
             patch.setattr(tree_plan, name, value)
         compare(*step, heads=(2, 1), caps=(len(step[1]) + 3, 300) if captured else None)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="launches overlap on a device")
+@pytest.mark.parametrize("rows", [2, 40, 96, 300])
+@pytest.mark.parametrize("shared", [0, 700])
+def test_a_chain_of_overlapping_layers_gives_the_bits_of_one_launch_at_a_time(rows, shared):
+    """Layers write q, K and V where the layer before read its own: whoever reads too early reads something else."""
+    layers, heads, dim = 16, (8, 2), 128
+    contexts = [[(1, shared), (1000 + 64 * i, 40)] if shared else [(1000 + 64 * i, 40 + i % 20)] for i in range(rows)]
+    spans, slots = build(contexts, [1] * rows, [1000 + 64 * i + 62 for i in range(rows)])
+    attention = TreeAttention(*heads, dim, torch.device("cuda"), torch.bfloat16)
+    plan = attention.plan(Batch(slots, slots, slots, spans, slots[:0]))
+    caps = attention.caps(rows, 4096)
+    assert attention.overlap and (len(attention.launches(caps, plan.tile_rows)) == 2) == (rows > 64)
+    packed = torch.from_numpy(plan.pack(caps)).cuda()
+    generator = torch.Generator(device="cuda").manual_seed(rows)
+    new = functools.partial(torch.randn, generator=generator, device="cuda", dtype=torch.bfloat16)
+    qkv_LTC = new(layers, rows, (heads[0] + 2 * heads[1]) * dim)
+    k_NHD, v_NHD = new(2, 1000 + 64 * rows, heads[1], dim)
+    positions_T = torch.arange(rows, dtype=torch.int32, device="cuda")
+    slots_T = torch.from_numpy(slots).int().cuda()
+    cos_PF, sin_PF = torch.rand(2, rows, dim // 2, generator=generator, device="cuda")
+    q_TQD = torch.empty(rows, heads[0], dim, dtype=torch.bfloat16, device="cuda")
+    out_LTQD = torch.empty(layers, *q_TQD.shape, dtype=torch.bfloat16, device="cuda")
+
+    def run(between):
+        step = attention.start(packed, caps)
+        for qkv_TC, out_TQD in zip(qkv_LTC, out_LTQD):
+            args = qkv_TC, positions_T, slots_T, cos_PF, sin_PF, None, 1e-6, q_TQD, k_NHD, v_NHD
+            kernels.rope_and_store(*args, overlap=True)
+            between()
+            step.attend(q_TQD, k_NHD, v_NHD, out_TQD)
+            between()
+
+    run(torch.cuda.synchronize)
+    expected = out_LTQD.clone()
+    assert not expected.isnan().any()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run(lambda: None)
+    for _ in range(20):
+        out_LTQD.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(out_LTQD, expected)
 
 
 def test_refuses_heads_it_is_not_made_for():

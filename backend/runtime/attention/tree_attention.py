@@ -5,8 +5,9 @@ of when steps are captured. Needs triton; nothing else of the package does.
 
 A step is `start` (expands the runs to slots, once) and one `attend` a layer. A launch of `attend`:
 
-- Steps of up to `FEW_ROWS` rows: wide and small items in one launch, so that a shared prefix and private contexts are
-  read at the same time, and an empty kind costs nothing. Larger steps: a launch a kind, each of its own width.
+- Steps of up to `SIDE_BY_SIDE_ROWS` rows: wide and small items in one launch, so that a shared prefix and private
+  contexts are read at the same time, and an empty kind costs nothing. Up to `FEW_ROWS`: a launch a kind, the second
+  beginning when all of the first run. Larger steps: a launch a kind, one after the other, each of its own width.
 - Then a merge of parts, a program a row and KV head. Steps of up to `LATENCY_ROWS` rows have none: whoever
   finishes a row's last part merges them. With more rows that would make some programs merge many rows one by one.
 
@@ -33,6 +34,10 @@ LONG_SPANS = 256
 half empty (117 spans of 70 rows over 1,500 shared keys, 32/8 heads of 128: 659 us a layer, 1,482 with wide tiles)."""
 NARROW_M = 64
 """Rows x heads of the other wide tiles."""
+SIDE_BY_SIDE_ROWS = 64
+"""Captured steps of more rows have a launch for each kind, side by side: alone, small items take half the registers,
+so twice as many of them run at once. (256 rows, 900 keys shared and 100 own, 32/8 heads: 86 us a layer, 97 in one
+launch; up to 64 rows the other launch costs what it brings.)"""
 MERGE_ELEMENTS = 8192
 """Parts x heads x head dim (all padded) that a program merges at a time: 64 registers a thread of 4 warps."""
 EXPAND_BLOCK = 1024
@@ -51,6 +56,7 @@ class Tilings(NamedTuple):
     """What is tuned on the card (`benchmarks/gpu/attention.py --tune`), for one head dim and type."""
 
     small: Tiling  # decoding: bound by memory, so what counts is bytes in flight and programs side by side
+    alone: Tiling  # the same in a launch without wide items: fewer registers, so more programs side by side
     wide: Tiling  # shared prefixes and prompts in steps of few rows; its warps are the whole launch's
     prompt: Tiling  # wide items of larger steps: bound by arithmetic
     prompt_m: int  # their rows x heads
@@ -61,9 +67,10 @@ class Tilings(NamedTuple):
         """The choice for a padded head dim and a type of so many bytes."""
         if element_size == 4:
             exact = Tiling(32 if head_dim <= 128 else 16, 2, 8)  # multiplied without matrix units: registers run out
-            return Tilings(exact, exact, exact, 64, 4)
+            return Tilings(exact, exact, exact, exact, 64, 4)
         keys = 64 if head_dim <= 128 else 32
-        return Tilings(Tiling(128 if head_dim <= 64 else keys, 3, 4), Tiling(keys, 3, 4), Tiling(keys, 3, 8), 128, 4)
+        small = Tiling(128 if head_dim <= 64 else keys, 3, 4)
+        return Tilings(small, small._replace(stages=2), Tiling(keys, 3, 4), Tiling(keys, 3, 8), 128, 4)
 
 
 class _Launch(NamedTuple):
@@ -112,38 +119,49 @@ class TreeAttention:
 
     def launches(self, caps: Caps, tile: TileRows) -> list[_Launch]:
         """What one `attend` launches."""
-        kv = self.heads[1]
-        small, wide = self.tilings.small, self.tilings.prompt if tile.wide_m > NARROW_M else self.tilings.wide
-        kinds = [(caps.wide, caps.small)] if caps.few else [(caps.wide, 0), (0, caps.small)]
-        launches: list[_Launch] = []
-        for wide_room, small_room in kinds:
-            programs = (wide_room + small_room) * kv
-            if not programs:
-                continue
-            once = not caps.few or programs <= ONCE_PROGRAMS * self.processors
-            constants = {
-                **self.shape(),
-                "WIDE_M": tile.wide_m if wide_room else 0,
-                "WIDE_N": wide.keys,
-                "WIDE_STAGES": wide.stages,
-                "SMALL_M": tile.small_m if small_room else 0,
-                "SMALL_N": small.keys,
-                "SMALL_STAGES": small.stages,
-                "ONCE": once,
-                "LAST_MERGES": caps.rows <= LATENCY_ROWS,
-                "PRECISION": "ieee" if self.dtype == torch.float32 else "tf32",
-                "num_warps": wide.warps if wide_room else small.warps,
-            }
-            launches.append(_Launch(programs if once else self._work, wide_room, constants))
-        return launches
+        if caps.few and not (self.overlap and caps.wide and caps.rows > SIDE_BY_SIDE_ROWS):
+            return [self._launch(caps, tile, caps.wide, caps.small, "ALONE")]
+        orders = ("FIRST", "SECOND") if caps.few else ("ALONE", "ALONE")
+        kinds = zip((caps.wide, 0), (0, caps.small), orders)
+        return [self._launch(caps, tile, *kind) for kind in kinds if kind[0] + kind[1]]
 
-    def shape(self) -> dict[str, Any]:
-        """What the kernels that attend and merge are made for."""
+    def _launch(self, caps: Caps, tile: TileRows, wide_room: int, small_room: int, order: str) -> _Launch:
+        small, wide = self.tilings.small, self.tilings.prompt if tile.wide_m > NARROW_M else self.tilings.wide
+        if not wide_room:
+            small = self.tilings.alone
+        programs = (wide_room + small_room) * self.heads[1]
+        once = not caps.few or programs <= ONCE_PROGRAMS * self.processors
+        constants = {
+            **self._sizes(),
+            "WIDE_M": tile.wide_m if wide_room else 0,
+            "WIDE_N": wide.keys,
+            "WIDE_STAGES": wide.stages,
+            "SMALL_M": tile.small_m if small_room else 0,
+            "SMALL_N": small.keys,
+            "SMALL_STAGES": small.stages,
+            "ONCE": once,
+            "LAST_MERGES": caps.rows <= LATENCY_ROWS,
+            "ORDER": int(getattr(tree_kernels, order if self.overlap else "APART").value),
+            "PRECISION": "ieee" if self.dtype == torch.float32 else "tf32",
+            "num_warps": wide.warps if wide_room else small.warps,
+        }
+        if self.overlap:
+            constants["launch_pdl"] = True
+        if once:
+            return _Launch(programs, wide_room, constants)
+        # All of the first of two must run at once, or the second begins late.
+        return _Launch(2 * self.processors if order == "FIRST" else self._work, wide_room, constants)
+
+    def _sizes(self) -> dict[str, Any]:
         query, kv = self.heads
         dim, group = _power(self.head_dim), _power(query // kv)
         parts = min(32, max(1, MERGE_ELEMENTS // (dim * group)))
-        shape = {"Q": query, "H": kv, "D": self.head_dim, "DP": dim, "GP": group, "P": parts, "OVERLAP": self.overlap}
-        return shape | {"launch_pdl": True} if self.overlap else shape
+        return {"Q": query, "H": kv, "D": self.head_dim, "DP": dim, "GP": group, "P": parts}
+
+    def merging(self) -> dict[str, Any]:
+        """What the kernel that merges is made for."""
+        options = self._sizes() | {"OVERLAP": self.overlap}
+        return options | {"launch_pdl": True} if self.overlap else options
 
     @property
     def _work(self) -> int:
@@ -168,7 +186,7 @@ class TreeStep:
         self._tickets = empty(max(1, tickets), dtype=torch.int32, device=on)
         self._launches = attention.launches(caps, tile)
         self._merge_grid = (caps.rows, kv) if caps.parts and not tickets else None
-        self._shape = attention.shape()
+        self._shape = attention.merging()
         self._scale = attention.head_dim**-0.5 * LOG2_E
         grid = (min(caps.runs, 8 * attention.processors),)
         tree_kernels.expand[grid](packed, runs, self._slots, self._tickets, TICKETS=tickets, BLOCK=EXPAND_BLOCK)

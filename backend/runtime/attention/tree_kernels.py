@@ -9,7 +9,7 @@ logarithm of its sum, minus infinity where its row sees no key.
 
 Offsets into K, V, Q and the output are 64 bits wide: slots x heads x head dim exceeds 2^31 in a large pool.
 
-Overlap with the launch before (`OVERLAP`, "programmatic dependent launch"): a program reads the plan and its slots,
+Overlap with the launch before ("programmatic dependent launch"): a program reads the plan and its slots,
 which were there before the layer began, and only then waits for that launch to end. Every launch has a program that
 waits (each step has a row), so a chain of such launches keeps its order.
 
@@ -26,6 +26,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 WIDE, SMALL, RUNS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 ITEM = tl.constexpr(8)
 RUN = tl.constexpr(4)
+APART, ALONE, FIRST, SECOND = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+"""How a launch of `attend` overlaps with others: not at all; with those around it; as one of two."""
 
 _PLAN = ["packed", "wide_items", "small_items", "listed", "place", "indptr", "runs"]
 """Sections of a packed plan: wherever they begin, the same compiled kernels read them."""
@@ -150,7 +152,8 @@ def _attend_item(
         slot_N = tl.load(slots + tl.arange(0, N), mask=tl.arange(0, N) < key_count, other=0)
         if OVERLAP:
             gdc_wait()
-        q_MD = tl.load(q + at_MD, mask=there_MD, other=0.0)
+        # L1 may hold what these addresses had in a former layer: `SECOND` does not wait.
+        q_MD = tl.load(q + at_MD, mask=there_MD, other=0.0, cache_modifier=".cg")
         acc_MD = tl.zeros([M, DP], tl.float32)
         top_M = tl.full([M], float("-inf"), tl.float32)
         sum_M = tl.zeros([M], tl.float32)
@@ -215,14 +218,20 @@ def attend(
     Q: tl.constexpr, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, GP: tl.constexpr, P: tl.constexpr,
     WIDE_M: tl.constexpr, WIDE_N: tl.constexpr, WIDE_STAGES: tl.constexpr,
     SMALL_M: tl.constexpr, SMALL_N: tl.constexpr, SMALL_STAGES: tl.constexpr,
-    ONCE: tl.constexpr, LAST_MERGES: tl.constexpr, PRECISION: tl.constexpr, OVERLAP: tl.constexpr,
+    ONCE: tl.constexpr, LAST_MERGES: tl.constexpr, PRECISION: tl.constexpr, ORDER: tl.constexpr,
 ):  # fmt: skip
     """All items of a kind, or of both; WIDE_M or SMALL_M is 0 where a launch leaves that kind out.
 
     ONCE: the grid has a program for each place of an item, used or not (`wide_room` of them are for wide ones).
     Otherwise programs take items in turn, as many as the plan says there are.
+
+    ORDER, where launches overlap: `ALONE` waits item by item. Of two launches that run side by side, `FIRST` waits for
+    the launch before and only then lets `SECOND` begin, which need not wait for that, but ends after `FIRST`.
     """
-    if OVERLAP:
+    OVERLAP: tl.constexpr = ORDER == ALONE
+    if ORDER == FIRST:
+        gdc_wait()
+    if ORDER != APART:
         gdc_launch_dependents()
     program = tl.program_id(0)
     if ONCE:
@@ -266,6 +275,8 @@ def attend(
                 tickets, scale, Q, H, D, DP, GP, P, SMALL_M, SMALL_N, SMALL_STAGES, False, LAST_MERGES, PRECISION,
                 OVERLAP,
             )  # fmt: skip
+    if ORDER == SECOND:
+        gdc_wait()
 
 
 @triton.jit(do_not_specialize_on_alignment=_PLAN)
