@@ -120,7 +120,7 @@ def test_programs_run_and_write_as_much_as_they_say(gpu: Any, runtime: sgl.Runti
     cases = gpu.programs.build(runtime, None, small=True)
     assert [case.name for case in cases] == list(gpu.cases.NAMES)
     for case in cases:
-        found = gpu.programs.run_once(case, runtime, 64, True)
+        found = gpu.programs.run_once(case, runtime, 64)
         assert not found.failed, case.name
         assert case.generated in (None, found.generated)
         least = gpu.programs.limit_of(case, found, "tiny", 64)
@@ -135,7 +135,7 @@ def test_a_program_of_another_size_is_noticed(gpu: Any, runtime: sgl.Runtime) ->
     with pytest.raises(ValueError, match="a text of"):
         gpu.programs.check_sizes(longer, texts)
     with pytest.raises(AssertionError, match="tokens generated"):
-        gpu.programs.run_once(longer, runtime, 64, True)
+        gpu.programs.run_once(longer, runtime, 64)
 
 
 def test_a_record_is_what_its_constraint_says(gpu: Any, runtime: sgl.Runtime) -> None:
@@ -146,23 +146,26 @@ def test_a_record_is_what_its_constraint_says(gpu: Any, runtime: sgl.Runtime) ->
             assert record["house"] in gpu.cases.HOUSES and 2 <= len(record["skills"]) <= 3
 
 
-def test_held_programs_are_over_when_their_thread_takes_the_next(gpu: Any, runtime: sgl.Runtime) -> None:
+@pytest.mark.parametrize("name, together", [("few_shot", 64), ("judge", 3), ("few_shot", 2)])
+def test_no_more_programs_are_in_flight_than_asked(gpu: Any, runtime: sgl.Runtime, name: str, together: int) -> None:
+    """Whether their bodies hold a thread each (judge), or `run_batch` has four in flight a thread."""
     seen = []
 
     @sgl.function
     def program(s: Any, i: int) -> None:
         info = runtime.get_server_info()
         seen.append(info["running"] + info["queued"])
-        s += f"{i}:" + sgl.gen("a", max_tokens=20, temperature=0, ignore_eos=True)
+        s += f"{i}:" + sgl.gen("a", max_tokens=6, temperature=0, ignore_eos=True)
 
-    gpu.programs.held(program).run_batch([{"i": i} for i in range(4)], num_threads=1, backend=runtime)
-    assert seen == [0, 0, 0, 0]
-    assert (gpu.programs.in_flight(64, True), gpu.programs.in_flight(64, False)) == (64, 256)
+    case = gpu.cases.Case(name, program, [{"i": i} for i in range(150)], 1, None, None)
+    threads, run = gpu.programs.run_in(case, together)
+    run.run_batch(case.rows, num_threads=threads, backend=runtime)
+    assert len(seen) == 150 and together // 2 <= max(seen) <= together - 1
 
 
 def test_the_profile_shows_the_steps(gpu: Any, runtime: sgl.Runtime, capsys: pytest.CaptureFixture[str]) -> None:
     case = gpu.programs.build(runtime, ["few_shot"], small=True)[0]
-    gpu.programs.show_profile(case, runtime, "auto", True)
+    gpu.programs.show_profile(case, runtime, "auto")
     told = capsys.readouterr().out
     assert "few_shot: " in told and "tottime" in told
     assert "0.000 s within" not in told
@@ -184,7 +187,7 @@ def test_commands_print_tables(
 ) -> None:
     tiny = ("--shape", "tiny", "--small", "--option", "device=cpu", "--option", "max_total_tokens=20000")
     file = tmp_path / "figures.json"
-    call(monkeypatch, gpu.programs, *tiny, "--only", "endings", "chat", "--threads", "auto", "--json", str(file))
+    call(monkeypatch, gpu.programs, *tiny, "--only", "endings", "chat", "--in-flight", "auto", "--json", str(file))
     written = json.loads(file.read_text())
     assert [line["name"] for line in written["lines"]] == ["endings", "chat"]
     assert len(written["lines"][0]["seconds"]) == 2 and written["about"]["torch"]

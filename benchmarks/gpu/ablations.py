@@ -44,7 +44,7 @@ def measure(args: argparse.Namespace, options: dict[str, Any], names: list[str])
     try:
         for case in programs.build(runtime, names, args.small):
             try:
-                measured = programs.measure(case, runtime, args.threads, times=args.times)
+                measured = programs.measure(case, runtime, args.in_flight, times=args.times)
                 found[case.name] = None if measured.failed else measured.best
             except Exception:
                 traceback.print_exc()
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_options(parser)
     parser.add_argument("--only", nargs="*", choices=NAMES, default=list(CASES), metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--threads", type=programs.threads_of, default=64, help="programs in flight, or 'auto'")
+    parser.add_argument("--in-flight", type=programs.in_flight, default=64, help="programs at a time, or 'auto'")
     parser.add_argument("--times", type=int, default=2, help="runs of each program")
     parser.add_argument("--configs", nargs="*", choices=CONFIGS, metavar="CONFIG", help=f"only: {', '.join(CONFIGS)}")
     parser.add_argument("--skip", nargs="*", choices=CONFIGS, metavar="CONFIG", help="all but these")

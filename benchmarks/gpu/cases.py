@@ -153,6 +153,11 @@ class Case:
     generated: int | None
     work: Work | None
 
+    @property
+    def waits(self) -> bool:
+        """Whether its body reads values, and so waits for them."""
+        return self.name in ("tree_of_thought", "skeleton", "judge", "agent")
+
 
 @dataclass(frozen=True)
 class Scale:

@@ -1,6 +1,6 @@
 """What a step of the GPU path costs the host, with a device that answers at once: milliseconds a step.
 
-    python benchmarks/gpu/host.py --tokenizer FILE [raw:128 few_shot chat ...] [--threads 64] [--profile NAME]
+    python benchmarks/gpu/host.py --tokenizer FILE [raw:128 few_shot chat ...] [--in-flight 64] [--profile NAME]
 
 All that the host does for a step is done (spans, the attention's plan and its packing, the inputs, the asks), nothing
 is computed: tokens are made up, legal under their masks. What is left out is launching. Programs are those of
@@ -39,7 +39,9 @@ from sgl.lang.chat import CHATML, ChatTemplate
 HEADS = (32, 8)
 POOL = 1_000_000
 VOCABULARY = 151_936
-DEFAULT = ("raw:64", "raw:128", "raw:256", "few_shot", "multiple_choice", "chat", "agent", "regex_record")
+DEFAULT = (
+    "raw:64", "raw:128", "raw:256", "few_shot", "multiple_choice", "chat", "agent", "regex_record", "schema_record",
+)  # fmt: skip
 
 
 class Answered:
@@ -101,21 +103,28 @@ class NullModel:
         return NullExecutor(vocab_size, self.context_length)
 
 
-def job_of(name: str, runtime: sgl.Runtime, threads: int) -> Callable[[], object]:
+def job_of(name: str, runtime: sgl.Runtime, together: int) -> Callable[[], float]:
+    """To be called for one run: its seconds."""
     if name.startswith("raw:"):
         rng = np.random.default_rng(0)
         ids = [rng.integers(0, 150_000, 512).tolist() for _ in range(int(name[4:]))]
         params = {"temperature": 0, "ignore_eos": True, "max_new_tokens": 128}
-        return lambda: runtime.generate(input_ids=ids, sampling_params=params)
+
+        def job() -> float:
+            began = time.perf_counter()
+            runtime.generate(input_ids=ids, sampling_params=params)
+            return time.perf_counter() - began
+
+        return job
     case = programs.build(runtime, [name], False)[0]
-    return lambda: programs.run_once(case, runtime, threads, True)
+    return lambda: programs.run_once(case, runtime, together).best
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", default=list(DEFAULT))
     parser.add_argument("--tokenizer", type=Path, required=True, help="Qwen3's tokenizer.json, may be .xz or .gz")
-    parser.add_argument("--threads", type=int, default=64)
+    parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--profile", metavar="NAME", help="where the time goes in raw:N (one thread)")
     args = parser.parse_args()
     report.show_about()
@@ -129,7 +138,7 @@ def main() -> None:
             NullModel(), tokenizer, chat_template=ChatTemplate(CHATML, name="chatml"), max_total_tokens=POOL,
             chunked_prefill_size=8192, max_running_requests=512,
         )  # fmt: skip
-        job = job_of(name, runtime, args.threads)
+        job = job_of(name, runtime, args.in_flight)
         job()
         runtime.flush_cache()
         before = runtime.engine.steps
@@ -138,9 +147,8 @@ def main() -> None:
                 job()
             pstats.Stats(profile).sort_stats("tottime").print_stats(25)
             return
-        began = time.perf_counter()
-        job()
-        seconds, steps = time.perf_counter() - began, runtime.engine.steps - before
+        seconds = job()
+        steps = runtime.engine.steps - before
         print(f"{name:16} {seconds:8.3f} {steps:6} {seconds / steps * 1e3:10.2f}", flush=True)
 
 

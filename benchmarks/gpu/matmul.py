@@ -68,6 +68,7 @@ def described(choice: Choice) -> str:
         return "cuBLAS"
     parts = f"/{choice.parts}" if choice.parts > 1 else ""
     overlap = " overlap" if choice.overlap else ""
+    overlap += f" early{choice.early}" if choice.early else ""
     return f"{choice.kernel} {choice.block_n}x{choice.block_k}{parts} w{choice.warps} s{choice.stages}{overlap}"
 
 

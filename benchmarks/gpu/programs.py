@@ -1,12 +1,12 @@
 """SGLang's programs on this runtime: seconds, beside SGLang's, the target and the card's limit.
 
-    python benchmarks/gpu/programs.py [--shape 8b] [--tokenizer tokenizer.json] [--only NAME ...] [--threads 64|auto]
+    python benchmarks/gpu/programs.py [--shape 8b] [--tokenizer tokenizer.json] [--only NAME ...] [--in-flight 64]
     python benchmarks/gpu/programs.py --profile agent
 
-Each program runs through `run_batch`, twice, each time on a cold cache (`flush_cache`). With `--threads N` at most N
-programs are in flight, as with SGLang's N threads: each body waits for its end. (`run_batch` by itself lets a body's
-thread go once it returns, so that more programs than threads are in flight; `--no-hold` and `--threads auto` measure
-that.) Texts are checked to have the sizes they should, within 2 %.
+Each program runs through `run_batch`, twice, each time on a cold cache (`flush_cache`), with at most `--in-flight`
+programs unfinished at a time (SGLang's: its threads). A body that reads values holds a thread while it waits, so those
+get as many threads, and wait for their end too; of bodies that only say what they want `run_batch` has four in flight
+a thread, so those get a quarter. `--in-flight auto` is `run_batch`'s own choice.
 
 *Limit* is of `limits.py`, at the same number in flight; its rows count every label and message as new, while the
 runtime computes what programs or forks happen to begin with alike once. *Rows* went through the model, *generated* are
@@ -69,18 +69,20 @@ def held(program: Any) -> Any:
     return sgl.function(body)
 
 
-def in_flight(threads: int | str, hold: bool) -> int:
-    """Programs at a time."""
-    if threads == "auto":
-        return IN_FLIGHT
-    assert isinstance(threads, int)
-    return threads if hold else max(MAX_THREADS, threads * 4)
+def run_in(case: Case, together: int | str) -> tuple[int | str, Any]:
+    """`num_threads=` with which just so many programs are in flight, and the program to run."""
+    if together == "auto":
+        return "auto", case.program
+    assert isinstance(together, int)
+    if case.waits or together < MAX_THREADS:
+        return together, held(case.program)
+    return together // 4, case.program
 
 
-def run_once(case: Case, runtime: sgl.Runtime, threads: int | str, hold: bool) -> Measured:
+def run_once(case: Case, runtime: sgl.Runtime, together: int | str) -> Measured:
     runtime.flush_cache()
     gc.collect()
-    program = held(case.program) if hold and threads != "auto" else case.program
+    threads, program = run_in(case, together)
     before = runtime.get_server_info()
     began = time.perf_counter()
     states = program.run_batch(case.rows, num_threads=threads, backend=runtime, on_error="keep")
@@ -114,9 +116,9 @@ def _check_size(what: str, found: int, expected: int) -> None:
         raise AssertionError(f"{what}: {found}, expected {expected}")
 
 
-def measure(case: Case, runtime: sgl.Runtime, threads: int | str, hold: bool = True, times: int = 2) -> Measured:
+def measure(case: Case, runtime: sgl.Runtime, together: int | str, times: int = 2) -> Measured:
     """The best of `times` runs, each cold."""
-    runs = [run_once(case, runtime, threads, hold) for _ in range(times)]
+    runs = [run_once(case, runtime, together) for _ in range(times)]
     best = min(runs, key=lambda run: run.best)
     best.seconds = [seconds for run in runs for seconds in run.seconds]
     return best
@@ -158,11 +160,11 @@ def profiled(runtime: sgl.Runtime) -> Iterator[cProfile.Profile]:
         engine.step = step  # type: ignore[method-assign]
 
 
-def show_profile(case: Case, runtime: sgl.Runtime, threads: int | str, hold: bool) -> None:
-    run_once(case, runtime, threads, hold)
-    plain = run_once(case, runtime, threads, hold)
+def show_profile(case: Case, runtime: sgl.Runtime, together: int | str) -> None:
+    run_once(case, runtime, together)
+    plain = run_once(case, runtime, together)
     with profiled(runtime) as profile:
-        found = run_once(case, runtime, threads, hold)
+        found = run_once(case, runtime, together)
     stats = pstats.Stats(profile)
     inside = sum(row[2] for row in stats.stats.values())  # type: ignore[attr-defined]
     print(
@@ -190,7 +192,7 @@ def show(found: list[tuple[Measured, Limit]], shape: str, title: str) -> None:
     report.table(title, head, lines)
 
 
-def threads_of(text: str) -> int | str:
+def in_flight(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
@@ -208,8 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_options(parser)
     parser.add_argument("--only", nargs="*", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--threads", type=threads_of, default=64, help="programs in flight, or 'auto'")
-    parser.add_argument("--hold", action=argparse.BooleanOptionalAction, default=True, help="bodies wait for their end")
+    parser.add_argument("--in-flight", type=in_flight, default=64, help="programs at a time, or 'auto'")
     parser.add_argument("--times", type=int, default=2, help="runs of each program")
     parser.add_argument("--profile", choices=NAMES, metavar="NAME", help="where the host's time goes in one program")
     args = parser.parse_args()
@@ -217,19 +218,19 @@ def main() -> None:
     runtime, ready = start(args.shape, args.tokenizer, options_of(args.option))
     print(f"{args.shape}: {ready:.1f} s to the first token; {runtime!r}", flush=True)
     if args.profile:
-        show_profile(build(runtime, [args.profile], args.small)[0], runtime, args.threads, args.hold)
+        show_profile(build(runtime, [args.profile], args.small)[0], runtime, args.in_flight)
         return
     if Texts(runtime.tokenizer).count("word") > 1:
         print(
             "A token is a byte: records are longer than with a vocabulary, and chat's markup alone is more than a turn."
         )
-    together = in_flight(args.threads, args.hold)
+    together = IN_FLIGHT if args.in_flight == "auto" else args.in_flight
     done: list[tuple[Measured, Limit]] = []
     for case in build(runtime, args.only, args.small):
-        found = measure(case, runtime, args.threads, args.hold, args.times)
+        found = measure(case, runtime, args.in_flight, args.times)
         done.append((found, limit_of(case, found, args.shape, together)))
         print(f"{case.name}: {', '.join(f'{seconds:.3f}' for seconds in found.seconds)} s", flush=True)
-    show(done, args.shape, f"Programs, {args.shape}, {together} in flight ({args.threads} threads)")
+    show(done, args.shape, f"Programs, {args.shape}, {together} in flight")
     report.save(args.json, [{**asdict(m), "limit": asdict(least)} for m, least in done])
 
 

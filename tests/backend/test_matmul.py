@@ -30,6 +30,9 @@ ROWS = Choice("rows", block_n=4, block_k=256, warps=1)
 NARROW_ROWS = Choice("rows", block_n=1, block_k=512, warps=2)
 TILES = Choice("tiles", block_n=16, block_k=64, warps=1, stages=3)
 SHARED = Choice("tiles", block_n=32, block_k=32, warps=2, stages=2, parts=3)
+EARLY = Choice("tiles", block_n=32, block_k=64, warps=2, stages=2, parts=3, early=1)
+EARLIER = Choice("tiles", block_n=16, block_k=32, warps=1, stages=3, parts=2, early=2)
+NONE_EARLY = Choice("tiles", block_n=16, block_k=256, warps=1, stages=2, parts=2, early=2)  # parts have one block
 ON_GPU = pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
 
 
@@ -70,7 +73,7 @@ def assert_near(got: Any, wanted: Any, tolerance: float = 2e-5) -> None:
     torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("choice", [LIBRARY, ROWS, NARROW_ROWS, TILES, SHARED], ids=str)
+@pytest.mark.parametrize("choice", [LIBRARY, ROWS, NARROW_ROWS, TILES, SHARED, EARLY, EARLIER, NONE_EARLY], ids=str)
 @pytest.mark.parametrize("depth", [512, 300])  # with a whole number of blocks, and with a tail
 @pytest.mark.parametrize(
     "rows, bias, norm, silu, add",
@@ -363,7 +366,7 @@ def test_tuning_on_the_device_is_done_once(tmp_path: Path) -> None:
 
 @ON_GPU
 @pytest.mark.gpu
-@pytest.mark.parametrize("choice", [ROWS, SHARED, LIBRARY], ids=str)
+@pytest.mark.parametrize("choice", [ROWS, SHARED, EARLY, EARLIER, LIBRARY], ids=str)
 def test_a_captured_chain_gives_what_the_calls_gave(choice: Choice) -> None:
     """Also with overlapping launches, where each reads what the one before wrote."""
     weights = [made(256, 256, dtype=torch.bfloat16) / 16 for _ in range(8)]

@@ -153,7 +153,10 @@ def tiles_launch(choice: Choice, product: Product, of: Operands) -> Launch:
         partial = torch.empty(choice.parts * tiles * each, dtype=torch.float32, device=of.x_MK.device)
         arrived = of.arrived
     sizes = rows, product.N, product.K, of.x_MK.stride(0), of.out_MN.stride(0), choice.parts
-    options = _options(choice, product, of) | {"BM": block_m, "SPLIT": choice.parts > 1}
+    blocks = triton.cdiv(product.K, choice.block_k)
+    least = blocks - (choice.parts - 1) * triton.cdiv(blocks, choice.parts)  # of the last part
+    early = choice.early if least >= choice.early else 0
+    options = _options(choice, product, of) | {"BM": block_m, "SPLIT": choice.parts > 1, "EARLY": early}
     arguments = (of.x_MK, of.weight_NK, _or(of.bias_N, of.x_MK), partial, arrived, of.out_MN, *sizes)
     return Launch(tiles_kernel, (tiles, choice.parts), arguments, options)
 

@@ -125,6 +125,15 @@ def _fetch(rows, start, K, BK: tl.constexpr):
 
 
 @triton.jit
+def _columns(x, m, k, M, K, x_stride, WHOLE: tl.constexpr):
+    """[BK, BM] of x^T; rows of x past M are 0."""
+    inside = m[None, :] < M
+    if not WHOLE:
+        inside &= k[:, None] < K
+    return tl.load(x + m[None, :] * x_stride + k[:, None], mask=inside, other=0.0)
+
+
+@triton.jit
 def _dot(w, x, total):
     return tl.dot(w, x, total, input_precision="ieee")
 
@@ -133,9 +142,12 @@ def _dot(w, x, total):
 def tiles_kernel(
     x, weight, bias, partial, arrived, out, M, N, K, x_stride, out_stride, parts,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr,
-    SILU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, OVERLAP: tl.constexpr,
+    SILU: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A program computes a [BN, BM] tile of y^T over one part of K; grid (tiles of N, parts).
+
+    EARLY (0 to 2, no more than a part has): that many blocks of W are on their way into registers before the launch
+    before has ended. They are multiplied last, so that the others follow at once.
 
     SPLIT: parts > 1. Each program leaves its sums in `partial` (float32 [parts, tiles, 1 or 2, BN, BM]) and counts
     itself in `arrived` (int32 [tiles], zero between launches); the last of a tile adds all of them in order.
@@ -147,23 +159,43 @@ def tiles_kernel(
     depth = tl.cdiv(tl.cdiv(K, BK), parts) * BK
     rows = weight + tl.minimum(n, N - 1).to(tl.int64)[:, None] * K
     rows_up = rows + tl.cast(N, tl.int64) * K
+    begin = part * depth
+    k = begin + tl.arange(0, BK)
     if OVERLAP:
         gdc_launch_dependents()
-        _fetch(rows, part * depth, K, BK)
+    if EARLY > 0:
+        first = _block(rows, k[None, :], K, WHOLE)
         if SILU:
-            _fetch(rows_up, part * depth, K, BK)
+            first_up = _block(rows_up, k[None, :], K, WHOLE)
+    if EARLY > 1:
+        second = _block(rows, BK + k[None, :], K, WHOLE)
+        if SILU:
+            second_up = _block(rows_up, BK + k[None, :], K, WHOLE)
+    if OVERLAP:
+        if EARLY == 0:
+            _fetch(rows, begin, K, BK)
+            if SILU:
+                _fetch(rows_up, begin, K, BK)
         gdc_wait()
     total = tl.zeros((BN, BM), tl.float32)
     total_up = total
-    for start in range(part * depth, tl.minimum(part * depth + depth, K), BK):
+    for start in range(begin + EARLY * BK, tl.minimum(begin + depth, K), BK):
         k = start + tl.arange(0, BK)
-        inside = m[None, :] < M
-        if not WHOLE:
-            inside &= k[:, None] < K
-        values = tl.load(x + m[None, :] * x_stride + k[:, None], mask=inside, other=0.0)
+        values = _columns(x, m, k, M, K, x_stride, WHOLE)
         total = _dot(_block(rows, k[None, :], K, WHOLE), values, total)
         if SILU:
             total_up = _dot(_block(rows_up, k[None, :], K, WHOLE), values, total_up)
+    k = begin + tl.arange(0, BK)
+    if EARLY > 0:
+        values = _columns(x, m, k, M, K, x_stride, WHOLE)
+        total = _dot(first, values, total)
+        if SILU:
+            total_up = _dot(first_up, values, total_up)
+    if EARLY > 1:
+        values = _columns(x, m, BK + k, M, K, x_stride, WHOLE)
+        total = _dot(second, values, total)
+        if SILU:
+            total_up = _dot(second_up, values, total_up)
     inside = (n[:, None] < N) & (m[None, :] < M)
     pointers = out + m[None, :] * out_stride + n[:, None]
     if not SPLIT:

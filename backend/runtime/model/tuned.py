@@ -53,7 +53,8 @@ class Choice:
     """How a product is computed. "library" is cuBLAS with separate kernels around it; the rest describes the others.
 
     block_n: columns of y a program computes; block_k: how far one turn of its loop goes; stages: blocks on their way at
-    once; parts: programs that share the sum over K; overlap: begin before the launch before has ended.
+    once; parts: programs that share the sum over K; overlap: begin before the launch before has ended; early: blocks of
+    weights that "tiles" load into registers until then.
     """
 
     kernel: str = "library"
@@ -63,6 +64,7 @@ class Choice:
     stages: int = 1
     parts: int = 1
     overlap: bool = False
+    early: int = 0
 
 
 LIBRARY = Choice()
@@ -163,7 +165,7 @@ def _choice(fields: Mapping[str, Any]) -> Choice:
     if choice.kernel not in KERNELS or type(choice.overlap) is not bool:
         raise ValueError(f"no such choice: {fields}")
     numbers = (choice.block_n, choice.block_k, choice.warps, choice.stages, choice.parts)
-    if any(type(number) is not int for number in numbers):
+    if any(type(number) is not int for number in (*numbers, choice.early)) or not 0 <= choice.early <= 2:
         raise ValueError(f"no such choice: {fields}")
     powers = (choice.block_n, choice.block_k, choice.warps)
     if choice.kernel != "library" and (min(numbers) < 1 or any(number & (number - 1) for number in powers)):
