@@ -27,7 +27,7 @@ test-slow: model
 
 test-gpu: model
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m pytest $(addprefix tests/backend/test_,$(addsuffix .py,kernels matmul tree_attention device_sampler device_executor))
+	$(BIN)/python -m pytest $(addprefix tests/backend/test_,$(addsuffix .py,kernels matmul tree_attention device_sampler device_executor transformers_device))
 
 # The trace page in a real headless Chromium (skipped where there is none).
 test-browser: $(READY)
