@@ -150,6 +150,13 @@ def _attend_item(
         there_MD = is_row_M[:, None] & (d < D)[None, :]
         slots += key_begin
         slot_N = tl.load(slots + tl.arange(0, N), mask=tl.arange(0, N) < key_count, other=0)
+        part_M = tl.load(place + part_begin + j_M, mask=tl.where(is_row_M, part_begin, -1) >= 0, other=0)
+        first_row = q_begin
+        if LAST_MERGES:
+            if q_begin < 0:
+                first_row = tl.load(listed - 1 - q_begin)
+            first_begin = tl.load(indptr + first_row)
+            first_end = tl.load(indptr + first_row + 1)
         if OVERLAP:
             gdc_wait()
         # L1 may hold what these addresses had in a former layer: `SECOND` does not wait.
@@ -175,7 +182,6 @@ def _attend_item(
         if part_begin < 0:
             tl.store(out + at_MD, acc_MD.to(out.dtype.element_ty), mask=there_MD)
         else:
-            part_M = tl.load(place + part_begin + j_M, mask=is_row_M, other=0)
             at_M = part_M * Q + head_M
             # Without a key `top_M` is minus infinity, and so is the sum.
             tl.store(part_lse + at_M, top_M + tl.log2(tl.where(sum_M > 0, sum_M, 1.0)), mask=is_row_M)
@@ -183,28 +189,31 @@ def _attend_item(
             tl.store(to_MD, acc_MD.to(part_out.dtype.element_ty), mask=there_MD)
             if LAST_MERGES:
                 _merge_complete(
-                    q_begin, q_count, head, listed, indptr, part_out, part_lse, out, tickets, Q, H, G, GP, D, DP, P
-                )
+                    q_begin, q_count, first_row, first_begin, first_end, head, listed, indptr, part_out, part_lse, out,
+                    tickets, Q, H, G, GP, D, DP, P,
+                )  # fmt: skip
 
 
 @triton.jit
 def _merge_complete(
-    q_begin, q_count, head, listed, indptr, part_out, part_lse, out, tickets,
+    q_begin, q_count, row, begin, end, head, listed, indptr, part_out, part_lse, out, tickets,
     Q: tl.constexpr, H: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     P: tl.constexpr,
 ):  # fmt: skip
-    """Merge those of an item's rows whose other parts are there already; leave their tickets at zero again.
+    """Merge those of an item's rows whose other parts are there already; leave their tickets at zero again. `row`,
+    `begin` and `end` are the first's.
 
     The barrier orders this program's stores before its ticket, the ticket (acquire and release) orders them before the
     loads of whoever draws the last one.
     """
     tl.debug_barrier()
     for j in range(q_count):
-        row = q_begin + j
-        if q_begin < 0:
-            row = tl.load(listed + (j - 1 - q_begin))
-        begin = tl.load(indptr + row)
-        end = tl.load(indptr + row + 1)
+        if j > 0:
+            row = q_begin + j
+            if q_begin < 0:
+                row = tl.load(listed + (j - 1 - q_begin))
+            begin = tl.load(indptr + row)
+            end = tl.load(indptr + row + 1)
         before = tl.atomic_add(tickets + row * H + head, 1, sem="acq_rel", scope="gpu")
         if before == end - begin - 1:
             _merge_row(row, head, begin, end, part_out, part_lse, out, Q, G, GP, D, DP, P)

@@ -6,7 +6,7 @@ alone, so that it may be captured in a CUDA graph and replayed with other conten
 int64. Rows may be strided, their elements must be contiguous.
 
 `overlap` (compute capability 9 and later): the launch may be made ready while the one before still runs; it waits for
-that to end before it reads or writes anything but weights.
+that to end before it writes anything, or reads anything but weights and the inputs of the step.
 
 Legend: T rows (tokens), S sampled tokens, V vocabulary, E hidden size, I intermediate size, W wanted rows,
 C = (Q + 2H) D columns of q|k|v, Q query heads, H KV heads, D head dim, F = D/2, P positions, N slots.
@@ -163,37 +163,44 @@ def _rope_and_store(
     BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """One row, HEADS of its heads. The two halves of each head are two tiles, so that rotation needs no shuffle."""
-    if OVERLAP:
-        gdc_launch_dependents()
-        gdc_wait()
+    """One row, HEADS of its heads. The two halves of each head are two tiles, so that rotation needs no shuffle.
+
+    What no launch of the layers writes (position, slot, angles, weights) is there before the launch before has ended.
+    """
     F: tl.constexpr = D // 2
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     half = tl.arange(0, BLOCK)[None, :]
     inside = (head < Q + 2 * H) & (half < F)
+    is_q = head < Q
+    turned = head < Q + H
+    if OVERLAP:
+        gdc_launch_dependents()
+    angle = tl.load(positions + row, cache_modifier=".cg").to(tl.int64) * F + half
+    slot = tl.load(slots + row, cache_modifier=".cg").to(tl.int64)
+    cosine = tl.where(turned, tl.load(cos + angle, mask=half < F, other=1.0), 1.0)
+    sine = tl.where(turned, tl.load(sin + angle, mask=half < F, other=0.0), 0.0)
+    if NORMED:
+        for_q = inside & is_q
+        for_k = inside & turned & (head >= Q)
+        gain_low = _either(norm_q + half, for_q, norm_k + half, for_k)
+        gain_high = _either(norm_q + F + half, for_q, norm_k + F + half, for_k)
+    if OVERLAP:
+        gdc_wait()
     source = qkv + row * qkv_stride + head * D + half
     low = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(source + F, mask=inside, other=0.0).to(tl.float32)
-    is_q = head < Q
-    turned = head < Q + H
     if NORMED:
         mean = (tl.sum(low * low, axis=1) + tl.sum(high * high, axis=1))[:, None] / D
         scale = tl.where(turned, tl.rsqrt(mean + eps), 1.0)
-        for_q = inside & is_q
-        for_k = inside & turned & (head >= Q)
-        low *= scale * _either(norm_q + half, for_q, norm_k + half, for_k)
-        high *= scale * _either(norm_q + F + half, for_q, norm_k + F + half, for_k)
-    angle = tl.load(positions + row).to(tl.int64) * F + half
-    cosine = tl.where(turned, tl.load(cos + angle, mask=half < F, other=1.0), 1.0)
-    sine = tl.where(turned, tl.load(sin + angle, mask=half < F, other=0.0), 0.0)
+        low *= scale * gain_low
+        high *= scale * gain_high
     kind = q_out.dtype.element_ty
     new_low = (low * cosine - high * sine).to(kind)
     new_high = (high * cosine + low * sine).to(kind)
     q_at = q_out + (row * Q + head) * D + half
     tl.store(q_at, new_low, mask=inside & is_q)
     tl.store(q_at + F, new_high, mask=inside & is_q)
-    slot = tl.load(slots + row).to(tl.int64)
     k_at = k_out + (slot * H + head - Q) * D + half
     tl.store(k_at, new_low, mask=inside & turned & (head >= Q))
     tl.store(k_at + F, new_high, mask=inside & turned & (head >= Q))
