@@ -6,8 +6,10 @@ are walked, so that they meet in states that others have been in.
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
+import sys
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -20,15 +22,17 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from sgl.backend.runtime.constrained import Constrained, fill_all
-from sgl.backend.runtime.grammar.alike import LONGEST
+from sgl.backend.runtime.grammar.alike import LARGEST, LONGEST, Patterns, Written
+from sgl.backend.runtime.grammar.alike_json import DEEPEST
 from sgl.backend.runtime.grammar.compile import Grammars
 from sgl.backend.runtime.grammar.llguidance_engine import LLMatching
-from sgl.backend.runtime.grammar.protocol import mask_words
+from sgl.backend.runtime.grammar.protocol import has, mask_words
 from sgl.backend.runtime.grammar.recalled import Memory, Recalled, Recalling, masks
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.backend.runtime.text.tokenizer import Tokenizer
-from sgl.lang.constraint import Constraint, json_schema, regex
+from sgl.lang.constraint import Constraint, json_schema, lark, regex
 from sgl.lang.errors import ConstraintError
+from sgl.lang.pattern import parse_regex
 
 from .test_schema_random import schemas
 
@@ -83,6 +87,8 @@ SCHEMAS: list[Any] = [
     {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "array", "items": {"const": "ab"}}]},
 ]
 
+NESTED: Any = {"$defs": {"list": {"type": "array", "items": {"$ref": "#/$defs/list"}}}, "$ref": "#/$defs/list"}
+
 
 @cache
 def grammars() -> Grammars:
@@ -94,6 +100,13 @@ def recalled(constraint: Constraint, among: Grammars | None = None) -> Recalled:
     compiled = (among or grammars()).prepare(constraint).compiled
     assert isinstance(compiled, Recalled)
     return compiled
+
+
+def fed(compiled: Recalled, tokens: list[int]) -> LLMatching:
+    """The engine's own matcher behind these tokens."""
+    engine = compiled.inner.matcher()
+    assert all(map(engine.accept, tokens))
+    return engine
 
 
 def mask_of(matcher: LLMatching) -> Any:
@@ -127,8 +140,8 @@ def walk(compiled: Recalled, rng: random.Random, most: int = 60) -> None:
         taken = engine.accept(token)
         assert mine.accept(token) == taken, (told, text[token])
         if taken and rng.random() < 0.05:
-            mine.rollback(1)
-            engine.rollback(1)
+            mine.rollback(rng.randint(1, min(3, len(mine.tokens))))
+            engine = fed(compiled, mine.tokens)
 
 
 def walk_some(constraint: Constraint, seed: int, count: int = 25) -> Recalled:
@@ -208,6 +221,8 @@ def fresh(constraint: Constraint, limit: int = 1 << 20) -> Recalled:
         (LIST, '["a\\u000', '["a\\u001', False),
         (json_schema(SCHEMAS[1]), "[null, [true], [", "[null, [false, true], [", True),
         (json_schema(SCHEMAS[1]), "[null, [true", "[null, [false", False),
+        (json_schema(SCHEMAS[3]), '{"at": 1, "below": [{"at": 2', '{"at": 3, "below": [{"at": 5}, {"at": 2', False),
+        (json_schema(SCHEMAS[3]), '{"at": 1, "below": [{', '{"at": 30, "below": [{', True),
         (json_schema({"type": "array"}), "[[1,2]", "[[1, 2]", False),  # decided within what is not looked into
         (json_schema(SCHEMAS[-1]), '["ab", "a', '["ab", "ab", "a', False),  # alternatives are not looked into
         (regex("[a-z]{3,12}x?"), "abc", "xyz", True),
@@ -245,6 +260,12 @@ def test_rules_in_one_state_get_one_row() -> None:
     assert (found[1] == found[3]).all() and (found[2] & ~found[1]).any() == 0 and (found[1] != found[2]).any()
 
 
+def test_a_mask_is_kept_without_those_computed_along_with_it() -> None:
+    compiled = fresh(LIST)
+    found = masks([compiled.matcher(), follow(compiled, '["')])
+    assert all(not isinstance(row, Exception) and row.base is None for row in found)
+
+
 def test_a_full_memory_forgets_and_nothing_changes() -> None:
     compiled, rng = fresh(json_schema(SCHEMAS[0]), limit=20_000), random.Random(4)
     kept = []
@@ -253,6 +274,7 @@ def test_a_full_memory_forgets_and_nothing_changes() -> None:
         walk(compiled, rng)
         kept.append(len(compiled._states))
     assert not any(state.known.row is not None for state in waiting.trail)
+    assert not any(state.next for state in waiting.trail)
     assert max(kept) < 40 and any(after < before for before, after in pairwise(kept))
 
 
@@ -261,6 +283,33 @@ def test_a_long_text_keeps_no_masks() -> None:
     assert [state.key is None for state in matcher.trail].count(True) == 10
     assert [state.known.row is not None for state in matcher.trail].count(True) == LONGEST + 1
     assert matcher.mask() is matcher.mask() and matcher.fork().mask() is matcher.mask()
+
+
+def test_nothing_is_kept_of_deep_nesting_and_of_long_constants() -> None:
+    """Their keys would be as long as what is open, or as what is to come."""
+    deep = follow(fresh(json_schema(NESTED)), "[" * (DEEPEST + 5))
+    assert [state.key is None for state in deep.trail].index(True) == DEEPEST + 1
+    constant = "".join(random.Random(1).choices("abcdef", k=2 * LARGEST))
+    walked = Patterns(parse_regex(f"[a-z]{constant}"))
+    key = walked.start
+    for letter in f"x{constant}"[: LONGEST // 2]:
+        key = walked.after(key, letter.encode())
+        assert isinstance(key, Written) and key.base == walked.start
+
+
+def test_a_deep_stack_changes_no_mask() -> None:
+    compiled = fresh(regex("((((((((((((a|b)?c)?d)?e)?f)?g)?h)?i)?j)?k)?l)?m)?[a-m]{2,}"))
+    text = [compiled.inner.vocabulary.by_bytes[byte][0] for byte in (b"a", b"c", b"d", b"c")]
+
+    def at(depth: int) -> Any:
+        if depth:
+            return at(depth - 1)
+        matcher = compiled.matcher()
+        assert all(map(matcher.accept, text))
+        return matcher.mask()
+
+    depth = sys.getrecursionlimit() - len(inspect.stack(0)) - 40
+    assert at(depth).tobytes() == mask_of(fed(compiled, text)).tobytes()
 
 
 def test_an_engine_that_fails_fails_those_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +332,50 @@ def test_taking_back_what_the_engine_has_taken() -> None:
     for token in [*mine.tokens, engine.compiled.vocabulary.by_bytes[b"\\"][0]]:
         assert engine.accept(token)
     assert mine.accept(engine.compiled.vocabulary.by_bytes[b"\\"][0])
-    assert mine.inner is not None and mine.mask().tobytes() == mask_of(engine).tobytes()
+    assert mine.mask().tobytes() == mask_of(engine).tobytes() and mine.inner is not None
+
+
+def test_the_way_back_behind_a_number_in_another_style() -> None:
+    """Taken back by llguidance itself, ", " would be missing from the mask."""
+    compiled = fresh(json_schema({"type": "object", "additionalProperties": {"type": "integer"}}))
+    words = compiled.inner.vocabulary.by_bytes
+    mine = follow(compiled, '{"a":14')
+    mine.engine()
+    mine.rollback(3)
+    for data in (b": ", b"3"):
+        assert mine.accept(words[data][0])
+    assert mine.mask().tobytes() == mask_of(fed(compiled, mine.tokens)).tobytes()
+    assert has(mine.mask(), words[b", "][0])
+
+
+@pytest.mark.parametrize(
+    "source, one, other",
+    [
+        ('start: think "."\nthink[max_tokens=3]: /[a-z]*/', (b"t", b"h", b"e"), (b"the",)),
+        ('start: <[THE]> "b" | /thx|the[cd]/', (b"t", b"h", b"e"), (b"the",)),
+    ],
+)
+def test_a_grammar_that_speaks_of_tokens(source: str, one: tuple[bytes, ...], other: tuple[bytes, ...]) -> None:
+    words = grammars().vocabulary.by_bytes
+    compiled = recalled(lark(source.replace("THE", str(words[b"the"][0]))))
+    for spelled in (one, other, one):
+        mine, tokens = compiled.matcher(), [words[data][0] for data in spelled]
+        for token in tokens:
+            mine.mask()
+            assert mine.accept(token)
+        assert mine.mask().tobytes() == mask_of(fed(compiled, tokens)).tobytes(), spelled
+
+
+def test_constants_that_look_like_tokens_are_text() -> None:
+    compiled = recalled(lark('start: "<|think|>" /[^<]*/ "max_tokens"  // a "comment\n'))
+    assert follow(compiled, "<|think|>ab").trail[-1] is follow(compiled, "<|think|>ab").trail[-1]
+
+
+def test_an_end_token_is_no_empty_text() -> None:
+    compiled = fresh(regex("ab?"))
+    mine = follow(compiled, "a")
+    assert mine.can_end() and not mine.is_done()
+    assert mine.accept(compiled.inner.vocabulary.eos_ids[0]) and mine.is_done()
 
 
 def test_what_is_forced_is_allowed_there_alone() -> None:

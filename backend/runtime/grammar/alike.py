@@ -19,11 +19,11 @@ from ....lang.pattern.sets import Derivatives
 
 LONGEST = 1_000
 """Bytes of a text that is its own key."""
-MOST_STEPS = 50_000
-"""Derivatives remembered for one pattern."""
-WIDER = 4
-"""Times the pattern's own nodes that a derivative may have, and some to spare; larger ones are not followed."""
-_SPARE = 256
+MOST_STEPS = 10_000
+"""Characters after which the derivatives of a pattern are forgotten: each may be a tree of its own."""
+WIDER, SPARE, LARGEST = 4, 256, 1_000
+"""Times the pattern's own nodes that a derivative may have, some to spare, and the most that any may have; larger ones
+are not followed: each character of a long constant would cost as much as the rest of it is long."""
 
 
 class Alike(Protocol):
@@ -59,12 +59,21 @@ class Texts:
         return written(key, data)
 
 
+class Apart:
+    """No texts are alike, not even equal ones: it matters which tokens they are cut into."""
+
+    start: Hashable = Written(None, b"")
+
+    def after(self, key: Hashable, data: bytes) -> Hashable | None:
+        return None
+
+
 class Walk:
     """A pattern's derivatives (`sets.py`), as far as they stay small."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self._most = WIDER * _count(node, 1 << 30) + _SPARE
+        self._most = min(WIDER * _count(node, LARGEST) + SPARE, LARGEST)
         self._derivatives, self._small, self._steps = Derivatives(), {node}, 0
 
     def step(self, node: Node, text: str) -> Node | None:
@@ -77,7 +86,7 @@ class Walk:
                     if node == NOTHING or _count(node, self._most) > self._most:
                         return None
                     self._small.add(node)
-        except PatternError:
+        except (PatternError, RecursionError):  # the stack may be deep already
             return None
         if self._steps > MOST_STEPS:
             self._derivatives, self._small, self._steps = Derivatives(), {self.node}, 0

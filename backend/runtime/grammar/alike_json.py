@@ -22,6 +22,8 @@ from ....lang.pattern import Node, PatternError
 from .alike import LONGEST, Walk, utf8, written
 from .closing import mask_pattern
 
+DEEPEST = 50
+"""Open objects and arrays; where there are more, texts have no keys."""
 _VALUE, _STRING, _OTHER, _OVER, _KEY, _COLON = range(6)
 """What comes next: a value; more of a string; more of another value; what follows a value; a key; a colon."""
 _UNKNOWN, _SPACED, _COMPACT = range(3)
@@ -108,11 +110,11 @@ class Places:
             if following is None:
                 return written(key, data)
             spot = following
-        return spot if len(spot.text) <= LONGEST else None
+        return spot if len(spot.text) <= LONGEST and len(spot.frames) <= DEEPEST else None
 
     def _place(self, schema: Any) -> int:
         for _ in range(100):
-            if not (isinstance(schema, dict) and set(schema) == {"$ref"}):
+            if not (isinstance(schema, dict) and schema.keys() - {"$defs"} == {"$ref"}):
                 break
             name = str(schema["$ref"]).removeprefix("#/$defs/")
             schema = self._definitions.get(name, schema)

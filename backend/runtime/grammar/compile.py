@@ -10,6 +10,7 @@ with a deadline (`worker.py`).
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenc
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import Node, size
 from ..text.tokenizer import Tokenizer
-from .alike import Alike, Patterns, Texts
+from .alike import Alike, Apart, Patterns, Texts
 from .alike_json import Places
 from .cache import ArtefactCache
 from .closing import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
@@ -44,6 +45,9 @@ FEW = 4
 """Characters of a key pattern that is so short that an object may run out of new keys."""
 KEPT = 512
 """Compiled constraints kept in memory (llguidance's take about 0.2 MB)."""
+_QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
+_TOKENS = re.compile(r"<|\bmax_tokens\b")
+"""What a grammar says of tokens, once its constants are taken out: `<[7]>` and `<|end|>`, and how many there may be."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ class Grammars:
         known = [masks.get(part) if isinstance(part, JsonSchema) else part for part in parts]
         return deepest([node] if node is not None else known, self.vocabulary.by_bytes)
 
-    def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled:
+    def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled | LLCompiled:
         wanted = self.backend
         if isinstance(constraint, Grammar):
             own = "xgrammar" if constraint.syntax == "ebnf" else "llguidance"
@@ -199,7 +203,7 @@ class Grammars:
         source = to_source(constraint, masks)
         return self.llguidance.compile_lark(source, json=isinstance(constraint, JsonSchema))
 
-    def _ebnf(self, source: str) -> Compiled:
+    def _ebnf(self, source: str) -> Compiled | LLCompiled:
         """By xgrammar, whose dialect it is; what it is known not to enforce exactly, by llguidance, translated."""
         try:
             return self.xgrammar.compile_ebnf(source)
@@ -236,6 +240,8 @@ def _alike(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> Alike:
     """Which texts of a constraint are alike, as far as that can be told."""
     if isinstance(constraint, JsonSchema):
         return Places(lowered[constraint].mask)
+    if isinstance(constraint, Grammar) and _TOKENS.search(_QUOTED.sub("", constraint.source)):
+        return Apart()
     node = regular(constraint)
     return Patterns(node) if node is not None and node.plain else Texts()
 

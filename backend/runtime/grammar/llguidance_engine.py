@@ -106,23 +106,22 @@ class LLCompiled:
                 stem = len(self._stems)
                 self._stems.append(self.owner.stem(self.source))
                 self._live.append(WeakSet())
-            made = LLMatching(self, self._stems[stem].deep_copy(), [Position()] if self.numbers else None, stem)
+            made = LLMatching(self, self._stems[stem].deep_copy(), Position() if self.numbers else None, stem)
             self._live[stem].add(made)
         return made
 
 
 class LLMatching:
-    """A `protocol.Matcher`. `positions`: where in a JSON text each accepted token ended. `stem`: of which it is a
-    copy."""
+    """A `protocol.Matcher` but for `rollback`: after llguidance's own, masks may lack tokens. `position`: where a JSON
+    text stands. `stem`: of which it is a copy."""
 
-    __slots__ = ("__weakref__", "compiled", "inner", "positions", "stem")
+    __slots__ = ("__weakref__", "compiled", "inner", "position", "stem")
 
-    def __init__(self, compiled: LLCompiled, inner: Any, positions: list[Position] | None, stem: int) -> None:
-        self.compiled, self.inner, self.positions, self.stem = compiled, inner, positions, stem
+    def __init__(self, compiled: LLCompiled, inner: Any, position: Position | None, stem: int) -> None:
+        self.compiled, self.inner, self.position, self.stem = compiled, inner, position, stem
 
     def fork(self) -> LLMatching:
-        positions = None if self.positions is None else self.positions[:]
-        return LLMatching(self.compiled, self.inner.deep_copy(), positions, self.stem)
+        return LLMatching(self.compiled, self.inner.deep_copy(), self.position, self.stem)
 
     def accept(self, token: int) -> bool:
         if self.inner.validate_tokens([token]) != 1:
@@ -130,26 +129,20 @@ class LLMatching:
             return False
         if not self.inner.consume_token(token):
             self._poll()
-        if self.positions is not None:
-            assert self.compiled.numbers is not None
-            self.positions.append(self.compiled.numbers.after(self.positions[-1], token))
+        self._move(token)
         return True
 
     def take(self, tokens: list[int]) -> None:
         """Take tokens that are known to be allowed, one after the other."""
         self.inner.consume_tokens(tokens)
         self._poll()
-        if self.positions is not None:
-            assert self.compiled.numbers is not None
-            for token in tokens:
-                self.positions.append(self.compiled.numbers.after(self.positions[-1], token))
+        for token in tokens:
+            self._move(token)
 
-    def rollback(self, count: int) -> None:
-        if count:
-            self.inner.rollback(count)
-            self._poll()
-            if self.positions is not None:
-                del self.positions[-count:]
+    def _move(self, token: int) -> None:
+        if self.position is not None:
+            assert self.compiled.numbers is not None
+            self.position = self.compiled.numbers.after(self.position, token)
 
     def fill(self, row: Mask) -> None:
         self.inner.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
@@ -159,10 +152,10 @@ class LLMatching:
         """Take from llguidance's mask what is not for it to say."""
         self._poll()
         row &= self.compiled.text  # it sets end-of-text bits, and a complement's mask has control tokens in it
-        if self.positions is not None:
+        if self.position is not None:
             assert self.compiled.numbers is not None
-            self.compiled.numbers.bound(row, self.positions[-1], may_end=self.can_end())
-            self._keep_keys_apart(row, self.compiled.numbers.would_repeat(self.positions[-1]))
+            self.compiled.numbers.bound(row, self.position, may_end=self.can_end())
+            self._keep_keys_apart(row, self.compiled.numbers.would_repeat(self.position))
 
     def _keep_keys_apart(self, row: Mask, tokens: list[int]) -> None:
         """Take the tokens from `row` that would spell a key that is there already and cannot go on."""
@@ -178,7 +171,7 @@ class LLMatching:
 
     def allows(self, token: int) -> bool:
         numbers = self.compiled.numbers
-        if self.positions is not None and numbers is not None and numbers.minds(self.positions[-1], token):
+        if self.position is not None and numbers is not None and numbers.minds(self.position, token):
             row = np.empty(mask_words(self.compiled.vocabulary.size), dtype=np.int32)
             self.fill(row)
             return has(row, token)

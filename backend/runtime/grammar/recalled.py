@@ -75,7 +75,8 @@ class State:
         self.behind: dict[tuple[int, ...], Known] = {}
 
     def drop(self) -> None:
-        """Forget the masks, which are large: texts that went through here still hold the state."""
+        """Forget the masks, which are large, and what follows: texts that went through here still hold the state."""
+        self.next = {}
         for known in (self.known, *self.behind.values()):
             known.row = None
 
@@ -98,7 +99,8 @@ class Recalled:
         """The state after a token that the grammar allows in `state`."""
         found = state.next.get(token)
         if found is None:
-            key = None if state.key is None else self._alike.after(state.key, self._bytes[token])
+            data = self._bytes[token]  # none: a control token, which the text does not show
+            key = self._alike.after(state.key, data) if data and state.key is not None else None
             if key is None:
                 return State(None)
             found = state.next[token] = self._state(key)
@@ -157,9 +159,8 @@ class Recalling:
             return
         self.sure = ()
         del self.tokens[-count:], self.trail[-count:]
-        if self.inner is not None and self.taken > len(self.tokens):
-            self.inner.rollback(self.taken - len(self.tokens))
-            self.taken = len(self.tokens)
+        if self.taken > len(self.tokens):
+            self.inner, self.taken = None, 0  # it cannot go back
 
     def fill(self, row: Mask) -> None:
         row[:] = self.mask()
@@ -266,6 +267,7 @@ def _compute(missing: Sequence[tuple[Recalling, Known]]) -> dict[int, Mask | Exc
     met: dict[int, Mask | Exception] = {}
     for (matcher, known), row, error in zip(missing, rows_MW, fill_many(inner, rows_MW)):
         if error is None:
+            row = row.copy()  # it may be kept for long, and the others not
             matcher.learn(known, row)
         met[id(known)] = row if error is None else error
     return met
