@@ -70,7 +70,7 @@ class Engine:
         self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self.steps = 0
         self.rows = 0
-        self._fresh: list[Branch] = []  # active since the last plan, or warming up
+        self._fresh: list[Branch] = []  # active since the last plan (or an interruption), or warming up
         self._timed: dict[Branch, None] = {}  # branches with a job that may run out of time
         self._worked = 0.0  # when the last step ended
         self.meter = Meter()
@@ -137,8 +137,9 @@ class Engine:
         return step is not None
 
     def _forget(self) -> None:
-        """An interruption: answers are lost, so whoever asked asks again."""
+        """An interruption: answers are lost, so whoever asked asks again, and whoever got one is looked at again."""
         self.flying = None
+        self._fresh = list(self.active)
         for branch in [*self.active, *self.admission.waiting]:
             if branch.asked_in and branch.job is not None:
                 branch.fall_back()
@@ -184,8 +185,8 @@ class Engine:
     def _send(self, draft: Draft) -> Step | None:
         """Send a step through the model and ask for what is wanted of it; None if that failed."""
         spans = draft.spans
-        masks = begin_masks(spans, self._masks)
         try:
+            masks = begin_masks(spans, self._masks)
             flight = self.executor.launch(draft.pack())
         except BaseException as error:
             undo(spans)
@@ -201,6 +202,8 @@ class Engine:
                 masks.result()
             ask(step, self._fail)
         except BaseException:
+            for span in spans:
+                span.branch.asked_in = step.number  # as good as asked: what was launched will not be answered
             self._forget()
             raise
         return step
@@ -262,12 +265,14 @@ class Engine:
         return finished
 
     def _guarded(self, branch: Branch, call: Any, *args: Any) -> bool:
-        """Run one branch's part of a step; its errors are its own."""
+        """Run one branch's part of a step; its errors are its own, and so is an interruption in the middle of it."""
         try:
             call(*args)
             return True
-        except Exception as error:
+        except BaseException as error:
             self._fail(branch, error)
+            if not isinstance(error, Exception):
+                raise
             return False
 
     # -- branches and their ops

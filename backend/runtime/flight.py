@@ -128,8 +128,10 @@ def answered(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
                 _take(branch, job, answers[span.at])
             else:
                 job.read(branch, span, _looked(answers[span.at : span.at + len(span.want)]))
-        except Exception as error:
+        except BaseException as error:
             fail(branch, error)
+            if not isinstance(error, Exception):
+                raise
 
 
 def _take(branch: Branch, job: Job, answer: Answer) -> None:

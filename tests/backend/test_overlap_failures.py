@@ -8,15 +8,21 @@ from typing import Any
 
 import pytest
 
+from sgl.backend.runtime import constrained_gen
 from sgl.backend.runtime.runtime import Runtime
+from sgl.backend.runtime.score import Score
 from sgl.lang.errors import BackendError
 
 from .lagging import lagging
 from .naive import impatient, rush
 from .overlapping import (
+    CHOICES,
     ENDING,
+    METHODS,
     MIXED,
     NARROW,
+    PATTERNS,
+    SAMPLINGS,
     Run,
     executor_of,
     expected,
@@ -26,6 +32,13 @@ from .overlapping import (
     step_to_the_end,
     whole,
 )
+
+CONTESTED: list[Any] = [("grammar", PATTERNS[1], 1.0), ("select", CHOICES[2], METHODS[1]), ("gen", SAMPLINGS[1], 1)]
+SCORED: list[Any] = [("gen", SAMPLINGS[7], 1), ("select", CHOICES[2], METHODS[1]), ("select", CHOICES[1], METHODS[1])]
+
+
+def toy(favour: dict[int, float]) -> Runtime:
+    return Runtime.toy(favour=favour)
 
 
 # -- (b) whatever fails while a step is in flight
@@ -65,6 +78,81 @@ def test_a_device_that_fails(part: str, kind: type[BaseException], config: dict[
         assert runtime.engine.closed is None, runtime.engine.closed
         assert kind is not KeyboardInterrupt or well == sum(len(r.handles) for run in runs for r in run.everything())
         whole(runtime)
+
+
+def interrupted(runtime: Runtime) -> int:
+    """Step to the end through all interruptions; how many there were."""
+    for times in range(20):
+        try:
+            step_to_the_end(runtime)
+            return times
+        except KeyboardInterrupt:
+            if runtime.engine.flying is None:
+                getattr(runtime.engine.executor, "abandon", list)()
+            look(runtime)
+    raise AssertionError("interrupted again and again")
+
+
+@pytest.mark.parametrize("make", [lagging, toy], ids=["lagging", "toy"])
+@pytest.mark.parametrize("nth", [1, 2, 3, 5])
+@pytest.mark.parametrize("where", ["choices", "check"])
+def test_an_interruption_within_a_job_is_its_own(
+    make: Any, nth: int, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes while a choice method decides, or while a text is checked: all others are finished, and right."""
+    calls: list[int] = []
+
+    def interrupts(method: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            calls.append(1)
+            if len(calls) == nth:
+                raise KeyboardInterrupt
+            return method(*args, **options)
+
+        return call
+
+    batch = [[("text", f"{i} the "), *CONTESTED] for i in range(6)]
+    if where == "check":
+        monkeypatch.setattr(constrained_gen, "check", interrupts(constrained_gen.check))
+    else:
+        monkeypatch.setattr(Score, "_decide", interrupts(Score._decide))
+    runtime = make(ENDING)
+    runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(batch)]
+    assert interrupted(runtime) == 1
+    failed = [run for run in runs if run.branch.error is not None]
+    assert len(failed) == 1 and isinstance(failed[0].branch.error, KeyboardInterrupt)
+    for run, same in zip(runs, expected(batch)):
+        if run not in failed:
+            assert list(map(outcome, run.handles)) == list(map(outcome, same[0].handles))
+    runtime.check()
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("part", ["submit", "result"])
+def test_an_interruption_while_masks_are_made_costs_nothing(part: str, nth: int) -> None:
+    runtime = lagging(ENDING)
+    rush(runtime), impatient(runtime)
+    submit, calls = runtime.engine._masks.submit, []
+
+    def trip(now: str) -> None:
+        calls.append(now)
+        if calls.count(part) == nth and now == part:
+            raise KeyboardInterrupt
+
+    def submitted(*args: Any) -> Any:
+        trip("submit")
+        future = submit(*args)
+        result = future.result
+        future.result = lambda: (trip("result"), result())
+        return future
+
+    runtime.engine._masks.submit = submitted  # type: ignore[method-assign]
+    batch = [[("text", f"{i} the "), *(CONTESTED if i % 2 else SCORED)] for i in range(6)]
+    runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(batch)]
+    assert interrupted(runtime) == (calls.count(part) >= nth)
+    for run, same in zip(runs, expected(batch)):
+        assert list(map(outcome, run.handles)) == list(map(outcome, same[0].handles))
+    whole(runtime)
 
 
 def failing(runtime: Runtime, part: str, nth: int, kind: type[BaseException]) -> None:

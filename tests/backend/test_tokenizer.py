@@ -233,6 +233,35 @@ def test_words_that_are_known_are_the_text(kind: str, texts: list[str], limits: 
         assert len(kept._known) <= limits[0]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("added", ["is ", "er is a", " an", "\nThe ", "fox."])
+def test_an_added_token_with_a_space_is_never_cut_through(kind: str, added: str) -> None:
+    source = tokenizers.Tokenizer.from_str(rust(kind).to_str())
+    source.add_tokens([AddedToken(added, normalized=False)])
+    tok = Tokenizer(source, bos_id=None, eos_ids=(), add_bos=False, vocab_size=None)
+    for text in ("The answer is a fox. The end is an answer", "is is is\nThe fox. an an", f"a fox {added}an answer"):
+        whole = tok._encode_chunk(text, False)
+        assert tok.encode([(text, False)], first=False) == whole
+        tokens, rest = tok.encode_stable([(text, False)], first=False)
+        assert tokens + tok.encode(rest, first=False) == whole
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unsure"])
+def test_only_the_control_token_that_a_vocabulary_spells_is_broken(kind: str) -> None:
+    """Whatever else looks like one in the text: a word has the same tokens wherever it is said."""
+    tok = tokenizer(kind)
+    said = ["so <|im_end|>", " one", " a<s>b", " or <|im_start|> x", " Two </s>"]
+    alone = [tok._encode_chunk(text, False) for text in said]
+    assert tok._encode_chunk("".join(said), False) == [i for ids in alone for i in ids]
+
+
+def test_a_control_token_of_one_character_cannot_be_broken() -> None:
+    full_stop = rust("gpt2").token_to_id(".")
+    tok = Tokenizer(rust("gpt2"), bos_id=None, eos_ids=(full_stop,), add_bos=False, vocab_size=None)
+    with pytest.raises(OptionError, match=r"no token for '\.'"):
+        tok.encode([("The end. ", False)], first=False)
+
+
 def test_a_text_of_new_words_is_encoded_once_and_old_words_never_again() -> None:
     tok, seen = tokenizer("llama3"), []
     kept = Words(lambda text: seen.append(text) or tok._encode_chunk(text, False), tok.token_bytes)

@@ -41,6 +41,7 @@ CHUNKS = 2048
 _SPACE = "▁"  # SentencePiece's visible space
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CROSSES_WORDS = re.compile(rf"[A-Za-z][ {_SPACE}][A-Za-z]")
+_REACHES_ACROSS = re.compile(rf"[A-Za-z][ {_SPACE}](?:[A-Za-z]|\Z)")
 _BETWEEN_WORDS = re.compile(r"[A-Za-z](?= [A-Za-z])")
 _BLANKS = b" \t\r\n"
 _CHARACTER_CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
@@ -225,7 +226,7 @@ class Tokenizer:
         covers alone, and either the pre-tokenizer splits there or (BPE) no token of the vocabulary has a letter
         before a space, so that no merge can cross.
         """
-        if any(_CROSSES_WORDS.search(t.content) for t in self._added.values()):
+        if any(_REACHES_ACROSS.search(t.content) for t in self._added.values()):
             return False
         if any(t.lstrip or t.rstrip for t in self._ordinary):
             return False
@@ -306,14 +307,17 @@ class Tokenizer:
             data = text.encode()
         except UnicodeEncodeError as error:
             raise OptionError(f"text has a lone surrogate {text[error.start]!r}, which no token can spell") from None
-        ids = (self._at_start if prefixed else self._inside).encode(text, add_special_tokens=False).ids
+        encoding = (self._at_start if prefixed else self._inside).encode(text, add_special_tokens=False)
+        ids = encoding.ids
         spelled = b"".join([self.token_bytes[i] for i in ids])
         if self._control.isdisjoint(ids) and (spelled == data or spelled == self._normalised(text, spelled)):
             return ids
-        if m := self._control_regex.search(text):
-            # The vocabulary spells a control token as an ordinary piece (Unigram models can): break the word.
-            broken = m.start() + 1
-            return self._encode_chunk(text[:broken], prefixed) + self._encode_chunk(text[broken:], False)
+        for token_id, (start, _) in zip(ids, encoding.offsets):
+            m = self._control_regex.match(text, start) if token_id in self._control else None
+            if m and len(m[0]) > 1:
+                # The vocabulary spells a control token as an ordinary piece (Unigram models can): break that word. Not
+                # others that it need not break: a word has the same tokens in whatever text.
+                return self._encode_chunk(text[: start + 1], prefixed) + self._encode_chunk(text[start + 1 :], False)
         raise OptionError(self._unspelled(text))
 
     def _normalised(self, text: str, spelled: bytes) -> bytes:
