@@ -38,6 +38,7 @@ if __name__ == "__main__":
 
 import sgl
 from sgl.backend.runtime import invariants
+from sgl.backend.runtime.grammar.recalled import Memory
 
 from .backend.naive import rush
 
@@ -46,6 +47,7 @@ EVERY = 3.0  # seconds between two looks at the idle runtimes
 POOL = 700  # tokens of KV: a few programs' worth
 HANG = 60  # seconds after which a round counts as hung
 THREADS = 12  # alive when nobody runs: this one, loops' executors, mask threads, drivers that are about to end
+KNOWN_BYTES = 200_000  # what is known of grammars: so little that it is forgotten many times
 GROWTH = 1.03  # what the last third may hold more than the first, of objects and of memory
 SLACK_OBJECTS, SLACK_BYTES = 500, 6 << 20
 
@@ -477,6 +479,7 @@ def faults(runtime: Any, rng: random.Random, share: float) -> Iterator[None]:
 
 def make(tight: bool) -> Any:
     runtime = sgl.Runtime.toy(max_total_tokens=POOL, chunked_prefill_size=64, max_running_requests=24)
+    runtime.engine.grammars.memory = Memory(KNOWN_BYTES)
     if tight:
         rush(runtime)
     return runtime

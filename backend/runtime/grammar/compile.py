@@ -99,7 +99,7 @@ class Grammars:
         self._lock = threading.Lock()
         self._making: dict[Constraint, threading.Lock] = {}
         self._kept: OrderedDict[Constraint, Prepared] = OrderedDict()
-        self._memory = Memory()
+        self.memory = Memory()
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
         """The constraint, compiled now or before. Raises `ConstraintError` that names `where` and the reason."""
@@ -166,7 +166,7 @@ class Grammars:
         if any(_open(low.mask) if joined else _few_keys(low.mask) for low in lowered.values()):
             checked.append("repeated keys")
         if isinstance(compiled, LLCompiled):
-            compiled = Recalled(compiled, _alike(constraint, lowered), self._memory)
+            compiled = Recalled(compiled, _alike(constraint, lowered), self.memory)
         witnesses, heavy = _help(constraint, [low.mask for low in lowered.values()])
         deep = self._deepest(constraint, {part: low.mask for part, low in lowered.items()})
         prepared = Prepared(
