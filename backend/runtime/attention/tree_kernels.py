@@ -150,9 +150,9 @@ def _attend_item(
         there_MD = is_row_M[:, None] & (d < D)[None, :]
         slots += key_begin
         slot_N = tl.load(slots + tl.arange(0, N), mask=tl.arange(0, N) < key_count, other=0)
-        part_M = tl.load(place + part_begin + j_M, mask=tl.where(is_row_M, part_begin, -1) >= 0, other=0)
         first_row = q_begin
-        if LAST_MERGES:
+        if LAST_MERGES:  # where latency counts; else it would cost registers, and with them programs side by side
+            part_M = tl.load(place + part_begin + j_M, mask=tl.where(is_row_M, part_begin, -1) >= 0, other=0)
             if q_begin < 0:
                 first_row = tl.load(listed - 1 - q_begin)
             first_begin = tl.load(indptr + first_row)
@@ -182,6 +182,8 @@ def _attend_item(
         if part_begin < 0:
             tl.store(out + at_MD, acc_MD.to(out.dtype.element_ty), mask=there_MD)
         else:
+            if not LAST_MERGES:
+                part_M = tl.load(place + part_begin + j_M, mask=is_row_M, other=0)
             at_M = part_M * Q + head_M
             # Without a key `top_M` is minus infinity, and so is the sum.
             tl.store(part_lse + at_M, top_M + tl.log2(tl.where(sum_M > 0, sum_M, 1.0)), mask=is_row_M)
