@@ -63,7 +63,13 @@ def kernels_of(model: DeviceTransformers) -> list[bool]:
 
 
 @pytest.mark.parametrize(
-    ("family", "cut"), [("Gemma3Text", True), ("Gemma3Text", False), ("Granite", True), ("Gemma2", True)]
+    ("family", "cut"),
+    [
+        ("Gemma3Text", True),
+        ("Gemma3Text", False),
+        pytest.param("Granite", True, marks=pytest.mark.slow),
+        ("Gemma2", True),
+    ],
 )
 def test_steps_of_the_executor_have_the_logits_of_their_texts(
     family: str, cut: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +83,7 @@ def test_steps_of_the_executor_have_the_logits_of_their_texts(
     check_tree(model, reference, BOUND, lambda batch: executor.logits(batch).float().cpu().numpy(), prompt=PROMPT)
 
 
-@pytest.mark.parametrize("family", ["DeepseekV3", "GPT2"])
+@pytest.mark.parametrize("family", ["DeepseekV3", pytest.param("GPT2", marks=pytest.mark.slow)])
 def test_its_own_forward_goes_the_same_way(family: str, tmp_path: Path) -> None:
     """Values narrower than keys; a scale that differs from layer to layer."""
     change = {"num_attention_heads": 6, "head_dim": 8} if family == "DeepseekV3" else {}
@@ -160,7 +166,7 @@ def texts(model: Any) -> list[Any]:
     return [(s["a"], s["b"], s["c"], s["d"]) for s in states]
 
 
-@pytest.mark.parametrize("family", ["Gemma3Text", "Phi3"])
+@pytest.mark.parametrize("family", ["Gemma3Text", pytest.param("Phi3", marks=pytest.mark.slow)])
 def test_a_program_writes_the_same_as_with_the_hosts_executor(family: str, tmp_path: Path) -> None:
     sizes = {**FAMILIES[family], **KERNEL_SIZES, "vocab_size": toy_tokenizer().vocab_size + 5}
     saved(tmp_path, family, sizes)
