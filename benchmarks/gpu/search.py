@@ -3,9 +3,9 @@
     python benchmarks/gpu/search.py --shape 8b [--rows 1 16 64] [--save FILE]
 
 `tune` (at a model's first start) times a product alone. Here a step of some layers is captured with each candidate in
-turn, so what a launch does to its neighbours counts: bytes asked for ahead, multiprocessors left free, cache evicted.
-One product after the other is given its best candidate, twice round. `--save` writes the table of winners (shipped as
-`backend/runtime/model/tuned_h200.json`).
+turn, so what a launch does to its neighbours counts: weights loaded early, multiprocessors left free, cache evicted.
+One product after the other is given its best candidate (`--rounds` times round). `--save` writes the table of winners
+(shipped as `backend/runtime/model/tuned_h200.json`).
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def main() -> None:
     began = time.monotonic()
     tried = {(p, bucket): candidates(p, bucket)[1:] for p in cases for bucket in args.rows}
     with torch.inference_mode():
-        tune._compile_all(cases, tried, began + 100)
+        tune.compile_all(cases, tried, began + 100)
         print(f"compiled in {time.monotonic() - began:.0f} s")
         for bucket in args.rows:
             search(Trial(runtime.engine.executor, bucket, args.shared, args.own), names, cases, bucket, args.rounds)

@@ -95,7 +95,7 @@ def tune(
             (product, bucket): candidates(product, bucket, properties.multi_processor_count, overlap, more)
             for product, bucket in wanted
         }
-        _compile_all(cases, trials, deadline)
+        compile_all(cases, trials, deadline)
         timings: list[Timing] = []
         for product, bucket in wanted:
             if time.monotonic() > deadline:
@@ -232,7 +232,7 @@ def measure(product: Product, bucket: int, weights: Weights, choices: Sequence[C
     return timings
 
 
-def _compile_all(
+def compile_all(
     cases: Mapping[Product, Weights], trials: Mapping[tuple[Product, int], list[Choice]], deadline: float
 ) -> None:
     """Compile what the trials need, each kernel once, in threads (compilers run without the interpreter's lock)."""
