@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -156,3 +157,8 @@ def gib(count: int) -> str:
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make it the current device: kernels are launched there, whichever thread drives."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

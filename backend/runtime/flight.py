@@ -96,7 +96,9 @@ class Lost:
 
 def goes_on(step: Step) -> bool:
     """Whether the next step is worth launching before this one is collected: not where most samples must be known first
-    (they would take turns, half of them idle in every step), unless this one has rows enough to be no turn lost."""
+    (they would take turns, half of them idle in every step), unless this one has rows enough to be no turn lost.
+
+    Notes in `step.going_on` who runs ahead: what was answered since the step was asked decides that."""
     if isinstance(step.flight, Lost):
         return False
     step.going_on = [span for span in step.asked if span.samples and span.job.runs_ahead()]  # type: ignore[union-attr]

@@ -104,8 +104,7 @@ class Scheduler:
         branch.tail_computed = at + 1
         branch.reserve = reserve - 1
         job.account(branch, depth, depth + 1)
-        branch.planned_in = self.number
-        job.in_step(self.now)
+        self._joins(branch)
         draft.row(branch, depth, branch.tail[at], slot, context)
         return True
 

@@ -26,6 +26,7 @@ from sgl.backend.runtime.attention import tree_kernels
 from sgl.backend.runtime.batch import Batch, SpanLayout
 from sgl.backend.runtime.cuda.fixed_step import FixedStep
 from sgl.backend.runtime.model import kernels, matmul
+from sgl.backend.runtime.model.tune import timed
 
 SECONDS = 0.15
 """How long a step is timed."""
@@ -73,6 +74,7 @@ def decoding(rows: int, shared: int, own: int) -> Batch:
 
 
 def captured(executor: Any, batch: Batch) -> FixedStep:
+    """The step of these sizes, as the runtime captures it."""
     rows = len(batch.tokens)
     logits_WV = torch.empty(rows, executor.model.vocab_size, dtype=torch.float32, device=executor.device)
     step = FixedStep(executor.model, executor.attention, rows, rows, CONTEXT, executor.sampled_S, logits_WV)
@@ -86,20 +88,8 @@ def seconds_of(executor: Any, step: FixedStep, batch: Batch, long: float = SECON
     """Of one replay, the least of three rounds."""
     step.replay(batch, executor.attention.plan(batch), executor.staging)
     graph: Any = step._graph
-    best = float("inf")
-    turns = 1
-    for _ in range(4):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        for _ in range(turns):
-            graph.replay()
-        end.record()
-        end.synchronize()
-        seconds = start.elapsed_time(end) / 1000 / turns
-        if turns > 1:
-            best = min(best, seconds)
-        turns = max(2, int(long / 3 / seconds))
-    return best
+    turns = max(2, int(long / 3 / timed(graph, 1)))
+    return min(timed(graph, turns) for _ in range(3))
 
 
 def least(model: Any, rows: int, shared: int, own: int, rate: float) -> tuple[float, float]:

@@ -23,7 +23,6 @@ import torch
 import triton
 from matmul import described
 
-from sgl.backend.runtime.cuda.fixed_step import FixedStep
 from sgl.backend.runtime.model import tune
 from sgl.backend.runtime.model.tuned import BUCKETS, LIBRARY, Choice, Product, Table
 
@@ -60,19 +59,12 @@ class Trial:
     def __init__(self, executor: Any, rows: int, shared: int, own: int) -> None:
         self.executor, self.model = executor, executor.model
         self.batch = layer.decoding(rows, shared, own)
-        self._logits_WV = torch.empty(rows, 8, dtype=torch.float32, device=executor.device)
 
     def seconds(self, product: Product, bucket: int, choice: Choice) -> float:
         """Of one step; infinite for a choice that does not run."""
         self.model.table.put(product, bucket, choice)
-        rows = len(self.batch.tokens)
-        executor = self.executor
-        step = FixedStep(self.model, executor.attention, rows, rows, layer.CONTEXT, executor.sampled_S, self._logits_WV)
         try:
-            step.warm_up()
-            torch.cuda.synchronize()
-            step.capture(torch.cuda.graph_pool_handle())
-            return layer.seconds_of(executor, step, self.batch, 0.012)
+            return layer.seconds_of(self.executor, layer.captured(self.executor, self.batch), self.batch, 0.012)
         except Exception as error:
             print(f"{described(choice)} does not run: {str(error)[:80]}")
             torch.cuda.synchronize()

@@ -32,6 +32,8 @@ from sgl.backend.runtime.sample.ask import Looked, Lookup
 from sgl.backend.runtime.sample.sampler import Recipe, Request, Sampled
 from sgl.lang.expr import Sampling
 
+from .device_program import program
+
 VOCAB = 311
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -245,16 +247,6 @@ class Overlapping(FusedLlama):
         made = replace(options, overlap=True, cuda_graph_max_bs=self.graphs)
         self.made = super().executor(vocab_size, made)
         return self.made
-
-
-@sgl.function
-def program(s: Any, i: int) -> None:
-    s += "Shared by all. " + f"Row {i}: " + sgl.gen("a", max_tokens=4, temperature=0.8, ignore_eos=True, seed=3)
-    forks = s.fork(2)
-    forks += lambda k: f" b{k}" + sgl.gen("b", max_tokens=3, temperature=0, top_p=0.9, seed=4)
-    forks += sgl.select("c", [" yes", " no", " yes!"])
-    forks.join()
-    s += sgl.gen("d", regex="[0-9]{2}", seed=5)
 
 
 def texts(model: Any, **options: Any) -> tuple[list[Any], Runtime]:

@@ -14,7 +14,6 @@ import pytest
 
 from .interpreted import DEVICE, torch
 
-import sgl  # isort: skip
 from sgl.backend.runtime.batch import Batch  # isort: skip
 from sgl.backend.runtime.cuda.executor import DeviceExecutor
 from sgl.backend.runtime.executor import HostExecutor, HostFlight, ahead_of
@@ -30,6 +29,7 @@ from sgl.backend.runtime.sample.ask import Lookup
 from sgl.backend.runtime.sample.sampler import Recipe, Request, Sampled
 from sgl.lang.expr import Sampling
 
+from .device_program import program
 from .tiny_transformers import FAMILIES, KERNEL_SIZES, WINDOW, Pool, Text, check_tree, saved, some
 
 OPTIONS = EngineOptions(context_length=300, pool_tokens=1199, step_tokens=256, max_running=16, overlap=True)
@@ -137,16 +137,6 @@ def same(got: list[Any], want: list[Any]) -> None:
             assert theirs.logprob is None or mine.logprob == pytest.approx(theirs.logprob, abs=2e-3)
         else:
             assert mine.logprobs == pytest.approx(theirs.logprobs, abs=2e-3)
-
-
-@sgl.function
-def program(s: Any, i: int) -> None:
-    s += "Shared by all. " + f"Row {i}: " + sgl.gen("a", max_tokens=4, temperature=0.8, ignore_eos=True, seed=3)
-    forks = s.fork(2)
-    forks += lambda k: f" b{k}" + sgl.gen("b", max_tokens=3, temperature=0, top_p=0.9, seed=4)
-    forks += sgl.select("c", [" yes", " no", " yes!"])
-    forks.join()
-    s += sgl.gen("d", regex="[0-9]{2}", seed=5)
 
 
 class Overlapping(DeviceTransformers):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 
 from ....lang.errors import BackendError, OutOfMemory
 from ..batch import Batch, SpanLayout
+from ..device import on
 from ..executor import Answer, Ask
 from ..model.fused_llama import LOGIT_ROWS
 from ..sample.ask import Lookup
@@ -141,11 +141,6 @@ class DeviceFlight:
 
     def answers(self) -> list[Answer]:
         return [answer for pending in self._pending for answer in pending.answers()]
-
-
-def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make it the current device: kernels are launched there, whichever thread drives."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _scratch_batch(spans: list[int], rows: int) -> Batch:

@@ -17,7 +17,6 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ import torch.nn.functional as F
 
 from ....lang.errors import BackendError, ModelLoadError
 from ..batch import Batch
-from ..device import FUSED_HEAD_DIMS, card_of, fused_obstacle
+from ..device import FUSED_HEAD_DIMS, card_of, fused_obstacle, on
 from .transformers_attention import WORK_AT_ONCE, LayerAttention, LayerShape, LayerStep, TorchAttention
 from .transformers_probe import (
     PROBE,
@@ -104,7 +103,7 @@ class TransformersModel:
         except Exception as error:
             raise ModelLoadError(f"{name}: transformers cannot load it ({_first_line(error)})") from error
         place = torch.device(device)
-        with _on(place):
+        with on(place):
             return _class_for(cls, place)(network.to(place).eval(), name, prove=not dummy)
 
     def _attention(self) -> LayerAttention:
@@ -125,7 +124,7 @@ class TransformersModel:
         """One step; float32 logits [W, V] on the host."""
         if not len(batch.tokens):
             return np.empty((0, self.vocab_size), dtype=np.float32)
-        with _on(self.device):
+        with on(self.device):
             return self.forward_device(self._tensor(batch.tokens), batch).float().cpu().numpy()
 
     def forward_device(self, tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -237,11 +236,6 @@ def _class_for(cls: type[TransformersModel], device: torch.device) -> type[Trans
     from .transformers_device import DeviceTransformers
 
     return DeviceTransformers
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Make it the current device: kernels are launched there."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _refuse_by_config(config: Any, name: str) -> None:
