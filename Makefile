@@ -27,7 +27,7 @@ test-slow: model
 
 test-gpu: model
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m pytest $(addprefix tests/backend/test_,$(addsuffix .py,kernels matmul tree_attention device_sampler device_executor transformers_device))
+	$(BIN)/python -m pytest $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
 
 # The trace page in a real headless Chromium (skipped where there is none).
 test-browser: $(READY)

@@ -12,9 +12,9 @@ from .interpreter.defaults import flush_cache, get_server_info, set_default_back
 from .interpreter.first import first
 from .interpreter.function import SglFunction, function
 from .interpreter.join import ProgramStateGroup
-from .interpreter.replay import ReplayReport, replay
 from .interpreter.state import ProgramState
-from .interpreter.trace import Trace, trace
+from .interpreter.trace.recording import Trace, trace
+from .interpreter.trace.replay import ReplayReport, replay
 from .interpreter.usage import UsageTree
 from .lang.api import (
     assistant,

@@ -44,7 +44,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _models_list(args: argparse.Namespace) -> int:
-    from .backend.runtime.model.store import MODELS, cache_folder, is_pulled, stored_path
+    from .backend.runtime.model.load.store import MODELS, cache_folder, is_pulled, stored_path
 
     cache = cache_folder()
     for name, model in MODELS.items():
@@ -54,7 +54,7 @@ def _models_list(args: argparse.Namespace) -> int:
 
 
 def _models_pull(args: argparse.Namespace) -> int:
-    from .backend.runtime.model.store import pull
+    from .backend.runtime.model.load.store import pull
 
     print(pull(args.name))
     return 0
@@ -67,7 +67,7 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
 
 
 def _trace(args: argparse.Namespace) -> int:
-    from .interpreter.page import load, write_page
+    from .interpreter.trace.page import load, write_page
 
     write_page(load(args.file), args.html)
     print(args.html)

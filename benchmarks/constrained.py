@@ -24,10 +24,10 @@ from pydantic import BaseModel, Field
 
 import sgl
 from sgl.backend.base import GenRequest
-from sgl.backend.runtime.constrained import Constrained
-from sgl.backend.runtime.constrained_gen import ConstrainedGen
 from sgl.backend.runtime.grammar.compile import Grammars
-from sgl.backend.runtime.grammar.protocol import mask_words
+from sgl.backend.runtime.grammar.engines.protocol import mask_words
+from sgl.backend.runtime.job.constrained_gen import ConstrainedGen
+from sgl.backend.runtime.job.rule import Constrained
 from sgl.lang.constraint import Constraint
 from sgl.lang.expr import Sampling
 

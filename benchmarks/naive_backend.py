@@ -30,7 +30,7 @@ from sgl.backend.base import (
     TokenLogprob,
     Usage,
 )
-from sgl.backend.runtime.model.loader import Checkpoint
+from sgl.backend.runtime.model.load.loader import Checkpoint
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 from sgl.lang.chat import ChatTemplate
 

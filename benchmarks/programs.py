@@ -225,8 +225,8 @@ def main() -> None:
     import transformers
     from naive_backend import NaiveBackend
 
-    from sgl.backend.runtime.model.loader import load_checkpoint
-    from sgl.backend.runtime.model.store import cache_folder
+    from sgl.backend.runtime.model.load.loader import load_checkpoint
+    from sgl.backend.runtime.model.load.store import cache_folder
 
     naive = NaiveBackend(load_checkpoint(None, "auto", cache_folder()), runtime.tokenizer, runtime.chat_template)
     runtime.generate("warm up", {"max_new_tokens": 4})

@@ -33,7 +33,7 @@ import numpy as np
 
 from sgl.backend.runtime.grammar.schema.engine import OPTIONS
 from sgl.backend.runtime.grammar.schema.lower import Lowered, lower
-from sgl.lang.checking import Mismatch, check, validator_for
+from sgl.lang.checking.check import Mismatch, check, validator_for
 from sgl.lang.constraint import JsonSchema
 from sgl.lang.errors import ConstraintError
 
@@ -46,7 +46,7 @@ class Masks:
     def __init__(self) -> None:
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        from sgl.backend.runtime.model.build import build
+        from sgl.backend.runtime.model.load.build import build
 
         model, self.tokenizer, _, _ = build(None, device="cpu", dtype="auto", load_format="auto")
         tokenizer = self.tokenizer

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import sgl
-from sgl.interpreter.trace import trace
+from sgl.interpreter.trace.recording import trace
 
 STORY = "Once upon a time there was a lighthouse keeper who wrote down every ship that passed. Entry {}: "
 

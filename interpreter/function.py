@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from ..backend.base import Backend
 from ..lang.errors import NotYet, OptionError, suggest
 from .arguments import RUN_OPTIONS, Declared, Options
-from .batch import Batch
-from .batch_async import AsyncBatch
-from .journal import Journal
-from .plan import Plan
-from .results import Results, States
-from .rows import Row, Rows
+from .batch.plan import Plan
+from .batch.results import Results, States
+from .batch.rows import Row, Rows
+from .batch.tasks import AsyncBatch
+from .batch.threads import Batch
+from .graph.started import backend_here, instance_here
+from .journal.journal import Journal
 from .run import Instance, done, is_async, no_loop_here, run_async, run_here, run_stream
-from .started import backend_here, instance_here
 from .state import ProgramState
 
 _BATCH_OPTIONS = ("num_threads", "progress_bar", "generator_style", "on_error", "ordered", "resume", "batch_timeout")
 
 
 if TYPE_CHECKING:
-    from .graph import Graph
-    from .lower import CompiledFunction
+    from .graph.lower import CompiledFunction
+    from .graph.nodes import Graph
 
 
 @overload
@@ -271,20 +271,20 @@ class SglFunction:
         `kwargs` are the program's arguments, where they matter; the others are placeholders (`{question}`). Also
         `backend` (whose chat template is used), `limit` (ops, 10,000) and `timeout` (seconds, 30).
         """
-        from .lower import trace_program
+        from .graph.lower import trace_program
 
         return trace_program(self, kwargs)
 
     def compile(self, backend: Any = None) -> CompiledFunction:
         """The program bound to a backend (None: the default one): checked and prepared ahead of its first run, with
         the text that every run begins with computed and pinned."""
-        from .lower import compile_program
+        from .graph.lower import compile_program
 
         return compile_program(self, backend)
 
     def cache(self, backend: Any = None) -> int:
         """Compute and pin the text that every run begins with, until the cache is flushed; its length in tokens."""
-        from .lower import cache_program
+        from .graph.lower import cache_program
 
         return cache_program(self, backend)
 

@@ -17,7 +17,7 @@ from ..backend.base import Handle
 from ..lang.errors import OptionError, suggest
 from ..lang.expr import Appendable, Expr, as_expr
 from .colour import html_of_group, parts_of, since_fork
-from .cursor import Cursor
+from .line import Cursor
 from .transcript import Segment
 from .variables import Variable
 

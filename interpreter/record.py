@@ -182,7 +182,7 @@ def begin(
         return None
     record = ProgramRecord(program, name, call, options, backend, seed, caller, row, bool(recorders))
     if spans:
-        from .telemetry import start
+        from .trace.spans import start
 
         record.listener = record.root.listener = start(record)
         if not recorders and record.listener is None:

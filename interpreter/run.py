@@ -23,7 +23,7 @@ from ..backend.base import Backend
 from ..lang.errors import OptionError, ProgramTimeout
 from .arguments import Arguments, Options
 from .body import Body
-from .cursor import Cursor
+from .line import Cursor
 from .record import ProgramRecord, begin, seed_of
 from .state import ProgramState
 from .usage import Ledger

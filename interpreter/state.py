@@ -20,9 +20,9 @@ from ..lang.expr import Appendable, RoleBegin, RoleEnd, Seq, as_expr
 from .awaited import Awaited
 from .body import Body
 from .colour import html_of, parts_of
-from .cursor import Cursor
 from .join import ProgramStateGroup
-from .partial import Partials
+from .line import Cursor
+from .partial.values import Partials
 from .stream import Reader, pieces, pieces_async
 from .transcript import joined, pending
 from .usage import UsageTree
@@ -316,7 +316,7 @@ class ProgramState:
     @property
     def trace(self) -> dict[str, Any]:
         """This program's part of the trace (`OptionError` if it was not traced). Waits for nothing."""
-        from .trace import program_trace
+        from .trace.recording import program_trace
 
         return program_trace(self._body.record)
 

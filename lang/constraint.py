@@ -36,7 +36,7 @@ class Constraint:
     def parse(self, text: str) -> Any:
         """The value that a whole text stands for under this constraint: an instance of a schema's type, parsed data,
         or the text. Raises `ConstraintError` for a text that breaks it."""
-        from .checking import Mismatch, check
+        from .checking.check import Mismatch, check
 
         if not isinstance(text, str):
             raise ConstraintError(f"parse takes the text of a gen, got {text!r:.80}")
@@ -192,7 +192,7 @@ def _json_schema(source: str) -> Constraint:
 def schema(type: Any) -> Constraint:
     """JSON text of a Python type: a Pydantic model, dataclass, TypedDict, NamedTuple, Literal, Enum, Union, Annotated,
     `list[...]`, `dict[str, ...]`, date, UUID, Decimal, `int`, ... `s.value(name)` is then an instance of it."""
-    from .types import from_type
+    from .types.conversion import from_type
 
     return from_type(type)
 
@@ -200,7 +200,7 @@ def schema(type: Any) -> Constraint:
 def dtype(type: Any) -> Constraint:
     """SGLang's `dtype=`: int, float, bool or str (or their names): a number, `True|False`, or a quoted string. Any
     other type is the same as `schema`."""
-    from .types import of_dtype
+    from .types.conversion import of_dtype
 
     return of_dtype(type, "dtype")
 

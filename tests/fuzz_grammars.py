@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from sgl.backend.runtime.grammar.llguidance_engine import LLGuidance
-from sgl.backend.runtime.grammar.outlines_engine import Outlines
-from sgl.backend.runtime.grammar.protocol import Compiled, mask_words
-from sgl.backend.runtime.grammar.vocabulary import TokenTable, Vocabulary
-from sgl.backend.runtime.grammar.worker import Worker
-from sgl.backend.runtime.grammar.xgrammar_engine import XGrammar
+from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidance
+from sgl.backend.runtime.grammar.engines.outlines_engine import Outlines
+from sgl.backend.runtime.grammar.engines.protocol import Compiled, mask_words
+from sgl.backend.runtime.grammar.engines.vocabulary import TokenTable, Vocabulary
+from sgl.backend.runtime.grammar.engines.worker import Worker
+from sgl.backend.runtime.grammar.engines.xgrammar_engine import XGrammar
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.lang.errors import BackendError, ConstraintError, SglError
 from sgl.lang.pattern import PatternError, parse_regex, to_lark

@@ -212,7 +212,7 @@ def test_a_shape_takes_a_real_tokenizer(gpu: Any, tmp_path: Path, runtime: sgl.R
     import lzma
 
     source = runtime.tokenizer
-    from sgl.backend.runtime.model.dummy import byte_tokenizer
+    from sgl.backend.runtime.model.load.dummy import byte_tokenizer
 
     packed = tmp_path / "tokenizer.json.xz"
     tokenizer = byte_tokenizer(600, "test")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sgl.interpreter.page import write_page
+from sgl.interpreter.trace.page import write_page
 
 from .chromium import Tab, find
-from .interpreter.traces import SYSTEM, Clock, branch, call, many, program, story, trace
+from .interpreter.trace.traces import SYSTEM, Clock, branch, call, many, program, story, trace
 
 pytestmark = [
     pytest.mark.browser,

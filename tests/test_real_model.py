@@ -64,8 +64,8 @@ def test_greedy_text_is_that_of_transformers(runtime: Any) -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from naive_backend import transformers_model
 
-    from sgl.backend.runtime.model.loader import load_checkpoint
-    from sgl.backend.runtime.model.store import cache_folder
+    from sgl.backend.runtime.model.load.loader import load_checkpoint
+    from sgl.backend.runtime.model.load.store import cache_folder
 
     peer = transformers_model(load_checkpoint(None, "auto", cache_folder()))
     made = runtime.generate(PROMPTS, {"max_new_tokens": 64, "temperature": 0, "ignore_eos": True})

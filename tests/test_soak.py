@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 import sgl
 from sgl.backend.runtime import invariants
-from sgl.backend.runtime.grammar.recalled import Memory
+from sgl.backend.runtime.grammar.sharing.recalled import Memory
 
 from .backend.naive import rush
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 
 from ...lang.errors import OptionError, OutOfMemory
-from .model.config import ModelConfig
-from .model.shapes import parameter_count, weight_bytes
+from .model.load.config import ModelConfig
+from .model.load.shapes import parameter_count, weight_bytes
 
 log = logging.getLogger("sgl")
 

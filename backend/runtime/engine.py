@@ -25,23 +25,23 @@ from typing import Any
 
 from ...lang.errors import BackendError, Cancelled, OutOfMemory
 from ..base import StepRecord
-from .admission import Admission, Program, by_order
-from .batch import Model
-from .branch import Branch, ForkOp, HoldOp, RestOp, SyncOp, TokensOp, refuse
 from .drive import Drive
-from .executor import Executor, executor_of
-from .flight import answered, ask, begin_masks, goes_on, run_ahead
 from .grammar.compile import Grammars
-from .job import Job
+from .job.job import Job
+from .kv.pool import SCRATCH, SlotPool
+from .kv.tree import Tree
 from .meter import Meter
-from .noise import mix
-from .ops import Ops
 from .options import EngineOptions
-from .pool import SCRATCH, SlotPool
-from .scheduler import Scheduler, undo
-from .step import Draft, Step
+from .program.admission import Admission, Program, by_order
+from .program.branch import Branch, ForkOp, HoldOp, RestOp, SyncOp, TokensOp, refuse
+from .program.ops import Ops
+from .sample.noise import mix
+from .step.executor import Executor, executor_of
+from .step.flight import answered, ask, begin_masks, goes_on, run_ahead
+from .step.packed import Model
+from .step.scheduler import Scheduler, undo
+from .step.span import Draft, Step
 from .text.tokenizer import Tokenizer
-from .tree import Tree
 
 SHARE_FROM = 16
 """New constant text of at least this many tokens is laid into the tree, where others find it; less rides along."""

@@ -14,7 +14,7 @@ from ...lang.errors import NotYet, OptionError
 from ...lang.expr import Sampling
 from ..base import GenRequest, GenResult, Handle
 from ..meta import call_id, of_gen
-from .branch import Branch
+from .program.branch import Branch
 
 if TYPE_CHECKING:
     from .runtime import Runtime

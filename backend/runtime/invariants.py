@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .batch import Run
-from .pool import SCRATCH, size
-from .tree import Node
+from .kv.pool import SCRATCH, size
+from .kv.tree import Node
+from .step.packed import Run
 
 if TYPE_CHECKING:
-    from .branch import Branch
     from .engine import Engine
+    from .program.branch import Branch
 
 
 def check(engine: Engine) -> None:

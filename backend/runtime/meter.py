@@ -13,7 +13,7 @@ from ..base import Usage
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .step import Step
+    from .step.span import Step
 
 log = logging.getLogger("sgl")
 

@@ -22,12 +22,12 @@ from ...lang.errors import OptionError
 from ..base import Branch as BackendBranch
 from ..base import Capabilities, Handle, StepRecord
 from . import invariants
-from .batch import Model
-from .branch import Branch
-from .draw import draw_tree
 from .engine import Engine
+from .kv.draw import draw_tree
 from .options import EngineOptions, refuse_unsupported
+from .program.branch import Branch
 from .sizes import MAX_RUNNING, STEP_TOKENS, captured_rows, pool_size
+from .step.packed import Model
 from .text.tokenizer import Tokenizer
 from .threads import wait_briefly
 
@@ -75,7 +75,7 @@ class Runtime:
         refuse_unsupported(others)
         _positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
         wait_briefly()
-        from .model.build import build  # imports torch
+        from .model.load.build import build  # imports torch
 
         model, tokenizer, template, name = build(
             model_path, device=device, dtype=dtype, load_format=load_format, attention=attention_backend

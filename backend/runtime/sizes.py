@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from ...lang.errors import OptionError
-from .batch import Model
+from .step.packed import Model
 
 STEP_TOKENS = {"cpu": 256, "cuda": 8192}
 """Rows of one step: enough to fill the machine, few enough that streams and Ctrl-C stay lively."""

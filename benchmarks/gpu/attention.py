@@ -26,7 +26,7 @@ import torch
 from sgl.backend.runtime.attention import tree_plan
 from sgl.backend.runtime.attention.tree_attention import Tiling, TreeAttention
 from sgl.backend.runtime.attention.tree_plan import FEW_ROWS
-from sgl.backend.runtime.batch import Batch, Run, SpanLayout
+from sgl.backend.runtime.step.packed import Batch, Run, SpanLayout
 
 LAYERS = 8
 REPLAYS = 20

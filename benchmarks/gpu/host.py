@@ -25,14 +25,14 @@ import tokenizers
 
 import sgl
 from sgl.backend.runtime.attention.tree_plan import plan_tree, usual_caps
-from sgl.backend.runtime.batch import Batch
 from sgl.backend.runtime.cuda.fixed_step import fill, layout
 from sgl.backend.runtime.cuda.graphs import sizes
-from sgl.backend.runtime.executor import Answer, Ask
 from sgl.backend.runtime.runtime import Runtime
 from sgl.backend.runtime.sample.ask import Looked, Lookup
 from sgl.backend.runtime.sample.packing import Packer
 from sgl.backend.runtime.sample.sampler import Request, Sampled
+from sgl.backend.runtime.step.executor import Answer, Ask
+from sgl.backend.runtime.step.packed import Batch
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 from sgl.lang.chat import CHATML, ChatTemplate
 

@@ -23,10 +23,10 @@ import torch
 from matmul import copy_rate
 
 from sgl.backend.runtime.attention import tree_kernels
-from sgl.backend.runtime.batch import Batch, SpanLayout
 from sgl.backend.runtime.cuda.fixed_step import FixedStep
-from sgl.backend.runtime.model import kernels, matmul
-from sgl.backend.runtime.model.tune import timed
+from sgl.backend.runtime.model.llama import kernels, matmul
+from sgl.backend.runtime.model.llama.tune import timed
+from sgl.backend.runtime.step.packed import Batch, SpanLayout
 
 SECONDS = 0.15
 """How long a step is timed."""

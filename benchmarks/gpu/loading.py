@@ -28,12 +28,12 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file
 
-from sgl.backend.runtime.model.build import build
-from sgl.backend.runtime.model.config import ModelConfig
-from sgl.backend.runtime.model.dummy import byte_tokenizer
-from sgl.backend.runtime.model.fetch import CHUNK_BYTES, READERS, taking_order
-from sgl.backend.runtime.model.loader import load_checkpoint
-from sgl.backend.runtime.model.shapes import tensor_shapes, weight_bytes
+from sgl.backend.runtime.model.load.build import build
+from sgl.backend.runtime.model.load.config import ModelConfig
+from sgl.backend.runtime.model.load.dummy import byte_tokenizer
+from sgl.backend.runtime.model.load.fetch import CHUNK_BYTES, READERS, taking_order
+from sgl.backend.runtime.model.load.loader import load_checkpoint
+from sgl.backend.runtime.model.load.shapes import tensor_shapes, weight_bytes
 
 VOCABULARY = 128256
 SHAPE = {

@@ -4,7 +4,7 @@
 
 For the products of an 8B and a 0.6B model (Qwen3), bfloat16: microseconds a launch, TB/s of weights, and that as a
 share of the rate at which the device copies (bytes read plus bytes written). `--all` prints every candidate, `--more`
-tries a wider set, `--save` writes the table of winners (shipped as `backend/runtime/model/tuned_h200.json`).
+tries a wider set, `--save` writes the table of winners (shipped as `backend/runtime/model/llama/tuned_h200.json`).
 Whole by default in about a minute, most of it compilation at the first run.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 import triton
 
-from sgl.backend.runtime.model.tune import Timing, Weights, measure, tune
-from sgl.backend.runtime.model.tuned import BUCKETS, LIBRARY, Choice, Product, Table
+from sgl.backend.runtime.model.llama.tune import Timing, Weights, measure, tune
+from sgl.backend.runtime.model.llama.tuned import BUCKETS, LIBRARY, Choice, Product, Table
 
 SPREAD = 256 << 20
 """Bytes of weights of one product that the launches go round: several times the L2 cache."""

@@ -34,7 +34,7 @@ from models import SHAPES, add_options, options_of, start
 from texts import TOLERANCE, Texts
 
 import sgl
-from sgl.interpreter.plan import IN_FLIGHT, MAX_THREADS
+from sgl.interpreter.batch.plan import IN_FLIGHT, MAX_THREADS
 
 PROFILE_LINES = 25
 

@@ -5,7 +5,7 @@
 `tune` (at a model's first start) times a product alone. Here a step of some layers is captured with each candidate in
 turn, so what a launch does to its neighbours counts: weights loaded early, multiprocessors left free, cache evicted.
 One product after the other is given its best candidate (`--rounds` times round). `--save` writes the table of winners
-(shipped as `backend/runtime/model/tuned_h200.json`).
+(shipped as `backend/runtime/model/llama/tuned_h200.json`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 import triton
 from matmul import described
 
-from sgl.backend.runtime.model import tune
-from sgl.backend.runtime.model.tuned import BUCKETS, LIBRARY, Choice, Product, Table
+from sgl.backend.runtime.model.llama import tune
+from sgl.backend.runtime.model.llama.tuned import BUCKETS, LIBRARY, Choice, Product, Table
 
 LAYERS = 10
 """Of the model, in a timed step: several times the L2 cache."""

@@ -29,7 +29,7 @@ import report
 import torch
 
 import sgl
-from sgl.backend.runtime.batch import Batch, SpanLayout
+from sgl.backend.runtime.step.packed import Batch, SpanLayout
 
 CODE = r"[A-Z]{2,4}-[0-9]{3}(, [A-Z]{2,4}-[0-9]{3})?"
 SHARED = "A beginning that all the rows of a batch have in common, long enough to be worth sharing. " * 2

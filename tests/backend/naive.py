@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from sgl.backend.runtime.batch import Batch, SpanLayout
 from sgl.backend.runtime.model.toy import ToyModel, toy_tokenizer
-from sgl.backend.runtime.noise import mix
+from sgl.backend.runtime.sample.noise import mix
 from sgl.backend.runtime.sample.sampler import Recipe, Request, log_softmax, sample
+from sgl.backend.runtime.step.packed import Batch, SpanLayout
 from sgl.lang.choices import ChoiceMethod
 from sgl.lang.expr import DEFAULT_MAX_TOKENS, Sampling
 

@@ -11,8 +11,8 @@ from functools import cache
 import pytest
 
 from sgl.backend.base import GenRequest, ScoreRequest
-from sgl.backend.runtime.noise import mix
 from sgl.backend.runtime.runtime import Runtime
+from sgl.backend.runtime.sample.noise import mix
 from sgl.lang.choices import sequence_likelihood, token_length_normalized
 from sgl.lang.expr import Sampling
 

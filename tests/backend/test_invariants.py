@@ -100,7 +100,7 @@ def start(branch: Any, oracle: NaiveBranch, program: list[Any]) -> Run:
 
 
 def expected_sample(oracle: NaiveBranch, sampling: Sampling, i: int) -> Any:
-    from sgl.backend.runtime.noise import mix
+    from sgl.backend.runtime.sample.noise import mix
 
     (copy,) = NaiveBranch(oracle.naive, oracle.seed, oracle.path, list(oracle.tokens), list(oracle.pending)).fork(1)
     copy.path = oracle.path

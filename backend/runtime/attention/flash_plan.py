@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import SpanLayout
+from ..step.packed import SpanLayout
 
 Ints = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]

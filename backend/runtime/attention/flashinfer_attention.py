@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from ....lang.errors import OptionError
-from ..batch import Batch
+from ..step.packed import Batch
 from .flash_plan import FlashCaps, FlashPlan, Ints32, plan_flash
 
 HEAD_DIMS = (64, 128, 256)

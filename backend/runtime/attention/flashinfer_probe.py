@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ....lang.errors import BackendError
-from ..batch import SpanLayout
+from ..step.packed import SpanLayout
 from .flash_plan import plan_flash
 from .flashinfer_attention import FA3_FROM_ROWS, TENSOR_CORES_FROM_SPANS, FlashInferAttention
 

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Run, SpanLayout
+from ..step.packed import Run, SpanLayout
 
 Ints = npt.NDArray[np.int64]
 

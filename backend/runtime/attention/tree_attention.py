@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ....lang.errors import OptionError
-from ..batch import Batch
+from ..step.packed import Batch
 from . import tree_kernels
 from .tree_plan import LATENCY_ROWS, PROGRAMS, Caps, TileRows, TreePlan, plan_tree, usual_caps
 

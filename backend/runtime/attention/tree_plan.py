@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import SpanLayout
+from ..step.packed import SpanLayout
 from .tree_runs import Context, split_context
 
 Ints = npt.NDArray[np.int64]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import SpanLayout
+from ..step.packed import SpanLayout
 
 Ints = npt.NDArray[np.int64]
 Group = tuple[int, ...]

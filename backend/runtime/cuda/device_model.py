@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 if TYPE_CHECKING:
-    from ..model.fused_llama import Inputs
+    from ..model.llama.fused import Inputs
 
 
 class DeviceModel(Protocol):

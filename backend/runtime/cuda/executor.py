@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 from ....lang.errors import BackendError, OutOfMemory
-from ..batch import Batch, SpanLayout
 from ..device import on
-from ..executor import Answer, Ask
-from ..model.fused_llama import LOGIT_ROWS
+from ..model.llama.fused import LOGIT_ROWS
 from ..sample.ask import Lookup
 from ..sample.device import DeviceSampler
-from ..staging import Staging
+from ..step.executor import Answer, Ask
+from ..step.packed import Batch, SpanLayout
 from .fixed_step import fill, layout, views
 from .graphs import Graphs
+from .staging import Staging
 
 if TYPE_CHECKING:
     from ..options import EngineOptions

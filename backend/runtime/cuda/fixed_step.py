@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..batch import Batch
-from ..model.fused_llama import Inputs
-from ..staging import Ints, Staging
+from ..model.llama.fused import Inputs
+from ..step.packed import Batch
+from .staging import Ints, Staging
 
 if TYPE_CHECKING:
     from .device_model import DeviceModel

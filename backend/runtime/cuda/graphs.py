@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..batch import Batch
+from ..step.packed import Batch
 from .fixed_step import FixedStep
 
 if TYPE_CHECKING:

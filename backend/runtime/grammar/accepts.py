@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....lang.checking import Mismatch, check
+from ....lang.checking.check import Mismatch, check
 from ....lang.errors import ConstraintError, OptionError
 from .compile import Prepared
-from .protocol import Mask, Matcher, mask_words
-from .vocabulary import Vocabulary
+from .engines.protocol import Mask, Matcher, mask_words
+from .engines.vocabulary import Vocabulary
 
 MOST_STEPS = 200_000
 """Tokens tried before the walk gives up."""

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from ..model.store import cache_folder
+from ..model.load.store import cache_folder
 
 ENTRIES = 256
 MEMORY_BYTES = 128 << 20

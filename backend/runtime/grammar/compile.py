@@ -24,21 +24,21 @@ from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenc
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import Node, size
 from ..text.tokenizer import Tokenizer
-from .alike import Alike, Apart, Patterns, Texts
-from .alike_json import Places
 from .cache import ArtefactCache
-from .closing import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
-from .deepest import deepest
-from .ebnf import Unfit
+from .closing.deepest import deepest
+from .closing.search import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
+from .engines.ebnf import Unfit
+from .engines.llguidance_engine import LLCompiled, LLGuidance
+from .engines.outlines_engine import Outlines
+from .engines.protocol import Compiled, Matcher, mask_words
+from .engines.vocabulary import Vocabulary
+from .engines.worker import Build, Worker, cached
+from .engines.xgrammar_engine import XGrammar
 from .lark import merged, regular, schemas, to_source
-from .llguidance_engine import LLCompiled, LLGuidance
-from .outlines_engine import Outlines
-from .protocol import Compiled, Matcher, mask_words
-from .recalled import Memory, Recalled
 from .schema.lower import Lowered, lower
-from .vocabulary import Vocabulary
-from .worker import Build, Worker, cached
-from .xgrammar_engine import XGrammar
+from .sharing.alike import Alike, Apart, Patterns, Texts
+from .sharing.alike_json import Places
+from .sharing.recalled import Memory, Recalled
 
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
 FEW = 4
@@ -292,7 +292,7 @@ def _few_keys(mask: Any) -> bool:
 def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:
     pointers = list(low.checked)
     if part.type is not None:
-        from ....lang.types import checked_afterwards
+        from ....lang.types.conversion import checked_afterwards
 
         pointers += checked_afterwards(part.type)
     return pointers

@@ -112,7 +112,7 @@ def _schema(constraint: JsonSchema) -> Iterator[Row]:
         yield Row(pointer if known else "", "", "refused", why if known else str(error))
         return
     if constraint.type is not None:
-        from ....lang.types import checked_afterwards
+        from ....lang.types.conversion import checked_afterwards
 
         for what in checked_afterwards(constraint.type):
             yield Row("", "type", "checked", what)

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ..batch import Batch
-from ..noise import uniform
+from ..sample.noise import uniform
+from ..step.packed import Batch
 from ..text.tokenizer import Tokenizer
 
 _POISON = -(2**40)

@@ -22,7 +22,7 @@ import torch
 import triton
 
 from ....lang.errors import BackendError
-from ..staging import Staging
+from ..cuda.staging import Staging
 from . import kernels, row_kernels
 from .ask import Looked, Lookup
 from .packing import NAN, STATS_FIELDS, Packed, Packer

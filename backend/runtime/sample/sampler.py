@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from ....lang.errors import BackendError
 from ....lang.expr import Sampling
-from ..noise import uniform
 from .ask import Looked, Lookup
+from .noise import uniform
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.int32]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 
 from .....lang import pattern as regular
-from .....lang.formats import FORMATS, check_format
+from .....lang.checking.formats import FORMATS, check_format
 from .....lang.pattern.nodes import repeated
 from .....lang.pattern.search import EcmaSearch
 from .sets import Class, Pattern

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .....lang.checking import dialect, metaschema_fault
-from .....lang.dialect import finder
+from .....lang.checking.check import dialect, metaschema_fault
+from .....lang.checking.dialect import finder
 from .....lang.errors import ConstraintError
 from .places import NAMED, child
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from .....lang.checking.formats import known as known_format
 from .....lang.errors import ConstraintError
-from .....lang.formats import known as known_format
 from .....lang.pattern import PatternError
 from .engine import engine_refuses
 from .lint import ANNOTATIONS, ENFORCED, lint

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from .....lang.formats import CHECKED_ONLY, FORMATS, MOST
+from .....lang.checking.formats import CHECKED_ONLY, FORMATS, MOST
 from .....lang.pattern import PatternError
 from .languages import member, node
 from .members import cond_of, tidy_members

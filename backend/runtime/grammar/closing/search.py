@@ -1,0 +1,307 @@
+"""The way to close: tokens that end a constrained text from where it is.
+
+Owns: the search for such tokens over any engine's matchers, and the words that help it. Knows nothing of budgets
+(`constrained.py`).
+
+Grammars are opaque, so the search tries what tends to close: quotes within strings, brackets outside them, digits
+before words. What a pattern wants at its end is no such habit, so for every regular part there is a *witness*, a
+shortest text of it: from nearly anywhere in a pattern, some end of its witness completes it. A greedy walk finds most
+ends; where it does not, or not soon enough, a breadth-first search does, in which two texts of equal length with equal
+masks count as one. What is found does close; that nothing shorter does is not proven.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .....lang.pattern import Node, PatternError, parse_regex, shortest
+from ..engines.protocol import Mask, Matcher, mask_words
+from ..engines.vocabulary import Vocabulary
+
+BEAM = 16
+"""Texts that the breadth-first search keeps a layer."""
+WORK = 8_000
+"""What one search may take: 16 for a mask, 1 for a token tried. (About 50 ms at 50,000 tokens; not a time, as what is
+found decides what is sampled, and that may not depend on how fast the machine is.)"""
+_MASK = 16
+MOST_WITNESSES, LONGEST_WITNESS = 32, 400
+
+
+class Closer:
+    """Finds closing tokens, for one vocabulary. Thread-safe."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.size = vocabulary.size
+        ids = [i for i, data in enumerate(vocabulary.bytes) if data]
+        self.free = np.array(sorted(ids, key=lambda i: _in_free_text(vocabulary.bytes[i])), dtype=np.int64)
+        self.structure = np.array(sorted(ids, key=lambda i: _in_structure(vocabulary.bytes[i])), dtype=np.int64)
+        self.many = len(ids) // 2
+        self.closes = np.zeros(vocabulary.size, dtype=bool)  # brackets and quotes: in JSON they are taken at once
+        self.closes[[i for i in ids if not vocabulary.bytes[i].strip(b'"]}')]] = True
+        self.first = np.array([data[0] if data else 0 for data in vocabulary.bytes], dtype=np.uint8)
+        self.words = np.zeros(vocabulary.size, dtype=bool)
+        self.words[[i for i in ids if _in_structure(vocabulary.bytes[i])[0] == _WORD]] = True
+        single = [i for i in ids if len(vocabulary.bytes[i]) == 1]
+        self.handy = np.array([*self.structure[:32], *self.free[:8], *single], dtype=np.int64)
+        self.spelled = lru_cache(4096)(lambda data: tuple(vocabulary.spell(data)))
+
+    def path(
+        self,
+        matcher: Matcher,
+        limit: int,
+        witnesses: Sequence[bytes] = (),
+        json: bool = False,
+        work: int = WORK,
+    ) -> list[int] | None:
+        """At most `limit` tokens that complete the text (`matcher` stays as it is), or None if none were found.
+
+        `witnesses`: texts of the constraint's regular parts. `json`: only strings are regular parts. `work`: what the
+        search may take.
+        """
+        search = _Search(self, witnesses, json, work)
+        found = search.greedy(matcher, min(limit, 2_000))
+        if found is None and limit > 0:
+            found = search.greedy(matcher, min(limit, 400), last=True)
+        return search.breadth_first(matcher, min(limit, 400)) if found is None and limit > 0 else found
+
+
+class _Search:
+    """One search, with its own row for masks. `left`: the work it may still do."""
+
+    def __init__(self, closer: Closer, witnesses: Sequence[bytes], json: bool, work: int) -> None:
+        self.closer, self.witnesses, self.json = closer, witnesses, json
+        self.row: Mask = np.zeros(mask_words(closer.size), dtype=np.int32)
+        self.left = work
+
+    def greedy(self, matcher: Matcher, limit: int, last: bool = False) -> list[int] | None:
+        """One way, the likeliest token at each place; with `last`, where only words are allowed, the last of them (the
+        first may lead in a circle)."""
+        at = matcher.fork()
+        path: list[int] = []
+        while len(path) <= limit:
+            if at.can_end():
+                return path
+            step: Sequence[int] = at.forced() or self._likely(at, last)
+            self.left -= len(step)
+            if not step or not all(at.accept(token) for token in step) or self.left < 0:
+                return None
+            path += step
+        return None
+
+    def _likely(self, at: Matcher, last: bool = False) -> Sequence[int]:
+        allowed = self._allowed(at)
+        best: list[int] = allowed[:1].tolist()
+        if last and best and self.closer.words[best[0]]:
+            best = allowed[-1:].tolist()
+        if self.json and best and self.closer.closes[best[0]]:
+            return best
+        return self._witnessed(at) or best
+
+    def _witnessed(self, at: Matcher) -> Sequence[int]:
+        """The shortest end of a witness that completes its part here, as tokens; () if none does."""
+        found: Sequence[int] = ()
+        for witness in self.witnesses:
+            for start in range(len(witness) - 1, -1, -1):
+                step = self.closer.spelled(witness[start:])
+                if found and len(step) >= len(found):
+                    break
+                after = at.fork()
+                self.left -= 1
+                if step and all(after.accept(token) for token in step) and self._is_over(after):
+                    found = step
+                    break
+        return found
+
+    def _is_over(self, after: Matcher) -> bool:
+        """Whether a part is complete here: the text may end, in JSON a quote may come, or one character must."""
+        if after.can_end() or after.forced():
+            return True
+        allowed = self._allowed(after)
+        if not len(allowed):
+            return False
+        first = self.closer.first[allowed]
+        return bool(self.json and self.closer.closes[allowed[0]]) or bool((first == first[0]).all())
+
+    def breadth_first(self, matcher: Matcher, limit: int) -> list[int] | None:
+        """In layers of texts of equal length."""
+        layer: list[tuple[Matcher, list[int]]] = [(matcher.fork(), [])]
+        for _ in range(limit):
+            seen: dict[bytes, tuple[Matcher, list[int]]] = {}
+            for at, path in layer:
+                for token in self._candidates(at):
+                    self.left -= 1
+                    if self.left < 0:
+                        return None
+                    after = at.fork()
+                    if not after.accept(token):
+                        continue
+                    if after.can_end():
+                        return [*path, token]
+                    after.fill(self.row)
+                    self.left -= _MASK
+                    seen.setdefault(self.row.tobytes(), (after, [*path, token]))
+            layer = list(seen.values())[:BEAM]
+            if not layer:
+                return None
+        return None
+
+    def _candidates(self, matcher: Matcher) -> Iterator[int]:
+        forced = matcher.forced()
+        if forced:
+            yield forced[0]
+            return
+        allowed = self._allowed(matcher)
+        if len(allowed) > 96:
+            handy = self.closer.handy[self._bits()[self.closer.handy]]
+            allowed = np.concatenate([handy, allowed[len(allowed) - 16 :]])
+        yield from dict.fromkeys(allowed.tolist())
+
+    def _allowed(self, matcher: Matcher) -> npt.NDArray[np.int64]:
+        """Ids that the mask allows, the most likely to close first."""
+        matcher.fill(self.row)
+        self.left -= _MASK
+        bits = self._bits()
+        order = self.closer.free if np.count_nonzero(bits) > self.closer.many else self.closer.structure
+        return order[bits[order]]
+
+    def _bits(self) -> npt.NDArray[np.bool_]:
+        return np.unpackbits(self.row.view(np.uint8), count=self.closer.size, bitorder="little").view(np.bool_)
+
+
+def _in_free_text(data: bytes) -> tuple[int, int]:
+    """Rank of a token where nearly everything is allowed (a string, a text): what ends it, then long words, so that a
+    least length is soon reached."""
+    if data[:1] == b'"' and not data[1:].strip(b"]}"):
+        return 0, -len(data)
+    return 1, -min(len(data), 16) if data.isalpha() and data.isascii() else 0
+
+
+_WORD = 6
+
+
+def _in_structure(data: bytes) -> tuple[int, int]:
+    """Rank of a token elsewhere: brackets that close, `null`, a quote, digits, punctuation, openers, words."""
+    if not data.strip(b"]}"):
+        return 0, -len(data)
+    if data == b"null":
+        return 1, 0
+    if data in (b'"', b")"):
+        return 2, 0
+    if data.isdigit():
+        return 3, len(data)
+    if len(data) == 1 and not data.isalpha() and data not in b"[{(\\":
+        return 4, 0
+    if data in (b"[", b"{", b"("):
+        return 5, 0
+    return _WORD, -min(len(data), 16) if data.isalpha() and data.isascii() else len(data)
+
+
+# -- what is known of a constraint before anything is generated
+
+
+def witness(node: Node) -> bytes | None:
+    """A shortest text of a pattern; None for one that is too long or not soon found."""
+    try:
+        text = shortest(node)
+    except PatternError:
+        return None
+    return text.encode() if text is not None and 0 < len(text) <= LONGEST_WITNESS else None
+
+
+def schema_witnesses(mask: Any) -> tuple[bytes, ...]:
+    """Shortest texts of the patterns in a lowered schema."""
+    found: dict[bytes, None] = {}
+    for pattern in dict.fromkeys(_patterns(mask)):
+        if len(found) < MOST_WITNESSES and (text := _of_pattern(pattern)) is not None:
+            found[text] = None
+    return tuple(found)
+
+
+def _patterns(mask: Any) -> Iterator[str]:
+    if isinstance(mask, dict):
+        if isinstance(mask.get("pattern"), str):
+            yield mask["pattern"]
+        for key, value in mask.items():
+            if key not in ("const", "enum"):
+                yield from _patterns(value)
+    elif isinstance(mask, list):
+        for value in mask:
+            yield from _patterns(value)
+
+
+_RUST_CHARACTER = re.compile(r"\\x\{([0-9a-fA-F]+)\}")
+"""As lowering writes characters; all else in its patterns means the same to Python."""
+
+
+def mask_pattern(pattern: str) -> Node:
+    """A pattern of a lowered schema, read."""
+    return parse_regex(_RUST_CHARACTER.sub(lambda m: f"\\U{int(m[1], 16):08x}", pattern))
+
+
+@lru_cache(1024)
+def _of_pattern(pattern: str) -> bytes | None:
+    try:
+        return witness(mask_pattern(pattern))
+    except PatternError:
+        return None
+
+
+def heaviest(mask: Any) -> int:
+    """Characters of the largest least value that any place of a lowered schema asks for: what one opening bracket or
+    comma may add to the way to the end."""
+    sizes = _Sizes(mask)
+    return max((sizes.of(place) for place in _places(mask)), default=1)
+
+
+class _Sizes:
+    """The least size of a value of each place, in characters; large where it cannot be told."""
+
+    def __init__(self, document: Any) -> None:
+        self.definitions = document.get("$defs", {}) if isinstance(document, dict) else {}
+        self.known: dict[str, int] = {}
+
+    def of(self, schema: Any, depth: int = 0) -> int:
+        if not isinstance(schema, dict) or depth > 60:
+            return 1
+        if "$ref" in schema:
+            name = str(schema["$ref"]).rpartition("/")[2]
+            if name not in self.known:
+                self.known[name] = 1  # within itself
+                self.known[name] = self.of(self.definitions.get(name), depth + 1)
+            return self.known[name]
+        if "anyOf" in schema:
+            return min((self.of(branch, depth + 1) for branch in schema["anyOf"]), default=1)
+        if "allOf" in schema:
+            return max((self.of(branch, depth + 1) for branch in schema["allOf"]), default=1)
+        values = [schema["const"]] if "const" in schema else schema.get("enum")
+        if values:
+            return min(len(str(value)) + 2 for value in values)
+        properties = schema.get("properties", {})
+        required: list[int] = [
+            len(name) + 6 + self.of(properties.get(name), depth + 1) for name in schema.get("required", ())
+        ]
+        items: int = schema.get("minItems", 0) * (2 + self.of(schema.get("items"), depth + 1))
+        items += sum(2 + self.of(item, depth + 1) for item in schema.get("prefixItems", ()))
+        text: int = max(
+            schema.get("minLength", 0), len(_of_pattern(schema["pattern"]) or b"") if "pattern" in schema else 0
+        )
+        return 2 + sum(required) + items + text
+
+
+def _places(mask: Any) -> Iterator[Any]:
+    if isinstance(mask, dict):
+        yield mask
+        for key in ("properties", "patternProperties", "$defs"):
+            for value in mask.get(key, {}).values():
+                yield from _places(value)
+        for key in ("items", "additionalProperties", "prefixItems", "anyOf", "allOf"):
+            yield from _places(mask.get(key))
+    elif isinstance(mask, list):
+        for value in mask:
+            yield from _places(value)

@@ -1,0 +1,424 @@
+"""EBNF in xgrammar's GBNF dialect: read, checked, and made harmless before the engine sees it.
+
+Owns: the reader of the dialect, the checks that keep an engine from hanging or ending nowhere, and the spelling of a
+regular pattern as a grammar. Knows nothing of tokens.
+
+xgrammar 0.2.8 takes a grammar without a finite text and then never returns from asking for the forced one
+(`root ::= "a" root`), or allows nothing at all (`root ::= root`); on every token it is quadratic in the least count of
+an open repeat and linear in a forced text; its masks leave out tokens that span several rounds of a left recursion
+(`root ::= "q" | root [^a]`), and allow wrong ones where a token reaches into a class with some characters beyond ASCII
+(`[a-z]? [\\u0660-\\u0669] " "`); `\\x5ea` is one character to it; it knows no empty alternative. So: every rule that is
+reached has a finite and not too long shortest text, none begins with itself, counts are bounded, such classes are
+written as alternatives, and an empty alternative is spelled `""`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from .....lang.errors import ConstraintError
+from .....lang.pattern import PatternError, chars, plain
+from .....lang.pattern.chars import Ranges
+from .....lang.pattern.nodes import Alt, Chars, Node, Repeat, Seq, size
+
+LONGEST_FORCED = 4_000
+"""Characters that an alternative may demand at least."""
+LARGEST_OPEN_COUNT = 500
+"""`x{n,}`: xgrammar is quadratic in n when it looks for a forced text."""
+LARGEST_COUNT = 100_000
+DEEPEST = 150
+LARGEST_SOURCE = 2_000_000
+LARGEST_PATTERN = 100_000
+MOST_LISTED = 1_000
+_ASCII: Ranges = ((0, 0x7F),)
+_BEYOND: Ranges = chars.difference(chars.ALL, _ASCII)
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_RULE = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t\r\n]*::=")
+_CHAR = re.compile(r"\\(?:x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}|[^xuU])|[^\\\n]")
+_COUNT = re.compile(r"\{[ \t]*(\d*)[ \t]*(?:(,)[ \t]*(\d*)[ \t]*)?\}")
+
+Least = Callable[[dict[str, float]], float]
+"""The length of the shortest text of a part, given the rules' (infinity: there is none)."""
+Leads = Callable[[dict[str, float]], frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a rule: how long its shortest text is, the rules that it names and where, and those that it may begin
+    with."""
+
+    least: Least
+    names: tuple[tuple[str, int], ...] = ()
+    leads: Leads = lambda known: frozenset()
+
+
+def checked(source: str) -> str:
+    """The grammar as xgrammar can be given it. Raises `ConstraintError` with line and column."""
+    reader = _Reader(source)
+    rules = reader.rules()
+    reached = _reached(reader, rules)
+    least = _least(rules, reached)
+    for name in reached:
+        at = reader.begins[name]
+        if least[name] == math.inf:
+            raise reader.error(at, f"no finite text matches the rule {name}: each of its alternatives goes on for ever")
+    if (recursive := _left_recursive(rules, reached, least)) is not None:
+        raise reader.error(
+            reader.begins[recursive],
+            f"the rule {recursive} may begin with itself (left recursion), which xgrammar's masks do not cover: "
+            f"write {recursive} ::= b a* for {recursive} ::= {recursive} a | b",
+            Unfit,
+        )
+    for name in reached:
+        for alternative, at in rules[name]:
+            if (length := alternative.least(least)) == math.inf:
+                raise reader.error(at, f"no text matches this alternative of {name}; remove it")
+            if length > LONGEST_FORCED:
+                raise reader.error(
+                    at,
+                    f"the shortest text of {name} here has {length:.0f} characters; at most {LONGEST_FORCED:,} fit",
+                )
+    return reader.normalised()
+
+
+class Unfit(ConstraintError):
+    """A grammar that is right, but that xgrammar would not enforce exactly; another engine may."""
+
+
+class _Reader:
+    """A recursive-descent reader. `edits`: (start, end, text) of what is spelled otherwise for xgrammar."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.at = 0
+        self.begins: dict[str, int] = {}
+        self.edits: list[tuple[int, int, str]] = []
+        if len(source) > LARGEST_SOURCE:
+            raise ConstraintError(f"the grammar has {len(source):,} characters; at most {LARGEST_SOURCE:,} are taken")
+        if (nul := source.find("\0")) >= 0:
+            raise self.error(nul, r"a NUL character; write \x00")
+        if lone := re.search("[\ud800-\udfff]", source):
+            raise self.error(lone.start(), "a lone surrogate, which no text has")
+
+    def error(self, at: int, message: str, kind: type[ConstraintError] = ConstraintError) -> ConstraintError:
+        line = self.source.count("\n", 0, at) + 1
+        column = at - (self.source.rfind("\n", 0, at) + 1) + 1
+        return kind(f"EBNF, line {line}, column {column}: {message}")
+
+    def normalised(self) -> str:
+        pieces, done = [], 0
+        for start, end, text in sorted(self.edits):
+            pieces += [self.source[done:start], text]
+            done = end
+        return "".join([*pieces, self.source[done:]])
+
+    def rules(self) -> dict[str, list[tuple[Part, int]]]:
+        rules: dict[str, list[tuple[Part, int]]] = {}
+        self._blank()
+        while self.at < len(self.source):
+            start = self.at
+            if not (head := _RULE.match(self.source, start)):
+                raise self.error(start, f"expected a rule (name ::= ...), found {self._shown(start)}")
+            if (name := head[1]) in rules:
+                raise self.error(start, f"the rule {name} is defined twice")
+            self.begins[name] = start
+            self.at = head.end()
+            rules[name] = self._alternatives(0)
+            if self.at < len(self.source) and not _RULE.match(self.source, self.at):
+                raise self.error(self.at, f"unexpected {self._shown(self.at)}")
+        if "root" not in rules:
+            raise self.error(0, "there is no rule named root, which is where a text begins")
+        return rules
+
+    def _alternatives(self, depth: int) -> list[tuple[Part, int]]:
+        if depth > DEEPEST:
+            raise self.error(self.at, f"nested more than {DEEPEST} deep")
+        alternatives: list[tuple[Part, int]] = []
+        empty: list[int] = []
+        while True:
+            self._blank()
+            start = self.at
+            parts = self._sequence(depth)
+            if not parts:
+                empty.append(start)
+            alternatives.append((_together(parts), start))
+            if self.source[self.at : self.at + 1] != "|":
+                break
+            self.at += 1
+        if empty and len(alternatives) == 1:
+            raise self.error(empty[0], f'expected text, found {self._shown(empty[0])}; write "" for the empty text')
+        self.edits += [(place, place, ' "" ') for place in empty]
+        return alternatives
+
+    def _sequence(self, depth: int) -> list[Part]:
+        parts: list[Part] = []
+        while True:
+            self._blank()
+            if _RULE.match(self.source, self.at) or self.source[self.at : self.at + 1] in ("", "|", ")"):
+                return parts
+            parts.append(self._repeats(self._element(depth)))
+
+    def _element(self, depth: int) -> Part:
+        start, char = self.at, self.source[self.at]
+        if char == '"':
+            return self._string(start)
+        if char == "[":
+            return self._class(start)
+        if char == "(":
+            if self.source.startswith("(=", start):
+                raise self.error(start, "lookahead is not supported")
+            self.at += 1
+            alternatives = [part for part, _ in self._alternatives(depth + 1)]
+            if self.source[self.at : self.at + 1] != ")":
+                raise self.error(start, "this parenthesis is never closed")
+            self.at += 1
+            return _either(alternatives)
+        if name := _NAME.match(self.source, start):
+            self.at = name.end()
+            if self.source[self.at : self.at + 1] == "(":
+                raise self.error(start, f"{name[0]}(...) is not supported here: plain rules, texts and classes only")
+            return _rule(name[0], start)
+        raise self.error(start, f"unexpected {self._shown(start)}")
+
+    def _string(self, start: int) -> Part:
+        at, length = start + 1, 0
+        while self.source[at : at + 1] != '"':
+            if not (char := _CHAR.match(self.source, at)):
+                raise self.error(
+                    at, "bad escape" if self.source[at : at + 1] == "\\" else "this text has no closing quote"
+                )
+            self._code(char[0], at)
+            at, length = char.end(), length + 1
+        self.at = at + 1
+        return Part(lambda known: length)
+
+    def _class(self, start: int) -> Part:
+        at = start + 1
+        if negative := self.source.startswith("^", at):
+            at += 1
+        ranges: list[tuple[int, int]] = []
+        while self.source[at : at + 1] != "]":
+            low, at = self._member(at)
+            high = low
+            if self.source.startswith("-", at) and self.source[at + 1 : at + 2] not in ("]", ""):
+                high, at = self._member(at + 1)
+            if low > high:
+                raise self.error(at, "the range is upside down")
+            ranges.append((low, high))
+        self.at = at + 1
+        members = chars.union(ranges)
+        if negative:
+            members = chars.negated(members)
+        if not members:
+            return Part(lambda known: math.inf)
+        beyond = chars.difference(members, _ASCII)
+        if beyond and beyond != _BEYOND:
+            self.edits = [edit for edit in self.edits if edit[0] < start]
+            self.edits.append((start, self.at, self._listed(members, beyond, start)))
+        return Part(lambda known: 1)
+
+    def _listed(self, members: Ranges, beyond: Ranges, start: int) -> str:
+        """A class that has some characters beyond ASCII, as alternatives."""
+        if (count := sum(high - low + 1 for low, high in beyond)) > MOST_LISTED:
+            raise self.error(
+                start,
+                f"the class has {count:,} characters beyond ASCII, but not all: xgrammar's masks are wrong for such "
+                f"classes, unless they are listed, and {MOST_LISTED:,} can be; use lark= instead, or [^...] without "
+                "characters beyond ASCII",
+                Unfit,
+            )
+        ascii_part = chars.difference(members, _BEYOND)
+        listed = [_set(ascii_part)] if ascii_part else []
+        listed += [f'"{_char(code)}"' for low, high in beyond for code in range(low, high + 1)]
+        return f"({' | '.join(listed)})"
+
+    def _member(self, at: int) -> tuple[int, int]:
+        if not (char := _CHAR.match(self.source, at)):
+            raise self.error(at, "bad escape" if self.source[at : at + 1] == "\\" else "this class is never closed")
+        return self._code(char[0], at), char.end()
+
+    def _code(self, char: str, at: int) -> int:
+        """The code point of a character of a text or a class."""
+        if char[0] != "\\":
+            return ord(char)
+        code = int(char[2:].strip("{}"), 16) if char[1] in "xuU" else ord(char[1])
+        if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
+            raise self.error(at, f"{char} is not a character")
+        if char[1] == "x" or char[2:3] == "{":
+            self.edits.append((at, at + len(char), _char(code)))
+        return code
+
+    def _repeats(self, part: Part) -> Part:
+        while True:
+            self._blank()
+            start, char = self.at, self.source[self.at : self.at + 1]
+            if char and char in "*?":
+                self.at += 1
+                part = Part(lambda known: 0.0, part.names, part.leads)
+            elif char == "+":
+                self.at += 1
+            elif char == "{":
+                part = self._counted(part, start)
+            else:
+                return part
+
+    def _counted(self, part: Part, start: int) -> Part:
+        count = _COUNT.match(self.source, start)
+        if not count or not count[1]:
+            raise self.error(start, "expected a count: {n}, {n,} or {n,m}")
+        low = int(count[1])
+        high = low if not count[2] else int(count[3]) if count[3] else None
+        if high is not None and low > high:
+            raise self.error(start, f"the counts are upside down: {low} is more than {high}")
+        if (high is None and low > LARGEST_OPEN_COUNT) or max(low, high or 0) > LARGEST_COUNT:
+            raise self.error(start, f"counts end at {LARGEST_COUNT:,} (at {LARGEST_OPEN_COUNT} with an open end)")
+        self.at = count.end()
+        return Part(lambda known: low * part.least(known) if low else 0.0, part.names, part.leads)
+
+    def _blank(self) -> None:
+        blank = _BLANK.match(self.source, self.at)
+        assert blank
+        self.at = blank.end()
+
+    def _shown(self, at: int) -> str:
+        return repr(self.source[at : at + 12].split("\n")[0]) if at < len(self.source) else "the end"
+
+
+def _together(parts: list[Part]) -> Part:
+    names = tuple(name for part in parts for name in part.names)
+
+    def leads(known: dict[str, float]) -> frozenset[str]:
+        first: frozenset[str] = frozenset()
+        for part in parts:
+            first |= part.leads(known)
+            if part.least(known):
+                break
+        return first
+
+    return Part(lambda known: sum(part.least(known) for part in parts), names, leads)
+
+
+def _either(parts: list[Part]) -> Part:
+    names = tuple(name for part in parts for name in part.names)
+    return Part(
+        lambda known: min(part.least(known) for part in parts),
+        names,
+        lambda known: frozenset().union(*(part.leads(known) for part in parts)),
+    )
+
+
+def _rule(name: str, at: int) -> Part:
+    return Part(lambda known: known[name], ((name, at),), lambda known: frozenset({name}))
+
+
+def _reached(reader: _Reader, rules: dict[str, list[tuple[Part, int]]]) -> list[str]:
+    """The rules that root leads to, those that others need first. Raises for a name without a rule."""
+    order: list[str] = []
+    seen = {"root"}
+
+    def named(name: str) -> Iterator[tuple[str, int]]:
+        return (use for part, _ in rules[name] for use in part.names)
+
+    stack = [("root", named("root"))]
+    while stack:
+        name, uses = stack[-1]
+        for used, at in uses:
+            if used not in rules:
+                raise reader.error(at, f"there is no rule named {used}")
+            if used not in seen:
+                seen.add(used)
+                stack.append((used, named(used)))
+                break
+        else:
+            order.append(name)
+            stack.pop()
+    return order
+
+
+def _least(rules: dict[str, list[tuple[Part, int]]], order: list[str]) -> dict[str, float]:
+    """The least fixed point: lengths of the shortest texts (Knuth 1977, by iteration)."""
+    least = dict.fromkeys(order, math.inf)
+    changed = True
+    while changed:
+        changed = False
+        for name in order:
+            value = min(part.least(least) for part, _ in rules[name])
+            if value < least[name]:
+                least[name], changed = value, True
+    return least
+
+
+def _left_recursive(
+    rules: dict[str, list[tuple[Part, int]]], reached: list[str], least: dict[str, float]
+) -> str | None:
+    """A rule whose texts may begin with one of its own, if there is one."""
+    leads = {name: frozenset().union(*(part.leads(least) for part, _ in rules[name])) for name in reached}
+    done: set[str] = set()
+    for start in reached:
+        path: dict[str, Iterator[str]] = {} if start in done else {start: iter(sorted(leads[start]))}
+        while path:
+            name = next(reversed(path))
+            found = next((other for other in path[name] if other not in done), None)
+            if found is None:
+                done.add(name)
+                del path[name]
+            elif found in path:
+                return found
+            else:
+                path[found] = iter(sorted(leads[found]))
+    return None
+
+
+def of_pattern(node: Node) -> str:
+    """The grammar of a regular pattern. Raises `ConstraintError` for one that is too large, or that nothing matches."""
+    try:
+        node = plain(node)
+    except PatternError as error:
+        raise ConstraintError(str(error)) from error
+    if size(node) > LARGEST_PATTERN:
+        raise ConstraintError(f"the pattern spans {size(node):,} characters; at most {LARGEST_PATTERN:,} are taken")
+    return f"root ::= {_spelled(node)}"
+
+
+def _spelled(node: Node) -> str:
+    if isinstance(node, Chars):
+        if not node.ranges:
+            raise ConstraintError("no text matches the pattern")
+        return _set(node.ranges)
+    if isinstance(node, Seq):
+        return " ".join(map(_spelled, node.parts)) if node.parts else '""'
+    if isinstance(node, Alt):
+        return "(" + " | ".join(map(_spelled, node.parts)) + ")"
+    assert isinstance(node, Repeat)
+    count = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((node.low, node.high))
+    if count is None:
+        count = f"{{{node.low},{'' if node.high is None else node.high}}}"
+    inner = _spelled(node.node)
+    return f"({inner}){count}" if isinstance(node.node, (Seq, Repeat)) else inner + count
+
+
+def _set(ranges: Ranges) -> str:
+    (low, high), *more = ranges
+    if low == high and not more:
+        return f'"{_char(low)}"'
+    others = chars.negated(ranges)
+    if others and others[-1][1] < 0x80:
+        return f"[^{_members(others)}]"
+    return f"[{_members(ranges)}]"
+
+
+def _members(ranges: Ranges) -> str:
+    return "".join(_char(low) if low == high else f"{_char(low)}-{_char(high)}" for low, high in ranges)
+
+
+def _char(code: int) -> str:
+    """A character in a text or a class. Not as \\xHH: xgrammar would take further hexadecimal digits for its own."""
+    char = chr(code)
+    if code < 0x7F and (char.isalnum() or char in " _,;:<>=!@%&~`"):
+        return char
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

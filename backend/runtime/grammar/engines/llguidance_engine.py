@@ -1,0 +1,248 @@
+"""llguidance as an engine: Lark grammars with regular expressions and JSON Schemas in them.
+
+Owns: binding llguidance to our vocabulary, turning its silent states into errors, and masks of many matchers at once.
+Knows nothing of how a constraint becomes Lark (`lark.py`).
+
+Copies of a matcher share the tables of its lexer, under one lock: their masks are computed one after the other. So
+where many matchers of a grammar live at once, it is compiled again for some of them (a *stem* for each thread). That
+decides how long masks take, never what is in them.
+
+llguidance never raises: a matcher that met a limit, or was given a wrong token, is in an error state for ever and then
+allows only the end of text. So a token is checked before it is taken, and the error state is polled after every call.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+
+from .....lang.errors import ConstraintError
+from .numbers import NumberGuard, Position
+from .protocol import Mask, has, mask_words
+from .vocabulary import Vocabulary
+
+MAX_ITEMS_IN_ROW, STEP_MAX_ITEMS = 20_000, 200_000
+"""Over llguidance's defaults (2,000 and 50,000), which an enum of 2,000 values can meet."""
+SPELLED, LONGEST_SPELLED = 16_384, 256
+"""Forced texts whose tokens are kept, and the bytes that such a text has at most."""
+MOST_THREADS = 8
+CROWD = 4
+"""Live matchers a stem, from which on there may be another."""
+LARGE = 50_000
+"""Characters of a grammar that is not compiled twice."""
+
+
+class LLGuidance:
+    """The engine, bound to one vocabulary. Making it takes 0.1 s for 49,152 tokens. `threads` compute the masks of
+    `fill_many`; as a rule half of the cores."""
+
+    def __init__(self, vocabulary: Vocabulary, threads: int | None = None) -> None:
+        from llguidance import LLExecutor, LLTokenizer, TokenizerWrapper
+
+        self.vocabulary = vocabulary
+        self.threads = max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)) if threads is None else threads
+        self.executor = LLExecutor(self.threads)
+        self.tokenizer = LLTokenizer(
+            TokenizerWrapper(_Adapter(vocabulary)), n_vocab=vocabulary.size, eos_token=list(vocabulary.eos_ids)
+        )
+        self.numbers = NumberGuard(vocabulary)
+        self._spelled = lru_cache(SPELLED)(self._spell)
+
+    def spelled_behind(self, last: int | None, forced: bytes) -> tuple[int, ...]:
+        """The tokens of forced bytes behind the token `last`, as llguidance spells them before it drops those at the
+        end that might be others if more followed: jointly with `last`, if that leaves it as it is."""
+        return self._spelled(last, forced) if len(forced) <= LONGEST_SPELLED else self._spell(last, forced)
+
+    def _spell(self, last: int | None, forced: bytes) -> tuple[int, ...]:
+        if last is not None:
+            tokens: list[int] = self.tokenizer.tokenize_bytes(self.vocabulary.bytes[last] + forced)
+            if tokens[:1] == [last]:
+                return tuple(tokens[1:])
+        return tuple(self.tokenizer.tokenize_bytes(forced))
+
+    def compile_lark(self, source: str, *, json: bool = False) -> LLCompiled:
+        """`source` in llguidance's Lark dialect. `json`: numbers in it are JSON's and their digits are bounded.
+
+        Raises `ConstraintError` with llguidance's message for a grammar that it does not take.
+        """
+        return LLCompiled(self, source, self.numbers if json else None)
+
+    def stem(self, source: str) -> Any:
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(max_items_in_row=MAX_ITEMS_IN_ROW, step_max_items=STEP_MAX_ITEMS)
+        matcher = LLMatcher(self.tokenizer, LLMatcher.grammar_from_lark(source), log_level=0, limits=limits)
+        if matcher.is_error():
+            raise ConstraintError(f"the grammar is refused: {_first_lines(matcher.get_error())}")
+        return matcher
+
+
+class LLCompiled:
+    """A grammar at its beginning; matchers are copies of one of its stems."""
+
+    engine = "llguidance"
+
+    def __init__(self, engine: LLGuidance, source: str, numbers: NumberGuard | None) -> None:
+        self.owner = engine
+        self.source = source
+        self.vocabulary = engine.vocabulary
+        self.text = engine.vocabulary.text_mask
+        self.numbers = numbers
+        self._lock = threading.Lock()
+        self._most = engine.threads if len(source) <= LARGE else 1
+        self._stems = [engine.stem(source)]
+        self._live: list[WeakSet[LLMatching]] = [WeakSet()]
+
+    def matcher(self) -> LLMatching:
+        with self._lock:
+            stem = min(range(len(self._stems)), key=lambda i: len(self._live[i]))
+            if len(self._live[stem]) >= CROWD and len(self._stems) < self._most:
+                stem = len(self._stems)
+                self._stems.append(self.owner.stem(self.source))
+                self._live.append(WeakSet())
+            made = LLMatching(self, self._stems[stem].deep_copy(), Position() if self.numbers else None, stem)
+            self._live[stem].add(made)
+        return made
+
+
+class LLMatching:
+    """A `protocol.Matcher` but for `rollback`: after llguidance's own, masks may lack tokens. `position`: where a JSON
+    text stands. `stem`: of which it is a copy."""
+
+    __slots__ = ("__weakref__", "compiled", "inner", "position", "stem")
+
+    def __init__(self, compiled: LLCompiled, inner: Any, position: Position | None, stem: int) -> None:
+        self.compiled, self.inner, self.position, self.stem = compiled, inner, position, stem
+
+    def fork(self) -> LLMatching:
+        return LLMatching(self.compiled, self.inner.deep_copy(), self.position, self.stem)
+
+    def accept(self, token: int) -> bool:
+        if self.inner.validate_tokens([token]) != 1:
+            self._poll()
+            return False
+        if not self.inner.consume_token(token):
+            self._poll()
+        self._move(token)
+        return True
+
+    def take(self, tokens: list[int]) -> None:
+        """Take tokens that are known to be allowed, one after the other."""
+        self.inner.consume_tokens(tokens)
+        self._poll()
+        for token in tokens:
+            self._move(token)
+
+    def _move(self, token: int) -> None:
+        if self.position is not None:
+            assert self.compiled.numbers is not None
+            self.position = self.compiled.numbers.after(self.position, token)
+
+    def fill(self, row: Mask) -> None:
+        self.inner.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        self.narrow(row)
+
+    def narrow(self, row: Mask) -> None:
+        """Take from llguidance's mask what is not for it to say."""
+        self._poll()
+        row &= self.compiled.text  # it sets end-of-text bits, and a complement's mask has control tokens in it
+        if self.position is not None:
+            assert self.compiled.numbers is not None
+            self.compiled.numbers.bound(row, self.position, may_end=self.can_end())
+            self._keep_keys_apart(row, self.compiled.numbers.would_repeat(self.position))
+
+    def _keep_keys_apart(self, row: Mask, tokens: list[int]) -> None:
+        """Take the tokens from `row` that would spell a key that is there already and cannot go on."""
+        vocabulary = self.compiled.vocabulary
+        for token in tokens:
+            bit = vocabulary.mask_of([token])
+            if (row & bit).any() and (row & ~bit).any():
+                after, following = self.fork(), np.empty_like(row)
+                if after.accept(token):
+                    after.fill(following)
+                    if not (following & ~vocabulary.beginning_with(b'"')).any():
+                        row &= ~bit
+
+    def allows(self, token: int) -> bool:
+        numbers = self.compiled.numbers
+        if self.position is not None and numbers is not None and numbers.minds(self.position, token):
+            row = np.empty(mask_words(self.compiled.vocabulary.size), dtype=np.int32)
+            self.fill(row)
+            return has(row, token)
+        allowed = bool(self.compiled.vocabulary.bytes[token]) and self.inner.validate_tokens([token]) == 1
+        self._poll()
+        return allowed
+
+    def forces(self) -> bytes:
+        """The bytes that are forced here."""
+        forces = bytes(self.inner.compute_ff_bytes())
+        self._poll()
+        return forces
+
+    def forced(self) -> list[int]:
+        if not self.forces():
+            return []
+        tokens: list[int] = self.inner.compute_ff_tokens()
+        self._poll()
+        return tokens
+
+    def can_end(self) -> bool:
+        return bool(self.inner.is_accepting())
+
+    def is_done(self) -> bool:
+        return bool(self.inner.is_stopped()) and bool(self.inner.is_accepting())
+
+    def _poll(self) -> None:
+        if self.inner.is_error():
+            raise ConstraintError(
+                f"the grammar met a limit of its engine within a text: {_first_lines(self.inner.get_error())}; "
+                "simplify the constraint (fewer alternatives, smaller repeat counts)"
+            )
+
+
+def fill_many(matchers: Sequence[LLMatching], rows_MW: Mask) -> list[Exception | None]:
+    """Compute masks, of any grammars of one engine, on its threads; the interpreter is free meanwhile. `rows_MW` (M
+    matchers, W words, contiguous) takes them. Returns what each met, if anything."""
+    engine = matchers[0].compiled.owner
+    order = sorted(range(len(matchers)), key=lambda i: matchers[i].stem)  # neighbours are done by one thread
+    work = [(matchers[i].inner, i) for i in order]
+    met: list[Exception | None] = []
+    try:
+        engine.executor.unsafe_compute_mask_ptr(work, rows_MW.ctypes.data, rows_MW.strides[0], len(rows_MW))
+    except Exception as error:
+        return [error] * len(matchers)
+    for matcher, row in zip(matchers, rows_MW):
+        try:
+            matcher.narrow(row)
+            met.append(None)
+        except Exception as error:
+            met.append(error)
+    return met
+
+
+class _Adapter:
+    """The vocabulary in the shape llguidance's `TokenizerWrapper` wants. A byte 0xFF at the beginning marks a control
+    token there."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._spell = vocabulary.spell
+        self._spelled = lru_cache(SPELLED)(vocabulary.spell)  # the same texts are forced again and again
+        self.eos_token_id = vocabulary.eos_ids[0]
+        self.bos_token_id = None
+        self.tokens = [data or b"\xff<%d>" % i for i, data in enumerate(vocabulary.bytes)]
+        self.special_token_ids = [i for i, data in enumerate(vocabulary.bytes) if not data]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        data = text.encode() if isinstance(text, str) else text
+        return self._spelled(data) if len(data) <= LONGEST_SPELLED else self._spell(data)
+
+
+def _first_lines(message: str) -> str:
+    head = message.split("<state>")[0].strip()
+    return head if len(head) <= 400 else head[:400] + "..."

@@ -1,0 +1,176 @@
+"""One table of token id to bytes for every grammar engine.
+
+Owns: which ids an engine may see as text, and which tokens spell bytes that a grammar forces. The table is empty (b"")
+for control tokens, end-of-text tokens and ids without a token, so no engine can take one of them for text; `size` is
+the model's padded vocabulary, which masks cover.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from .....lang.errors import OptionError
+from ...text.tokenizer import Tokenizer
+from .protocol import Mask, mask_words
+
+WINDOW = 96
+"""Bytes of a forced text that decide its first token."""
+
+
+class TokenTable:
+    """The tokens as bytes: all that an engine needs to compile. Plain data; it travels to the worker process."""
+
+    def __init__(self, token_bytes: Sequence[bytes], eos_ids: Sequence[int]) -> None:
+        self.bytes = list(token_bytes)
+        self.size = len(self.bytes)
+        self.eos_ids = tuple(eos_ids)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the table: what is compiled for one vocabulary is for this one only."""
+        state = hashlib.sha256(repr((self.size, self.eos_ids)).encode())
+        for data in self.bytes:
+            state.update(len(data).to_bytes(4, "little") + data)
+        return state.hexdigest()
+
+
+class Vocabulary(TokenTable):
+    """The tokens as grammar engines see them, with the tokenizer that spells text canonically."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        """`size`: width of the model's logits (at least the tokenizer's vocabulary)."""
+        ends = set(tokenizer.eos_ids)
+        table = [b"" if i in ends or tokenizer.is_special(i) else data for i, data in enumerate(tokenizer.token_bytes)]
+        super().__init__(table + [b""] * (size - len(table)), tokenizer.eos_ids)
+        self.tokenizer = tokenizer
+        self._first = lru_cache(maxsize=8192)(self._first_of)
+        self.mask_of_few = lru_cache(maxsize=64)(self._mask_of_few)
+        self._beginning: dict[bytes, Mask] = {}
+
+    @property
+    def table(self) -> TokenTable:
+        """The plain data alone."""
+        return TokenTable(self.bytes, self.eos_ids)
+
+    def encode(self, text: str) -> list[int]:
+        """The canonical tokens of ordinary text in the middle of a text."""
+        return self.tokenizer.encode([(text, False)], first=False)
+
+    def spell(self, data: bytes) -> list[int]:
+        """Tokens that spell exactly these bytes: the canonical ones, or, where the tokenizer would normalise the text
+        or has no word for it, the longest that fit, from the left."""
+        try:
+            tokens = self.encode(data.decode())
+            if b"".join([self.bytes[t] for t in tokens]) == data:
+                return tokens
+        except (OptionError, UnicodeDecodeError):
+            pass
+        tokens, at = [], 0
+        while at < len(data):
+            found = next(
+                (
+                    self.by_bytes[data[at : at + n]][0]
+                    for n in range(min(self.longest, len(data) - at), 0, -1)
+                    if data[at : at + n] in self.by_bytes
+                ),
+                None,
+            )
+            if found is None:
+                break  # no token for this byte
+            tokens.append(found)
+            at += len(self.bytes[found])
+        return tokens
+
+    @cached_property
+    def by_bytes(self) -> dict[bytes, list[int]]:
+        """The tokens that spell given bytes, usually one."""
+        names: dict[bytes, list[int]] = {}
+        for i, data in enumerate(self.bytes):
+            if data:
+                names.setdefault(data, []).append(i)
+        return names
+
+    @cached_property
+    def spells_all(self) -> bool:
+        """Whether every byte that text can have is a token."""
+        never = {0xC0, 0xC1, *range(0xF5, 0x100)}
+        return all(bytes((byte,)) in self.by_bytes for byte in range(256) if byte not in never)
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(map(len, self.bytes))
+
+    def mask_of(self, ids: Iterable[int]) -> Mask:
+        """A mask with the bits of these tokens."""
+        bits = np.zeros(mask_words(self.size) * 32, dtype=bool)
+        bits[list(ids)] = True
+        return np.packbits(bits, bitorder="little").view(np.int32)
+
+    def _mask_of_few(self, ids: tuple[int, ...]) -> Mask:
+        """`mask_of`, remembered, for reading only."""
+        mask = self.mask_of(ids)
+        mask.flags.writeable = False
+        return mask
+
+    @cached_property
+    def text_mask(self) -> Mask:
+        """A mask with the bits of all tokens that are text."""
+        return self.mask_of(i for i, data in enumerate(self.bytes) if data)
+
+    def beginning_with(self, data: bytes) -> Mask:
+        """A mask with the bits of the tokens that begin with these bytes."""
+        if data not in self._beginning:
+            self._beginning[data] = self.mask_of(i for i, token in enumerate(self.bytes) if token.startswith(data))
+        return self._beginning[data]
+
+    @cached_property
+    def _sorted(self) -> list[bytes]:
+        return sorted({data for data in self.bytes if data})
+
+    def extends(self, data: bytes) -> bool:
+        """Whether some token begins with `data` and is longer."""
+        words = self._sorted
+        at = bisect_right(words, data)
+        return at < len(words) and words[at].startswith(data)
+
+    def first_forced(self, data: bytes) -> int | None:
+        """The token that a text which must go on with `data` goes on with; None while that depends on what comes after.
+
+        It is a function of `data` alone: the first canonical token of `data`, if no token of the vocabulary could
+        begin within it and reach beyond `data`. Bytes that do not begin at a character's border are left open.
+        """
+        return self._first(data[:WINDOW]) if data else None
+
+    def settled(self, data: bytes, *, cut: bool = False, most: int = 64) -> list[int]:
+        """The forced tokens of forced bytes, one `first_forced` after the other, at most `most`.
+
+        So it is what a gen finds that asks anew after each token. `cut`: `data` goes on, but its rest is not known.
+        """
+        tokens: list[int] = []
+        while len(tokens) < most and not (cut and len(data) < WINDOW):
+            token = self.first_forced(data)
+            if token is None:
+                break
+            tokens.append(token)
+            data = data[len(self.bytes[token]) :]
+        return tokens
+
+    def _first_of(self, window: bytes) -> int | None:
+        try:
+            text = codecs.getincrementaldecoder("utf-8")().decode(window)
+            token = self.encode(text)[0] if text else None
+        except (UnicodeDecodeError, OptionError):  # in the middle of a character, or one that no token spells
+            return None
+        data = self.bytes[token] if token is not None else b""
+        if not data or not window.startswith(data):
+            return None  # the tokenizer normalises: it would spell another text
+        if any(self.extends(window[start:]) for start in range(len(data))):
+            return None
+        return token

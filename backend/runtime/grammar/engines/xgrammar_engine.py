@@ -1,0 +1,239 @@
+"""xgrammar as an engine: EBNF grammars, regular patterns, and JSON Schemas that it enforces exactly.
+
+Owns: binding xgrammar to our vocabulary. Knows nothing of which constraint comes here.
+
+xgrammar's own reading of a tokenizer lets control tokens match text; here it gets our table as raw bytes, empty for
+every token that is none. It wants a stop token, our masks have none: its bits are cleared, and a text can end where
+xgrammar calls it completed.
+
+Compiling can take seconds, or crash, so it may be done elsewhere: `build` is what makes the artefact (`worker.py`,
+`cache.py`); without one it is done here. What is known to hang or to crash xgrammar is refused before (`ebnf.py`,
+`xgrammar_lint.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable
+from functools import cached_property
+from importlib.metadata import version as installed_version
+from typing import Any, cast
+
+import numpy as np
+
+from .....lang.errors import ConstraintError, OptionError
+from .....lang.pattern.nodes import Node
+from . import ebnf
+from .numbers import NumberGuard, Position
+from .protocol import Mask, has, mask_words
+from .vocabulary import TokenTable, Vocabulary
+from .worker import Build, perform
+from .xgrammar_lint import cost, lint
+
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
+"""What a surrogate would be in UTF-8, which xgrammar's classes contain and no text has."""
+EBNF, SCHEMA = ".xgrammar_engine:ebnf_artefact", ".xgrammar_engine:schema_artefact"
+
+
+class XGrammar:
+    """The engine, bound to one vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary, build: Build | None = None) -> None:
+        self.vocabulary = vocabulary
+        self.numbers = NumberGuard(vocabulary)
+        self._kept: dict[str, Any] = {}
+        self._build: Build = build or (lambda task, source: perform(task, vocabulary, self._kept, source))
+
+    def compile_ebnf(self, source: str) -> XGCompiled:
+        """`source` in xgrammar's GBNF dialect, beginning at the rule `root`. Raises `ConstraintError`."""
+        return self._load(self._build(EBNF, ebnf.checked(source)))
+
+    def compile_regex(self, node: Node) -> XGCompiled:
+        """Texts that the pattern matches as a whole."""
+        return self._load(self._build(EBNF, ebnf.checked(ebnf.of_pattern(node))))
+
+    def compile_schema(self, schema: Any) -> XGCompiled:
+        """JSON of a schema that xgrammar is known to enforce exactly, at a bearable cost.
+
+        Raises `ConstraintError` naming what it would weaken otherwise. At most one blank where JSON allows any.
+        """
+        found = lint(schema) + cost(schema)
+        if found:
+            reasons = "; ".join(f"{pointer}: {reason}" for pointer, reason in found[:5])
+            raise ConstraintError(f"xgrammar would not enforce this schema exactly: {reasons}")
+        return self._load(self._build(SCHEMA, json.dumps(schema)), self.numbers)
+
+    def _load(self, artefact: bytes, numbers: NumberGuard | None = None) -> XGCompiled:
+        xgr = _xgrammar()
+        try:
+            inner = xgr.CompiledGrammar.deserialize_json(artefact.decode(), self._info)
+        except RuntimeError as error:
+            raise ConstraintError(f"what was compiled cannot be read: {_message(error)}") from error
+        return XGCompiled(self, inner, numbers)
+
+    @cached_property
+    def _info(self) -> Any:
+        return _info(self.vocabulary)
+
+    @cached_property
+    def text(self) -> Mask:
+        """The tokens that are text, and have no surrogate in them."""
+        return self._without_surrogates(b"")
+
+    @cached_property
+    def after_ed(self) -> Mask:
+        """The same behind a byte 0xED."""
+        return self._without_surrogates(b"\xed")
+
+    def _without_surrogates(self, before: bytes) -> Mask:
+        table = self.vocabulary.bytes
+        return self.vocabulary.mask_of(
+            i for i, data in enumerate(table) if data and not _SURROGATE.search(before + data)
+        )
+
+
+class XGCompiled:
+    """A compiled grammar, shared by its matchers."""
+
+    engine = "xgrammar"
+
+    def __init__(self, engine: XGrammar, inner: Any, numbers: NumberGuard | None) -> None:
+        self.owner, self.inner, self.numbers = engine, inner, numbers
+
+    def matcher(self) -> XGMatching:
+        inner = _xgrammar().GrammarMatcher(self.inner)
+        return XGMatching(self, inner, [Position()] if self.numbers else None, [False])
+
+
+class XGMatching:
+    """A `protocol.Matcher`. `positions`: where in a JSON text each accepted token ended; `eds`: whether it ended in the
+    byte 0xED, which a surrogate would begin with."""
+
+    __slots__ = ("compiled", "eds", "inner", "positions")
+
+    def __init__(self, compiled: XGCompiled, inner: Any, positions: list[Position] | None, eds: list[bool]) -> None:
+        self.compiled, self.inner, self.positions, self.eds = compiled, inner, positions, eds
+
+    def fork(self) -> XGMatching:
+        positions = None if self.positions is None else self.positions[:]
+        return XGMatching(self.compiled, self.inner.fork(), positions, self.eds[:])
+
+    def accept(self, token: int) -> bool:
+        table = self.compiled.owner.vocabulary.bytes
+        if not 0 <= token < len(table) or not table[token]:
+            return False  # a control token; a stop token would end the matcher for ever
+        data = table[token]
+        if _SURROGATE.search(b"\xed" + data if self.eds[-1] else data) or not self.inner.accept_token(token):
+            return False
+        self.eds.append(data[-1] == 0xED)
+        if self.positions is not None:
+            assert self.compiled.numbers is not None
+            self.positions.append(self.compiled.numbers.after(self.positions[-1], token))
+        return True
+
+    def rollback(self, count: int) -> None:
+        if count:
+            self.inner.rollback(count)
+            del self.eds[-count:]
+            if self.positions is not None:
+                del self.positions[-count:]
+
+    def fill(self, row: Mask) -> None:
+        first = self.compiled.owner.vocabulary.first_forced(self._forced_bytes())
+        if first is not None:
+            row.fill(0)
+            row.view(np.uint32)[first >> 5] = 1 << (first & 31)
+            return
+        self._fill_all(row)
+        if self.positions is not None:
+            assert self.compiled.numbers is not None
+            self.compiled.numbers.bound(row, self.positions[-1], may_end=self.can_end())
+        if not row.any() and not self.can_end():
+            raise ConstraintError(
+                "no token of this model's vocabulary can continue the text: the grammar demands a character that the "
+                "vocabulary cannot spell"
+            )
+
+    def allows(self, token: int) -> bool:
+        row: Mask = np.empty(mask_words(self.compiled.owner.vocabulary.size), dtype=np.int32)
+        self.fill(row)
+        return has(row, token)
+
+    def forced(self) -> list[int]:
+        return self.compiled.owner.vocabulary.settled(self._forced_bytes())
+
+    def can_end(self) -> bool:
+        return bool(self.inner.is_completed())
+
+    def is_done(self) -> bool:
+        if not self.can_end():
+            return False
+        owner = self.compiled.owner
+        row: Mask = np.empty(mask_words(owner.vocabulary.size), dtype=np.int32)
+        self._fill_all(row)
+        return not row.any()
+
+    def _fill_all(self, row: Mask) -> None:
+        """The mask as xgrammar has it, without the stop tokens that it allows at an end."""
+        if not self.inner.fill_next_token_bitmask(row.reshape(1, -1)):
+            row.fill(-1)
+        row &= self.compiled.owner.after_ed if self.eds[-1] else self.compiled.owner.text
+
+    def _forced_bytes(self) -> bytes:
+        try:
+            text: str = self.inner.find_jump_forward_string()
+        except UnicodeDecodeError as error:  # the text stands in the middle of a character, or would be left there
+            return error.object
+        return text.encode()
+
+
+# -- what the worker process does
+
+
+def ebnf_artefact(table: TokenTable, kept: dict[str, Any], source: str) -> bytes:
+    """Compile a checked EBNF grammar."""
+    return _artefact(lambda: _compiler(table, kept).compile_grammar(source))
+
+
+def schema_artefact(table: TokenTable, kept: dict[str, Any], source: str) -> bytes:
+    """Compile a linted schema: JSON Schema's own meaning (undeclared properties are allowed), little whitespace."""
+    compiler = _compiler(table, kept)
+    return _artefact(lambda: compiler.compile_json_schema(source, strict_mode=False, max_whitespace_cnt=1))
+
+
+def version() -> str:
+    """The engine and its version, for cache keys."""
+    return f"xgrammar {installed_version('xgrammar')}"
+
+
+def _artefact(compile: Callable[[], Any]) -> bytes:
+    try:
+        return cast(str, compile().serialize_json()).encode()
+    except RuntimeError as error:
+        raise ConstraintError(f"xgrammar refuses the grammar: {_message(error)}") from error
+
+
+def _compiler(table: TokenTable, kept: dict[str, Any]) -> Any:
+    if "xgrammar" not in kept:
+        kept["xgrammar"] = _xgrammar().GrammarCompiler(_info(table), max_threads=1, cache_limit_bytes=64 << 20)
+    return kept["xgrammar"]
+
+
+def _info(table: TokenTable) -> Any:
+    xgr = _xgrammar()
+    return xgr.TokenizerInfo(table.bytes, xgr.VocabType.RAW, vocab_size=table.size, stop_token_ids=list(table.eos_ids))
+
+
+def _xgrammar() -> Any:
+    try:
+        return importlib.import_module("xgrammar")
+    except ImportError as error:
+        raise OptionError("EBNF needs xgrammar: pip install xgrammar") from error
+
+
+def _message(error: BaseException) -> str:
+    """xgrammar's message without its time stamp and source line."""
+    text = str(error).strip()
+    return text.split(": ", 1)[1] if text.startswith("[") and ": " in text else text

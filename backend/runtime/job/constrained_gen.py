@@ -1,0 +1,201 @@
+"""A gen under a constraint: what it commits, how it ends, and what happens to a text that fails its check.
+
+Owns: the life of one constrained sample. Its place in the grammar is `constrained.py`'s, everything that gens share is
+`gen.py`'s.
+
+The tokens that the grammar forces are committed along with the one that was sampled, so they ride in the same span.
+The text ends where it is complete, and is checked against the original constraint before it is handed over. If the
+mask could not enforce everything, a text that fails the check is dropped and sampled anew, a few times; nothing of
+such a gen is streamed before it passed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ....lang.checking.check import Mismatch, check
+from ....lang.errors import ConstraintError, Truncated
+from ....lang.expr import Sampling
+from ...base import GenRequest, GenResult
+from ..grammar.compile import Prepared
+from ..sample.noise import mix
+from ..sample.sampler import Request, Sampled
+from ..text.stop import StopMatcher
+from ..text.tokenizer import Tokenizer
+from .gen import Gen, Samples
+from .rule import Constrained
+
+if TYPE_CHECKING:
+    from ..program.branch import Branch
+
+DTYPE_STOPS: dict[type | None, tuple[str, ...]] = {int: (" ", "\n"), float: (" ", "\n")}
+"""Where a number of `dtype=` may end besides at the end of the text, as in SGLang."""
+ATTEMPTS = 4
+"""Samples of a gen whose constraint is partly checked afterwards, before it fails."""
+FRESH_TEMPERATURE = 0.8
+"""Of the fresh samples of a greedy gen, which would write the same again."""
+
+
+class ConstrainedGen(Gen):
+    """Sample `index` of a constrained gen, on its branch."""
+
+    def __init__(
+        self,
+        branch: Branch,
+        request: GenRequest,
+        samples: Samples,
+        index: int,
+        tokenizer: Tokenizer,
+        context_length: int,
+        prepared: Prepared,
+    ) -> None:
+        self.prepared = prepared
+        self.partial = request.on_budget == "partial"
+        self.complete = True
+        self.attempt = 1
+        self.forbidden: list[float] = []  # the model's probability of what the mask forbade, a sampled token
+        self.value: Any = None
+        s = request.sampling
+        self.ending_stops = (*(s.stop or ()), *DTYPE_STOPS.get(getattr(prepared.constraint, "dtype", None), ()))
+        follow = tokenizer.encode([(request.follow, False)], first=False)[:1] if request.follow else []
+        ends = () if s.ignore_eos else tokenizer.eos_ids
+        self.rule = Constrained(
+            prepared,
+            (*ends, *(s.stop_token_ids or ())),
+            follow[0] if follow else None,
+            self.ending_stops,
+            request.on_budget == "close",
+        )
+        super().__init__(branch, request, samples, index, tokenizer, context_length)
+
+    @staticmethod
+    def default_budget(sampling: Sampling, context_length: int) -> int:
+        return context_length
+
+    # -- the engine's questions
+    def may_end(self) -> bool:
+        """Whether the text has as many tokens as were asked for at least."""
+        return len(self.tokens) >= self.min_tokens
+
+    def request(self, branch: Branch) -> Request:
+        return Request(self.recipe, branch.length, mask=self.rule.mask(self.may_end()))
+
+    def runs_ahead(self) -> bool:
+        return False  # the next mask depends on the token
+
+    # -- tokens
+    def begin(self, branch: Branch) -> None:
+        """What is forced at the beginning needs no model."""
+        self._extend_forced(branch)
+        self._conclude(branch)
+
+    def accept(self, branch: Branch, sampled: Sampled) -> None:
+        rule = self.rule
+        token: int | None = sampled.token
+        if not rule.is_end(sampled.token):
+            token = rule.steer(sampled.token, self.budget - len(self.tokens))
+        if token is not None and self.recipe.logprobs and sampled.logprob is not None:
+            self.forbidden.append(sampled.forbidden)
+            own = token == sampled.token
+            self.logprobs.append(self._described(token, sampled.logprob if own else None, sampled.top))
+        if token is None:
+            self._end("stop", matched=None)
+        elif rule.is_end(token):
+            self.usage.generated += 1
+            self._end("stop", matched=token if token in self.ends else self._stop_at(token))
+        else:
+            rule.accept(token)
+            self._commit(branch, token, sampled.logprob if token == sampled.token else None)
+            self._extend_forced(branch)
+        self._conclude(branch)
+
+    def _stop_at(self, token: int) -> str | None:
+        """The stop that this token, which is no part of the text, begins with; None for the constant that follows."""
+        data = self.tokenizer.token_bytes[token]
+        return next((stop for stop in self.ending_stops if data.startswith(stop.encode())), None)
+
+    def _extend_forced(self, branch: Branch) -> None:
+        """Commit what the grammar leaves no choice about. With log-probabilities every token goes through the model."""
+        if self.recipe.logprobs:
+            return
+        while self.finish_reason is None and len(self.tokens) < self.budget and (forced := self.rule.forced()):
+            for token in forced[: self.budget - len(self.tokens)]:
+                self.rule.accept(token)
+                self.usage.forced += 1
+                self._commit(branch, token, None, forced=True)
+                if self.finish_reason is not None:
+                    return
+
+    def _conclude(self, branch: Branch) -> None:
+        """End the text where nothing can follow or the budget is spent; check an ended one."""
+        if self.finish_reason is None:
+            if self.rule.matcher.is_done():
+                self._end("stop", matched=None)
+            elif len(self.tokens) < self.budget:
+                return
+            elif self.rule.matcher.can_end():
+                self._end("length", length=len(self.tokens))
+            elif self.partial:
+                self.complete = False
+                self._end("length", length=len(self.tokens))
+                return
+            else:
+                raise Truncated(self._truncated(), self.matcher.text)
+        try:
+            self.value = check(self.prepared.constraint, self.matcher.text)
+        except Mismatch as mismatch:
+            self._reject(branch, mismatch)
+
+    def _truncated(self) -> str:
+        shortest = self.prepared.shortest
+        need = f"; the shortest text known for this constraint is {shortest} tokens" if shortest > self.budget else ""
+        return (
+            f"{self.where}: the text was not complete when its budget of {self.budget} tokens was spent{need}; raise "
+            f"max_tokens= (or the context), or take what there is with on_budget='partial'. It ends in "
+            f"{self.matcher.text[-60:]!r}"
+        )
+
+    def _reject(self, branch: Branch, mismatch: Mismatch) -> None:
+        """The text breaks the original constraint: sample afresh, or fail."""
+        checked = self.prepared.checked
+        if not checked or self.attempt >= ATTEMPTS:
+            if self.matcher.cut is not None:
+                why = f"the stop {self.matcher.matched!r} cut the text where it was not complete"
+            elif checked:
+                why = f"{self.attempt} samples in a row broke what only a check can enforce ({', '.join(checked)})"
+            else:
+                why = "the text breaks its constraint, although the mask allowed it; please report this"
+            raise ConstraintError(f"{self.where}: {why}: {mismatch}. The text: {self.matcher.text!r:.400}")
+        self.attempt += 1
+        self.finish_reason = None
+        self.tokens, self.logprobs = [], []
+        if self.told is not None:
+            self.told.restart()
+        self.matcher = StopMatcher(*self.stops)
+        branch.truncate(self.start)
+        branch.high = min(branch.high, branch.length)
+        self.recipe = self.recipe.afresh(mix(self.recipe.key, self.attempt), FRESH_TEMPERATURE)
+        self.rule.restart()
+        self.begin(branch)
+
+    def _show(self, piece: str) -> None:
+        if not self.prepared.checked:
+            super()._show(piece)
+
+    def result(self) -> GenResult:
+        result = super().result()
+        result.value, result.receipt = self.value, self._receipt()
+        if self.prepared.checked:
+            super()._show(result.text)  # all at once, now that it has passed
+        return result
+
+    def _receipt(self) -> dict[str, Any]:
+        receipt = {
+            **self.prepared.receipt(),
+            "complete": self.complete,
+            "attempts": self.attempt,
+            "steered": self.rule.steered,
+        }
+        if self.recipe.logprobs:
+            receipt["mask_loss"] = sum(self.forbidden) / max(1, len(self.forbidden))
+        return receipt

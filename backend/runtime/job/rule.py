@@ -1,0 +1,194 @@
+"""The constraint of one sample of a gen: its matcher, its mask, its forced tokens, and the way to its end.
+
+Owns: what a constrained gen may sample next, when it may end, and steering it to close within its budget. Knows nothing
+of steps or of text (`gen.py`).
+
+Invariants: the matcher has accepted exactly the gen's tokens (6). End-of-text tokens are legal exactly where the text
+is complete. A known way to close that fits the budget is never given up for a token after which none fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+
+from ....lang.errors import ConstraintError
+from ..grammar.compile import Prepared
+from ..grammar.engines.protocol import Mask, Matcher, has, mask_words
+from ..grammar.sharing.recalled import Recalling, masks
+
+SPARE, SPARE_SHARE = 8, 4
+"""Where it is known how much any text can need (`Prepared.deepest`), no token is looked at while more than that is
+left, these tokens and this part of it beside: the way that is found may be a longer one."""
+NEAR = 64
+"""Where it is not: tokens to spare beside the way to close and what one more token may add to it; with fewer left, each
+token is looked at before it is taken."""
+OFTEN = 32
+"""Tokens after which the way to close is looked for in any case."""
+PAUSE = 8
+"""Tokens before another search when one has found nothing."""
+
+
+_NONE: Mask = np.zeros(0, dtype=np.int32)
+
+
+class Constrained:
+    """One sample's place in its grammar. `ends` are the tokens that end a text wherever it is complete (none with
+    `ignore_eos`: then it ends only where nothing can follow). The first token of the constant text that comes next
+    (`follow`), and tokens that begin with one of `stops`, do so too, where the text itself cannot go on with them."""
+
+    def __init__(
+        self, prepared: Prepared, ends: Collection[int], follow: int | None, stops: Iterable[str], steer: bool
+    ) -> None:
+        self.prepared = prepared
+        vocabulary = prepared.vocabulary
+        self._ends = vocabulary.mask_of_few(tuple(ends or vocabulary.eos_ids))
+        self._ending = vocabulary.mask_of_few((*ends, *(() if follow is None else (follow,))))
+        for stop in stops:
+            self._ending = self._ending | vocabulary.beginning_with(stop.encode())
+        self._steer = steer
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again with an empty text."""
+        self.matcher = self.prepared.compiled.matcher()
+        self._row: Mask | None = None  # of the next token, once it is computed
+        self._ends_here = _NONE
+        self._failure: Exception | None = None
+        self._plan: list[int] | None = None  # tokens that close the text from here, if known
+        self._look_at: int | None = None  # with so many tokens left, or fewer, the way to close is looked for
+        self.steered = 0  # tokens that were not the sampled ones
+
+    # -- the mask
+    def is_known(self) -> bool:
+        """Whether the next mask takes no computing: other texts have been where this one is."""
+        return self._row is not None or (isinstance(self.matcher, Recalling) and self.matcher.is_known())
+
+    def fill(self, may_end: bool) -> None:
+        """Compute the mask of the next token; on any thread. `may_end` is False before `min_tokens`, which does not
+        keep a text from ending that can only end."""
+        try:
+            if isinstance(self.matcher, Recalling):
+                row = self.matcher.mask()
+            else:
+                row = np.empty(mask_words(self.prepared.vocabulary.size), dtype=np.int32)
+                self.matcher.fill(row)
+            self.take(row, may_end)
+        except Exception as error:
+            self._failure = error
+
+    def take(self, found: Mask | Exception, may_end: bool) -> None:
+        """As `fill`, with the matcher's mask computed already, and not to be written to; or what was met instead."""
+        try:
+            if isinstance(found, Exception):
+                raise found
+            self._row = self._with_ends(found, may_end)
+            self._failure = None
+        except Exception as error:
+            self._failure = error
+
+    def _with_ends(self, row: Mask, may_end: bool) -> Mask:
+        self._ends_here = _NONE
+        if self.matcher.can_end():
+            if may_end:
+                self._ends_here = self._ending & ~row
+                row = row | self._ends_here
+            if not row.any():
+                self._ends_here = row = self._ends
+        elif not row.any():
+            raise ConstraintError("the grammar has no token that can follow here, and the text is not complete")
+        return row
+
+    def mask(self, may_end: bool) -> Mask:
+        """The mask of the next token, not to be written to: what `fill` computed, or what is known. Raises what it
+        met."""
+        if self._row is None and self._failure is None:
+            self.fill(may_end)
+        if self._failure is not None:
+            raise self._failure
+        assert self._row is not None
+        return self._row
+
+    def is_end(self, token: int) -> bool:
+        """Whether this sampled token ends the text instead of going on with it."""
+        return len(self._ends_here) > 0 and has(self._ends_here, token)
+
+    # -- tokens
+    def accept(self, token: int) -> None:
+        """A token is committed."""
+        self._row = None
+        if not self.matcher.accept(token):
+            raise ConstraintError(f"token {token} was sampled against its mask; please report this")
+        plan = self._plan
+        self._plan = plan[1:] if plan and plan[0] == token else None
+
+    def forced(self) -> list[int]:
+        return self.matcher.forced()
+
+    # -- the way to the end
+    def steer(self, token: int, left: int) -> int | None:
+        """The token to take instead of the sampled `token` so that the text can still be closed: itself, as a rule;
+        None to end here. `left`: tokens that the budget leaves, this one included."""
+        if not self._steer or not self._is_due(left):
+            return token
+        after = self.matcher.fork()
+        if not after.accept(token):
+            return token  # `accept` will say so
+        plan = self._plan
+        follows = plan[1:] if plan and plan[0] == token else self._still_closes(after, plan)
+        if follows is None or len(follows) >= left:
+            follows = self.prepared.closing(after, left - 1)
+        if follows is not None and len(follows) < left:
+            self._plan = [token, *follows]
+            self._plan_look(left, len(follows))
+            return token
+        if plan is None:
+            plan = self.prepared.closing(self.matcher, left)
+        if plan is None or len(plan) > left:
+            self._look_at = left - PAUSE
+            return token
+        self._plan = plan
+        self.steered += 1
+        return plan[0] if plan else None
+
+    def _is_due(self, left: int) -> bool:
+        """Whether to look for the way to close now. Far from the end of the budget that is done now and then only."""
+        if self._look_at is None:
+            self._plan_look(left)
+        return self._look_at is not None and left <= self._look_at
+
+    def _plan_look(self, left: int, way: int | None = None) -> None:
+        """Look again at once if the budget is near its end, given that the `way` to close has so many tokens (None: as
+        many as a shortest text): a token may add to it what one place of the constraint asks for at least."""
+        deepest = self.prepared.deepest
+        if deepest is not None:
+            self._look_at = deepest + deepest // SPARE_SHARE + SPARE
+            return
+        way = self.prepared.shortest if way is None else way
+        near = left <= way + 2 * self.prepared.heaviest + NEAR
+        self._look_at = left if near else left - OFTEN
+
+    def _still_closes(self, after: Matcher, plan: list[int] | None) -> list[int] | None:
+        """`plan`, if it closes the text from `after` too, through the very masks and forced tokens on the way."""
+        if plan is None:
+            return None
+        at, i = after.fork(), 0
+        while i < len(plan):
+            step = at.forced() or (plan[i : i + 1] if at.allows(plan[i]) else [])
+            if not step or plan[i : i + len(step)] != step or not all(at.accept(token) for token in step):
+                return None
+            i += len(step)
+        return plan if at.can_end() else None
+
+
+def fill_all(rules: Sequence[tuple[Constrained, bool]]) -> None:
+    """`fill` each rule, given whether it may end; those that share what is known of grammars together."""
+    together: list[tuple[Constrained, bool, Recalling]] = []
+    for rule, may_end in rules:
+        if isinstance(rule.matcher, Recalling):
+            together.append((rule, may_end, rule.matcher))
+        else:
+            rule.fill(may_end)
+    for (rule, may_end, _), found in zip(together, masks([matcher for _, _, matcher in together])):
+        rule.take(found, may_end)

@@ -1,0 +1,140 @@
+"""Token slots: who may write where in the KV tensors.
+
+Owns: the numbering of slots, and which are free. Slots are handed out as contiguous *runs* `(first, length)`, so a CPU
+reads views of the KV tensors and a GPU needs few indices; the unit of sharing and of cutting is one token.
+Knows nothing of tokens, nodes or tensors.
+
+Invariants: free runs are sorted, disjoint and never adjacent (they are joined); slot 0 is scratch (padding rows of a
+captured graph write there) and is never handed out; `available` is the sum of the free runs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+from ..step.packed import Run
+
+SCRATCH = 1
+"""Slots at the front of the pool that belong to nobody."""
+
+
+class SlotPool:
+    """`capacity` token slots, numbered 1 .. capacity."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.available = capacity
+        self._starts = [SCRATCH] if capacity else []
+        self._lengths = [capacity] if capacity else []
+        self._next = 0  # slot where the last search ended: small holes before it are not looked at each time
+
+    def take(self, n: int, after: int | None = None) -> list[Run]:
+        """n slots, as few runs as possible; `after` is a slot number they should continue, if that is free.
+
+        The caller has made sure of room (`available >= n`); next fit, and several runs when no run is long enough.
+        """
+        assert 0 < n <= self.available, f"{n} slots asked of {self.available}"
+        taken: list[Run] = []
+        if after is not None:
+            i = bisect_left(self._starts, after)
+            if i < len(self._starts) and self._starts[i] == after:
+                taken.append(self._cut(i, n))
+                n -= taken[0][1]
+        if n:
+            fit = self._fit(n)
+            if fit is not None:
+                self._next = self._starts[fit]
+                append_run(taken, self._cut(fit, n))
+                n = 0
+        while n:
+            run = self._cut(0, n)
+            append_run(taken, run)
+            n -= run[1]
+        return taken
+
+    def _fit(self, n: int) -> int | None:
+        """The next free run of at least n slots, around from where the last one was found."""
+        lengths = self._lengths
+        first = bisect_left(self._starts, self._next)
+        for i in range(first, len(lengths)):
+            if lengths[i] >= n:
+                return i
+        for i in range(first):
+            if lengths[i] >= n:
+                return i
+        return None
+
+    def _cut(self, i: int, n: int) -> Run:
+        start, length = self._starts[i], self._lengths[i]
+        size = min(n, length)
+        if size == length:
+            del self._starts[i], self._lengths[i]
+        else:
+            self._starts[i], self._lengths[i] = start + size, length - size
+        self.available -= size
+        return start, size
+
+    def give(self, runs: list[Run]) -> None:
+        """Return runs; adjacent free runs are joined."""
+        for start, length in runs:
+            i = bisect_right(self._starts, start)
+            assert (i == 0 or self._starts[i - 1] + self._lengths[i - 1] <= start) and (
+                i == len(self._starts) or start + length <= self._starts[i]
+            ), f"slots {start}..{start + length - 1} given back twice"
+            self.available += length
+            if i < len(self._starts) and start + length == self._starts[i]:
+                length += self._lengths[i]
+                del self._starts[i], self._lengths[i]
+            if i and self._starts[i - 1] + self._lengths[i - 1] == start:
+                self._lengths[i - 1] += length
+            else:
+                self._starts.insert(i, start)
+                self._lengths.insert(i, length)
+
+    def free_runs(self) -> list[Run]:
+        return list(zip(self._starts, self._lengths))
+
+
+def append_run(runs: list[Run], run: Run) -> None:
+    """Append in place, joining with the last run where they touch."""
+    if runs and runs[-1][0] + runs[-1][1] == run[0]:
+        runs[-1] = (runs[-1][0], runs[-1][1] + run[1])
+    else:
+        runs.append(run)
+
+
+def size(runs: list[Run]) -> int:
+    """Slots in all runs."""
+    return sum([length for _, length in runs])
+
+
+def cut(runs: list[Run], n: int) -> tuple[list[Run], list[Run]]:
+    """The first n slots, and the rest."""
+    if n <= 0:
+        return [], list(runs)
+    left: list[Run] = []
+    for i, (start, length) in enumerate(runs):
+        if n <= length:
+            left.append((start, n))
+            rest = [(start + n, length - n)] if n < length else []
+            return left, rest + list(runs[i + 1 :])
+        left.append((start, length))
+        n -= length
+    assert n == 0, "cut beyond the end of the runs"
+    return left, []
+
+
+def part(runs: list[Run], begin: int, end: int) -> list[Run]:
+    """Slots number begin .. end-1 of the runs."""
+    found: list[Run] = []
+    for start, length in runs:
+        if begin < length:
+            take = min(end, length) - begin
+            if take > 0:
+                found.append((start + begin, take))
+            begin += take
+        begin -= length
+        end -= length
+        if end <= 0:
+            break
+    return found

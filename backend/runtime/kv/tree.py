@@ -1,0 +1,227 @@
+"""The tree of KV: immutable runs of tokens, shared by every branch beneath them.
+
+Owns: nodes, matching, splitting, planting and eviction. Knows nothing of ops, gens, or where logits go.
+
+A node is *planned* when its tokens are known and *full* when all its tokens have KV; `computed` lies between. New text
+is matched against planned nodes too, so programs that are started together compute a common prefix once: the first to
+be scheduled computes it, the others find it done.
+
+Invariants:
+- a node's tokens never change, except that a node nobody is beneath loses the tokens that were never computed;
+- `runs` hold exactly the first `computed` tokens;
+- prefix-closed: a node with computed > 0 lies beneath full nodes only;
+- `live` counts the branches whose path goes through the node; only nodes with live == 0 are evicted, leaves first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+from ..step.packed import Run
+from .pool import SlotPool, cut
+
+
+class Node:
+    """An immutable run of tokens from depth `start` on, with the slots of those that are computed."""
+
+    __slots__ = ("children", "computed", "last_use", "live", "parent", "raised", "runs", "start", "tokens")
+
+    def __init__(self, parent: Node | None, start: int, tokens: list[int], runs: list[Run], computed: int) -> None:
+        self.parent = parent
+        self.start = start
+        self.tokens = tokens
+        self.runs = runs
+        self.computed = computed
+        self.children: dict[int, Node] = {}
+        self.live = 0
+        self.last_use = 0
+        self.raised = 0  # number of the last step whose plan raised `computed`
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+    @property
+    def full(self) -> bool:
+        return self.computed == len(self.tokens)
+
+    def path(self) -> Iterator[Node]:
+        """This node and its ancestors, root last."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+
+class Tree:
+    """All nodes over one pool. With `reuse=False` nothing is matched and nothing outlives its branches."""
+
+    def __init__(self, pool: SlotPool, reuse: bool = True) -> None:
+        self.pool = pool
+        self.reuse = reuse
+        self.root = Node(None, 0, [], [], 0)
+        self.clock = 0
+        self.undone = 0  # how often nodes lost slots that they may get others for; else a full node's stay
+        self.cached = 0  # computed tokens of nodes without a live branch: evictable, all of them
+        self._leaves: list[tuple[int, int, Node]] = []  # heap by last use; stale entries are skipped
+        self._pushes = 0
+        self._crowded = 1000  # entries in the heap from which stale ones are dropped
+
+    # -- planting and matching
+    def plant(self, node: Node, tokens: list[int], runs: list[Run], computed: int, step: int = 0) -> Node:
+        """Lay `tokens` beneath `node`, on nodes that already spell them where there are any; the deepest node.
+
+        Takes over `runs`, which hold exactly the first `computed` tokens: they become the nodes', or go back to the
+        pool where the tree has that KV already. Nothing that is computed is lost: where the tree knows the tokens but
+        has less of their KV than the caller, it takes the caller's. Only while step number `step` is being planned is
+        the caller's KV given up at a node that this step raised: its slots are about to be written, and if the step
+        fails, nothing may hold KV beneath it.
+        """
+        at = 0
+        while at < len(tokens):
+            child = node.children.get(tokens[at]) if self.reuse else None
+            if child is None:
+                return self._add(node, tokens[at:], runs, computed)
+            length = common_prefix(child.tokens, tokens, at)
+            if length < len(child.tokens):
+                child = self._split(child, length)
+            have = min(computed, length)
+            mine, runs = cut(runs, have)
+            computed -= have
+            if step and child.raised == step:
+                self.pool.give(runs)
+                runs, computed = [], 0
+            elif have > child.computed:
+                self.cached += 0 if child.live else have - child.computed
+                mine, child.runs, child.computed = child.runs, mine, have
+            self.pool.give(mine)
+            at += length
+            node = child
+        return node
+
+    def _add(self, parent: Node, tokens: list[int], runs: list[Run], computed: int) -> Node:
+        assert parent.full or not computed, "KV beneath a node that is not full"
+        node = Node(parent, parent.end, tokens, runs, computed)
+        node.last_use = self.clock
+        self.cached += computed
+        if self.reuse:
+            parent.children[tokens[0]] = node
+        return node
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Cut a node in two; the new upper half is returned, branches on `node` stay on the lower half."""
+        parent = node.parent
+        assert parent is not None and 0 < at < len(node.tokens)
+        above, below = cut(node.runs, min(at, node.computed))
+        upper = Node(parent, node.start, node.tokens[:at], above, min(at, node.computed))
+        upper.live, upper.last_use, upper.raised = node.live, node.last_use, node.raised
+        upper.children[node.tokens[at]] = node
+        parent.children[node.tokens[0]] = upper
+        node.parent, node.start, node.tokens = upper, node.start + at, node.tokens[at:]
+        node.runs, node.computed = below, max(0, node.computed - at)
+        return upper
+
+    def known(self, tokens: list[int]) -> int:
+        """How many of `tokens` the tree spells from its root on, planned ones included."""
+        at, node = 0, self.root
+        while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
+            length = common_prefix(child.tokens, tokens, at)
+            at += length
+            if length < len(child.tokens):
+                break
+            node = child
+        return at
+
+    # -- branches come and go
+    def attach(self, node: Node) -> None:
+        """A branch's path now ends in `node`."""
+        for each in node.path():
+            if not each.live:
+                self.cached -= each.computed
+            each.live += 1
+
+    def detach(self, node: Node) -> None:
+        """It no longer does. What nobody is beneath becomes cache; what was only planned is dropped."""
+        self.clock += 1
+        for each in list(node.path()):  # removing a node unlinks it
+            each.live -= 1
+            assert each.live >= 0
+            if each.live == 0 and each.parent is not None:
+                self.cached += each.computed
+                each.last_use = self.clock
+                self._retire(each)
+
+    def _retire(self, node: Node) -> None:
+        if node.computed == 0 or not self.reuse:
+            self._remove(node)
+        else:
+            del node.tokens[node.computed :]
+            self._push(node)
+
+    def _push(self, node: Node) -> None:
+        if not node.children and node.live == 0 and node.parent is not None:
+            self._pushes += 1
+            heapq.heappush(self._leaves, (node.last_use, self._pushes, node))
+            if len(self._leaves) > self._crowded:
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Drop stale entries, which would pile up while nothing is evicted."""
+        self._leaves = [entry for entry in self._leaves if self._evictable(entry)]
+        heapq.heapify(self._leaves)
+        self._crowded = 1000 + 2 * len(self._leaves)
+
+    @staticmethod
+    def _evictable(entry: tuple[int, int, Node]) -> bool:
+        last_use, _, node = entry
+        return node.parent is not None and not node.children and not node.live and node.last_use == last_use
+
+    def _remove(self, node: Node) -> None:
+        assert not node.children and node.live == 0 and node.parent is not None
+        self.pool.give(node.runs)
+        self.cached -= node.computed
+        if self.reuse:
+            del node.parent.children[node.tokens[0]]
+        node.runs, node.computed, node.parent = [], 0, None
+
+    def evict(self, slots: int) -> int:
+        """Free at least `slots` slots of nodes without a live branch, least recently used leaf first; those freed."""
+        freed = 0
+        while freed < slots and self._leaves:
+            entry = heapq.heappop(self._leaves)
+            node = entry[2]
+            parent, held = node.parent, node.computed
+            if parent is None or not self._evictable(entry):
+                continue  # stale: the node was removed, or came into use again
+            self._remove(node)
+            self._push(parent)
+            freed += held
+        return freed
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes reachable by matching, parents first, in a stable order (the root left out)."""
+        stack = list(reversed(self.root.children.values()))
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(reversed(node.children.values()))
+
+
+def common_prefix(a: list[int], b: list[int], at: int) -> int:
+    """How many tokens a[0:] and b[at:] begin with in common (galloping: slice compares, no loop a token)."""
+    size = len(a)
+    if 0 < size <= len(b) - at and a[-1] == b[at + size - 1] and a == b[at : at + size]:
+        return size  # as a rule
+    limit = min(size, len(b) - at)
+    done, width = 0, 16
+    while done < limit:
+        width = min(width, limit - done)
+        if a[done : done + width] == b[at + done : at + done + width]:
+            done += width
+            width *= 2
+        elif width == 1:
+            break
+        else:
+            width //= 2
+    return done

@@ -1,0 +1,60 @@
+"""`DeviceTransformers`: a model that transformers runs, on a device whose executor samples there and runs ahead.
+
+Owns: what of `TransformersModel` is different there: its attention, its executor, tokens that nobody on the host knows
+yet. Nothing is captured: how its code is launched is its own. Needs triton.
+
+Legend: as in `transformers_model`; S sampled tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from .model import TransformersModel
+from .tree import DeviceAttention, DeviceStep
+
+if TYPE_CHECKING:
+    from ...options import EngineOptions
+    from ...step.executor import Executor
+    from ..llama.fused import Inputs
+
+
+class DeviceTransformers(TransformersModel):
+    """Implements `cuda.device_model.DeviceModel` beside `batch.Model`."""
+
+    attention: DeviceAttention
+    captured = False
+    """No step of it is replayed from a CUDA graph."""
+
+    def _attention(self) -> DeviceAttention:
+        return DeviceAttention(self.layers, self.device, self.dtype)
+
+    def executor(self, vocab_size: int, options: EngineOptions) -> Executor:
+        """On the device; with `attention_backend="torch"` the host's, and no kernel but torch's."""
+        if options.attention_backend == "torch":
+            from ...step.executor import HostExecutor
+
+            self.attention.without_kernels()
+            return HostExecutor(self, vocab_size)
+        from ...cuda.executor import DeviceExecutor
+
+        return DeviceExecutor(self, vocab_size, replace(options, cuda_graph_max_bs=0), self.attention)
+
+    def tune(self) -> None:
+        """Nothing: its products are torch's."""
+
+    @torch.inference_mode()
+    def compute(self, inputs: Inputs, sampled_S: torch.Tensor, attention: DeviceStep) -> torch.Tensor:
+        """One step; the logits of the wanted rows [W, V] in the model's dtype, since what comes between the last hidden
+        states and them is its own code's."""
+        tokens_T = inputs.tokens_T.long()
+        place_T = (-1 - tokens_T).clamp_min_(0)
+        tokens_T = torch.where(tokens_T < 0, sampled_S[place_T].long(), tokens_T)
+        return self.forward_rows(tokens_T, inputs.positions_T.long(), inputs.want_W.long(), attention)
+
+    def logits(self, logits_WV: torch.Tensor, out_WV: torch.Tensor | None = None) -> torch.Tensor:
+        """What `compute` gave."""
+        return logits_WV

@@ -1,0 +1,114 @@
+"""Reading a GGUF file: its metadata as plain values, its tensors in float32 under their names in HF checkpoints.
+
+Owns: the name map, the undoing of llama.cpp's row permutation of q and k, and the errors of damaged files. The format
+itself and the block formats are the `gguf` package's. Knows nothing of tokenizers (`gguf_tokenizer`) or of caching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .....lang.errors import ModelLoadError
+
+MAGIC = b"GGUF"
+
+_TOP = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "rope_freqs": "rope_freqs",
+}
+_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+class GGUFFile:
+    """An opened file: `metadata` at once, tensors when asked. Raises `ModelLoadError` that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = _open(path)
+        try:
+            self.metadata: dict[str, Any] = {
+                key: field.contents() for key, field in self._reader.fields.items() if not key.startswith("GGUF.")
+            }
+        except Exception as error:
+            raise ModelLoadError(f"{path}: the GGUF metadata cannot be read ({error}); download it again") from error
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(HF name, float32 tensor) of every tensor; dequantised one at a time."""
+        for raw in self._reader.tensors:
+            name = self._hf_name(raw.name)
+            yield name, self._permuted(name, self._dequantised(raw))
+
+    def _hf_name(self, name: str) -> str:
+        stem, _, kind = name.rpartition(".")
+        if stem in _TOP:
+            return f"{_TOP[stem]}.{kind}"
+        block = stem.split(".", 2)
+        if len(block) == 3 and block[0] == "blk" and block[2] in _BLOCK:
+            return f"model.layers.{block[1]}.{_BLOCK[block[2]]}.{kind}"
+        raise ModelLoadError(f"{self.path}: the tensor {name!r} belongs to no supported model")
+
+    def _dequantised(self, raw: Any) -> torch.Tensor:
+        from gguf.quants import dequantize
+
+        try:
+            values = dequantize(raw.data, raw.tensor_type)
+        except NotImplementedError as error:
+            raise ModelLoadError(
+                f"{self.path}: tensor {raw.name!r} has type {raw.tensor_type.name}, which is not supported; "
+                "use a file in F16, Q8_0, Q4_K_M or another common type"
+            ) from error
+        shape = tuple(int(n) for n in reversed(raw.shape))
+        # A copy: the file's own mapping is read-only, and must be free to be closed.
+        return torch.from_numpy(np.array(values, dtype=np.float32).reshape(shape))
+
+    def _permuted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """llama.cpp interleaves each head's rotation pairs for the llama architecture; HF keeps them in two halves."""
+        arch = self.metadata.get("general.architecture")
+        projection = name.rsplit(".", 2)[-2]
+        if arch not in ("llama", "mistral") or projection not in ("q_proj", "k_proj"):
+            return tensor
+        heads = int(self.metadata[f"{arch}.attention.head_count"])
+        if projection == "k_proj":
+            heads = int(self.metadata.get(f"{arch}.attention.head_count_kv") or heads)
+        half, rest = tensor.shape[0] // heads // 2, tensor.shape[1:]
+        return tensor.reshape(heads, half, 2, *rest).transpose(1, 2).reshape(tensor.shape).contiguous()
+
+
+def _open(path: Path) -> Any:
+    """A `gguf.GGUFReader`, after the checks that make its failures understandable."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head != MAGIC:
+        raise ModelLoadError(f"{path}: not a GGUF file (it begins with {head!r}, not {MAGIC!r})")
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+    except Exception as error:  # past the end the reader fails in whatever numpy call comes first
+        raise ModelLoadError(
+            f"{path}: the GGUF file is truncated or damaged ({type(error).__name__}: {error}); download it again"
+        ) from error
+    size = path.stat().st_size
+    end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
+    if end > size:
+        raise ModelLoadError(f"{path}: the GGUF file is truncated ({size} bytes of {end}); download it again")
+    return reader

@@ -1,0 +1,44 @@
+"""The progress bar of a batch: rows, generated tokens a second, and how much of the prompts was reused."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ...backend.base import Usage
+
+if TYPE_CHECKING:
+    from .results import Found
+
+
+class Progress:
+    """A context manager around tqdm; without `show` it does nothing. Closed however the block ends. Without a number of
+    `rows` there is no time left to be told."""
+
+    def __init__(self, rows: int | None, show: bool) -> None:
+        self._bar: Any = None
+        self._total = Usage()
+        self._since = time.monotonic()
+        if show:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=rows, unit="row")
+
+    def finished(self, found: Found) -> None:
+        """A row is finished. What was restored or never ran cost nothing now."""
+        if self._bar is None:
+            return
+        if found.instance is not None:
+            self._total.add(found.instance.cursor.ledger.total())
+        rate = self._total.generated / max(time.monotonic() - self._since, 1e-9)
+        reuse = self._total.reused / max(self._total.prompt, 1)
+        self._bar.set_postfix_str(f"{rate:.0f} tok/s, {reuse:.0%} reused", refresh=False)
+        self._bar.update()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,203 @@
+"""A batch on an event loop: of async programs, or (`arun_batch`) of plain ones, whose bodies run on daemon threads.
+
+Owns: the tasks, one a row, and one that reads the next row where that has to be awaited. What is shared with the pool
+of threads is `results.py`.
+
+Everything here runs on the loop; whoever changes something that `_finished` waits for sets `_news`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, closing
+from typing import Any
+
+from ..run import GRACE
+from ..state import ProgramState
+from .progress import Progress
+from .results import Results, States
+from .rows import Row
+
+
+class AsyncBatch:
+    """A batch whose rows are tasks of one loop."""
+
+    def __init__(self, results: Results, is_async: bool) -> None:
+        self._results, self._plan, self._rows = results, results.plan, results.rows
+        self._most_bodies = self._plan.in_flight if is_async else self._plan.threads
+        self._bodies = 0  # rows whose body runs
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reading: asyncio.Task[None] | None = None  # the next row, where that is awaited
+        self._done: deque[int] = deque()  # finished rows that were not given out
+        self._stopping = self._exhausted = self._closing = False
+
+    # -- giving out
+    async def arun(self) -> States:
+        results = self._results
+        with closing(results), Progress(self._rows.total, self._plan.progress) as bar:
+            async with aclosing(self._finished()) as finished:
+                async for i in finished:
+                    results.given += 1
+                    if results.fails(found := results.seen(i, bar)):
+                        assert found.error is not None
+                        results.failed[i] = found.error
+                    if results.failed or results.unwritten is not None:
+                        self._stopping = True  # what runs may finish; nothing more starts
+        return results.states()
+
+    async def aiterate(self) -> AsyncIterator[ProgramState]:
+        results = self._results
+        with closing(results), Progress(self._rows.total, self._plan.progress) as bar:
+            async with aclosing(self._finished()) as finished:
+                waiting: set[int] = set()
+                async for i in finished:
+                    results.seen(i, bar)
+                    waiting.add(i)
+                    for turn in results.turns(waiting):
+                        state = results.give(turn)
+                        results.given += 1
+                        yield state
+        results.end_of_stream()
+
+    def run(self) -> States:
+        """For a caller without a loop."""
+        return asyncio.run(self.arun())
+
+    def iterate(self) -> Iterator[ProgramState]:
+        """For a caller without a loop: a private one runs while the caller waits for the next row."""
+        loop = asyncio.new_event_loop()
+        states = self.aiterate()
+        row: asyncio.Task[ProgramState] | None = None
+        try:
+            while True:
+                row = loop.create_task(_next(states))
+                try:
+                    state = loop.run_until_complete(row)
+                except StopAsyncIteration:
+                    return
+                yield state
+        finally:
+            if row is not None:  # Ctrl-C leaves it unfinished, and a generator that runs cannot be closed
+                row.cancel()
+                loop.run_until_complete(asyncio.gather(row, return_exceptions=True))
+            loop.run_until_complete(states.aclose())  # type: ignore[attr-defined]
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    # -- the tasks
+    async def _finished(self) -> AsyncGenerator[int, None]:
+        """Rows in the order in which they finish. Closing cancels the rest."""
+        self._news = asyncio.Event()
+        try:
+            while True:
+                if self._done:
+                    yield self._done.popleft()
+                    continue
+                self._start_more()
+                if self._done:  # a row that was never a program
+                    continue
+                if not self._tasks and (self._reading is None or self._stopping):
+                    break
+                self._news.clear()
+                await _wait(self._news, self._results.next_deadline())
+                self._give_up_late()
+            for i in self._results.missing():
+                yield i
+        finally:
+            self._closing = True
+            left: set[asyncio.Task[Any]] = {*self._tasks, *([] if self._reading is None else [self._reading])}
+            for task in left:
+                task.cancel()
+            if left:  # a body may refuse to be cancelled
+                await asyncio.wait(left, timeout=GRACE)
+
+    def _start_more(self) -> None:
+        while self._reading is None and self._may_start():
+            if self._rows.is_async:
+                self._reading = asyncio.get_running_loop().create_task(self._read())
+            elif (row := self._rows.next()) is None:
+                self._exhausted = True
+            else:
+                self._start(row)
+
+    def _may_start(self) -> bool:
+        return not (
+            self._stopping
+            or self._exhausted
+            or self._bodies >= self._most_bodies
+            or len(self._tasks) >= self._plan.in_flight
+            or self._results.taken - self._results.given >= self._plan.window
+        )
+
+    async def _read(self) -> None:
+        row = await self._rows.anext()
+        self._reading = None
+        if row is None:
+            self._exhausted = True
+        elif not self._stopping:
+            self._start(row)
+        self._news.set()
+
+    def _start(self, row: Row) -> None:
+        self._results.taken += 1
+        self._bodies += 1
+        task = asyncio.get_running_loop().create_task(self._row(row))
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._news.set()
+
+    async def _row(self, row: Row) -> None:
+        i, results, in_body = row.index, self._results, True
+        try:
+            instance = results.begin(row)
+            if instance is None:
+                return
+            try:
+                await instance.finish_body()
+            except asyncio.CancelledError:
+                if self._closing:
+                    instance.cursor.cancel()
+                    raise
+                # else the body ended with it: the row's own error
+            self._bodies -= 1
+            in_body = False
+            self._news.set()
+            try:
+                for barrier in instance.cursor.barriers():
+                    await instance.cursor.backend.wait_async(barrier)
+            except asyncio.CancelledError:
+                instance.cursor.cancel()
+                raise
+            results.end(i)
+        finally:
+            self._bodies -= in_body
+            if i in results.found:
+                self._done.append(i)
+
+    def _give_up_late(self) -> None:
+        """End what the batch's own time has run out for; a program's own `timeout` is watched by itself."""
+        if self._plan.expired or self._plan.deadline is None or time.monotonic() < self._plan.deadline:
+            return
+        self._plan.expired = self._stopping = True
+        for instance in list(self._results.running.values()):
+            instance.give_up(self._plan.timeout_error())
+
+
+async def _next(states: AsyncIterator[ProgramState]) -> ProgramState:
+    return await states.__anext__()
+
+
+async def _wait(news: asyncio.Event, seconds: float | None) -> None:
+    if seconds is None:
+        await news.wait()
+        return
+    try:
+        await asyncio.wait_for(news.wait(), seconds)
+    except asyncio.TimeoutError:
+        return

@@ -1,0 +1,270 @@
+"""A batch of a plain function: bodies on a bounded pool of daemon threads.
+
+Owns: the pool, and the waiter. A thread is not held by a program whose body has returned, so a few threads keep many
+more programs in flight. The caller's own thread waits for the programs, which drives the backend; while it is elsewhere
+(between two rows of `generator_style`) a thread of the batch does.
+
+Invariants: at most `plan.in_flight` programs are unfinished; with a window, at most `plan.window` are started and not
+yet given out; a row is never started after a stop; every row that was read before it is finished exactly once: while
+its body runs it is in `_inside`, and whoever takes it out finishes it. The lock is never held while the backend, the
+rows or the program are called.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+
+from ...backend.base import Handle
+from ...lang.errors import BackendError
+from ..run import Instance, start_thread
+from ..state import ProgramState
+from .progress import Progress
+from .results import Results, States
+from .rows import Row
+
+
+class Batch:
+    def __init__(self, results: Results) -> None:
+        self._results, self._plan, self._rows = results, results.plan, results.rows
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)  # threads wait here for a row they may start
+        self._news = threading.Condition(self._lock)  # the waiter, while only Python runs
+        self._threads = self._idle = 0
+        self._pulling = False  # a thread is reading the next row
+        self._unfinished = 0  # rows that were read and are not finished
+        self._bodies = 0  # of them, in the hands of a thread
+        self._inside: set[int] = set()  # of them, those whose body runs
+        self._done: deque[int] = deque()  # finished rows that the waiter has not seen
+        self._any: Handle[None] | None = None  # what the waiter waits for: any row to finish
+        self._until: float | None = None  # when the waiter looks again by itself
+        self._stopping = self._exhausted = False
+        self._cancelled = False  # nobody wants what still runs
+
+    # -- giving out
+    def run(self) -> States:
+        """Every row, finished."""
+        results = self._results
+        with closing(results), self._progress() as bar, closing(self._finished()) as finished:
+            for i in finished:
+                self._given()
+                if results.fails(found := results.seen(i, bar)):
+                    assert found.error is not None
+                    results.failed[i] = found.error
+                if results.failed or results.unwritten is not None:
+                    self._stop()  # what runs may finish; nothing more starts
+        return results.states()
+
+    def iterate(self) -> Iterator[ProgramState]:
+        """Rows as they finish, in order or as completed; closing cancels the rest."""
+        results, over = self._results, Handle[None]("run_batch")
+        if self._rows.total != 0:
+            start_thread("batch-driver", lambda: self._drive(over))
+        try:
+            with closing(results), self._progress() as bar, closing(self._finished()) as finished:
+                waiting: set[int] = set()
+                for i in finished:
+                    results.seen(i, bar)
+                    waiting.add(i)
+                    for turn in results.turns(waiting):
+                        state = results.give(turn)
+                        self._given()
+                        yield state
+            results.end_of_stream()
+        finally:
+            over.finish(None)
+
+    def _drive(self, over: Handle[None]) -> None:
+        """Keep the model busy while the consumer is busy with a row."""
+        with suppress(BackendError):  # whoever reads a row hears of it
+            self._results.backend.wait(over)
+
+    def _progress(self) -> Progress:
+        return Progress(self._rows.total, self._plan.progress)
+
+    def _given(self) -> None:
+        with self._lock:
+            self._results.given += 1
+            self._room.notify()
+
+    # -- the waiter
+    def _finished(self) -> Generator[int, None, None]:
+        """Rows in the order in which they finish. Closing stops and cancels the rest."""
+        self._start_thread()
+        over = False
+        try:
+            while (i := self._wait()) is not None:
+                yield i
+            yield from self._results.missing()
+            over = True
+        finally:
+            self._cancelled = not over
+            self._stop()
+            if not over:
+                for instance in list(self._results.running.values()):
+                    if not instance.body.ended or instance.cursor.pending():
+                        instance.cursor.cancel()
+
+    def _wait(self) -> int | None:
+        """The next row to finish; None when no more will. Drives the backend while programs wait for it."""
+        while True:
+            with self._lock:
+                if self._done:
+                    return self._done.popleft()
+                if (self._exhausted or self._stopping) and not self._unfinished:
+                    return None
+                left = self._results.next_deadline()  # under the lock: a row that begins later wakes us
+                self._until = None if left is None else time.monotonic() + left
+                anyone = None
+                if self._unfinished == self._bodies:  # only Python is running
+                    self._news.wait(left)
+                else:
+                    anyone = self._any = Handle("run_batch")
+            if anyone is not None:
+                self._results.backend.wait(anyone, timeout=left)
+            if left is not None:
+                self._give_up_late()
+
+    def _wake_waiter(self) -> Handle[None] | None:
+        """Under the lock; gives a handle that is to be finished after it."""
+        self._news.notify()
+        anyone, self._any = self._any, None
+        return anyone
+
+    def _give_up_late(self) -> None:
+        """Rows whose time is over are finished with `ProgramTimeout`, even while their body blocks: its thread is left
+        to itself, and another takes its place."""
+        now = time.monotonic()
+        if self._plan.deadline is not None and now >= self._plan.deadline:
+            self._plan.expired = True
+            self._stop()
+        for i, why in self._results.late(now).items():
+            with self._lock:
+                stuck = i in self._inside
+                self._inside.discard(i)
+                self._threads -= stuck
+            instance = self._results.running.get(i)
+            if instance is not None:
+                instance.give_up(why)
+            if stuck:
+                self._finish(i, body=True)
+                self._start_thread()
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._room.notify_all()
+            self._news.notify_all()
+
+    # -- the pool
+    def _start_thread(self) -> None:
+        with self._lock:
+            if self._stopping or self._threads >= self._plan.threads:
+                return
+            self._threads += 1
+        try:
+            start_thread("batch", self._work)
+        except RuntimeError:  # the system gives no more threads: those that are there do
+            with self._lock:
+                self._threads -= 1
+                if not self._threads:
+                    raise
+
+    def _work(self) -> None:
+        """One thread of the pool."""
+        while (row := self._take()) is not None:
+            i = row.index
+            instance = self._results.begin(row)
+            if instance is None:
+                self._finish(i, body=True, started=False)
+                continue
+            if self._cancelled:
+                instance.cursor.cancel()
+            with self._lock:
+                self._inside.add(i)
+                late = instance.deadline is not None and (self._until is None or instance.deadline < self._until)
+                anyone = self._wake_waiter() if late else None
+            if anyone is not None:
+                anyone.finish(None)
+            instance.execute()
+            with self._lock:
+                if i not in self._inside:
+                    return  # given up meanwhile, and this thread with it
+                self._inside.remove(i)
+                self._bodies -= 1
+                self._news.notify()  # the waiter may have to drive now
+            self._watch(i, instance)
+        with self._lock:
+            self._threads -= 1
+
+    def _take(self) -> Row | None:
+        with self._lock:
+            while not self._may_take():
+                if self._stopping or self._exhausted:
+                    return None
+                self._idle += 1
+                self._room.wait()
+                self._idle -= 1
+            self._pulling = True
+        row = self._rows.next()  # may be the user's generator, and may block
+        with self._lock:
+            self._pulling = False
+            anyone = None
+            if row is None:
+                self._exhausted = True
+                self._room.notify_all()
+                anyone = self._wake_waiter()
+            elif self._stopping:
+                row = None  # it was never begun
+            else:
+                self._results.taken += 1
+                self._unfinished += 1
+                self._bodies += 1
+                self._room.notify()
+            alone = not self._idle
+        if anyone is not None:
+            anyone.finish(None)
+        if row is not None and alone:
+            self._start_thread()
+        return row
+
+    def _may_take(self) -> bool:
+        plan = self._plan
+        return not (
+            self._stopping
+            or self._exhausted
+            or self._pulling
+            or self._unfinished >= plan.in_flight
+            or self._results.taken - self._results.given >= plan.window
+        )
+
+    def _watch(self, i: int, instance: Instance) -> None:
+        """The body has ended: the row is finished when everything it said is."""
+        left = instance.cursor.barriers()
+        count = threading.Lock()
+
+        def one_less() -> None:
+            with count:
+                left.pop()
+                last = not left
+            if last:
+                self._finish(i)
+
+        for barrier in tuple(left):
+            barrier.listen(one_less)
+
+    def _finish(self, i: int, body: bool = False, started: bool = True) -> None:
+        """Row i is finished; `body`: its thread is done with it now; not `started`: it was never a program."""
+        if started:
+            self._results.end(i)
+        with self._lock:
+            self._bodies -= body
+            self._unfinished -= 1
+            self._done.append(i)
+            self._room.notify()
+            anyone = self._wake_waiter()
+        if anyone is not None:
+            anyone.finish(None)

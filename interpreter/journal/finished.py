@@ -1,0 +1,275 @@
+"""What is kept of a finished row: plain data, and its spelling as JSON.
+
+Owns: `Finished`, how it is taken from a program that has ended, and how its values go to JSON and come back. Knows
+nothing of files.
+
+A value comes back as it was, if it is made of None, bools, numbers, strings, bytes, lists, tuples, sets and dicts. What
+JSON cannot spell is an object with one key that begins with "!": `{"!tuple": [1, 2]}`, `{"!float": "nan"}`. Any other
+value is not kept but remembered as `Lost`, with its type; whoever reads it is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...backend.base import Usage
+from ..arguments import Arguments
+from ..line import Cursor
+from ..run import Instance
+from ..transcript import joined
+from ..usage import Call, UsageTree
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A value that is not kept: what it was, as JSON has no spelling for it; or (`failed`) why there was none."""
+
+    what: str
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A variable: `s[name]`, `s.value(name)` and `s.get_meta_info(name)`; each perhaps `Lost`."""
+
+    value: Any
+    typed: Any
+    meta: Any = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One row that ran to its end. `error` is None, or says why it failed; then there are no variables and no value.
+    `seconds`: from its start to its end."""
+
+    index: int
+    text: str
+    messages: list[dict[str, str]] = field(default_factory=list)
+    variables: dict[str, Kept] = field(default_factory=dict)
+    ret_value: Any = None
+    usage: UsageTree = field(default_factory=lambda: UsageTree("", Usage()))
+    error: str | None = None
+    seconds: float = 0.0
+
+    @staticmethod
+    def of(index: int, instance: Instance, error: BaseException | None, seconds: float) -> Finished:
+        """Of a program whose body has ended and that has nothing pending. A branch that was joined and had failed makes
+        it a failed one too: a hole cannot be kept."""
+        cursor = instance.cursor
+        error = error or _first_hole(cursor)
+        usage = cursor.ledger.tree()
+        if error is not None:
+            return Finished(index, joined(cursor.segments), usage=usage, error=_said(error), seconds=seconds)
+        return Finished(
+            index,
+            joined(cursor.segments),
+            [{"role": m.role, "content": joined(m.parts)} for m in cursor.roles.messages],
+            {name: _kept(cursor, name) for name in cursor.names()},
+            instance.body.outcome.value(),
+            usage,
+            seconds=seconds,
+        )
+
+    def to_json(self, call: Arguments) -> dict[str, Any]:
+        """With the program's arguments, for whoever reads the file."""
+        return {
+            "arguments": [_spelled(value, brief=True) for value in call.args],
+            "named_arguments": {_printable(name): _spelled(value, brief=True) for name, value in call.kwargs.items()},
+            "text": _spelled(self.text),
+            "messages": _spelled(self.messages),
+            "variables": [[_spelled(name), *_kept_to_json(kept)] for name, kept in self.variables.items()],
+            "ret_value": _spelled(self.ret_value),
+            "usage": _usage_of_any_depth(self.usage),
+            "error": _spelled(self.error),
+            "seconds": round(self.seconds, 6),
+        }
+
+    @staticmethod
+    def from_json(index: int, data: dict[str, Any]) -> Finished:
+        """Raises `KeyError`, `TypeError` or `ValueError` for what `to_json` never wrote."""
+        return Finished(
+            index,
+            read_back(data["text"]),
+            read_back(data["messages"]),
+            {read_back(name): _kept_from_json(kept) for name, *kept in data["variables"]},
+            read_back(data["ret_value"]),
+            _tree_from_json(data["usage"]),
+            read_back(data["error"]),
+            data["seconds"],
+        )
+
+
+def _first_hole(cursor: Cursor) -> BaseException | None:
+    """Why a branch that was joined here failed, if one did."""
+    for child in cursor.joined:
+        error = child.barrier().error or _first_hole(child)
+        if error is not None:
+            return error
+    return None
+
+
+def _kept(cursor: Cursor, name: str) -> Kept:
+    variable = cursor.find(name)
+    assert variable is not None
+    parts = []
+    for read in (variable.value, variable.typed, variable.meta):
+        try:
+            parts.append(read())
+        except Exception as error:  # it has no such value: a text that was cut has none of its type
+            parts.append(Lost(_said(error), failed=True))
+    return Kept(*parts)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # an exception of the user's own that cannot be printed
+        return type(error).__name__
+
+
+def _kept_to_json(kept: Kept) -> list[Any]:
+    """[value, meta], then the typed value if it is another."""
+    value, typed = _spelled(kept.value), _spelled(kept.typed)
+    same = json.dumps(value) == json.dumps(typed)  # 1, True and 1.0 are equal and not the same
+    return [value, _spelled(kept.meta), *([] if same else [typed])]
+
+
+def _kept_from_json(parts: list[Any]) -> Kept:
+    value, meta, *typed = parts
+    read = read_back(value)
+    return Kept(read, read_back(typed[0]) if typed else read, read_back(meta))
+
+
+# Values
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_BITS = 3000
+"""Of an int that is written in decimal: Python refuses to read very long ones."""
+
+
+def _spelled(value: Any, brief: bool = False) -> Any:
+    """A value as JSON data; `brief`: for people, so that what has no spelling is shown by its repr."""
+    if isinstance(value, Lost):
+        return {"!failed" if value.failed else "!lost": _printable(value.what)}
+    try:
+        return _to_json(value)
+    except _NoSpelling as found:
+        what = found.what
+    except RecursionError:
+        what = "a value that is nested too deeply, or holds itself"
+    return {"!lost": _brief(value) if brief else what}
+
+
+class _NoSpelling(Exception):
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.what = f"a {type(value).__qualname__}"
+
+
+def _to_json(value: Any) -> Any:
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if kind is str:
+        return {"!str": value.encode("utf-8", "surrogatepass").hex()} if _SURROGATE.search(value) else value
+    if kind is int:
+        return value if value.bit_length() <= _MOST_BITS else {"!int": f"{value:x}"}
+    if kind is float:
+        return value if value - value == 0 else {"!float": repr(value)}
+    if kind is bytes:
+        return {"!bytes": value.hex()}
+    if kind is list:
+        return [_to_json(item) for item in value]
+    if kind is tuple or kind is set or kind is frozenset:
+        return {f"!{kind.__name__}": [_to_json(item) for item in value]}
+    if kind is dict:
+        plain = all(type(k) is str and not k.startswith("!") and not _SURROGATE.search(k) for k in value)
+        if plain:
+            return {key: _to_json(item) for key, item in value.items()}
+        return {"!dict": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
+    raise _NoSpelling(value)
+
+
+def read_back(data: Any) -> Any:
+    """The value that `_spelled` wrote."""
+    if isinstance(data, list):
+        return [read_back(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if len(data) == 1:
+        ((tag, content),) = data.items()
+        if tag.startswith("!"):
+            return _tagged(tag, content)
+    return {key: read_back(item) for key, item in data.items()}
+
+
+def _tagged(tag: str, content: Any) -> Any:
+    if tag in ("!lost", "!failed"):
+        return Lost(content, tag == "!failed")
+    if tag == "!str":
+        return bytes.fromhex(content).decode("utf-8", "surrogatepass")
+    if tag == "!int":
+        return int(content, 16)
+    if tag == "!float":
+        return float(content)
+    if tag == "!bytes":
+        return bytes.fromhex(content)
+    if tag == "!dict":
+        return {read_back(key): read_back(item) for key, item in content}
+    made: Iterable[Any] = map(read_back, content)
+    return {"!tuple": tuple, "!set": set, "!frozenset": frozenset}[tag](made)
+
+
+def _brief(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__qualname__}"
+    return _printable(text if len(text) <= 200 else text[:197] + "...")
+
+
+def _printable(text: str) -> str:
+    return _SURROGATE.sub("?", text)
+
+
+# Usage
+
+
+def _usage_of_any_depth(tree: UsageTree) -> dict[str, Any]:
+    try:
+        return _tree_to_json(tree)
+    except RecursionError:
+        return _tree_to_json(UsageTree(tree.label, tree.own, tree.calls))
+
+
+def _tree_to_json(tree: UsageTree) -> dict[str, Any]:
+    return {
+        "label": _spelled(tree.label),
+        "own": _usage_to_json(tree.own),
+        "calls": [[_spelled(call.where), _usage_to_json(call.usage)] for call in tree.calls],
+        "branches": [_tree_to_json(branch) for branch in tree.branches],
+    }
+
+
+def _tree_from_json(data: dict[str, Any]) -> UsageTree:
+    return UsageTree(
+        read_back(data["label"]),
+        _usage_from_json(data["own"]),
+        [Call(read_back(where), _usage_from_json(usage)) for where, usage in data["calls"]],
+        [_tree_from_json(branch) for branch in data["branches"]],
+    )
+
+
+def _usage_to_json(usage: Usage) -> dict[str, Any]:
+    found = dataclasses.asdict(usage)
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items() if value}
+
+
+def _usage_from_json(data: dict[str, Any]) -> Usage:
+    known = {part.name for part in dataclasses.fields(Usage)}
+    return Usage(**{name: value for name, value in data.items() if name in known})

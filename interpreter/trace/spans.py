@@ -1,0 +1,225 @@
+"""OpenTelemetry spans of programs and their calls, if the application uses OpenTelemetry.
+
+Owns: the names and attributes of the spans, after the semantic conventions for generative AI (`gen_ai.*`, status
+"development", v1.41), and which span is whose parent. Hears of a program through its record, as a trace does. Imported
+only where the application has imported `opentelemetry.trace` itself.
+
+A program is an `invoke_workflow` span, a gen or select a `text_completion` span under it; both are INTERNAL, as the
+model runs in this process. A program's parent is the span that is current where it starts or, in the body of another
+program without a span opened there, that program. A call's span is made when the call is over, with the times of its
+turn and of its end. Texts are recorded only where OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is "true". Spans
+are handed to the processor where a step ends, so use one that exports elsewhere (`BatchSpanProcessor`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from opentelemetry import trace as otel
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+
+from ...backend.base import GenResult, ScoreResult, Usage
+from ...lang.constraint import JsonSchema
+from ...lang.expr import Gen
+from ..record import BranchRecord, CallRecord, Listener, ProgramRecord
+
+log = logging.getLogger("sgl")
+
+_CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_REQUEST = {
+    "temperature": "temperature",
+    "max_tokens": "max_tokens",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+    "stop": "stop_sequences",
+}
+"""A gen's option -> `gen_ai.request.` and this."""
+
+
+def start(record: ProgramRecord) -> Listener | None:
+    """Begin the span of a program that starts here; None if nobody collects spans."""
+    if isinstance(otel.get_tracer_provider(), (otel.ProxyTracerProvider, otel.NoOpTracerProvider)):
+        return None
+    from ... import __version__
+
+    try:
+        return ProgramSpan(record, otel.get_tracer("sgl", __version__))
+    except Exception:
+        log.exception("telemetry: the span of program %s could not be started", record.name)
+        return None
+
+
+class ProgramSpan:
+    """The span of one program and those of its calls. It ends when the body and every call of it have ended."""
+
+    def __init__(self, record: ProgramRecord, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._clock = time.time_ns() - time.monotonic_ns()
+        self._around = otel.get_current_span()
+        self._common = {"gen_ai.provider.name": "sgl", "gen_ai.request.model": _model(record)}
+        caller = record.caller.listener if record.caller is not None else None
+        inside = isinstance(caller, ProgramSpan) and caller._around is self._around
+        self.span: Span = tracer.start_span(
+            f"invoke_workflow {record.name}",
+            context=caller.context if inside and isinstance(caller, ProgramSpan) else None,
+            kind=SpanKind.INTERNAL,
+            attributes={
+                "gen_ai.operation.name": "invoke_workflow",
+                "gen_ai.workflow.name": record.name,
+                **self._common,
+                **({} if record.row is None else {"sgl.row": record.row}),
+            },
+            start_time=self._time(record.began),
+        )
+        self.context: Context = otel.set_span_in_context(self.span)
+        self._left = 1  # the body, and calls that are not over
+        self._body_over = False
+        self._count = threading.Lock()
+        self._last = record.began
+        self._root = record.root
+        self._error: BaseException | None = None  # of the body, or of a call on the program's own line
+
+    # -- what it hears
+    def called(self, branch: BranchRecord, call: CallRecord) -> None:
+        if not self.span.is_recording():
+            return  # not sampled, or over: a call that is said after the program has no span
+        before = "".join(branch.unread()) if _captures() else None
+        with self._count:
+            self._left += 1
+
+        def look() -> None:
+            if call.handle.done:
+                if branch is self._root:
+                    self._error = self._error or call.handle.error
+                self._over(call, before)
+
+        call.handle.listen(look)
+
+    def ended(self, record: ProgramRecord) -> None:
+        with self._count:
+            again, self._body_over = self._body_over, True  # a body can end while it is given up
+        if not again:
+            self._error = record.error or self._error
+            self._one_less(record.ended or record.began)
+
+    def _over(self, call: CallRecord, before: str | None) -> None:
+        try:
+            self._call(call, before)
+        except Exception:
+            log.exception("telemetry: the span of %s could not be recorded", call.where)
+        self._one_less(call.ended or call.enqueued)
+
+    def _one_less(self, when: float) -> None:
+        with self._count:
+            self._left -= 1
+            self._last = max(self._last, when)
+            last = not self._left
+        if last:
+            try:
+                _fail(self.span, self._error, self._time(self._last))
+                self.span.end(self._time(self._last))
+            except Exception:
+                log.exception("telemetry: the span of a program could not be ended")
+
+    # -- a call
+    def _call(self, call: CallRecord, before: str | None) -> None:
+        handle = call.handle
+        results = _results(call)
+        usage = sum((each.usage for each in results), Usage())
+        ended = call.ended if call.ended is not None else time.monotonic()
+        took = max((each.usage.queued + each.usage.running for each in results), default=ended - call.enqueued)
+        span = self._tracer.start_span(
+            f"text_completion {self._common['gen_ai.request.model']}",
+            context=self.context,
+            kind=SpanKind.INTERNAL,
+            attributes={"gen_ai.operation.name": "text_completion", **self._common, **_request(call)},
+            start_time=self._time(max(call.enqueued, ended - took)),
+        )
+        if span.is_recording():
+            if results:
+                span.set_attributes(_response(results, usage))
+            if before is not None:
+                span.set_attributes(_content(before, results))
+            _fail(span, handle.error, self._time(ended))
+        span.end(self._time(ended))
+
+    def _time(self, when: float) -> int:
+        """Nanoseconds since 1970 of a moment on the monotonic clock."""
+        return self._clock + int(when * 1e9)
+
+
+def _model(record: ProgramRecord) -> str:
+    return str(getattr(record.backend, "model_name", None) or record.backend.capabilities.name)
+
+
+def _captures() -> bool:
+    return os.environ.get(_CAPTURE, "").strip().lower() == "true"
+
+
+def _results(call: CallRecord) -> list[GenResult | ScoreResult]:
+    result = None if call.handle.error is not None else call.handle.result
+    return list(result) if isinstance(result, list) else [] if result is None else [result]
+
+
+def _request(call: CallRecord) -> dict[str, Any]:
+    said: dict[str, Any] = {"sgl.kind": call.kind, "sgl.where": call.where}
+    if call.name is not None:
+        said["sgl.name"] = call.name
+    expr = call.expr
+    if not isinstance(expr, Gen):
+        return {**said, "sgl.choices": len(expr.choices), "gen_ai.output.type": "text"}
+    for option, name in _REQUEST.items():
+        if (value := getattr(expr.sampling, option)) is not None:
+            said[f"gen_ai.request.{name}"] = list(value) if isinstance(value, tuple) else value
+    if expr.n != 1:
+        said["gen_ai.request.choice.count"] = expr.n
+    said["gen_ai.output.type"] = "json" if isinstance(expr.constraint, JsonSchema) else "text"
+    return said
+
+
+def _response(results: list[GenResult | ScoreResult], usage: Usage) -> dict[str, Any]:
+    """`n` samples read one prompt: it is counted once."""
+    first = results[0].usage
+    return {
+        "gen_ai.response.finish_reasons": [_finish(each) for each in results],
+        "gen_ai.usage.input_tokens": first.prompt,
+        "gen_ai.usage.cache_read.input_tokens": first.reused,
+        "gen_ai.usage.output_tokens": usage.generated,
+        "sgl.usage.reused": first.reused,
+        "sgl.usage.computed": usage.computed,
+        "sgl.usage.forced": usage.forced,
+        "sgl.queued": max(each.usage.queued for each in results),
+    }
+
+
+def _finish(result: GenResult | ScoreResult) -> str:
+    return str(result.finish_reason["type"]) if isinstance(result, GenResult) else "stop"
+
+
+def _content(before: str, results: list[GenResult | ScoreResult]) -> dict[str, str]:
+    """The text that the call was the first of its line to read, and what it wrote, as the conventions' messages."""
+
+    def message(role: str, text: str, **more: str) -> dict[str, Any]:
+        return {"role": role, "parts": [{"type": "text", "content": text}], **more}
+
+    written = [message("assistant", each.text, finish_reason=_finish(each)) for each in results]
+    return {
+        "gen_ai.input.messages": json.dumps([message("user", before)]),
+        "gen_ai.output.messages": json.dumps(written),
+    }
+
+
+def _fail(span: Span, error: BaseException | None, when: int) -> None:
+    if error is not None:
+        span.set_attribute("error.type", type(error).__qualname__)
+        span.record_exception(error, timestamp=when)
+        span.set_status(Status(StatusCode.ERROR, str(error)))

@@ -1,0 +1,116 @@
+"""Where the parts of a sequence end in a text, and whether a text matches a pattern: in bounded time.
+
+Owns: `splits` and `matches`. Knows nothing of what a part's own check says; it is given that check.
+
+A set of positions is carried from part to part: all places where the parts so far may end. A pattern walks the text
+once for all its starts, by derivatives (`pattern/sets.py`), so nothing backtracks. What is not decided by the
+deadline is a `Slow`: a check runs while others wait for the engine, and what was not checked is not handed over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+
+from ..constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ..pattern import PatternError, parse_regex
+from ..pattern.nodes import NOTHING, Node
+from ..pattern.sets import Derivatives
+
+PATIENCE = 2.0
+"""Seconds until a text is given up."""
+LONGEST_NUMBER = 400
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+
+Fits = Callable[[Constraint, str], bool]
+
+
+class Slow(ValueError):
+    """It takes too long to say."""
+
+
+def splits(parts: tuple[Constraint, ...], text: str, fits: Fits) -> bool:
+    """Whether a text is the parts one after the other. `fits`: whether a text is one JSON part. Raises `Slow`."""
+    return len(text) in _Walk(text, fits).after(parts, {0})
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether a pattern matches the whole text. Raises `Slow`."""
+    return len(text) in _Walk(text, lambda part, piece: False).ends(Regex(pattern), {0})
+
+
+class _Walk:
+    """One text. Positions are indices into it."""
+
+    def __init__(self, text: str, fits: Fits) -> None:
+        self.text, self.fits = text, fits
+        self.deadline = time.monotonic() + PATIENCE
+
+    def after(self, parts: tuple[Constraint, ...], starts: set[int]) -> set[int]:
+        for part in parts:
+            starts = self.ends(part, starts)
+        return starts
+
+    def ends(self, part: Constraint, starts: set[int]) -> set[int]:
+        """Where a part may end that begins at one of the starts."""
+        if not starts:
+            return set()
+        if isinstance(part, Exactly):
+            return self._literal((part.text,), starts)
+        if isinstance(part, Choice):
+            return self._literal(part.choices, starts)
+        if isinstance(part, Either):
+            return {end for branch in part.branches for end in self.ends(branch, starts)}
+        if isinstance(part, Sequenced):
+            return self.after(part.parts, starts)
+        if isinstance(part, Grammar):
+            return set(range(min(starts), len(self.text) + 1))  # a grammar has no check of its own
+        if isinstance(part, Regex):
+            return self._pattern(part.pattern, starts)
+        return {end for start in sorted(starts) for end in self._json(part, start)}
+
+    def _literal(self, texts: tuple[str, ...], starts: set[int]) -> set[int]:
+        return {start + len(text) for text in texts for start in starts if self.text.startswith(text, start)}
+
+    def _pattern(self, pattern: str, starts: set[int]) -> set[int]:
+        try:
+            begun = parse_regex(pattern)
+        except PatternError as error:
+            raise Slow(str(error)) from None
+        walk, states, out = Derivatives(), dict[Node, None](), set[int]()
+        for at in range(min(starts), len(self.text) + 1):
+            if at in starts:
+                states[begun] = None
+            elif not states and at > max(starts):
+                break
+            if any(walk.nullable(state) for state in states):
+                out.add(at)
+            self._watch()
+            if at < len(self.text):
+                code = ord(self.text[at])
+                states = dict.fromkeys(walk.step(state, code) for state in states)
+                states.pop(NOTHING, None)
+        return out
+
+    def _json(self, part: Constraint, start: int) -> Iterator[int]:
+        assert isinstance(part, JsonSchema)
+        for end in self._json_ends(start):
+            self._watch()
+            if self.fits(part, self.text[start:end]):
+                yield end
+
+    def _json_ends(self, start: int) -> Iterator[int]:
+        """Where JSON text ends: a number where any of its digits do, anything else in one place."""
+        if (number := _NUMBER.match(self.text, start, start + LONGEST_NUMBER)) is not None:
+            yield from range(start + 1, number.end() + 1)
+            return
+        try:
+            yield json.JSONDecoder().raw_decode(self.text, start)[1]
+        except (ValueError, RecursionError):
+            return
+
+    def _watch(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise Slow(f"not decided in {PATIENCE:g} s")
