@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConstraintError
 
 if TYPE_CHECKING:
-    from .pattern import Node
+    from .pattern import PatternNode
 
 KINDS = frozenset({"text", "regex", "choices", "json_schema", "ebnf", "lark", "sequence", "union"})
 """What a backend may know how to enforce."""
@@ -148,7 +148,7 @@ def regex(pattern: str) -> Constraint:
 
 
 @functools.lru_cache(1024)
-def pattern_node(pattern: str) -> Node:
+def pattern_node(pattern: str) -> PatternNode:
     """The language of a pattern. Raises `ConstraintError` for one that is wrong, or that nothing matches."""
     from .pattern import PatternError, is_empty, parse_regex
 

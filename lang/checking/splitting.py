@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from ..constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ..pattern import PatternError, parse_regex
-from ..pattern.nodes import NOTHING, Node
+from ..pattern.nodes import NOTHING, PatternNode
 from ..pattern.sets import Derivatives
 
 PATIENCE = 2.0
@@ -79,7 +79,7 @@ class _Walk:
             begun = parse_regex(pattern)
         except PatternError as error:
             raise Slow(str(error)) from None
-        walk, states, out = Derivatives(), dict[Node, None](), set[int]()
+        walk, states, out = Derivatives(), dict[PatternNode, None](), set[int]()
         for at in range(min(starts), len(self.text) + 1):
             if at in starts:
                 states[begun] = None

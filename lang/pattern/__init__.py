@@ -22,11 +22,11 @@ from .nodes import (
     Alt,
     Both,
     Chars,
-    Node,
+    Concat,
     Not,
     PatternError,
+    PatternNode,
     Repeat,
-    Seq,
     any_of,
     both,
     complement,
@@ -48,11 +48,11 @@ __all__ = [
     "Alt",
     "Both",
     "Chars",
-    "Node",
+    "Concat",
     "Not",
     "PatternError",
+    "PatternNode",
     "Repeat",
-    "Seq",
     "accepts",
     "any_of",
     "both",
@@ -81,7 +81,7 @@ __all__ = [
 
 @lru_cache(maxsize=256)
 @no_deeper
-def parse_regex(pattern: str) -> Node:
+def parse_regex(pattern: str) -> PatternNode:
     """The language of all texts that `re.fullmatch(pattern, text)` accepts. See `python.py` for the dialect.
 
     Raises `PatternError` for a pattern that is wrong or that no engine can enforce (backreferences, for one).
@@ -91,7 +91,7 @@ def parse_regex(pattern: str) -> Node:
 
 @lru_cache(maxsize=256)
 @no_deeper
-def parse_ecma(pattern: str) -> Node:
+def parse_ecma(pattern: str) -> PatternNode:
     """The language of all texts in which an ECMA-262 pattern is found. See `ecma.py` for the dialect.
 
     Raises `PatternError` for a pattern that is wrong or that no engine can enforce.

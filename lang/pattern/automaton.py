@@ -15,10 +15,10 @@ from .nodes import (
     NOTHING,
     Alt,
     Chars,
-    Node,
+    Concat,
     PatternError,
+    PatternNode,
     Repeat,
-    Seq,
     either,
     no_deeper,
     repeated,
@@ -33,11 +33,11 @@ Arrows = dict[int, list[tuple[Ranges, int]]]
 
 
 @no_deeper
-def plain(node: Node, limit: int = 2000) -> Node:
+def plain(node: PatternNode, limit: int = 2000) -> PatternNode:
     """The same language without `Both` and `Not`. Raises `PatternError` if that takes more than `limit` states."""
     if node.plain:
         return node
-    if isinstance(node, Seq):
+    if isinstance(node, Concat):
         return sequence([plain(part, limit) for part in node.parts])
     if isinstance(node, Alt):
         return either([plain(part, limit) for part in node.parts])
@@ -45,7 +45,7 @@ def plain(node: Node, limit: int = 2000) -> Node:
         return repeated(plain(node.node, limit), node.low, node.high)
     walk = Derivatives()
     arrows: Arrows = {}
-    numbers: dict[Node, int] = {}
+    numbers: dict[PatternNode, int] = {}
     for state in walk.states(node, limit):
         numbers.setdefault(state, len(numbers))
         arrows[numbers[state]] = [(p, numbers.setdefault(to, len(numbers))) for p, to in walk.after(state)]
@@ -90,7 +90,7 @@ def _merged(arrows: Arrows, ends: set[int]) -> dict[int, int]:
         classes = after
 
 
-def to_node(arrows: Arrows, ends: set[int]) -> Node:
+def to_node(arrows: Arrows, ends: set[int]) -> PatternNode:
     """The language of the automaton; state 0 is its start."""
     alive = _alive(arrows, ends)
     if 0 not in alive:
@@ -98,7 +98,7 @@ def to_node(arrows: Arrows, ends: set[int]) -> Node:
     arrows = {state: [(part, to) for part, to in arrows[state] if to in alive] for state in arrows if state in alive}
     group = _merged(arrows, ends)
     start, end = -1, -2
-    edges: dict[int, dict[int, Node]] = {start: {group[0]: EMPTY}, end: {}}
+    edges: dict[int, dict[int, PatternNode]] = {start: {group[0]: EMPTY}, end: {}}
     for state, outgoing in arrows.items():
         if group[state] in edges:
             continue
@@ -112,7 +112,7 @@ def to_node(arrows: Arrows, ends: set[int]) -> Node:
     for state, targets in edges.items():
         for to in targets:
             into.setdefault(to, set()).add(state)
-    sizes: dict[Node, int] = {}
+    sizes: dict[PatternNode, int] = {}
     left = set(edges) - {start, end}
     while left:
         state = min(left, key=lambda s: (len(into.get(s, ())) * len(edges[s]), s))
@@ -122,7 +122,7 @@ def to_node(arrows: Arrows, ends: set[int]) -> Node:
 
 
 def _eliminate(
-    state: int, edges: dict[int, dict[int, Node]], into: dict[int, set[int]], sizes: dict[Node, int]
+    state: int, edges: dict[int, dict[int, PatternNode]], into: dict[int, set[int]], sizes: dict[PatternNode, int]
 ) -> None:
     """Takes a state out; each way through it becomes an edge."""
     outgoing = edges.pop(state)
@@ -141,10 +141,10 @@ def _eliminate(
                 raise PatternError("the pattern is too large without intersections", None, "simplify it")
 
 
-def _choice(a: Node, b: Node) -> Node:
+def _choice(a: PatternNode, b: PatternNode) -> PatternNode:
     """`either`, with what both begin with said once."""
-    left = a.parts if isinstance(a, Seq) else (a,)
-    right = b.parts if isinstance(b, Seq) else (b,)
+    left = a.parts if isinstance(a, Concat) else (a,)
+    right = b.parts if isinstance(b, Concat) else (b,)
     same = 0
     while same < min(len(left), len(right)) and left[same] == right[same]:
         same += 1

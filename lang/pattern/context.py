@@ -26,11 +26,11 @@ from .nodes import (
     Alt,
     Both,
     Chars,
-    Node,
+    Concat,
     Not,
     PatternError,
+    PatternNode,
     Repeat,
-    Seq,
     both,
     children,
     complement,
@@ -51,7 +51,7 @@ class _Crossing(Exception):
 
 
 @no_deeper
-def resolve(node: Node) -> Node:
+def resolve(node: PatternNode) -> PatternNode:
     """The same language of whole texts without marks. Raises `PatternError` for what no engine can enforce."""
     node = _plain_atoms(node, EMPTY)
     if not node.marked:
@@ -62,7 +62,7 @@ def resolve(node: Node) -> Node:
         return unmarked(_settled(node))
 
 
-def _settled(node: Node) -> Node:
+def _settled(node: PatternNode) -> PatternNode:
     """The node without marks in its lookbehinds."""
     if isinstance(node, Left):
         return Left(_behind(node), node.position)
@@ -75,10 +75,10 @@ def _settled(node: Node) -> Node:
     if isinstance(node, Both):
         return both(_settled(node.left), _settled(node.right))
     parts = [_settled(child) for child in children(node)]
-    return sequence(parts) if isinstance(node, Seq) else either(parts) if isinstance(node, Alt) else node
+    return sequence(parts) if isinstance(node, Concat) else either(parts) if isinstance(node, Alt) else node
 
 
-def _behind(mark: Left) -> Node:
+def _behind(mark: Left) -> PatternNode:
     """The language of a lookbehind, without marks. What it says must not depend on what comes behind it."""
     try:
         return _whole(mark.node, False, True)
@@ -90,7 +90,7 @@ def _behind(mark: Left) -> Node:
 # --- possessive quantifiers and atomic groups -------------------------------------------------------------------------
 
 
-def _plain_atoms(node: Node, behind: Node) -> Node:
+def _plain_atoms(node: PatternNode, behind: PatternNode) -> PatternNode:
     """The node with each `Atomic` replaced by what is in it, if that is the same. `behind`: what follows it."""
     if isinstance(node, Atomic):
         body = _plain_atoms(node.node, behind)
@@ -101,8 +101,8 @@ def _plain_atoms(node: Node, behind: Node) -> Node:
                 "make what follows begin with other characters, or leave the + or ?> out",
             )
         return body
-    if isinstance(node, Seq):
-        parts: list[Node] = []
+    if isinstance(node, Concat):
+        parts: list[PatternNode] = []
         for part in reversed(node.parts):
             parts.append(_plain_atoms(part, behind))
             behind = sequence([parts[-1], behind])
@@ -117,7 +117,7 @@ def _plain_atoms(node: Node, behind: Node) -> Node:
     return type(node)(_plain_atoms(node.node, EMPTY), node.position) if isinstance(node, Mark) else node
 
 
-def _same_as_atomic(body: Node, behind: Node) -> bool:
+def _same_as_atomic(body: PatternNode, behind: PatternNode) -> bool:
     """Whether the first match of the body is the only one that `behind` can follow.
 
     So it is if no text of the body begins another, and if the body repeats such texts (as many as there are) and what
@@ -130,7 +130,7 @@ def _same_as_atomic(body: Node, behind: Node) -> bool:
     return even and not chars.intersection(goes_on, _begins(behind))
 
 
-def _begins(node: Node) -> chars.Ranges:
+def _begins(node: PatternNode) -> chars.Ranges:
     """The characters that a node with marks may begin with, or more."""
     if isinstance(node, Atomic):
         return _begins(node.node)
@@ -141,7 +141,7 @@ def _begins(node: Node) -> chars.Ranges:
     found: list[tuple[int, int]] = []
     for child in children(node):
         found += _begins(child)
-        if isinstance(node, Seq) and shortest_length(child):
+        if isinstance(node, Concat) and shortest_length(child):
             break
     return chars.union(found)
 
@@ -149,7 +149,7 @@ def _begins(node: Node) -> chars.Ranges:
 # --- anchors and lookarounds ------------------------------------------------------------------------------------------
 
 
-def _whole(node: Node, open_left: bool, open_right: bool) -> Node:
+def _whole(node: PatternNode, open_left: bool, open_right: bool) -> PatternNode:
     """Without its marks. Open: the text may have more on that side, which a mark must then not see."""
     if not node.marked:
         return node
@@ -159,17 +159,17 @@ def _whole(node: Node, open_left: bool, open_right: bool) -> Node:
     return either([_line(line, open_left, open_right) for line in lines])
 
 
-def _lines(node: Node, limit: int) -> list[list[Node]]:
+def _lines(node: PatternNode, limit: int) -> list[list[PatternNode]]:
     """The node as alternatives, each a sequence of unmarked nodes and marks."""
     if isinstance(node, Mark) or not node.marked:
-        return [list(node.parts) if isinstance(node, Seq) else [node]]
-    lines: list[list[Node]] = []
+        return [list(node.parts) if isinstance(node, Concat) else [node]]
+    lines: list[list[PatternNode]] = []
     if isinstance(node, Alt):
         plain = [part for part in node.parts if not part.marked]
         lines = [[either(plain)]] if plain else []
         for part in node.parts:
             lines += _lines(part, limit) if part.marked else []
-    elif isinstance(node, Seq):
+    elif isinstance(node, Concat):
         lines = [[]]
         for part in node.parts:
             ends = _lines(part, limit)
@@ -191,10 +191,10 @@ class _Stretch:
 
     start: int
     end: int
-    node: Node
+    node: PatternNode
 
 
-def _line(line: list[Node], open_left: bool, open_right: bool) -> Node:
+def _line(line: list[PatternNode], open_left: bool, open_right: bool) -> PatternNode:
     parts = [item for item in line if not isinstance(item, Mark)]
     stretches: list[_Stretch] = []
     at = 0
@@ -220,7 +220,7 @@ def _line(line: list[Node], open_left: bool, open_right: bool) -> Node:
     return _nested(parts, stretches, 0, len(parts))
 
 
-def _seen(sight: int | None, side: list[Node], is_open: bool) -> int:
+def _seen(sight: int | None, side: list[PatternNode], is_open: bool) -> int:
     """How many of the parts on its side a mark can see."""
     length = 0
     for used, part in enumerate(side):
@@ -232,7 +232,7 @@ def _seen(sight: int | None, side: list[Node], is_open: bool) -> int:
     return len(side)
 
 
-def _sight(node: Node, ahead: bool) -> int | None:
+def _sight(node: PatternNode, ahead: bool) -> int | None:
     """How many characters (first or last ones) decide if a text that has so many is in the language; None: all."""
     if isinstance(node, Not):
         return _sight(node.node, ahead)
@@ -241,17 +241,17 @@ def _sight(node: Node, ahead: bool) -> int | None:
         return None if None in sights else max(sight for sight in sights if sight is not None)
     if node == ANY_TEXT:
         return 0
-    if isinstance(node, Seq) and node.parts and node.parts[-1 if ahead else 0] == ANY_TEXT:
-        return longest_length(Seq(node.parts[:-1] if ahead else node.parts[1:]))
+    if isinstance(node, Concat) and node.parts and node.parts[-1 if ahead else 0] == ANY_TEXT:
+        return longest_length(Concat(node.parts[:-1] if ahead else node.parts[1:]))
     longest = longest_length(node)
     return None if longest is None else longest + 1
 
 
-def _nested(parts: list[Node], stretches: list[_Stretch], start: int, end: int) -> Node:
+def _nested(parts: list[PatternNode], stretches: list[_Stretch], start: int, end: int) -> PatternNode:
     """The parts from `start` to `end`, joined with the languages of the stretches in them."""
     outer = [s.node for s in stretches if (s.start, s.end) == (start, end)]
     inner = sorted((s for s in stretches if (s.start, s.end) != (start, end)), key=lambda s: (s.start, -s.end))
-    pieces: list[Node] = []
+    pieces: list[PatternNode] = []
     at = start
     while inner:
         widest = inner[0]
@@ -269,7 +269,7 @@ def _nested(parts: list[Node], stretches: list[_Stretch], start: int, end: int) 
 
 
 @lru_cache(maxsize=1024)
-def narrowed(node: Node, language: Node) -> Node:
+def narrowed(node: PatternNode, language: PatternNode) -> PatternNode:
     """`node & language`, as a plain node where that is no larger."""
     if included(node, language, _FEW_STATES):
         return node

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from . import chars as chars
 from .chars import Ranges
-from .nodes import Chars, Node, PatternError
+from .nodes import Chars, PatternError, PatternNode
 from .syntax import Reader
 
 _DIGIT: Ranges = ((48, 57),)
@@ -68,7 +68,7 @@ class EcmaReader(Reader):
         else:
             self.literal(ord(c), start)
 
-    def line_ends(self) -> Node:
+    def line_ends(self) -> PatternNode:
         return Chars(_LINE_ENDS)
 
     def braces_count(self, low: str, comma: str, high: str) -> bool:

@@ -20,11 +20,11 @@ from .nodes import (
     Alt,
     Both,
     Chars,
-    Node,
+    Concat,
     Not,
     PatternError,
+    PatternNode,
     Repeat,
-    Seq,
     both,
     children,
     complement,
@@ -39,14 +39,14 @@ MOST_STATES = 200
 MOST_WORK = 20_000
 
 
-def unmarked(node: Node) -> Node:
+def unmarked(node: PatternNode) -> PatternNode:
     """The same language of whole texts without marks, as a plain node.
 
     Lookbehinds must have no marks in them. Raises `PatternError` if it takes too many states.
     """
     first_mark = marks(node)[0]
     walk = _Marked()
-    numbers: dict[Node, int] = {node: 0}
+    numbers: dict[PatternNode, int] = {node: 0}
     arrows: Arrows = {}
     ends: set[int] = set()
     pending = [node]
@@ -89,10 +89,10 @@ class _Marked:
         if self.work > MOST_WORK:
             raise PatternError("too much work")
 
-    def parts(self, node: Node) -> list[Ranges]:
+    def parts(self, node: PatternNode) -> list[Ranges]:
         sets: dict[Ranges, None] = {}
         pending = [node]
-        seen: set[Node] = set()
+        seen: set[PatternNode] = set()
         while pending:
             top = pending.pop()
             if top in seen:
@@ -108,11 +108,11 @@ class _Marked:
 
     # --- the end of the text ------------------------------------------------------------------------------------------
 
-    def ends(self, node: Node) -> bool:
+    def ends(self, node: PatternNode) -> bool:
         """Whether the text may end here."""
         if isinstance(node, Mark):
             return self.ends(node.node)  # nothing behind: Right(L) asks the same of L as Left(L) does
-        if isinstance(node, Seq):
+        if isinstance(node, Concat):
             return all(self.ends(part) for part in node.parts)
         if isinstance(node, Alt):
             return any(self.ends(part) for part in node.parts)
@@ -124,13 +124,15 @@ class _Marked:
 
     # --- one character ------------------------------------------------------------------------------------------------
 
-    def step(self, node: Node, code: int) -> Node:
+    def step(self, node: PatternNode, code: int) -> PatternNode:
         return self._step(node, EMPTY, code, frozenset())
 
-    def _step(self, node: Node, behind: Node, code: int, passed: frozenset[tuple[Node, Node]]) -> Node:
+    def _step(
+        self, node: PatternNode, behind: PatternNode, code: int, passed: frozenset[tuple[PatternNode, PatternNode]]
+    ) -> PatternNode:
         """The derivative of `node behind`. `passed`: repeats that were entered at this very place."""
         self._spend()
-        if isinstance(node, Seq):
+        if isinstance(node, Concat):
             if not node.parts:
                 return NOTHING if behind == EMPTY else self._step(behind, EMPTY, code, passed)
             return self._step(node.parts[0], sequence([*node.parts[1:], behind]), code, passed)
@@ -152,7 +154,9 @@ class _Marked:
         assert isinstance(node, Not)
         return complement(self._step(node.node, EMPTY, code, passed))
 
-    def _repeat(self, node: Repeat, behind: Node, code: int, passed: frozenset[tuple[Node, Node]]) -> Node:
+    def _repeat(
+        self, node: Repeat, behind: PatternNode, code: int, passed: frozenset[tuple[PatternNode, PatternNode]]
+    ) -> PatternNode:
         skip = self._step(EMPTY, behind, code, passed) if node.low == 0 else NOTHING
         if (node, behind) in passed:  # an iteration without a character: the same as none
             return skip
@@ -161,7 +165,7 @@ class _Marked:
         ways = self._step(node.node, sequence([again, behind]), code, passed | {(node, behind)})
         return ordered([skip, ways])
 
-    def _past(self, node: Node, code: int) -> Node:
+    def _past(self, node: PatternNode, code: int) -> PatternNode:
         """The node once a character has gone by: all `Left` in it have seen one more."""
         self._spend()
         if not node.marked:
@@ -172,7 +176,7 @@ class _Marked:
         if isinstance(node, Right):
             seen = self._past(node.node, code)
             return NOTHING if seen == NOTHING else Right(seen, node.position)
-        if isinstance(node, Seq):
+        if isinstance(node, Concat):
             return sequence([self._past(part, code) for part in node.parts])
         if isinstance(node, Alt):
             return either([self._past(part, code) for part in node.parts])

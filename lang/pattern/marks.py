@@ -7,55 +7,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .nodes import Alt, Both, Chars, Node, Not, Repeat, Seq, children
+from .nodes import Alt, Both, Chars, Concat, Not, PatternNode, Repeat, children
 
 
 @dataclass(frozen=True, slots=True)
-class Mark(Node):
+class Mark(PatternNode):
     """Matches the empty text where a condition holds. Not in a tree that is given out."""
 
-    node: Node
+    node: PatternNode
     position: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         self.note(self.node, (self.node,), marked=True)
 
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 class Left(Mark):
     """The text before is in the language."""
 
     __slots__ = ()
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 class Right(Mark):
     """The text behind, to its very end, is in the language."""
 
     __slots__ = ()
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 class Atomic(Mark):
     """The node, but only the first of its matches is tried."""
 
     __slots__ = ()
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
-def marks(node: Node) -> list[Mark]:
+def marks(node: PatternNode) -> list[Mark]:
     """The marks in a node, outermost first."""
     if isinstance(node, Mark):
         return [node, *marks(node.node)]
     return [mark for child in children(node) for mark in marks(child)]
 
 
-def shortest_length(node: Node) -> int:
+def shortest_length(node: PatternNode) -> int:
     """Length of a shortest text, or less."""
     if isinstance(node, Chars):
         return 1
-    if isinstance(node, Seq):
+    if isinstance(node, Concat):
         return sum(map(shortest_length, node.parts))
     if isinstance(node, Alt):
         return min(map(shortest_length, node.parts))
@@ -64,7 +64,7 @@ def shortest_length(node: Node) -> int:
     return max(shortest_length(node.left), shortest_length(node.right)) if isinstance(node, Both) else 0
 
 
-def longest_length(node: Node) -> int | None:
+def longest_length(node: PatternNode) -> int | None:
     """Length of a longest text, or more; None: there is no longest."""
     if isinstance(node, Mark):
         return longest_length(node.node) if isinstance(node, Atomic) else 0
@@ -79,4 +79,4 @@ def longest_length(node: Node) -> int | None:
     known = [length for length in lengths if length is not None]
     if isinstance(node, Both):
         return min(known, default=None)
-    return None if len(known) < len(lengths) else sum(known) if isinstance(node, Seq) else max(known)
+    return None if len(known) < len(lengths) else sum(known) if isinstance(node, Concat) else max(known)

@@ -51,7 +51,7 @@ def no_deeper(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class PatternNode:
     """Base of the nodes. What is asked often is found out once, when a node is made."""
 
     _hash: int = field(init=False, repr=False, compare=False)
@@ -63,7 +63,7 @@ class Node:
     def __hash__(self) -> int:
         return self._hash
 
-    def note(self, content: Hashable, below: tuple[Node, ...], plain: bool = True, marked: bool = False) -> None:
+    def note(self, content: Hashable, below: tuple[PatternNode, ...], plain: bool = True, marked: bool = False) -> None:
         """Every node calls this once it has its fields. Plain and marked: of the node itself, its children aside."""
         object.__setattr__(self, "_hash", hash((type(self), content)))
         object.__setattr__(self, "plain", plain and all(child.plain for child in below))
@@ -71,7 +71,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Chars(Node):
+class Chars(PatternNode):
     """One character of a set: sorted, disjoint code point ranges without surrogates. The empty set matches nothing."""
 
     ranges: Ranges
@@ -79,75 +79,75 @@ class Chars(Node):
     def __post_init__(self) -> None:
         self.note(self.ranges, ())
 
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 @dataclass(frozen=True, slots=True)
-class Seq(Node):
-    """One after the other. `Seq(())` is the empty text."""
+class Concat(PatternNode):
+    """One after the other. `Concat(())` is the empty text."""
 
-    parts: tuple[Node, ...]
+    parts: tuple[PatternNode, ...]
 
     def __post_init__(self) -> None:
         self.note(self.parts, self.parts)
 
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 @dataclass(frozen=True, slots=True)
-class Alt(Node):
+class Alt(PatternNode):
     """Any one of these."""
 
-    parts: tuple[Node, ...]
+    parts: tuple[PatternNode, ...]
 
     def __post_init__(self) -> None:
         self.note(self.parts, self.parts)
 
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat(Node):
+class Repeat(PatternNode):
     """`low` to `high` times the node; `high` None: any number."""
 
-    node: Node
+    node: PatternNode
     low: int
     high: int | None
 
     def __post_init__(self) -> None:
         self.note((self.node, self.low, self.high), (self.node,))
 
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 @dataclass(frozen=True, slots=True)
-class Both(Node):
+class Both(PatternNode):
     """What both match."""
 
-    left: Node
-    right: Node
+    left: PatternNode
+    right: PatternNode
 
     def __post_init__(self) -> None:
         self.note((self.left, self.right), (self.left, self.right), plain=False)
 
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 @dataclass(frozen=True, slots=True)
-class Not(Node):
+class Not(PatternNode):
     """Every text that the node does not match."""
 
-    node: Node
+    node: PatternNode
 
     def __post_init__(self) -> None:
         self.note(self.node, (self.node,), plain=False)
 
-    __hash__ = Node.__hash__
+    __hash__ = PatternNode.__hash__
 
 
 ANY_CHAR = Chars(chars.ALL)
 ANY_TEXT = Repeat(ANY_CHAR, 0, None)
-EMPTY = Seq(())
+EMPTY = Concat(())
 NOTHING = Chars(())
 
 
@@ -155,27 +155,27 @@ def char(code: int) -> Chars:
     return Chars(((code, code),))
 
 
-def literal(text: str) -> Node:
+def literal(text: str) -> PatternNode:
     """This text."""
-    return Chars(chars.of(text)) if len(text) == 1 else Seq(tuple(Chars(chars.of(c)) for c in text))
+    return Chars(chars.of(text)) if len(text) == 1 else Concat(tuple(Chars(chars.of(c)) for c in text))
 
 
-def sequence(nodes: Iterable[Node]) -> Node:
+def sequence(nodes: Iterable[PatternNode]) -> PatternNode:
     """One after the other."""
-    parts: list[Node] = []
+    parts: list[PatternNode] = []
     for node in nodes:
         if node == NOTHING:
             return NOTHING
-        if isinstance(node, Seq):
+        if isinstance(node, Concat):
             parts += node.parts
         elif not (node == ANY_TEXT and parts and parts[-1] == ANY_TEXT):
             parts.append(node)
-    return parts[0] if len(parts) == 1 else Seq(tuple(parts))
+    return parts[0] if len(parts) == 1 else Concat(tuple(parts))
 
 
-def either(nodes: Iterable[Node]) -> Node:
+def either(nodes: Iterable[PatternNode]) -> PatternNode:
     """Any one of these. Alternatives of one character become one set."""
-    parts: dict[Node, None] = {}
+    parts: dict[PatternNode, None] = {}
     single: list[Ranges] = []
     for node in nodes:
         for part in node.parts if isinstance(node, Alt) else (node,):
@@ -192,7 +192,7 @@ def either(nodes: Iterable[Node]) -> Node:
     return NOTHING if not listed else listed[0] if len(listed) == 1 else Alt(listed)
 
 
-def repeated(node: Node, low: int, high: int | None) -> Node:
+def repeated(node: PatternNode, low: int, high: int | None) -> PatternNode:
     """`low` to `high` times the node (None: any number)."""
     if high == 0 or node == EMPTY:
         return EMPTY
@@ -207,7 +207,7 @@ def repeated(node: Node, low: int, high: int | None) -> Node:
     return Repeat(node, low, high)
 
 
-def both(a: Node, b: Node) -> Node:
+def both(a: PatternNode, b: PatternNode) -> PatternNode:
     """What both match."""
     if a in (b, NOTHING) or b == ANY_TEXT:
         return a
@@ -220,25 +220,25 @@ def both(a: Node, b: Node) -> Node:
     return Both(a, b)
 
 
-def complement(node: Node) -> Node:
+def complement(node: PatternNode) -> PatternNode:
     """Every text that the node does not match."""
     if isinstance(node, Not):
         return node.node
     return ANY_TEXT if node == NOTHING else NOTHING if node == ANY_TEXT else Not(node)
 
 
-def any_of(texts: Sequence[str]) -> Node:
+def any_of(texts: Sequence[str]) -> PatternNode:
     """One of these texts, common beginnings said once."""
     return _trie(sorted(set(texts)), 0, 0)
 
 
-def _trie(texts: Sequence[str], at: int, depth: int) -> Node:
+def _trie(texts: Sequence[str], at: int, depth: int) -> PatternNode:
     """Sorted texts that agree before `at`."""
     if len(texts) == 1:
         return literal(texts[0][at:])
     if depth == _DEEPEST_TRIE:
         return either(literal(text[at:]) for text in texts)
-    branches: list[Node] = []
+    branches: list[PatternNode] = []
     start = 0
     while start < len(texts):
         if len(texts[start]) == at:
@@ -258,14 +258,14 @@ def _trie(texts: Sequence[str], at: int, depth: int) -> Node:
 
 
 @no_deeper
-def size(node: Node, known: dict[Node, int] | None = None) -> int:
+def size(node: PatternNode, known: dict[PatternNode, int] | None = None) -> int:
     """How many characters the pattern spans once its repeats are written out (at most 10**9).
 
     `known` keeps what was measured, for many sizes of trees that share parts.
     """
     known = {} if known is None else known
 
-    def measure(node: Node) -> int:
+    def measure(node: PatternNode) -> int:
         if node not in known:
             if isinstance(node, Chars):
                 known[node] = 1
@@ -279,8 +279,8 @@ def size(node: Node, known: dict[Node, int] | None = None) -> int:
     return measure(node)
 
 
-def children(node: Node) -> tuple[Node, ...]:
-    if isinstance(node, (Seq, Alt)):
+def children(node: PatternNode) -> tuple[PatternNode, ...]:
+    if isinstance(node, (Concat, Alt)):
         return node.parts
     if isinstance(node, (Repeat, Not)):
         return (node.node,)

@@ -12,7 +12,20 @@ from itertools import groupby
 from . import chars as chars
 from .automaton import plain
 from .chars import Ranges
-from .nodes import ANY_CHAR, EMPTY, Alt, Both, Chars, Node, Not, PatternError, Repeat, Seq, children, no_deeper
+from .nodes import (
+    ANY_CHAR,
+    EMPTY,
+    Alt,
+    Both,
+    Chars,
+    Concat,
+    Not,
+    PatternError,
+    PatternNode,
+    Repeat,
+    children,
+    no_deeper,
+)
 
 _MARKED = frozenset("\\^$.|?*+()[]{}-/#&~")
 _DEEPEST = 240
@@ -20,30 +33,30 @@ _CHOICE, _SEQUENCE, _REPEAT, _ATOM = range(4)
 
 
 @no_deeper
-def to_rust(node: Node) -> str:
+def to_rust(node: PatternNode) -> str:
     """The node in Rust's regex syntax. Raises `PatternError` for intersections and complements (see `plain`)."""
     return _rust(within_depth(node), _CHOICE)
 
 
 @no_deeper
-def to_lark(node: Node) -> str:
+def to_lark(node: PatternNode) -> str:
     """The right-hand side of a terminal in llguidance's Lark dialect: one `/regex/` where the node is plain."""
     return _lark(within_depth(node), _CHOICE)
 
 
 @no_deeper
-def to_schema_pattern(node: Node) -> str:
+def to_schema_pattern(node: PatternNode) -> str:
     """For llguidance's JSON Schema `pattern`, which is searched for: anchored at both ends."""
     return f"^(?:{to_rust(plain(node))})$"
 
 
-def _rust(node: Node, level: int) -> str:
+def _rust(node: PatternNode, level: int) -> str:
     """`level`: what binds the text that this is put into; looser text gets a group."""
     if isinstance(node, Chars):
         return _set(node.ranges)
     if isinstance(node, Repeat):
         own, text = _REPEAT, _rust(node.node, _ATOM) + _count(node)
-    elif isinstance(node, Seq):
+    elif isinstance(node, Concat):
         own, text = (_SEQUENCE if node.parts else _CHOICE), "".join(_rust(part, _SEQUENCE) for part in node.parts)
     elif isinstance(node, Alt):
         own, text = _CHOICE, "|".join(_rust(part, _CHOICE) for part in node.parts)
@@ -84,14 +97,14 @@ def _character(code: int) -> str:
 
 
 @no_deeper
-def within_depth(node: Node) -> Node:
+def within_depth(node: PatternNode) -> PatternNode:
     """The node, if the engines can read it: they take only so many groups within groups."""
-    depths: dict[Node, int] = {}
+    depths: dict[PatternNode, int] = {}
 
-    def depth(node: Node) -> int:
+    def depth(node: PatternNode) -> int:
         if node not in depths:
             below = max((depth(child) for child in children(node)), default=0)
-            depths[node] = below + (1 if isinstance(node, (Chars, Seq)) else 3)  # a group, and what is in it
+            depths[node] = below + (1 if isinstance(node, (Chars, Concat)) else 3)  # a group, and what is in it
         return depths[node]
 
     if depth(node) > _DEEPEST:
@@ -99,7 +112,7 @@ def within_depth(node: Node) -> Node:
     return node
 
 
-def _lark(node: Node, level: int) -> str:
+def _lark(node: PatternNode, level: int) -> str:
     if node == EMPTY:
         return '""'
     if node.plain:
@@ -110,32 +123,32 @@ def _lark(node: Node, level: int) -> str:
         own, text = _REPEAT, "~" + _lark(node.node, _ATOM)
     elif isinstance(node, Both):
         own, text = _CHOICE, " & ".join(_lark(part, _ATOM) for part in _joined(node))
-    elif isinstance(node, Seq):
+    elif isinstance(node, Concat):
         own, text = _SEQUENCE, " ".join(_runs(node))
     else:
         own, text = _CHOICE, " | ".join(_gathered(node))
     return text if own >= level else f"({text})"
 
 
-def _joined(node: Node) -> list[Node]:
+def _joined(node: PatternNode) -> list[PatternNode]:
     return [*_joined(node.left), *_joined(node.right)] if isinstance(node, Both) else [node]
 
 
-def _runs(node: Seq) -> list[str]:
+def _runs(node: Concat) -> list[str]:
     """The parts of a sequence, plain ones that touch as one."""
     texts: list[str] = []
     for plain_run, parts in groupby(node.parts, lambda part: part.plain):
         run = tuple(parts)
-        texts += [_regex(Seq(run))] if plain_run else [_lark(part, _REPEAT) for part in run]
+        texts += [_regex(Concat(run))] if plain_run else [_lark(part, _REPEAT) for part in run]
     return texts
 
 
-def _gathered(node: Node) -> list[str]:
+def _gathered(node: PatternNode) -> list[str]:
     """The alternatives, plain ones as one."""
     simple = tuple(part for part in children(node) if part.plain)
     others = [_lark(part, _SEQUENCE) for part in children(node) if not part.plain]
     return [_regex(Alt(simple)), *others] if simple else others
 
 
-def _regex(node: Node) -> str:
+def _regex(node: PatternNode) -> str:
     return f"/(?:{_rust(node, _CHOICE)})/"

@@ -9,14 +9,14 @@ from random import Random
 
 from . import chars as chars
 from .chars import Ranges
-from .nodes import Alt, Chars, Node, PatternError, Repeat, Seq, no_deeper
+from .nodes import Alt, Chars, Concat, PatternError, PatternNode, Repeat, no_deeper
 from .sets import Derivatives, shortest
 
 _MOST_STATES = 3000
 
 
 @no_deeper
-def samples(node: Node, rng: Random, count: int, max_length: int = 40) -> list[str]:
+def samples(node: PatternNode, rng: Random, count: int, max_length: int = 40) -> list[str]:
     """Up to `count` different texts of the language, of `max_length` characters at most if there are any so short."""
     walk = None if node.plain else _Walk(node)
     found: dict[str, None] = {}
@@ -31,13 +31,13 @@ def samples(node: Node, rng: Random, count: int, max_length: int = 40) -> list[s
     return list(found)
 
 
-def _drawn(node: Node, rng: Random, room: int) -> str | None:
+def _drawn(node: PatternNode, rng: Random, room: int) -> str | None:
     if isinstance(node, Chars):
         return _character(node.ranges, rng) if node.ranges else None
     if isinstance(node, Alt):
         return _drawn(rng.choice(node.parts), rng, room)
-    parts: list[Node] = []
-    if isinstance(node, Seq):
+    parts: list[PatternNode] = []
+    if isinstance(node, Concat):
         parts = list(node.parts)
     elif isinstance(node, Repeat):
         most = node.low + rng.choice((0, 1, 2, 3, 6, room))
@@ -61,10 +61,10 @@ def _character(ranges: Ranges, rng: Random) -> str:
 class _Walk:
     """Random walks through the derivatives, of which those that lead nowhere are known."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: PatternNode) -> None:
         self.node, self.walk = node, Derivatives()
-        into: dict[Node, list[Node]] = {}
-        ends: list[Node] = []
+        into: dict[PatternNode, list[PatternNode]] = {}
+        ends: list[PatternNode] = []
         try:
             for state in self.walk.states(node, _MOST_STATES, breadth=True):
                 if self.walk.nullable(state):

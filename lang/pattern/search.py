@@ -11,7 +11,7 @@ from typing import Any
 from .context import resolve
 from .ecma import EcmaReader
 from .marks import Mark, Right
-from .nodes import ANY_TEXT, EMPTY, Alt, Chars, Node, Not, PatternError, Repeat, Seq, no_deeper, sequence
+from .nodes import ANY_TEXT, EMPTY, Alt, Chars, Concat, Not, PatternError, PatternNode, Repeat, no_deeper, sequence
 from .sets import accepts
 
 _PATIENCE = 0.5
@@ -41,7 +41,7 @@ def ecma_search(pattern: str) -> EcmaSearch:
     return EcmaSearch(pattern)
 
 
-def _written(node: Node) -> str:
+def _written(node: PatternNode) -> str:
     """A tree with marks as a pattern of the `regex` package."""
     if isinstance(node, Mark):
         ahead = isinstance(node, Right)
@@ -50,13 +50,13 @@ def _written(node: Node) -> str:
         inner = inner.node if isinstance(inner, Not) else inner
         if inner == EMPTY and sign == "=":
             return r"\Z" if ahead else r"\A"
-        parts = inner.parts if isinstance(inner, Seq) else (inner,)
+        parts = inner.parts if isinstance(inner, Concat) else (inner,)
         if ahead:
             seen = _written(sequence(parts[:-1])) if parts[-1:] == (ANY_TEXT,) else rf"(?:{_written(inner)})\Z"
             return f"(?{sign}{seen})"
         seen = _written(sequence(parts[1:])) if parts[:1] == (ANY_TEXT,) else rf"\A(?:{_written(inner)})"
         return f"(?<{sign}{seen})"
-    if isinstance(node, Seq):
+    if isinstance(node, Concat):
         return "".join(f"(?:{_written(part)})" for part in node.parts)
     if isinstance(node, Alt):
         return "|".join(f"(?:{_written(part)})" for part in node.parts)
@@ -66,7 +66,7 @@ def _written(node: Node) -> str:
     return _set(node)
 
 
-def _set(node: Node) -> str:
+def _set(node: PatternNode) -> str:
     """One character of a set, as Python writes it."""
     if not isinstance(node, Chars):
         raise PatternError("an intersection or complement in a pattern")

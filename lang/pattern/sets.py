@@ -19,11 +19,11 @@ from .nodes import (
     Alt,
     Both,
     Chars,
-    Node,
+    Concat,
     Not,
     PatternError,
+    PatternNode,
     Repeat,
-    Seq,
     both,
     children,
     complement,
@@ -42,20 +42,20 @@ class Derivatives:
     """The derivatives of languages, remembered."""
 
     def __init__(self) -> None:
-        self._nullable: dict[Node, bool] = {}
-        self._step: dict[tuple[Node, int], Node] = {}
-        self._parts: dict[Node, list[Ranges]] = {}
+        self._nullable: dict[PatternNode, bool] = {}
+        self._step: dict[tuple[PatternNode, int], PatternNode] = {}
+        self._parts: dict[PatternNode, list[Ranges]] = {}
         self._partitions: dict[frozenset[Ranges], list[Ranges]] = {}
 
-    def nullable(self, node: Node) -> bool:
+    def nullable(self, node: PatternNode) -> bool:
         """Whether the empty text is in the language."""
         known = self._nullable.get(node)
         if known is None:
             known = self._nullable[node] = self._is_nullable(node)
         return known
 
-    def _is_nullable(self, node: Node) -> bool:
-        if isinstance(node, Seq):
+    def _is_nullable(self, node: PatternNode) -> bool:
+        if isinstance(node, Concat):
             return all(self.nullable(part) for part in node.parts)
         if isinstance(node, Alt):
             return any(self.nullable(part) for part in node.parts)
@@ -65,17 +65,17 @@ class Derivatives:
             return self.nullable(node.left) and self.nullable(node.right)
         return isinstance(node, Not) and not self.nullable(node.node)
 
-    def step(self, node: Node, code: int) -> Node:
+    def step(self, node: PatternNode, code: int) -> PatternNode:
         """What may follow this character."""
         known = self._step.get((node, code))
         if known is None:
             known = self._step[node, code] = self._derivative(node, code)
         return known
 
-    def _derivative(self, node: Node, code: int) -> Node:
+    def _derivative(self, node: PatternNode, code: int) -> PatternNode:
         if isinstance(node, Chars):
             return EMPTY if chars.contains(node.ranges, code) else NOTHING
-        if isinstance(node, Seq):
+        if isinstance(node, Concat):
             ways = []
             for i, part in enumerate(node.parts):
                 after = self.step(part, code)
@@ -93,7 +93,7 @@ class Derivatives:
             return both(self.step(node.left, code), self.step(node.right, code))
         return complement(self.step(node.node, code)) if isinstance(node, Not) else NOTHING
 
-    def parts(self, node: Node) -> list[Ranges]:
+    def parts(self, node: PatternNode) -> list[Ranges]:
         """A partition of all characters; those of one part lead to the same derivative."""
         known = self._parts.get(node)
         if known is None:
@@ -105,10 +105,10 @@ class Derivatives:
             known = self._parts[node] = self._partitions[among]
         return known
 
-    def _edges(self, node: Node, sets: dict[Ranges, None]) -> None:
+    def _edges(self, node: PatternNode, sets: dict[Ranges, None]) -> None:
         if isinstance(node, Chars):
             sets[node.ranges] = None
-        elif isinstance(node, Seq):
+        elif isinstance(node, Concat):
             for part in node.parts:
                 self._edges(part, sets)
                 if not self.nullable(part):
@@ -117,14 +117,14 @@ class Derivatives:
             for child in children(node):
                 self._edges(child, sets)
 
-    def after(self, node: Node) -> Iterator[tuple[Ranges, Node]]:
+    def after(self, node: PatternNode) -> Iterator[tuple[Ranges, PatternNode]]:
         """Each part of the characters, with what may follow those of it (never nothing)."""
         for part in self.parts(node):
             following = self.step(node, part[0][0])
             if following != NOTHING:
                 yield part, following
 
-    def states(self, node: Node, limit: int, breadth: bool = False) -> Iterator[Node]:
+    def states(self, node: PatternNode, limit: int, breadth: bool = False) -> Iterator[PatternNode]:
         """The node and all its derivatives. Raises `PatternError` beyond `limit` of them."""
         seen = {node}
         pending = deque([node])
@@ -139,20 +139,20 @@ class Derivatives:
                     pending.append(following)
 
 
-def ordered(nodes: list[Node]) -> Node:
+def ordered(nodes: list[PatternNode]) -> PatternNode:
     """`either`, the same for the same nodes in any order."""
     node = either(nodes)
     return Alt(tuple(sorted(node.parts, key=hash))) if isinstance(node, Alt) else node
 
 
 @no_deeper
-def nullable(node: Node) -> bool:
+def nullable(node: PatternNode) -> bool:
     """Whether the empty text is in the language."""
     return Derivatives().nullable(node)
 
 
 @no_deeper
-def accepts(node: Node, text: str) -> bool:
+def accepts(node: PatternNode, text: str) -> bool:
     """Whether the text is in the language."""
     walk = Derivatives()
     for c in text:
@@ -163,11 +163,11 @@ def accepts(node: Node, text: str) -> bool:
 
 
 @no_deeper
-def is_empty(node: Node) -> bool:
+def is_empty(node: PatternNode) -> bool:
     """Whether no text at all is in the language. Raises `PatternError` where that is too hard to say."""
     if isinstance(node, Chars):
         return not node.ranges
-    if isinstance(node, Seq):
+    if isinstance(node, Concat):
         return any(is_empty(part) for part in node.parts)
     if isinstance(node, Alt):
         return all(is_empty(part) for part in node.parts)
@@ -176,13 +176,13 @@ def is_empty(node: Node) -> bool:
     return _is_empty(node, MOST_STATES)
 
 
-def _is_empty(node: Node, limit: int) -> bool:
+def _is_empty(node: PatternNode, limit: int) -> bool:
     walk = Derivatives()
     return not any(walk.nullable(state) for state in walk.states(node, limit))
 
 
 @no_deeper
-def disjoint(a: Node, b: Node, limit: int = 5000) -> bool | None:
+def disjoint(a: PatternNode, b: PatternNode, limit: int = 5000) -> bool | None:
     """Whether no text is in both languages. None: not known after `limit` states."""
     walk = Derivatives()
     if walk.nullable(a) and walk.nullable(b):
@@ -193,18 +193,18 @@ def disjoint(a: Node, b: Node, limit: int = 5000) -> bool | None:
         return None
 
 
-def included(a: Node, b: Node, limit: int = 5000) -> bool | None:
+def included(a: PatternNode, b: PatternNode, limit: int = 5000) -> bool | None:
     """Whether each text of `a` is in `b`. None: not known after `limit` states."""
     return disjoint(a, complement(b), limit)
 
 
 @no_deeper
-def first(node: Node) -> Chars:
+def first(node: PatternNode) -> Chars:
     """The characters that a text of the language may begin with."""
     return Chars(_first(node, Derivatives()))
 
 
-def _first(node: Node, walk: Derivatives) -> Ranges:
+def _first(node: PatternNode, walk: Derivatives) -> Ranges:
     if isinstance(node, Chars):
         return node.ranges
     if isinstance(node, (Both, Not)):
@@ -212,12 +212,12 @@ def _first(node: Node, walk: Derivatives) -> Ranges:
     found: list[tuple[int, int]] = []
     for child in children(node):
         found += _first(child, walk)
-        if isinstance(node, Seq) and not walk.nullable(child):
+        if isinstance(node, Concat) and not walk.nullable(child):
             break
     return chars.union(found)
 
 
-def _surely_empty(node: Node) -> bool:
+def _surely_empty(node: PatternNode) -> bool:
     try:
         return _is_empty(node, 2000)
     except PatternError:
@@ -225,7 +225,7 @@ def _surely_empty(node: Node) -> bool:
 
 
 @no_deeper
-def follows(node: Node) -> Chars:
+def follows(node: PatternNode) -> Chars:
     """The characters that continue a text of the language towards a longer one of it (or more, for huge languages)."""
     walk = Derivatives()
     found = _follows(node, walk)
@@ -238,7 +238,7 @@ def follows(node: Node) -> Chars:
     return Chars(found)
 
 
-def _follows(node: Node, walk: Derivatives) -> Ranges | None:
+def _follows(node: PatternNode, walk: Derivatives) -> Ranges | None:
     """From the parts, where a text can be read in one way only; else None."""
     if isinstance(node, Chars):
         return ()
@@ -250,7 +250,7 @@ def _follows(node: Node, walk: Derivatives) -> Ranges | None:
         found = [pair for ranges in parts for pair in ranges or ()]
         starts = [pair for ranges in firsts for pair in ranges] if walk.nullable(node) else []
         return None if None in parts else chars.union(found + starts)
-    if isinstance(node, Seq):
+    if isinstance(node, Concat):
         behind: Ranges = ()  # what follows a text of the parts seen so far, from the right
         begins: Ranges = ()
         empty = True
@@ -271,7 +271,7 @@ def _count(ranges: Ranges) -> int:
     return sum(high - low + 1 for low, high in ranges)
 
 
-def _letters(node: Node) -> Ranges:
+def _letters(node: PatternNode) -> Ranges:
     if isinstance(node, Not):
         return chars.ALL
     return (
@@ -280,11 +280,11 @@ def _letters(node: Node) -> Ranges:
 
 
 @no_deeper
-def shortest(node: Node) -> str | None:
+def shortest(node: PatternNode) -> str | None:
     """A shortest text of the language, of readable characters where there is a choice; None if it is empty."""
     if isinstance(node, Chars):
         return readable(node.ranges) if node.ranges else None
-    if isinstance(node, Seq):
+    if isinstance(node, Concat):
         texts = [shortest(part) for part in node.parts]
         return None if None in texts else "".join(text for text in texts if text is not None)
     if isinstance(node, Alt):
@@ -298,9 +298,9 @@ def shortest(node: Node) -> str | None:
     return _search(node)
 
 
-def _search(node: Node) -> str | None:
+def _search(node: PatternNode) -> str | None:
     walk = Derivatives()
-    came: dict[Node, tuple[Node, Ranges] | None] = {node: None}
+    came: dict[PatternNode, tuple[PatternNode, Ranges] | None] = {node: None}
     for state in walk.states(node, MOST_STATES, breadth=True):
         if walk.nullable(state):
             text = ""

@@ -19,8 +19,8 @@ from .nodes import (
     ANY_TEXT,
     EMPTY,
     Chars,
-    Node,
     PatternError,
+    PatternNode,
     both,
     char,
     complement,
@@ -52,8 +52,8 @@ class Group:
     kind: Kind
     position: int
     flags: Flags
-    branches: list[Node] = field(default_factory=list)
-    items: list[Node] = field(default_factory=list)
+    branches: list[PatternNode] = field(default_factory=list)
+    items: list[PatternNode] = field(default_factory=list)
     last: Literal["nothing", "atom", "anchor", "repeat"] = "nothing"
     lazy: bool = False
     """There is a lazy quantifier in it."""
@@ -73,7 +73,7 @@ class Reader:
 
     # --- the walk -----------------------------------------------------------------------------------------------------
 
-    def read(self) -> Node:
+    def read(self) -> PatternNode:
         while self.at < len(self.source):
             c = self.source[self.at]
             if c == "|":
@@ -120,11 +120,11 @@ class Reader:
     def wrong(self, message: str, position: int, hint: str) -> NoReturn:
         raise PatternError(message, position, hint)
 
-    def atom(self, node: Node) -> None:
+    def atom(self, node: PatternNode) -> None:
         self.group.items.append(node)
         self.group.last, self.group.lazy_atom = "atom", False
 
-    def anchor(self, mark: Node) -> None:
+    def anchor(self, mark: PatternNode) -> None:
         self.group.items.append(mark)
         self.group.last = "anchor"
 
@@ -212,19 +212,19 @@ class Reader:
 
     # --- marks --------------------------------------------------------------------------------------------------------
 
-    def at_start(self, position: int, multiline: bool) -> Node:
+    def at_start(self, position: int, multiline: bool) -> PatternNode:
         return Left(either([EMPTY, sequence([ANY_TEXT, self.line_ends()])]) if multiline else EMPTY, position)
 
-    def at_end(self, position: int, multiline: bool, newline: bool) -> Node:
+    def at_end(self, position: int, multiline: bool, newline: bool) -> PatternNode:
         """`newline`: a last line end may follow."""
         if multiline:
             return Right(either([EMPTY, sequence([self.line_ends(), ANY_TEXT])]), position)
         return Right(either([EMPTY, self.line_ends()]) if newline else EMPTY, position)
 
-    def line_ends(self) -> Node:
+    def line_ends(self) -> PatternNode:
         return char(10)
 
-    def word_edge(self, word: Ranges, position: int, inside: bool, somewhere: bool = False) -> Node:
+    def word_edge(self, word: Ranges, position: int, inside: bool, somewhere: bool = False) -> PatternNode:
         """`\\b`, or with `inside` `\\B`: whether exactly one of the neighbours belongs to a word, or not.
 
         `somewhere`: not in a text that is empty.

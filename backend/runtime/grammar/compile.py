@@ -22,7 +22,7 @@ import numpy as np
 
 from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
 from ....lang.errors import ConstraintError, OptionError, suggest
-from ....lang.pattern import Node, size
+from ....lang.pattern import PatternNode, size
 from ..text.tokenizer import Tokenizer
 from .cache import ArtefactCache
 from .closing.deepest import deepest
@@ -254,7 +254,7 @@ def _help(constraint: Constraint, masks: list[Any]) -> tuple[tuple[bytes, ...], 
     return tuple(dict.fromkeys(found)), max(heavy, default=8)
 
 
-def _regular_parts(constraint: Constraint) -> list[Node]:
+def _regular_parts(constraint: Constraint) -> list[PatternNode]:
     """The regular parts of a constraint, each as large as it gets: those that touch are one."""
     node = regular(constraint)
     if node is not None:

@@ -18,8 +18,8 @@ from ....lang.constraint import Choice, Constraint, Either, Exactly, JsonSchema,
 from ....lang.errors import ConstraintError
 from ....lang.pattern import (
     Chars,
-    Node,
     PatternError,
+    PatternNode,
     any_of,
     either,
     first,
@@ -55,7 +55,7 @@ _BEGINS = {
 }
 
 
-def regular(constraint: Constraint) -> Node | None:
+def regular(constraint: Constraint) -> PatternNode | None:
     """The language of a constraint without JSON Schema or grammar in it; None for others.
 
     Raises `ConstraintError` for a pattern that is wrong, that no engine can enforce, or that nothing matches.
@@ -73,11 +73,11 @@ def regular(constraint: Constraint) -> Node | None:
     return None
 
 
-def _all(join: Any, nodes: list[Node | None]) -> Node | None:
+def _all(join: Any, nodes: list[PatternNode | None]) -> PatternNode | None:
     return None if any(node is None for node in nodes) else join(nodes)
 
 
-def _parsed(pattern: str) -> Node:
+def _parsed(pattern: str) -> PatternNode:
     node = pattern_node(pattern)
     if size(node) > MOST_POSITIONS:
         raise ConstraintError(
@@ -86,9 +86,9 @@ def _parsed(pattern: str) -> Node:
     return node
 
 
-def merged(parts: Iterable[Constraint]) -> Iterator[Node | Constraint]:
+def merged(parts: Iterable[Constraint]) -> Iterator[PatternNode | Constraint]:
     """The parts of a sequence, with the regular ones that touch as one."""
-    run: list[Node] = []
+    run: list[PatternNode] = []
     for part in parts:
         node = regular(part)
         if node is not None:
@@ -119,7 +119,7 @@ def to_source(constraint: Constraint, masks: dict[JsonSchema, Any]) -> str:
     return _Rules(masks).grammar(constraint) if node is None else f"start: T\nT: {_printed(node)}\n"
 
 
-def _printed(node: Node) -> str:
+def _printed(node: PatternNode) -> str:
     try:
         return to_lark(node)
     except PatternError as error:
@@ -167,7 +167,7 @@ class _Rules:
         self.lines.append(f"{name}: {definition}")
         return name
 
-    def _terminal(self, node: Node) -> _Part:
+    def _terminal(self, node: PatternNode) -> _Part:
         empty = nullable(node)
         name = self._named("T", _printed(node))
         return _Part(f"{name}?" if empty else name, first(node), follows(node), empty, False)

@@ -23,7 +23,7 @@ from sgl.backend.runtime.job.rule import Constrained
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.constraint import Constraint
 from sgl.lang.expr import Sampling
-from sgl.lang.pattern import Node, parse_regex
+from sgl.lang.pattern import PatternNode, parse_regex
 from sgl.lang.pattern.sets import Derivatives
 
 WORD = "[A-Za-z]{3,12}"
@@ -70,7 +70,7 @@ def pattern(rng: Random, depth: int = 3) -> str:
     return ("" if kind == "seq" else "|").join(inner)
 
 
-def farthest(node: Node) -> int:
+def farthest(node: PatternNode) -> int:
     """The most characters that any state of the automaton is from an end."""
     walk = Derivatives()
     after = {state: {to for _, to in walk.after(state)} for state in walk.states(node, 2_000)}

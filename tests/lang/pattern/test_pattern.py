@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from sgl.lang.pattern import (
     ANY_TEXT,
     Chars,
-    Node,
     PatternError,
+    PatternNode,
     accepts,
     any_of,
     both,
@@ -71,7 +71,7 @@ def matcher() -> Any:
     vocabulary.special_token_ids = [256]  # type: ignore[assignment]
     tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(vocabulary), n_vocab=257)
 
-    def make(node: Node) -> Any:
+    def make(node: PatternNode) -> Any:
         whole = llguidance.LLMatcher(tokenizer, f"start: T\nT: {to_lark(node)}\n", log_level=0)
         assert not whole.is_error(), whole.get_error()
 

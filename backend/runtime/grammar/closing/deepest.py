@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import Any
 
-from .....lang.pattern import Alt, Chars, Node, PatternError, Repeat, Seq
+from .....lang.pattern import Alt, Chars, Concat, PatternError, PatternNode, Repeat
 from .search import mask_pattern
 
 MOST_BYTES = 2_000
@@ -41,7 +41,7 @@ class _Untold(Exception):
 def deepest(parts: Sequence[Any], words: Collection[bytes] = ()) -> int | None:
     """The most tokens that a text of these parts, one after the other, can need from anywhere to its nearest end.
 
-    `parts`: patterns (`Node`) and lowered schemas. `words`: the tokens' bytes, each single byte among them.
+    `parts`: patterns (`PatternNode`) and lowered schemas. `words`: the tokens' bytes, each single byte among them.
     """
     try:
         return max(_Bound(words, *style).sequence([*parts]) for style in _SEPARATORS)
@@ -56,13 +56,13 @@ class _Bound:
         self.words = words
         self.comma, self.colon = comma.encode(), colon.encode()
         self.costs: dict[bytes, int] = {b"": 0}
-        self.least: dict[tuple[Node, bool], bytes] = {}
+        self.least: dict[tuple[PatternNode, bool], bytes] = {}
         self.looked = 0
 
     def sequence(self, parts: list[Any]) -> int:
         after, most = b"", 0
         for part in reversed(parts):
-            pattern = isinstance(part, Node)
+            pattern = isinstance(part, PatternNode)
             most = max(most, self.node(part, after) if pattern else self.schema(part, after, {}, part))
             after = _short((self.least_node(part, False) if pattern else self.least_schema(part, part, ())) + after)
         return most
@@ -93,13 +93,13 @@ class _Bound:
             raise _Untold
 
     # -- patterns
-    def node(self, node: Node, after: bytes, quoted: bool = False) -> int:
+    def node(self, node: PatternNode, after: bytes, quoted: bool = False) -> int:
         """`quoted`: within a JSON string."""
         self._look()
         if isinstance(node, Chars):
             begun = _rest(node, quoted)
             return max(begun + self.cost(after) if begun else 0, self.cost(self.least_node(node, quoted) + after))
-        if isinstance(node, Seq):
+        if isinstance(node, Concat):
             most = self.cost(after)
             for part in reversed(node.parts):
                 most = max(most, self.node(part, after, quoted))
@@ -115,18 +115,18 @@ class _Bound:
             return max(self.cost(after), self.node(node.node, least * again + after, quoted))
         raise _Untold
 
-    def least_node(self, node: Node, quoted: bool) -> bytes:
+    def least_node(self, node: PatternNode, quoted: bool) -> bytes:
         """A shortest text of a pattern."""
         key = node, quoted
         if key not in self.least:
             self.least[key] = _short(self._least_node(node, quoted))
         return self.least[key]
 
-    def _least_node(self, node: Node, quoted: bool) -> bytes:
+    def _least_node(self, node: PatternNode, quoted: bool) -> bytes:
         self._look()
         if isinstance(node, Chars) and node.ranges:
             return _cheapest(node, quoted)
-        if isinstance(node, Seq):
+        if isinstance(node, Concat):
             return b"".join([self.least_node(part, quoted) for part in node.parts])
         if isinstance(node, Alt):
             return min((self.least_node(part, quoted) for part in node.parts), key=len)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .....lang.pattern import Node, PatternError, parse_regex, shortest
+from .....lang.pattern import PatternError, PatternNode, parse_regex, shortest
 from ..engines.protocol import Mask, Matcher, mask_words
 from ..engines.vocabulary import Vocabulary
 
@@ -205,7 +205,7 @@ def _in_structure(data: bytes) -> tuple[int, int]:
 # -- what is known of a constraint before anything is generated
 
 
-def witness(node: Node) -> bytes | None:
+def witness(node: PatternNode) -> bytes | None:
     """A shortest text of a pattern; None for one that is too long or not soon found."""
     try:
         text = shortest(node)
@@ -239,7 +239,7 @@ _RUST_CHARACTER = re.compile(r"\\x\{([0-9a-fA-F]+)\}")
 """As lowering writes characters; all else in its patterns means the same to Python."""
 
 
-def mask_pattern(pattern: str) -> Node:
+def mask_pattern(pattern: str) -> PatternNode:
     """A pattern of a lowered schema, read."""
     return parse_regex(_RUST_CHARACTER.sub(lambda m: f"\\U{int(m[1], 16):08x}", pattern))
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from .....lang.errors import ConstraintError
 from .....lang.pattern import PatternError, chars, plain
 from .....lang.pattern.chars import Ranges
-from .....lang.pattern.nodes import Alt, Chars, Node, Repeat, Seq, size
+from .....lang.pattern.nodes import Alt, Chars, Concat, PatternNode, Repeat, size
 
 LONGEST_FORCED = 4_000
 """Characters that an alternative may demand at least."""
@@ -374,7 +374,7 @@ def _left_recursive(
     return None
 
 
-def of_pattern(node: Node) -> str:
+def of_pattern(node: PatternNode) -> str:
     """The grammar of a regular pattern. Raises `ConstraintError` for one that is too large, or that nothing matches."""
     try:
         node = plain(node)
@@ -385,12 +385,12 @@ def of_pattern(node: Node) -> str:
     return f"root ::= {_spelled(node)}"
 
 
-def _spelled(node: Node) -> str:
+def _spelled(node: PatternNode) -> str:
     if isinstance(node, Chars):
         if not node.ranges:
             raise ConstraintError("no text matches the pattern")
         return _set(node.ranges)
-    if isinstance(node, Seq):
+    if isinstance(node, Concat):
         return " ".join(map(_spelled, node.parts)) if node.parts else '""'
     if isinstance(node, Alt):
         return "(" + " | ".join(map(_spelled, node.parts)) + ")"
@@ -399,7 +399,7 @@ def _spelled(node: Node) -> str:
     if count is None:
         count = f"{{{node.low},{'' if node.high is None else node.high}}}"
     inner = _spelled(node.node)
-    return f"({inner}){count}" if isinstance(node.node, (Seq, Repeat)) else inner + count
+    return f"({inner}){count}" if isinstance(node.node, (Concat, Repeat)) else inner + count
 
 
 def _set(ranges: Ranges) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 
 from .....lang.errors import ConstraintError, OptionError
 from .....lang.pattern import PatternError, chars, plain, to_rust
-from .....lang.pattern.nodes import NOTHING, Alt, Chars, Node, Repeat, Seq, either, repeated, sequence, size
+from .....lang.pattern.nodes import NOTHING, Alt, Chars, Concat, PatternNode, Repeat, either, repeated, sequence, size
 from .protocol import Mask, has, mask_words
 from .vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
@@ -50,7 +50,7 @@ class Outlines:
         self._kept: dict[str, Any] = {}
         self._build: Build = build or (lambda task, source: perform(task, vocabulary, self._kept, source))
 
-    def compile_regex(self, node: Node) -> OCCompiled:
+    def compile_regex(self, node: PatternNode) -> OCCompiled:
         """Texts that the pattern matches as a whole. Raises `ConstraintError` for one that is too large for a table,
         or that needs intersection or complement; U+001E is not in the language."""
         try:
@@ -215,12 +215,12 @@ class OCMatching:
         return self.can_end() and not self.compiled.state(self.states[-1]).mask.any()
 
 
-def estimate(node: Node) -> int:
+def estimate(node: PatternNode) -> int:
     """How large the automaton of a plain pattern may be: characters with repeats written out, wide classes weighed
     more."""
-    weighed: dict[Node, int] = {}
+    weighed: dict[PatternNode, int] = {}
 
-    def weigh(node: Node) -> int:
+    def weigh(node: PatternNode) -> int:
         if node not in weighed:
             if isinstance(node, Chars):
                 wide = sum(high - low + 1 for low, high in node.ranges) > _WIDE
@@ -228,18 +228,18 @@ def estimate(node: Node) -> int:
             elif isinstance(node, Repeat):
                 weighed[node] = weigh(node.node) * (max(node.low, 1) if node.high is None else node.high)
             else:
-                assert isinstance(node, (Seq, Alt))
+                assert isinstance(node, (Concat, Alt))
                 weighed[node] = sum(map(weigh, node.parts))
         return weighed[node]
 
     return weigh(node) if size(node) <= MOST_POSITIONS else size(node)
 
 
-def without_sentinel(node: Node) -> Node:
+def without_sentinel(node: PatternNode) -> PatternNode:
     """The pattern without the texts that hold U+001E."""
     if isinstance(node, Chars):
         return Chars(chars.difference(node.ranges, ((SENTINEL, SENTINEL),)))
-    if isinstance(node, Seq):
+    if isinstance(node, Concat):
         return sequence(map(without_sentinel, node.parts))
     if isinstance(node, Alt):
         return either(map(without_sentinel, node.parts))

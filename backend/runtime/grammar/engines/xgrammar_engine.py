@@ -24,7 +24,7 @@ from typing import Any, cast
 import numpy as np
 
 from .....lang.errors import ConstraintError, OptionError
-from .....lang.pattern.nodes import Node
+from .....lang.pattern.nodes import PatternNode
 from . import ebnf
 from .numbers import NumberGuard, Position
 from .protocol import Mask, has, mask_words
@@ -50,7 +50,7 @@ class XGrammar:
         """`source` in xgrammar's GBNF dialect, beginning at the rule `root`. Raises `ConstraintError`."""
         return self._load(self._build(EBNF, ebnf.checked(source)))
 
-    def compile_regex(self, node: Node) -> XGCompiled:
+    def compile_regex(self, node: PatternNode) -> XGCompiled:
         """Texts that the pattern matches as a whole."""
         return self._load(self._build(EBNF, ebnf.checked(ebnf.of_pattern(node))))
 

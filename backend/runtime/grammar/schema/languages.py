@@ -22,7 +22,7 @@ SPELLED = 60_000  # characters of a pattern that is given to the engine
 
 
 @functools.lru_cache(maxsize=4096)
-def node(pattern: Pattern) -> regular.Node:
+def node(pattern: Pattern) -> regular.PatternNode:
     """The language as a node. Raises `PatternError` if it cannot be read."""
     if not pattern.positive:
         return regular.complement(node(pattern.opposite()))
@@ -106,7 +106,7 @@ def spelled(group: Class) -> str | None:
         return None
 
 
-def _slips(plain: regular.Node) -> bool:
+def _slips(plain: regular.PatternNode) -> bool:
     """Whether llguidance lets a quote or a backslash by that the language does not have.
 
     It takes a set of characters that has all control characters (but a newline) for "any character", and then admits
@@ -119,11 +119,11 @@ def _slips(plain: regular.Node) -> bool:
     return any(_slips(part) for part in _parts(plain))
 
 
-def without_nul(plain: regular.Node) -> regular.Node:
+def without_nul(plain: regular.PatternNode) -> regular.PatternNode:
     """The texts of a language that have no U+0000."""
     if isinstance(plain, regular.Chars):
         return regular.Chars(tuple((max(low, 1), high) for low, high in plain.ranges if high >= 1))
-    if isinstance(plain, regular.Seq):
+    if isinstance(plain, regular.Concat):
         return regular.sequence([without_nul(part) for part in plain.parts])
     if isinstance(plain, regular.Alt):
         return regular.either([without_nul(part) for part in plain.parts])
@@ -132,8 +132,8 @@ def without_nul(plain: regular.Node) -> regular.Node:
     return plain
 
 
-def _parts(plain: regular.Node) -> tuple[regular.Node, ...]:
-    if isinstance(plain, (regular.Seq, regular.Alt)):
+def _parts(plain: regular.PatternNode) -> tuple[regular.PatternNode, ...]:
+    if isinstance(plain, (regular.Concat, regular.Alt)):
         return tuple(plain.parts)
     return (plain.node,) if isinstance(plain, regular.Repeat) else ()
 

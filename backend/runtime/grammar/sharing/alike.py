@@ -13,7 +13,7 @@ import codecs
 from collections.abc import Hashable
 from typing import NamedTuple, Protocol, cast
 
-from .....lang.pattern import Node, PatternError
+from .....lang.pattern import PatternError, PatternNode
 from .....lang.pattern.nodes import NOTHING, children
 from .....lang.pattern.sets import Derivatives
 
@@ -71,12 +71,12 @@ class Apart:
 class Walk:
     """A pattern's derivatives (`sets.py`), as far as they stay small."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: PatternNode) -> None:
         self.node = node
         self._most = min(WIDER * _count(node, LARGEST) + SPARE, LARGEST)
         self._derivatives, self._small, self._steps = Derivatives(), {node}, 0
 
-    def step(self, node: Node, text: str) -> Node | None:
+    def step(self, node: PatternNode, text: str) -> PatternNode | None:
         """What may follow `text` after what `node` is the rest of; None where that is not told."""
         try:
             for character in text:
@@ -98,14 +98,14 @@ class Patterns:
     begun. The pattern is plain: under `Both` and `Not` an engine may see by one way what is forced, and not by another.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: PatternNode) -> None:
         self._walk = Walk(node)
         self.start: Hashable = (node, b"")
 
     def after(self, key: Hashable, data: bytes) -> Hashable | None:
         if isinstance(key, Written):
             return written(key, data)
-        node, begun = cast(tuple[Node, bytes], key)
+        node, begun = cast(tuple[PatternNode, bytes], key)
         try:
             text, used = utf8(begun + data)
         except UnicodeDecodeError:
@@ -119,7 +119,7 @@ def utf8(data: bytes) -> tuple[str, int]:
     return codecs.utf_8_decode(data, "strict", False)
 
 
-def _count(node: Node, most: int) -> int:
+def _count(node: PatternNode, most: int) -> int:
     """Nodes of the tree; more than `most` if there are more."""
     pending, count = [node], 0
     while pending and count <= most:

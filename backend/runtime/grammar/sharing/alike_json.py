@@ -18,7 +18,7 @@ import threading
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-from .....lang.pattern import Node, PatternError
+from .....lang.pattern import PatternError, PatternNode
 from ..closing.search import mask_pattern
 from .alike import LONGEST, Walk, utf8, written
 
@@ -58,7 +58,7 @@ class Spot(NamedTuple):
     gap: bool = False
     place: int = 0
     text: bytes = b""
-    rest: int | Node = 0
+    rest: int | PatternNode = 0
     depth: int = 0
     quoted: bool = False
     escaped: bool = False
