@@ -1,0 +1,117 @@
+"""Waiting, written once for threads and for event loops.
+
+A *flow* is a generator that yields what it has to wait for and returns (or, as a stream, also yields) its result, as an
+auth flow of httpx yields requests. A driver does the waiting: `block_on` and `iterate` block the calling thread,
+`suspend_on` and `iterate_async` suspend the running coroutine. A flow knows nothing of its driver.
+
+An error of a wait is raised inside the flow, at its `yield`. So `try`, `with` and `finally` work there as usual; a
+`finally` must not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Any, TypeVar
+
+from .base import Backend, Handle
+
+T = TypeVar("T")
+
+
+class Wait:
+    """Base: one thing to wait for."""
+
+    __slots__ = ()
+
+    def block(self) -> None:
+        """Wait on the calling thread."""
+        raise NotImplementedError
+
+    async def suspend(self) -> None:
+        """Wait in the running coroutine, without blocking its event loop."""
+        raise NotImplementedError
+
+
+class AtHandle(Wait):
+    """Wait until `handle` is done or, with `seen`, has more than `seen` characters of text. Drives `backend`."""
+
+    __slots__ = ("backend", "handle", "seen")
+
+    def __init__(self, backend: Backend, handle: Handle[Any], seen: int | None = None) -> None:
+        self.backend, self.handle, self.seen = backend, handle, seen
+
+    def block(self) -> None:
+        self.backend.wait(self.handle, self.seen)
+
+    async def suspend(self) -> None:
+        await self.backend.wait_async(self.handle, self.seen)
+
+
+Flow = Generator[Wait, None, T]
+"""Yields waits, returns a T."""
+StreamFlow = Generator[Wait | T, None, None]
+"""Yields waits and, between them, items of type T."""
+
+
+def block_on(flow: Flow[T]) -> T:
+    """Run a flow on the calling thread; its result."""
+    try:
+        wait = next(flow)
+        while True:
+            try:
+                wait.block()
+            except BaseException as error:
+                wait = flow.throw(error)
+            else:
+                wait = next(flow)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def suspend_on(flow: Flow[T]) -> T:
+    """Run a flow in the running coroutine; its result."""
+    try:
+        wait = next(flow)
+        while True:
+            try:
+                await wait.suspend()
+            except BaseException as error:
+                wait = flow.throw(error)
+            else:
+                wait = next(flow)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def iterate(flow: StreamFlow[T]) -> Iterator[T]:
+    """Give the items of a stream; wait for them on the calling thread. Closing the iterator closes the flow."""
+    try:
+        while (item := block_on(_next_item(flow))) is not None:
+            yield item[0]
+    finally:
+        flow.close()
+
+
+async def iterate_async(flow: StreamFlow[T]) -> AsyncIterator[T]:
+    """Give the items of a stream; wait for them in the running coroutine."""
+    try:
+        while (item := await suspend_on(_next_item(flow))) is not None:
+            yield item[0]
+    finally:
+        flow.close()
+
+
+def _next_item(flow: StreamFlow[T]) -> Flow[tuple[T] | None]:
+    """The next item of a stream, in a tuple; None after the last."""
+    try:
+        found = next(flow)
+        while isinstance(found, Wait):
+            try:
+                yield found
+            except BaseException as error:
+                found = flow.throw(error)
+            else:
+                found = next(flow)
+    except StopIteration:
+        return None
+    return (found,)
