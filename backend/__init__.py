@@ -1,7 +1,7 @@
 """Where text comes from.
 
-    base.py      the protocol between the interpreter and a backend: branches, requests, handles, results
-    meta.py      what `get_meta_info` tells of a finished call, with SGLang's keys
-    waiting.py   waiting, written once: flows and their drivers for threads and event loops
-    runtime/     the local runtime
+base.py      the protocol between the interpreter and a backend: branches, requests, handles, results
+meta.py      what `get_meta_info` tells of a finished call, with SGLang's keys
+waiting.py   waiting, written once: flows and their drivers for threads and event loops
+runtime/     the local runtime
 """

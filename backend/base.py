@@ -272,7 +272,7 @@ def _tell(listeners: Iterable[Callable[[], None]]) -> None:
             log.exception("a listener of a handle raised")
 
 
-class Branch(Protocol):
+class BackendBranch(Protocol):
     """A live cursor. Every method enqueues and returns at once; none raises for an earlier failure. `seed` is what
     `Backend.open(seed=)` would repeat this program with (None: this backend cannot)."""
 
@@ -289,7 +289,7 @@ class Branch(Protocol):
     def score(self, request: ScoreRequest) -> Handle[ScoreResult]:
         """Score choices here and continue after the winner."""
 
-    def fork(self, n: int) -> Sequence[Branch]:
+    def fork(self, n: int) -> Sequence[BackendBranch]:
         """n branches that continue from here. Their usage starts at zero."""
 
     def hold(self, until: Handle[Any]) -> None:
@@ -336,7 +336,9 @@ class Backend(Protocol):
     def prepared(self, constraint: Constraint) -> bool:
         """Whether `prepare` would return at once."""
 
-    def open(self, *, seed: int | None = None, timeout: float | None = None, caller: Branch | None = None) -> Branch:
+    def open(
+        self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
+    ) -> BackendBranch:
         """A new empty branch. With `seed`, what it samples depends on (seed, text) alone; `timeout` in seconds is for
         the branch and everything forked from it (`ProgramTimeout`); `caller` is a branch of the program whose body runs
         this one, if one does."""

@@ -31,11 +31,11 @@ def first(group: ProgramStateGroup) -> Any:
 class _Race:
     def __init__(self, group: ProgramStateGroup) -> None:
         self._states = list(group)
-        self._backend = group.src_state._cursor.backend
+        self._backend = group.src_state._line.backend
         self._over: Handle[ProgramState] = Handle("sgl.first")
         self._failed: dict[int, BaseException] = {}
         for i, state in enumerate(self._states):
-            barrier = state._cursor.barrier()
+            barrier = state._line.barrier()
             barrier.listen(lambda i=i, barrier=barrier: self._ended(i, barrier))  # type: ignore[misc]
 
     def _ended(self, i: int, barrier: Handle[None]) -> None:
@@ -45,9 +45,9 @@ class _Race:
                 return
             for state in self._states:
                 if state is not self._states[i]:
-                    state._cursor.cancel(Cancelled("another branch of the group finished first"))
+                    state._line.cancel(Cancelled("another branch of the group finished first"))
             return
-        self._failed[i] = self._states[i]._cursor.explain(barrier.error)
+        self._failed[i] = self._states[i]._line.explain(barrier.error)
         if len(self._failed) == len(self._states):
             self._over.finish(None, self._failed[0])
 

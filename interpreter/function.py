@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from ..backend.base import Backend
 from ..lang.errors import NotYet, OptionError, suggest
 from .arguments import RUN_OPTIONS, Declared, Options
-from .batch.plan import Plan
+from .batch.plan import BatchPlan
 from .batch.results import Results, States
 from .batch.rows import Row, Rows
-from .batch.tasks import AsyncBatch
-from .batch.threads import Batch
+from .batch.tasks import TaskBatch
+from .batch.threads import ThreadBatch
 from .graph.started import backend_here, instance_here
 from .journal.journal import Journal
 from .run import Instance, done, is_async, no_loop_here, run_async, run_here, run_stream
@@ -165,7 +165,7 @@ class SglFunction:
             backend,
             options,
         )
-        batch = AsyncBatch(results, True) if is_async(self.func) else Batch(results)
+        batch = TaskBatch(results, True) if is_async(self.func) else ThreadBatch(results)
         return batch.iterate() if generator_style else batch.run()
 
     @overload
@@ -205,7 +205,7 @@ class SglFunction:
             backend,
             options,
         )
-        batch = AsyncBatch(results, is_async(self.func))
+        batch = TaskBatch(results, is_async(self.func))
         return batch.aiterate() if generator_style else batch.arun()
 
     def _results(
@@ -228,7 +228,7 @@ class SglFunction:
             if name not in known:
                 raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}")
         parsed = Options.of(where, options)
-        plan = Plan(
+        plan = BatchPlan(
             where,
             num_threads=num_threads,
             progress=progress_bar,

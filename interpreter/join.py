@@ -17,7 +17,7 @@ from ..backend.base import Handle
 from ..lang.errors import OptionError, suggest
 from ..lang.expr import Appendable, Expr, as_expr
 from .colour import html_of_group, parts_of, since_fork
-from .line import Cursor
+from .line import Line
 from .transcript import Segment
 from .variables import Variable
 
@@ -127,18 +127,18 @@ class Gathered(Variable):
 
     __slots__ = ("_parts",)
 
-    def __init__(self, parts: Sequence[tuple[Cursor, Variable | None]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Line, Variable | None]]) -> None:
         self._parts = tuple(parts)
-        for cursor, variable in self._parts:
+        for line, variable in self._parts:
             if variable is None:
-                cursor.barrier()  # asked for now, while it can still tell what became of the branch
+                line.barrier()  # asked for now, while it can still tell what became of the branch
 
     def handles(self) -> Sequence[Handle[Any]]:
         found: list[Handle[Any]] = []
-        for cursor, variable in self._parts:
+        for line, variable in self._parts:
             if variable is not None:
                 found += variable.handles()
-            elif not (barrier := cursor.barrier()).done:
+            elif not (barrier := line.barrier()).done:
                 found.append(barrier)
         return found
 
@@ -154,14 +154,14 @@ class Gathered(Variable):
     def _each(self, read: Callable[[Variable], Any]) -> list[Any]:
         """A fresh list: what a caller does to it is not seen by the next read."""
         found = []
-        for cursor, variable in self._parts:
+        for line, variable in self._parts:
             try:
                 if variable is not None:
                     found.append(read(variable))
                 else:
-                    cursor.barrier().value()
+                    line.barrier().value()
             except Exception as error:
-                found.append(Hole(cursor.explain(error)))
+                found.append(Hole(line.explain(error)))
         return _values(found)
 
 
@@ -218,7 +218,7 @@ class ProgramStateGroup:
     def _join(self, mode: str) -> None:
         if mode not in Modes:
             raise OptionError(f"join: unknown mode {mode!r}{suggest(str(mode), Modes)}; there are {', '.join(Modes)}")
-        parent, children = self.src_state._cursor, [state._cursor for state in self.states]
+        parent, children = self.src_state._line, [state._line for state in self.states]
         for child in children:
             child.seal("was joined")
             if child.record is not None:
@@ -260,21 +260,21 @@ class ProgramStateGroup:
 
     def _repr_html_(self) -> str:
         """For a notebook: what each branch said since the fork."""
-        parent, found = self.src_state._cursor.segments, []
+        parent, found = self.src_state._line.segments, []
         for i, state in enumerate(self.states):
             if not state._body.is_on_its_loop():
                 state._finish()
-            found.append((f"branch {i} of {len(self)}", parts_of(since_fork(state._cursor.segments, parent))))
+            found.append((f"branch {i} of {len(self)}", parts_of(since_fork(state._line.segments, parent))))
         return html_of_group(found)
 
 
-def _gather(parent: Cursor, children: Sequence[Cursor]) -> None:
+def _gather(parent: Line, children: Sequence[Line]) -> None:
     parent.joined += children
     for name in dict.fromkeys(name for child in children for name in child.own):
         parent.define(name, Gathered([(child, child.own.get(name)) for child in children]))
 
 
-def _finished(children: Sequence[Cursor]) -> list[Expr | Segment]:
+def _finished(children: Sequence[Line]) -> list[Expr | Segment]:
     """What was said on `children`, in order; waits, and raises a branch's error."""
     barriers = [child.barrier() for child in children]
     for child, barrier in zip(children, barriers):

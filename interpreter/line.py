@@ -5,9 +5,9 @@ is enqueued on the branch, enters the transcript and defines its name in one go.
 that is `state.py`.
 
 Invariants
-- Only `say`, `fork` and the few methods beside them enqueue, under the cursor's own lock, which no listener takes.
+- Only `say`, `fork` and the few methods beside them enqueue, under the line's own lock, which no listener takes.
 - A name is known from the moment its op is enqueued.
-- The branch is closed when the cursor is dropped, so a forgotten fork costs nothing.
+- The branch is closed when the line is dropped, so a forgotten fork costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..backend.base import Backend, Branch, GenRequest, Handle, ScoreRequest
+from ..backend.base import Backend, BackendBranch, GenRequest, Handle, ScoreRequest
 from ..lang.constraint import Constraint, kinds
 from ..lang.errors import Cancelled, CapabilityError, OptionError
 from ..lang.expr import DEFAULT_MAX_TOKENS, Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Seq, Text
@@ -31,11 +31,11 @@ from .usage import Ledger
 from .variables import Generated, Picked, Scope, Variable
 
 
-class Cursor:
+class Line:
     def __init__(
         self,
         backend: Backend,
-        branch: Branch,
+        branch: BackendBranch,
         defaults: Sampling,
         pulse: Pulse,
         ledger: Ledger,
@@ -53,8 +53,8 @@ class Cursor:
         self.defers = False  # said from a coroutine: a constraint is compiled elsewhere, and the branch waits for it
         self.record = record  # where a trace notes what is said here
         self._bond: Bond | None = None  # siblings that this branch's failure cancels
-        self.joined: list[Cursor] = []  # children whose variables were gathered here
-        self._forked: list[weakref.ref[Cursor]] = []
+        self.joined: list[Line] = []  # children whose variables were gathered here
+        self._forked: list[weakref.ref[Line]] = []
         self._writing = threading.RLock()
         self._sealed: str | None = None
         self._synced: Handle[None] | None = None  # the barrier after everything that was said
@@ -65,25 +65,25 @@ class Cursor:
     # -- saying more
     def say(self, expr: Expr) -> None:
         """Enqueue an expression. Raises only for what is wrong with the expression itself, before any of it is said."""
-        line = program_line()
-        parts = [self._resolved(part, line) for part in flat(expr)]
+        at = program_line()
+        parts = [self._resolved(part, at) for part in flat(expr)]
         with self._writing:
             self._check_open()
             self.roles.check(parts)
             for part, after in zip(parts, [*parts[1:], None]):
-                self._say(part, line, after.text if isinstance(after, Text) else "")
+                self._say(part, at, after.text if isinstance(after, Text) else "")
         self.pulse.beat()
 
-    def _say(self, part: Expr, line: str, follow: str = "") -> None:
+    def _say(self, part: Expr, at: str, follow: str = "") -> None:
         if self.log is not None and not isinstance(part, (Gen, Select)):
             self.log.append(part)
         if isinstance(part, Text):
             if part.text:
                 self._append(self.roles.add(part.text))
         elif isinstance(part, Gen):
-            self._gen(part, line, follow)
+            self._gen(part, at, follow)
         elif isinstance(part, Select):
-            self._select(part, line)
+            self._select(part, at)
         elif isinstance(part, RoleBegin):
             self.roles.begin(part.role)
         elif isinstance(part, RoleEnd):
@@ -91,8 +91,8 @@ class Cursor:
         else:
             raise OptionError(f"{type(part).__name__} is not an expression this interpreter knows")
 
-    def _gen(self, gen: Gen, line: str, follow: str) -> None:
-        where = _where("gen", gen.name, line)
+    def _gen(self, gen: Gen, at: str, follow: str) -> None:
+        where = _where("gen", gen.name, at)
         self.flush()
         self._synced = None
         request = GenRequest(
@@ -103,8 +103,8 @@ class Cursor:
         if gen.name is not None:
             self.own[gen.name] = Generated(segment, gen.n, gen.constraint)
 
-    def _select(self, select: Select, line: str) -> None:
-        where = _where("select", select.name, line)
+    def _select(self, select: Select, at: str) -> None:
+        where = _where("select", select.name, at)
         self.flush()
         request = ScoreRequest(
             select.choices,
@@ -168,28 +168,28 @@ class Cursor:
             with self._writing:
                 self._append(self.roles.release())
 
-    def _resolved(self, part: Expr, line: str) -> Expr:
+    def _resolved(self, part: Expr, at: str) -> Expr:
         """`part` with the program's sampling defaults under its own; refuses what this backend cannot do."""
         can = self.backend.capabilities
         if isinstance(part, Select) and not can.score:
-            raise CapabilityError(f"{_where('select', part.name, line)}: backend {can.name!r} cannot score choices")
+            raise CapabilityError(f"{_where('select', part.name, at)}: backend {can.name!r} cannot score choices")
         if not isinstance(part, Gen):
             return part
         sampling = part.sampling.over(self.defaults)
         if sampling.return_logprob and not can.logprobs:
-            raise CapabilityError(f"{_where('gen', part.name, line)}: backend {can.name!r} gives no log-probabilities")
+            raise CapabilityError(f"{_where('gen', part.name, at)}: backend {can.name!r} gives no log-probabilities")
         if not sampling.return_logprob and (sampling.top_logprobs_num or sampling.logprob_start_len is not None):
             option = "top_logprobs_num" if sampling.top_logprobs_num else "logprob_start_len"
-            raise OptionError(f"{_where('gen', part.name, line)}: {option}= needs return_logprob=True")
+            raise OptionError(f"{_where('gen', part.name, at)}: {option}= needs return_logprob=True")
         least = sampling.min_tokens or 0
         if part.constraint is not None:
-            self._prepare(part.constraint, _where("gen", part.name, line))
+            self._prepare(part.constraint, _where("gen", part.name, at))
         if sampling.max_tokens is None and part.constraint is not None:
             pass  # as much as the context has room for
         elif sampling.max_tokens is None:
             sampling = replace(sampling, max_tokens=max(DEFAULT_MAX_TOKENS, least))
         elif least > sampling.max_tokens:
-            where = _where("gen", part.name, line)
+            where = _where("gen", part.name, at)
             raise OptionError(f"{where}: min_tokens={least} is more than max_tokens={sampling.max_tokens}")
         return Gen(part.name, sampling, sampling.n or 1, part.constraint, part.on_budget)
 
@@ -242,7 +242,7 @@ class Cursor:
         self.pulse.beat()
 
     # -- branching and ending
-    def fork(self, n: int, together: bool = False) -> list[Cursor]:
+    def fork(self, n: int, together: bool = False) -> list[Line]:
         """`n` branches that go on from here; `together`: when one fails the others are cancelled."""
         with self._writing:
             self._check_open()
@@ -256,9 +256,9 @@ class Cursor:
                 child._bond = bond
         return children
 
-    def _child(self, branch: Branch, label: str) -> Cursor:
+    def _child(self, branch: BackendBranch, label: str) -> Line:
         record = None if self.record is None else self.record.fork(label)
-        child = Cursor(self.backend, branch, self.defaults, self.pulse, Ledger(label, branch), record)
+        child = Line(self.backend, branch, self.defaults, self.pulse, Ledger(label, branch), record)
         child.defers = self.defers
         child.segments = list(self.segments)
         child.log = []
@@ -293,7 +293,7 @@ class Cursor:
                 self.branch.rest()
 
     def close(self, barrier: Handle[None]) -> None:
-        """Free the branch of a sealed cursor whose `barrier` is done; its text and values stay readable."""
+        """Free the branch of a sealed line whose `barrier` is done; its text and values stay readable."""
         assert barrier.done and self._sealed is not None
         with self._writing:
             self._closed = self._closed or barrier
@@ -354,12 +354,12 @@ class Bond:
 
     __slots__ = ("_members", "_size")
 
-    def __init__(self, members: Sequence[Cursor]) -> None:
+    def __init__(self, members: Sequence[Line]) -> None:
         self._members = [weakref.ref(member) for member in members]
         self._size = len(members)
 
-    def watch(self, cursor: Cursor, handle: Handle[Any]) -> None:
-        failing = weakref.ref(cursor)
+    def watch(self, line: Line, handle: Handle[Any]) -> None:
+        failing = weakref.ref(line)
 
         def look() -> None:
             if handle.done and handle.error is not None and not isinstance(handle.error, Cancelled):
@@ -367,7 +367,7 @@ class Bond:
 
         handle.listen(look)
 
-    def _fall(self, failed: Cursor | None, handle: Handle[Any]) -> None:
+    def _fall(self, failed: Line | None, handle: Handle[Any]) -> None:
         members, self._members = self._members, []
         i = next((i for i, member in enumerate(members) if member() is failed), None)
         why = Cancelled(f"cancelled because branch {i} of {self._size} failed: {handle.where}: {handle.error!r:.200}")
@@ -384,5 +384,5 @@ def flat(expr: Expr) -> list[Expr]:
     return [expr]
 
 
-def _where(op: str, name: str | None, line: str) -> str:
-    return f"{op}({'' if name is None else repr(name)}) at {line}"
+def _where(op: str, name: str | None, at: str) -> str:
+    return f"{op}({'' if name is None else repr(name)}) at {at}"

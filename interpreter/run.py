@@ -23,12 +23,12 @@ from ..backend.base import Backend
 from ..lang.errors import OptionError, ProgramTimeout
 from .arguments import Arguments, Options
 from .body import Body
-from .line import Cursor
+from .line import Line
 from .record import ProgramRecord, begin, seed_of
 from .state import ProgramState
 from .usage import Ledger
 
-GRACE = 1.0
+CLEANUP_SECONDS = 1.0
 """Seconds that a cancelled body has to clean up before it is left behind."""
 
 _caller: contextvars.ContextVar[Instance | None] = contextvars.ContextVar("sgl program", default=None)
@@ -38,7 +38,7 @@ _caller: contextvars.ContextVar[Instance | None] = contextvars.ContextVar("sgl p
 class Instance:
     """One call of a program on a backend. `state` is the body's own; `outside` is for whoever reads it meanwhile."""
 
-    cursor: Cursor
+    line: Line
     record: ProgramRecord | None
 
     def __init__(
@@ -60,16 +60,16 @@ class Instance:
         caller = _caller.get()
         inside = None if caller is None else caller.record
         seed = seed_of(options.seed, name, call, inside, row)
-        outer = None if caller is None else caller.cursor.branch
+        outer = None if caller is None else caller.line.branch
         branch = backend.open(seed=seed, timeout=options.timeout, caller=outer)
         ledger = Ledger(name, branch, options.budget)
         if caller is not None:
-            caller.cursor.ledger.fork(ledger)
+            caller.line.ledger.fork(ledger)
         self.record = begin(func, name, call, options, backend, branch.seed, inside, row)
         root = None if self.record is None else self.record.root
-        self.cursor = Cursor(backend, branch, options.sampling, self.body.pulse, ledger, root)
-        self.cursor.defers = self.body.is_async
-        self.state = ProgramState(self.cursor, self.body, root=True)
+        self.line = Line(backend, branch, options.sampling, self.body.pulse, ledger, root)
+        self.line.defers = self.body.is_async
+        self.state = ProgramState(self.line, self.body, root=True)
         if self.record is not None:
             self.body.record = self.record
 
@@ -78,7 +78,7 @@ class Instance:
         return self.body.is_async
 
     def outside(self) -> ProgramState:
-        return ProgramState(self.cursor, self.body, outside=True, root=True)
+        return ProgramState(self.line, self.body, outside=True, root=True)
 
     def execute(self) -> None:
         """Run a plain body here. Its error is noted in `body`, not raised."""
@@ -100,7 +100,7 @@ class Instance:
         try:
             value = await self._within(self._func(self.state, *self.call.args, **self.call.kwargs))
         except asyncio.CancelledError as error:
-            self.cursor.cancel()
+            self.line.cancel()
             self._end(error=error)
             raise
         except BaseException as error:
@@ -132,7 +132,7 @@ class Instance:
             if not self.body.ended:
                 self.give_up(self._timeout_error())
             task.cancel()
-            await asyncio.wait([task], timeout=GRACE)  # it may clean up; it may also refuse
+            await asyncio.wait([task], timeout=CLEANUP_SECONDS)  # it may clean up; it may also refuse
             task.add_done_callback(_forget)
             return None
         value, error = task.result()
@@ -154,7 +154,7 @@ class Instance:
         """End the program with `error`, whatever its body does: a thread or a task that runs it is left to itself."""
         if not self.body.ended:
             self._end(error=error)
-        self.cursor.cancel(error)
+        self.line.cancel(error)
         if self._given_up is not None:
             self._given_up.set()
 
@@ -165,7 +165,7 @@ class Instance:
         if self.body.ended:
             return  # given up meanwhile
         try:
-            self.cursor.rest()
+            self.line.rest()
         except BaseException as flushing:  # the chat template refuses the role that the body left open
             error = error or flushing
         if self.record is not None:
@@ -175,7 +175,7 @@ class Instance:
     def raise_body_error(self) -> None:
         """Give up on what the body left behind, and raise its error."""
         if self.body.error is not None:
-            self.cursor.cancel()
+            self.line.cancel()
             self.body.outcome.value()
 
 
@@ -242,7 +242,7 @@ async def run_async(instance: Instance) -> ProgramState:
         instance.raise_body_error()
         await instance.state._finish_async()
     except asyncio.CancelledError:
-        instance.cursor.cancel()
+        instance.line.cancel()
         raise
     return instance.state
 

@@ -1,7 +1,7 @@
 """`ProgramState`: what the body of a program calls `s`.
 
 Owns: reading (waiting for values, raising original errors) and the user's spelling of everything else. Saying more is
-the `Cursor`'s; how the body runs is `run.py`'s.
+the `Line`'s; how the body runs is `run.py`'s.
 
 The same program can have two faces. The body's own (`outside=False`): a name it never defined is an error at once.
 The one `run(stream=True)` hands out while the body still runs (`outside=True`): a name, or more text, may still
@@ -21,7 +21,7 @@ from .awaited import Awaited
 from .body import Body
 from .colour import html_of, parts_of
 from .join import ProgramStateGroup
-from .line import Cursor
+from .line import Line
 from .partial.values import Partials
 from .stream import Reader, pieces, pieces_async
 from .transcript import joined, pending
@@ -39,15 +39,15 @@ class ProgramState:
 
     restored = False  # read from a journal: its program did not run here
 
-    def __init__(self, cursor: Cursor, body: Body, *, outside: bool = False, root: bool = False) -> None:
-        self._cursor = cursor
+    def __init__(self, line: Line, body: Body, *, outside: bool = False, root: bool = False) -> None:
+        self._line = line
         self._body = body
         self._outside = outside
         self._root = root  # the body's own error is the error of the program, not of each fork
 
     # -- saying
     def __iadd__(self, other: Appendable) -> ProgramState:
-        self._cursor.say(as_expr(other))
+        self._line.say(as_expr(other))
         return self
 
     @overload
@@ -77,32 +77,32 @@ class ProgramState:
     def _role(self, role: str, expr: Any) -> Seq | AbstractContextManager[None]:
         if expr is _BLOCK:
             return self._role_block(role)
-        self._cursor.say(Seq((RoleBegin(role), *as_expr(expr).parts(), RoleEnd(role))))
+        self._line.say(Seq((RoleBegin(role), *as_expr(expr).parts(), RoleEnd(role))))
         return _SAID
 
     @contextmanager
     def _role_block(self, role: str) -> Iterator[None]:
-        self._cursor.say(RoleBegin(role))
+        self._line.say(RoleBegin(role))
         try:
             yield
         except BaseException:
             with suppress(OptionError):  # a turn that the template refuses must not hide the body's error
-                self._cursor.say(RoleEnd(role))
+                self._line.say(RoleEnd(role))
             raise
-        self._cursor.say(RoleEnd(role))
+        self._line.say(RoleEnd(role))
 
     @contextmanager
     def var_scope(self, name: str) -> Iterator[None]:
         """The text written in the `with` block becomes the variable `name`, readable after it."""
-        scope = self._cursor.open_scope(name)
+        scope = self._line.open_scope(name)
         try:
             yield
         finally:
-            self._cursor.close_scope(scope)
+            self._line.close_scope(scope)
 
     def set_var(self, name: str, value: object) -> None:
         """Define a variable of the program's own. Takes effect at once."""
-        self._cursor.define(name, Given(value))
+        self._line.define(name, Given(value))
 
     def __setitem__(self, name: str, value: object) -> None:
         self.set_var(name, value)
@@ -120,7 +120,7 @@ class ProgramState:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise OptionError(f"fork: size must be an integer of at least 0, got {size!r:.60}")
         children = [
-            ProgramState(c, self._body, outside=self._outside) for c in self._cursor.fork(size, on_error == "cancel")
+            ProgramState(c, self._body, outside=self._outside) for c in self._line.fork(size, on_error == "cancel")
         ]
         return ProgramStateGroup(children, self)
 
@@ -131,7 +131,7 @@ class ProgramState:
         try:
             yield group[0]
         except BaseException:
-            group[0]._cursor.seal("ended with its `with s.copy()` block")
+            group[0]._line.seal("ended with its `with s.copy()` block")
             raise
         group.join()
 
@@ -154,7 +154,7 @@ class ProgramState:
 
     def __contains__(self, name: object) -> bool:
         """True from the moment the gen was enqueued."""
-        return isinstance(name, str) and self._cursor.find(name) is not None
+        return isinstance(name, str) and self._line.find(name) is not None
 
     def get_meta_info(self, name: str) -> Any:
         """Token ids, log-probabilities, counts and finish reason of a gen or select: a dict (a list of n for n > 1).
@@ -170,7 +170,7 @@ class ProgramState:
     async def _read_async(self, name: str, take: Callable[[Variable], Any]) -> Any:
         variable = await self._find_async(name)
         for handle in variable.handles():
-            await self._cursor.backend.wait_async(handle)
+            await self._line.backend.wait_async(handle)
         return self._take(variable, take)
 
     def _read(self, what: str, name: str, take: Callable[[Variable], Any]) -> Any:
@@ -185,24 +185,24 @@ class ProgramState:
         try:
             return take(variable)
         except Exception as error:
-            self._cursor.explain(error)
+            self._line.explain(error)
             raise
 
     # -- reading text
     def text(self) -> str:
         """The whole text, exactly as it was appended (the chat template's own text included). Waits; raises."""
-        return self._now("s.text()", lambda: joined(self._cursor.segments))  # type: ignore[no-any-return]
+        return self._now("s.text()", lambda: joined(self._line.segments))  # type: ignore[no-any-return]
 
     async def async_text(self) -> str:
         """`text()` without blocking the event loop."""
         _check(await self._finish_async())
-        return joined(self._cursor.segments)
+        return joined(self._line.segments)
 
     def messages(self) -> list[dict[str, str]]:
         """A fresh list of `{"role", "content"}`; the last is the one being written, if a role is open."""
         return self._now(  # type: ignore[no-any-return]
             "s.messages()",
-            lambda: [{"role": m.role, "content": joined(m.parts)} for m in self._cursor.roles.messages],
+            lambda: [{"role": m.role, "content": joined(m.parts)} for m in self._line.roles.messages],
         )
 
     def _now(self, what: str, take: Callable[[], Any], raises: bool = True) -> Any:
@@ -235,10 +235,10 @@ class ProgramState:
     def _first_error(self) -> BaseException | None:
         """After everything is done."""
         failed = self._failure(self._barrier())
-        return failed.error if failed is not None else self._first_hole(self._cursor)
+        return failed.error if failed is not None else self._first_hole(self._line)
 
-    def _first_hole(self, cursor: Cursor) -> BaseException | None:
-        for child in cursor.joined:
+    def _first_hole(self, line: Line) -> BaseException | None:
+        for child in line.joined:
             barrier = child.barrier()
             self._wait([barrier])
             error = child.explain(barrier.error) if barrier.error is not None else self._first_hole(child)
@@ -251,11 +251,11 @@ class ProgramState:
         self._refuse_to_wait("text_iter", "async for ... in s.text_async_iter(...)")
         try:
             source = None if name is None else self._find(name, growing=True)
-            yield from pieces(self._reader(name, source), self._cursor.backend, self._body)
+            yield from pieces(self._reader(name, source), self._line.backend, self._body)
             if name is None:
                 _check(self._finish())
         except Exception as error:
-            self._cursor.explain(error)
+            self._line.explain(error)
             raise
 
     async def text_async_iter(self, name: str | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
@@ -265,14 +265,14 @@ class ProgramState:
             raise OptionError("text_async_iter: return_meta_data needs the name of a variable")
         try:
             source = None if name is None else await self._find_async(name, growing=True)
-            async for piece in pieces_async(self._reader(name, source), self._cursor.backend, self._body):
+            async for piece in pieces_async(self._reader(name, source), self._line.backend, self._body):
                 yield (piece, None) if return_meta_data else piece
             if source is None:
                 _check(await self._finish_async())
             elif return_meta_data:
                 yield "", source.meta()
         except Exception as error:
-            self._cursor.explain(error)
+            self._line.explain(error)
             raise
 
     def value_iter(self, name: str) -> Iterator[Any]:
@@ -282,7 +282,7 @@ class ProgramState:
         self._refuse_to_wait("value_iter", "async for ... in s.value_async_iter(...)")
         variable = self._find(name, growing=True)
         partials, text = Partials(getattr(variable, "constraint", None)), ""
-        for piece in pieces(self._reader(name, variable), self._cursor.backend, self._body):
+        for piece in pieces(self._reader(name, variable), self._line.backend, self._body):
             text += piece
             yield from partials.events(text)
         yield self._take(variable, _typed)
@@ -291,7 +291,7 @@ class ProgramState:
         """The same for `async for`."""
         variable = await self._find_async(name, growing=True)
         partials, text = Partials(getattr(variable, "constraint", None)), ""
-        async for piece in pieces_async(self._reader(name, variable), self._cursor.backend, self._body):
+        async for piece in pieces_async(self._reader(name, variable), self._line.backend, self._body):
             text += piece
             for value in partials.events(text):
                 yield value
@@ -299,7 +299,7 @@ class ProgramState:
 
     def _reader(self, name: str | None, variable: Variable | None) -> Reader:
         if name is None or variable is None:
-            return Reader(self._body, lambda: (self._cursor.segments, self._over()))
+            return Reader(self._body, lambda: (self._line.segments, self._over()))
         if isinstance(variable, Scope) and variable.open and self._complete():
             variable.value()  # the body streams the scope it is still writing: this raises
         return Reader(self._body, lambda: variable.stream(name))
@@ -310,8 +310,8 @@ class ProgramState:
         """Token counts as a tree: this branch, its calls, and the branches forked from it. Waits for what was said (in
         the body of an async program it does not wait)."""
         if not self._body.is_on_its_loop():
-            self._wait(self._cursor.barriers())
-        return self._cursor.ledger.tree()
+            self._wait(self._line.barriers())
+        return self._line.ledger.tree()
 
     @property
     def trace(self) -> dict[str, Any]:
@@ -328,7 +328,7 @@ class ProgramState:
 
     def cancel(self) -> None:
         """Fail this branch and all that were forked from it with `Cancelled`. What is finished stays readable."""
-        self._cursor.cancel()
+        self._line.cancel()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise OptionError(
@@ -341,13 +341,13 @@ class ProgramState:
     def __repr__(self) -> str:
         if not self._body.is_on_its_loop():
             self._finish()  # raises nothing: a failed program shows the text it got to
-        return f"ProgramState({joined(self._cursor.segments)})"
+        return f"ProgramState({joined(self._line.segments)})"
 
     def _repr_html_(self) -> str:
         """The transcript for a notebook, coloured by where its text came from."""
         if not self._body.is_on_its_loop():
             self._finish()
-        return html_of(parts_of(self._cursor.segments))
+        return html_of(parts_of(self._line.segments))
 
     # -- waiting
     def _is_awaited(self) -> bool:
@@ -361,7 +361,7 @@ class ProgramState:
 
     def _over(self) -> bool:
         """Will there be no more text? A failed branch says no more, though its body may still run and set names."""
-        return self._complete() or self._cursor.branch.error is not None
+        return self._complete() or self._line.branch.error is not None
 
     def _find(self, name: str, *, growing: bool = False) -> Variable:
         """The variable once it is there; a scope that the body is still writing is not, unless `growing` will do."""
@@ -380,7 +380,7 @@ class ProgramState:
 
     def _look(self, name: str, growing: bool) -> Variable | None:
         complete = self._complete()  # before looking: what is not there then never will be
-        found = self._cursor.find(name)
+        found = self._line.find(name)
         if found is None and complete:
             self._unknown(name)
         if isinstance(found, Scope) and found.open and not complete and not growing:
@@ -390,7 +390,7 @@ class ProgramState:
     def _unknown(self, name: str) -> NoReturn:
         if self._root and self._body.error is not None:
             self._body.outcome.value()  # the body died before it came to the name
-        names = self._cursor.names()
+        names = self._line.names()
         known = f"it has {', '.join(map(repr, names))}" if names else "it has none yet"
         raise VariableError(f"the program has no variable {name!r}{suggest(str(name), names)}; {known}")
 
@@ -402,7 +402,7 @@ class ProgramState:
             )
         for handle in handles:
             if not handle.done:
-                self._cursor.backend.wait(handle)
+                self._line.backend.wait(handle)
 
     def _await_body(self, enough: Callable[[], bool]) -> None:
         while True:
@@ -415,7 +415,7 @@ class ProgramState:
         """Wait for everything said so far; gives what went wrong."""
         self._await_body(self._over)
         barrier = self._barrier()
-        self._wait([barrier, *pending(self._cursor.segments)])  # the last first: who sleeps is woken once
+        self._wait([barrier, *pending(self._line.segments)])  # the last first: who sleeps is woken once
         return self._failure(barrier)
 
     async def _finish_async(self) -> Handle[Any] | None:
@@ -426,16 +426,16 @@ class ProgramState:
                 break
             await self._body.wait_async(version)
         barrier = self._barrier()
-        for handle in [barrier, *pending(self._cursor.segments), *self._cursor.barriers()[1:]]:
-            await self._cursor.backend.wait_async(handle)
+        for handle in [barrier, *pending(self._line.segments), *self._line.barriers()[1:]]:
+            await self._line.backend.wait_async(handle)
         return self._failure(barrier)
 
     def _barrier(self) -> Handle[None]:
-        return self._cursor.barrier() if self._complete() else self._cursor.failure()
+        return self._line.barrier() if self._complete() else self._line.failure()
 
     def _failure(self, barrier: Handle[None]) -> Handle[Any] | None:
         if barrier.error is not None:
-            self._cursor.explain(barrier.error)
+            self._line.explain(barrier.error)
             return barrier
         return self._body.outcome if self._root and self._body.error is not None else None
 

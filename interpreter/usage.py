@@ -1,6 +1,6 @@
 """What a program cost: a tree of program, branches and calls, with token counts.
 
-Owns: the tree and its printing. Counting is the backend's (`Branch.usage`, and the usage of each result).
+Owns: the tree and its printing. Counting is the backend's (`BackendBranch.usage`, and the usage of each result).
 
 `Ledger` grows while a program runs and holds no state of it, so a dropped branch is freed although its costs are kept;
 `UsageTree` is a snapshot for the user.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..backend.base import Branch, Handle, Usage
+from ..backend.base import BackendBranch, Handle, Usage
 from .budget import Budget
 
 
@@ -80,7 +80,7 @@ class Ledger:
 
     __slots__ = ("_branch", "_budget", "_calls", "_children", "_label", "_limited", "_spent")
 
-    def __init__(self, label: str, branch: Branch, budget: Budget | None = None) -> None:
+    def __init__(self, label: str, branch: BackendBranch, budget: Budget | None = None) -> None:
         self._label, self._branch = label, branch
         self._budget = budget
         self._spent = Usage()  # of finished calls; only counted with a budget

@@ -116,7 +116,7 @@ def test_kv_is_free_at_the_next_step(runtime: Any, way: str) -> None:
         timeout=limit if way == "program timeout" else None,
         backend=runtime,
     )
-    branches = [branch._cursor.branch for branch in state.ret_value]
+    branches = [branch._line.branch for branch in state.ret_value]
     engine = runtime.engine
     for _ in range(8):
         engine.step()
@@ -200,7 +200,7 @@ def test_losers_of_a_race_and_their_branches_give_their_kv_back(runtime: Any) ->
                 branch += sgl.gen("b", max_tokens=3000, ignore_eos=True)
         winner = sgl.first(group)
         runtime.engine.step()
-        losers = [branch._cursor for branch in group if branch is not winner]
+        losers = [branch._line for branch in group if branch is not winner]
         held = [c for c in losers if c.branch in runtime.engine.attached]
         held += [c for loser in losers for c in loser.joined if c.branch in runtime.engine.attached]
         return group.states.index(winner), held, len(winner["a"])
@@ -353,7 +353,7 @@ def test_an_error_that_was_read_keeps_nothing_alive(runtime: Any, ending: Callab
 
     @sgl.function
     def program(s: Any) -> None:
-        seen.append(weakref.ref(s._cursor))
+        seen.append(weakref.ref(s._line))
         s += "words " * 10 + sgl.gen("a", max_tokens=3, ignore_eos=True)
         ending(s)
 
@@ -468,7 +468,7 @@ def test_a_failure_stops_its_siblings_or_does_not(runtime: Any, policy: Any, fau
 
     state = program.run(seed=3, backend=runtime)
     group = state.ret_value
-    branches = [branch._cursor.branch for branch in group]
+    branches = [branch._line.branch for branch in group]
     for _ in range(150):
         runtime.engine.step()
         if branches[2].error is not None:

@@ -118,7 +118,7 @@ def test_chat_turns_have_the_tokens_of_the_whole_rendering(runtime: Any) -> None
     state = chat.run()
     whole = runtime.chat_template.render(state.messages())
     assert state.text() == whole
-    branch = state._cursor.branch
+    branch = state._line.branch
     ids = branch.path_tokens() + runtime.tokenizer.encode(branch.pending, first=False)
     assert ids == runtime.tokenizer.encode([(whole, True)], first=True)
 

@@ -186,6 +186,6 @@ def test_the_text_is_the_tokens() -> None:
         state = program.run(seed=seed, backend=runtime)
         text = state.text()
         stopped += state.get_meta_info("x")["finish_reason"]["type"] == "stop"
-        branch = state._cursor.branch
+        branch = state._line.branch
         assert runtime.tokenizer.spell(branch.path_tokens()) + "".join(piece for piece, _ in branch.pending) == text
     assert stopped > 5

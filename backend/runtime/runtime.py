@@ -19,8 +19,7 @@ from ...lang.chat import ChatTemplate
 from ...lang.constraint import KINDS as CONSTRAINTS
 from ...lang.constraint import Constraint, constraint_of
 from ...lang.errors import OptionError
-from ..base import Branch as BackendBranch
-from ..base import Capabilities, Handle, StepRecord
+from ..base import BackendBranch, Capabilities, Handle, StepRecord
 from . import invariants
 from .engine import Engine
 from .kv.draw import draw_tree

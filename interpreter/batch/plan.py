@@ -12,7 +12,7 @@ IN_FLIGHT = 256
 """Programs in flight for `num_threads="auto"`; of async programs, which need no thread, four times as many."""
 
 
-class Plan:
+class BatchPlan:
     """`in_flight`: most programs that are unfinished. `window`: most that are started and not given out.
 
     `batch_timeout` in seconds from now; `expired` is set once it has passed.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...backend.base import Usage
 
 if TYPE_CHECKING:
-    from .results import Found
+    from .results import RowOutcome
 
 
 class Progress:
@@ -25,12 +25,12 @@ class Progress:
 
             self._bar = tqdm(total=rows, unit="row")
 
-    def finished(self, found: Found) -> None:
+    def finished(self, found: RowOutcome) -> None:
         """A row is finished. What was restored or never ran cost nothing now."""
         if self._bar is None:
             return
         if found.instance is not None:
-            self._total.add(found.instance.cursor.ledger.total())
+            self._total.add(found.instance.line.ledger.total())
         rate = self._total.generated / max(time.monotonic() - self._since, 1e-9)
         reuse = self._total.reused / max(self._total.prompt, 1)
         self._bar.set_postfix_str(f"{rate:.0f} tok/s, {reuse:.0%} reused", refresh=False)

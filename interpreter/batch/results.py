@@ -20,12 +20,12 @@ from ..run import Instance
 from ..source import note
 from ..state import ProgramState
 from ..usage import UsageTree
-from .plan import Plan
+from .plan import BatchPlan
 from .progress import Progress
 from .rows import Row, Rows
 
 
-class Found:
+class RowOutcome:
     """What became of a row: its state, and the error of the row or None. `kept`: the error is the row's own, which
     `on_error="keep"` keeps (a backend that cannot open is everybody's)."""
 
@@ -41,11 +41,11 @@ class Results:
     """Rows of one batch as they finish: shared by threads and coroutines. `start` opens a program for a row."""
 
     def __init__(
-        self, start: Callable[[Row], Instance], rows: Rows, plan: Plan, backend: Backend, journal: Journal | None
+        self, start: Callable[[Row], Instance], rows: Rows, plan: BatchPlan, backend: Backend, journal: Journal | None
     ) -> None:
         self.start, self.rows, self.plan, self.backend, self.journal = start, rows, plan, backend, journal
         self.running: dict[int, Instance] = {}
-        self.found: dict[int, Found] = {}
+        self.found: dict[int, RowOutcome] = {}
         self.taken = 0  # rows read: 0 .. taken-1
         self.given = 0  # rows given out
         self.timed = plan.deadline is not None  # or a row that began has a time limit
@@ -57,21 +57,21 @@ class Results:
         i = row.index
         if row.call is None:
             assert row.error is not None
-            self.found[i] = Found(RestoredState.failed(row.error), None, row.error)
+            self.found[i] = RowOutcome(RestoredState.failed(row.error), None, row.error)
             return None
         if self.journal is not None:
             try:
                 restored = self.journal.restored(i, row.call)
             except OptionError as error:  # arguments that cannot be known again
-                self.found[i] = Found(RestoredState.failed(error), None, error)
+                self.found[i] = RowOutcome(RestoredState.failed(error), None, error)
                 return None
             if restored is not None:
-                self.found[i] = Found(RestoredState(restored), None, None)
+                self.found[i] = RowOutcome(RestoredState(restored), None, None)
                 return None
         try:
             instance = self.running[i] = self.start(row)
         except BaseException as error:
-            self.found[i] = Found(None, None, error, kept=False)
+            self.found[i] = RowOutcome(None, None, error, kept=False)
             return None
         self.timed |= instance.deadline is not None
         return instance
@@ -79,10 +79,10 @@ class Results:
     def end(self, i: int) -> None:
         """A started row is finished: its body has ended, and so has everything it said."""
         instance = self.running.pop(i)
-        error = instance.body.error or instance.cursor.branch.error
-        self.found[i] = Found(instance.state, instance, error)
+        error = instance.body.error or instance.line.branch.error
+        self.found[i] = RowOutcome(instance.state, instance, error)
 
-    def seen(self, i: int, bar: Progress) -> Found:
+    def seen(self, i: int, bar: Progress) -> RowOutcome:
         """Whoever gives rows out sees that one is finished."""
         found = self.found[i]
         bar.finished(found)
@@ -109,7 +109,7 @@ class Results:
             except JournalError as error:
                 self._unwritten(error)
 
-    def fails(self, found: Found) -> bool:
+    def fails(self, found: RowOutcome) -> bool:
         return found.error is not None and not (self.plan.keep and found.kept)
 
     def missing(self) -> Iterator[int]:
@@ -117,7 +117,7 @@ class Results:
         if self.plan.expired and self.plan.keep and self.rows.total is not None:
             for i in range(self.taken, self.rows.total):
                 why = self.plan.timeout_error()
-                self.found[i] = Found(RestoredState.failed(why), None, why)
+                self.found[i] = RowOutcome(RestoredState.failed(why), None, why)
                 yield i
 
     def states(self) -> States:
@@ -145,7 +145,7 @@ class Results:
         found = self.found[i]
         assert found.error is not None
         if found.instance is not None:
-            note(found.instance.cursor.explain(found.error), f"in row {i} of {self.plan.where}")
+            note(found.instance.line.explain(found.error), f"in row {i} of {self.plan.where}")
         raise found.error
 
     def _raise_if_late(self) -> None:

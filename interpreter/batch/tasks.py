@@ -15,14 +15,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from typing import Any
 
-from ..run import GRACE
+from ..run import CLEANUP_SECONDS
 from ..state import ProgramState
 from .progress import Progress
 from .results import Results, States
 from .rows import Row
 
 
-class AsyncBatch:
+class TaskBatch:
     """A batch whose rows are tasks of one loop."""
 
     def __init__(self, results: Results, is_async: bool) -> None:
@@ -112,7 +112,7 @@ class AsyncBatch:
             for task in left:
                 task.cancel()
             if left:  # a body may refuse to be cancelled
-                await asyncio.wait(left, timeout=GRACE)
+                await asyncio.wait(left, timeout=CLEANUP_SECONDS)
 
     def _start_more(self) -> None:
         while self._reading is None and self._may_start():
@@ -162,17 +162,17 @@ class AsyncBatch:
                 await instance.finish_body()
             except asyncio.CancelledError:
                 if self._closing:
-                    instance.cursor.cancel()
+                    instance.line.cancel()
                     raise
                 # else the body ended with it: the row's own error
             self._bodies -= 1
             in_body = False
             self._news.set()
             try:
-                for barrier in instance.cursor.barriers():
-                    await instance.cursor.backend.wait_async(barrier)
+                for barrier in instance.line.barriers():
+                    await instance.line.backend.wait_async(barrier)
             except asyncio.CancelledError:
-                instance.cursor.cancel()
+                instance.line.cancel()
                 raise
             results.end(i)
         finally:

@@ -27,7 +27,7 @@ from .results import Results, States
 from .rows import Row
 
 
-class Batch:
+class ThreadBatch:
     def __init__(self, results: Results) -> None:
         self._results, self._plan, self._rows = results, results.plan, results.rows
         self._lock = threading.Lock()
@@ -105,8 +105,8 @@ class Batch:
             self._stop()
             if not over:
                 for instance in list(self._results.running.values()):
-                    if not instance.body.ended or instance.cursor.pending():
-                        instance.cursor.cancel()
+                    if not instance.body.ended or instance.line.pending():
+                        instance.line.cancel()
 
     def _wait(self) -> int | None:
         """The next row to finish; None when no more will. Drives the backend while programs wait for it."""
@@ -182,7 +182,7 @@ class Batch:
                 self._finish(i, body=True, started=False)
                 continue
             if self._cancelled:
-                instance.cursor.cancel()
+                instance.line.cancel()
             with self._lock:
                 self._inside.add(i)
                 late = instance.deadline is not None and (self._until is None or instance.deadline < self._until)
@@ -243,7 +243,7 @@ class Batch:
 
     def _watch(self, i: int, instance: Instance) -> None:
         """The body has ended: the row is finished when everything it said is."""
-        left = instance.cursor.barriers()
+        left = instance.line.barriers()
         count = threading.Lock()
 
         def one_less() -> None:

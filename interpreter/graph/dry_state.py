@@ -37,7 +37,7 @@ class DryState(ProgramState):
 
     @property
     def _branch(self) -> DryBranch:
-        branch = self._cursor.branch
+        branch = self._line.branch
         assert isinstance(branch, DryBranch)
         return branch
 
@@ -94,7 +94,7 @@ class DryState(ProgramState):
         if branch.line.depth >= MAX_DEPTH:
             raise branch.trace.stop(f"forks and programs are more than {MAX_DEPTH} deep")
         group = super().fork(size, position_ids_offset, on_error=on_error)
-        states = [DryState(state._cursor, self._body, outside=self._outside) for state in group]
+        states = [DryState(state._line, self._body, outside=self._outside) for state in group]
         branch.line.add(Open(None, [state._branch.line for state in states], line))
         return DryGroup(states, self)
 
@@ -118,8 +118,8 @@ class DryState(ProgramState):
     def _asked(self, name: str | None) -> bool:
         """Was a model asked for it?"""
         if name is None:
-            return any(segment.handle is not None for segment in self._cursor.segments)
-        variable = self._cursor.find(name)
+            return any(segment.handle is not None for segment in self._line.segments)
+        variable = self._line.find(name)
         return variable is not None and _asked(variable, name)
 
     def __getitem__(self, name: str) -> Any:
@@ -171,7 +171,7 @@ class DryGroup(ProgramStateGroup):
         if not gathers:
             branch.line.certain = False  # what the branches said is said again on the parent
         super()._join(mode)
-        names = dict.fromkeys(name for state in self.states for name in state._cursor.own) if gathers else ()
+        names = dict.fromkeys(name for state in self.states for name in state._line.own) if gathers else ()
         branch.line.add(Joined(mode, len(self), tuple(names), line))
 
 
@@ -190,11 +190,11 @@ class DryInstance(Instance):
         **batch: Any,
     ) -> None:
         super().__init__(func, name, call, DryBackend(trace, target, line), options, **batch)
-        self.state = DryState(self.cursor, self.body, root=True)
+        self.state = DryState(self.line, self.body, root=True)
         self.place = Place(trace, line, self.body)
 
     def outside(self) -> ProgramState:
-        return DryState(self.cursor, self.body, outside=True, root=True)
+        return DryState(self.line, self.body, outside=True, root=True)
 
     def execute(self) -> None:
         outer = here.set(self.place)

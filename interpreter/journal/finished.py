@@ -5,7 +5,7 @@ nothing of files.
 
 A value comes back as it was, if it is made of None, bools, numbers, strings, bytes, lists, tuples, sets and dicts. What
 JSON cannot spell is an object with one key that begins with "!": `{"!tuple": [1, 2]}`, `{"!float": "nan"}`. Any other
-value is not kept but remembered as `Lost`, with its type; whoever reads it is told.
+value is not kept but remembered as `NotKept`, with its type; whoever reads it is told.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 from ...backend.base import Usage
 from ..arguments import Arguments
-from ..line import Cursor
+from ..line import Line
 from ..run import Instance
 from ..transcript import joined
 from ..usage import Call, UsageTree
 
 
 @dataclass(frozen=True)
-class Lost:
+class NotKept:
     """A value that is not kept: what it was, as JSON has no spelling for it; or (`failed`) why there was none."""
 
     what: str
@@ -35,7 +35,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Kept:
-    """A variable: `s[name]`, `s.value(name)` and `s.get_meta_info(name)`; each perhaps `Lost`."""
+    """A variable: `s[name]`, `s.value(name)` and `s.get_meta_info(name)`; each perhaps `NotKept`."""
 
     value: Any
     typed: Any
@@ -60,16 +60,16 @@ class Finished:
     def of(index: int, instance: Instance, error: BaseException | None, seconds: float) -> Finished:
         """Of a program whose body has ended and that has nothing pending. A branch that was joined and had failed makes
         it a failed one too: a hole cannot be kept."""
-        cursor = instance.cursor
-        error = error or _first_hole(cursor)
-        usage = cursor.ledger.tree()
+        line = instance.line
+        error = error or _first_hole(line)
+        usage = line.ledger.tree()
         if error is not None:
-            return Finished(index, joined(cursor.segments), usage=usage, error=_said(error), seconds=seconds)
+            return Finished(index, joined(line.segments), usage=usage, error=_said(error), seconds=seconds)
         return Finished(
             index,
-            joined(cursor.segments),
-            [{"role": m.role, "content": joined(m.parts)} for m in cursor.roles.messages],
-            {name: _kept(cursor, name) for name in cursor.names()},
+            joined(line.segments),
+            [{"role": m.role, "content": joined(m.parts)} for m in line.roles.messages],
+            {name: _kept(line, name) for name in line.names()},
             instance.body.outcome.value(),
             usage,
             seconds=seconds,
@@ -104,24 +104,24 @@ class Finished:
         )
 
 
-def _first_hole(cursor: Cursor) -> BaseException | None:
+def _first_hole(line: Line) -> BaseException | None:
     """Why a branch that was joined here failed, if one did."""
-    for child in cursor.joined:
+    for child in line.joined:
         error = child.barrier().error or _first_hole(child)
         if error is not None:
             return error
     return None
 
 
-def _kept(cursor: Cursor, name: str) -> Kept:
-    variable = cursor.find(name)
+def _kept(line: Line, name: str) -> Kept:
+    variable = line.find(name)
     assert variable is not None
     parts = []
     for read in (variable.value, variable.typed, variable.meta):
         try:
             parts.append(read())
         except Exception as error:  # it has no such value: a text that was cut has none of its type
-            parts.append(Lost(_said(error), failed=True))
+            parts.append(NotKept(_said(error), failed=True))
     return Kept(*parts)
 
 
@@ -154,7 +154,7 @@ _MOST_BITS = 3000
 
 def _spelled(value: Any, brief: bool = False) -> Any:
     """A value as JSON data; `brief`: for people, so that what has no spelling is shown by its repr."""
-    if isinstance(value, Lost):
+    if isinstance(value, NotKept):
         return {"!failed" if value.failed else "!lost": _printable(value.what)}
     try:
         return _to_json(value)
@@ -210,7 +210,7 @@ def read_back(data: Any) -> Any:
 
 def _tagged(tag: str, content: Any) -> Any:
     if tag in ("!lost", "!failed"):
-        return Lost(content, tag == "!failed")
+        return NotKept(content, tag == "!failed")
     if tag == "!str":
         return bytes.fromhex(content).decode("utf-8", "surrogatepass")
     if tag == "!int":

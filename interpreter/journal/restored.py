@@ -17,9 +17,9 @@ from ...lang.expr import Appendable
 from ..colour import LIMIT
 from ..state import ProgramState
 from ..usage import UsageTree
-from .finished import Finished, Kept, Lost
+from .finished import Finished, Kept, NotKept
 
-_OF_A_LIVE_ONE = ("_cursor", "_body", "_outside", "_root")
+_OF_A_LIVE_ONE = ("_line", "_body", "_outside", "_root")
 
 
 class RestoredState(ProgramState):
@@ -183,7 +183,7 @@ class RestoredState(ProgramState):
 
 def _told(name: str, value: Any, instead: str) -> Any:
     """A fresh value: what a caller does to it is not seen by the next read."""
-    if not isinstance(value, Lost):
+    if not isinstance(value, NotKept):
         return _fresh(value)
     if value.failed:
         raise VariableError(f"{name!r} of this row, which was restored from a journal, has no value: {value.what}")

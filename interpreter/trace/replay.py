@@ -352,7 +352,7 @@ def _run(plan: Sequence[Run], script: Script) -> list[Instance]:
     except BaseException:
         todo.clear()
         for instance in list(instances.values()):
-            instance.cursor.cancel()
+            instance.line.cancel()
         raise
     return [instances[i] for i in range(len(plan))]
 

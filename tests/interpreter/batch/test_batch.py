@@ -624,7 +624,7 @@ def test_rows_that_block_do_not_hold_up_the_end_of_a_batch():
 def test_a_body_that_refuses_to_be_cancelled_is_left_behind(options, monkeypatch):
     from sgl.interpreter import run
 
-    monkeypatch.setattr(run, "GRACE", 0.1)
+    monkeypatch.setattr(run, "CLEANUP_SECONDS", 0.1)
 
     @sgl.function
     async def stubborn(s, i):

@@ -37,7 +37,7 @@ import sgl
 from sgl.backend.base import Usage
 from sgl.interpreter.arguments import Arguments
 from sgl.interpreter.journal.fingerprint import fingerprint
-from sgl.interpreter.journal.finished import Finished, Kept, Lost, read_back
+from sgl.interpreter.journal.finished import Finished, Kept, NotKept, read_back
 from sgl.interpreter.journal.finished import _spelled as spelled
 from sgl.interpreter.journal.journal import Journal
 from sgl.interpreter.journal.restored import RestoredState
@@ -103,8 +103,8 @@ def test_what_has_no_spelling_is_lost_and_told() -> None:
     cycle.append(cycle)
     for value, said in ((object(), "a object"), ([1, {"x": 1j}], "a complex"), (cycle, "holds itself")):
         lost = read_back(spelled(value))
-        assert isinstance(lost, Lost) and said in lost.what
-    assert read_back(spelled(Lost("Truncated: cut", failed=True))) == Lost("Truncated: cut", failed=True)
+        assert isinstance(lost, NotKept) and said in lost.what
+    assert read_back(spelled(NotKept("Truncated: cut", failed=True))) == NotKept("Truncated: cut", failed=True)
 
 
 # -- fingerprints
@@ -649,7 +649,7 @@ def restored(tmp_path: pathlib.Path, instance: Instance) -> RestoredState:
     path = tmp_path / "program"
     with Journal.open(path, instance.name) as journal:
         assert journal.restored(0, instance.call) is None
-        journal.note(0, instance, instance.body.error or instance.cursor.branch.error)
+        journal.note(0, instance, instance.body.error or instance.line.branch.error)
     with Journal.open(path, instance.name) as journal:
         found = journal.restored(0, instance.call)
         assert found is not None
@@ -751,7 +751,7 @@ def test_a_failed_row_runs_again(tmp_path: pathlib.Path) -> None:
         for i, where in enumerate(("nowhere", "fork", "body")):
             instance = ended(fails, FakeBackend(reply), where=where)
             assert journal.restored(i, instance.call) is None
-            journal.note(i, instance, instance.body.error or instance.cursor.branch.error)
+            journal.note(i, instance, instance.body.error or instance.line.branch.error)
     errors = [json.loads(line)["error"] for line in path.read_bytes().splitlines()[1:]]
     assert errors == [None, "ValueError: no", "Odd"]
     assert rewritten(path, "fails") == [0]
@@ -840,7 +840,7 @@ def test_every_public_member_of_a_state_reads_or_refuses(tmp_path: pathlib.Path)
     for refused in REFUSED.values():
         with pytest.raises(OptionError, match=r"restored from a journal|cannot be copied or pickled"):
             refused(state)
-    for name in ("_cursor", "_body", "_outside", "_root"):
+    for name in ("_line", "_body", "_outside", "_root"):
         with pytest.raises(OptionError, match="restored from a journal"):
             getattr(state, name)
     assert not hasattr(state, "anything_else") and ProgramState.__iter__ is None

@@ -37,8 +37,8 @@ def qa(s: Any, q: str, tags: Any = ("a", "b")) -> Any:
         child += f" branch {i} " + sgl.gen("b", max_tokens=4, n=2)
     group.join()
     s += str(s["b"]) + sgl.gen("c", regex="(yes|no)[0-9]{3}", max_tokens=12)
-    notes = [state["note"] for state in inner.run_batch([{"about": q}, {"about": q + "!"}], backend=s._cursor.backend)]
-    s += inner.run(notes[0], backend=s._cursor.backend)["note"]
+    notes = [state["note"] for state in inner.run_batch([{"about": q}, {"about": q + "!"}], backend=s._line.backend)]
+    s += inner.run(notes[0], backend=s._line.backend)["note"]
     return {"pick": s["pick"], "notes": notes, "last": s["c"]}
 
 

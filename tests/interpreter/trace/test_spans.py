@@ -207,7 +207,7 @@ def test_with_a_trace_and_without_a_sampler(toy: Any, spans: Spans, use: Any) ->
     untraced = inner.run()
     untraced["deep"]
     assert untraced._body.record.tokens is False
-    assert untraced._cursor.segments[1].handle.result[0].trace is None, "no tokens are told of for spans alone"
+    assert untraced._line.segments[1].handle.result[0].trace is None, "no tokens are told of for spans alone"
     spans.clear()
     exporter = Spans()
     use(TracerProvider(sampler=ALWAYS_OFF)).add_span_processor(SimpleSpanProcessor(exporter))

@@ -116,9 +116,9 @@ def _all(root: BranchRecord) -> list[BranchRecord]:
 
 
 def check_texts(program: dict[str, Any], states: list[Any]) -> None:
-    names = ids_of(states[0]._cursor.record)
+    names = ids_of(states[0]._line.record)
     for state in states:
-        assert text_of(program, names[id(state._cursor.record)]) == state.text()
+        assert text_of(program, names[id(state._line.record)]) == state.text()
 
 
 # -- random programs
