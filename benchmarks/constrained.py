@@ -26,8 +26,8 @@ import sgl
 from sgl.backend.base import GenRequest
 from sgl.backend.runtime.grammar.compile import Grammars
 from sgl.backend.runtime.grammar.engines.protocol import mask_words
-from sgl.backend.runtime.job.constrained_gen import ConstrainedGen
-from sgl.backend.runtime.job.rule import Constrained
+from sgl.backend.runtime.job.constrained_gen import ConstrainedGenJob
+from sgl.backend.runtime.job.rule import Rule
 from sgl.lang.constraint import Constraint
 from sgl.lang.expr import Sampling
 
@@ -93,12 +93,12 @@ class Run:
 
 def unforced(make: Callable[[], Run]) -> Run:
     """The same with forced tokens sent through the model."""
-    kept = ConstrainedGen._extend_forced
-    ConstrainedGen._extend_forced = lambda self, branch: None  # type: ignore[method-assign]
+    kept = ConstrainedGenJob._extend_forced
+    ConstrainedGenJob._extend_forced = lambda self: None  # type: ignore[method-assign]
     try:
         return make()
     finally:
-        ConstrainedGen._extend_forced = kept  # type: ignore[method-assign]
+        ConstrainedGenJob._extend_forced = kept  # type: ignore[method-assign]
 
 
 def speed(runtime: sgl.Runtime) -> None:
@@ -198,7 +198,7 @@ def masks(tokenizer: Any, size: int, name: str) -> None:
         prepared = grammars.prepare(constraint)
         walks = []
         for _ in range(2):
-            rule = Constrained(prepared, tokenizer.eos_ids, None, (), False)
+            rule = Rule(prepared, tokenizer.eos_ids, None, (), False)
             times = []
             for token in _tokens(prepared, text or prepared.constraint.choices[17]):  # type: ignore[attr-defined]
                 start = time.perf_counter()

@@ -49,7 +49,7 @@ def assert_empty(runtime: Any) -> None:
     assert not runtime.engine.step(), "there was something left to do"
     runtime.check()
     invariants.idle_and_whole(runtime.engine)
-    assert whole(runtime) and not runtime.engine.attached and not runtime.engine.admission.admitted
+    assert whole(runtime) and not runtime.engine.branches.attached and not runtime.engine.branches.admission.admitted
 
 
 @sgl.function
@@ -120,12 +120,12 @@ def test_kv_is_free_at_the_next_step(runtime: Any, way: str) -> None:
     engine = runtime.engine
     for _ in range(8):
         engine.step()
-    assert all(branch in engine.attached for branch in branches) and not whole(runtime)
+    assert all(branch in engine.branches.attached for branch in branches) and not whole(runtime)
     late = way != "forward fails"
     other = bystander.run(seed=5, backend=runtime) if late else None  # a failing step fails all that are in it
     WAYS[way](runtime, state)
     engine.step()
-    assert not any(branch in engine.attached for branch in branches), "held after the next step"
+    assert not any(branch in engine.branches.attached for branch in branches), "held after the next step"
     kind = KINDS.get(way, sgl.Cancelled)
     assert all(isinstance(branch.error(), kind) for branch in state.ret_value)
     runtime.check()
@@ -139,11 +139,11 @@ def test_a_dropped_state_gives_its_kv_back_at_the_next_step(runtime: Any) -> Non
     for _ in range(8):
         runtime.engine.step()
     other = bystander.run(seed=5, backend=runtime)
-    assert len(runtime.engine.attached) >= 4
+    assert len(runtime.engine.branches.attached) >= 4
     del state
     gc.collect()
     runtime.engine.step()
-    assert len(runtime.engine.attached) == 1 and said(other) == alone()
+    assert len(runtime.engine.branches.attached) == 1 and said(other) == alone()
     del other
     assert_empty(runtime)
 
@@ -158,7 +158,7 @@ def test_a_cancelled_task_gives_its_kv_back_and_harms_nobody(runtime: Any) -> No
     async def main() -> Any:
         task = asyncio.create_task(coroutine.arun(backend=runtime))
         other = asyncio.create_task(bystander.arun(seed=5, backend=runtime))
-        while len(runtime.engine.attached) < 3:
+        while len(runtime.engine.branches.attached) < 3:
             await asyncio.sleep(0.001)
         task.cancel()
         found = await asyncio.gather(task, other, return_exceptions=True)
@@ -182,7 +182,11 @@ def test_a_batch_out_of_time_gives_its_kv_back(runtime: Any, native: bool) -> No
     )
     assert [type(state.error()) for state in states] == [sgl.ProgramTimeout] * 6
     runtime.check()
-    assert whole(runtime) and not runtime.engine.attached and said(bystander.run(seed=5, backend=runtime)) == alone()
+    assert (
+        whole(runtime)
+        and not runtime.engine.branches.attached
+        and said(bystander.run(seed=5, backend=runtime)) == alone()
+    )
     del states
     assert_empty(runtime)
 
@@ -201,8 +205,8 @@ def test_losers_of_a_race_and_their_branches_give_their_kv_back(runtime: Any) ->
         winner = sgl.first(group)
         runtime.engine.step()
         losers = [branch._line for branch in group if branch is not winner]
-        held = [c for c in losers if c.branch in runtime.engine.attached]
-        held += [c for loser in losers for c in loser.joined if c.branch in runtime.engine.attached]
+        held = [c for c in losers if c.branch in runtime.engine.branches.attached]
+        held += [c for loser in losers for c in loser.joined if c.branch in runtime.engine.branches.attached]
         return group.states.index(winner), held, len(winner["a"])
 
     assert program.run(backend=runtime).ret_value == (1, [], 2)
@@ -280,7 +284,7 @@ def test_a_dropped_state_with_a_fork_to_come_gives_its_kv_back(runtime: Any) -> 
     del state
     gc.collect()
     runtime.engine.step()
-    assert not runtime.engine.attached
+    assert not runtime.engine.branches.attached
     assert_empty(runtime)
 
 
@@ -475,7 +479,7 @@ def test_a_failure_stops_its_siblings_or_does_not(runtime: Any, policy: Any, fau
             break
         time.sleep(0.001)
     runtime.engine.step()
-    held = [branch in runtime.engine.attached for branch in branches]
+    held = [branch in runtime.engine.branches.attached for branch in branches]
     assert held == ([True, True, False, True] if policy == "spare" else [False] * 4)
     if policy == "spare":
         assert [

@@ -119,7 +119,7 @@ def test_chat_turns_have_the_tokens_of_the_whole_rendering(runtime: Any) -> None
     whole = runtime.chat_template.render(state.messages())
     assert state.text() == whole
     branch = state._line.branch
-    ids = branch.path_tokens() + runtime.tokenizer.encode(branch.pending, first=False)
+    ids = branch.cursor.path_tokens() + runtime.tokenizer.encode(branch.pending, first=False)
     assert ids == runtime.tokenizer.encode([(whole, True)], first=True)
 
 

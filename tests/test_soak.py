@@ -492,7 +492,7 @@ def quiet(runtimes: list[Any]) -> None:
         gc.collect()
         for runtime in runtimes:
             runtime.check()
-        idle = not any(runtime.engine.attached or runtime.engine.active for runtime in runtimes)
+        idle = not any(runtime.engine.branches.attached or runtime.engine.branches.running for runtime in runtimes)
         if idle and not any(thread.name.startswith("sgl-") and "masks" not in thread.name for thread in alive()):
             break
         assert time.monotonic() < end, f"still there: {alive()}, {[r.get_server_info() for r in runtimes]}"
@@ -503,9 +503,17 @@ def quiet(runtimes: list[Any]) -> None:
             assert not engine.step(), "there was something left to do"
         info = runtime.get_server_info()
         assert info["free_tokens"] + info["cached_tokens"] == info["max_total_tokens"], info
-        assert not engine.attached and not engine.active, info
-        assert not engine.admission.waiting and not engine.admission.admitted, (info, engine.admission.admitted)
-        assert not engine._timed and not engine.inbox and not engine.drive._sleepers and not engine.drive._coroutines
+        assert not engine.branches.attached and not engine.branches.running, info
+        assert not engine.branches.admission.waiting and not engine.branches.admission.admitted, (
+            info,
+            engine.branches.admission.admitted,
+        )
+        assert (
+            not engine.branches.timed
+            and not engine.branches.inbox
+            and not engine.drive._sleepers
+            and not engine.drive._coroutines
+        )
         invariants.idle_and_whole(engine)
         runtime.flush_cache()
         assert runtime.get_server_info()["free_tokens"] == POOL

@@ -187,5 +187,7 @@ def test_the_text_is_the_tokens() -> None:
         text = state.text()
         stopped += state.get_meta_info("x")["finish_reason"]["type"] == "stop"
         branch = state._line.branch
-        assert runtime.tokenizer.spell(branch.path_tokens()) + "".join(piece for piece, _ in branch.pending) == text
+        assert (
+            runtime.tokenizer.spell(branch.cursor.path_tokens()) + "".join(piece for piece, _ in branch.pending) == text
+        )
     assert stopped > 5

@@ -1,14 +1,14 @@
-"""Who drives: whoever waits.
+"""Driving: the thread that waits for a value steps the engine.
 
-Owns: the engine's lock and the waiting. A caller that needs a value takes the lock and steps until the value is there;
-others that wait meanwhile sleep, and one of them takes over when the driver leaves. Scripts and tests have no
-background thread and get whole tracebacks. Only while a coroutine waits does one daemon thread drive, so that no event
-loop is blocked; it ends with the last of them.
+Knows nothing of what a step does. A caller that needs a value takes the engine's lock and steps until the value is
+there; other waiting threads sleep, and one of them takes over when the driver leaves. Scripts and tests have no
+background thread and get whole tracebacks. Only while a coroutine waits, one daemon thread drives, so that no event
+loop is blocked.
 
-Ctrl-C on the main thread is taken between steps, never within one: the engine is whole and usable afterwards.
-
-Invariants: whoever releases the lock while there is work wakes a sleeper; the driver lets go between steps when
-somebody else wants the lock; `wake` takes no lock, so it may run anywhere, in a finaliser too.
+1. A thread that releases the lock while there is work wakes a sleeper.
+2. The driver lets go between steps when another thread wants the lock.
+3. `wake` takes no lock, so it may run anywhere, in a finaliser too.
+4. Ctrl-C on the main thread is taken between steps, never within one: the engine is whole and usable afterwards.
 """
 
 from __future__ import annotations
@@ -22,19 +22,32 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ...lang.errors import BackendError
 from ..base import Handle
 
-if TYPE_CHECKING:
-    from .engine import Engine
+
+class Driven(Protocol):
+    """What a driver asks of an engine."""
+
+    def step(self) -> bool:
+        """Run one step; False if there was nothing to do."""
+
+    def has_news(self) -> bool:
+        """Whether some branch has news that no step has taken notice of."""
+
+    def has_work(self) -> bool:
+        """Whether some branch has news, or a job that takes part in steps."""
+
+    def silence_seconds(self) -> float | None:
+        """How long a driver may sleep while programs wait to be admitted; None: none waits."""
 
 
 class Drive:
     """The right to step one engine, passed from waiter to waiter."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Driven) -> None:
         self.engine = engine
         self._lock = threading.Lock()
         self._owner: int | None = None  # the thread that holds the lock
@@ -71,7 +84,7 @@ class Drive:
     def _hand_over(self) -> None:
         """Whoever leaves for good lets a sleeper know of programs that wait to be let in: it may have gone to sleep
         before its own program was one of them. (Not at every release: two sleepers would ring each other.)"""
-        if self.engine.admission.waiting:
+        if self.engine.silence_seconds() is not None:
             self.wake()
 
     def _release(self) -> None:
@@ -80,7 +93,7 @@ class Drive:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        if self.engine.inbox or self.engine.active:
+        if self.engine.has_work():
             self.wake()
 
     def _refuse_reentry(self) -> None:
@@ -138,7 +151,7 @@ class Drive:
             self._release()
         if self._wanting:
             time.sleep(0.0001)  # locks are not fair: let the one that wants it have it
-        return worked or enough() or bool(self.engine.inbox)
+        return worked or enough() or self.engine.has_news()
 
     def _ring(self, bell: SimpleQueue[None]) -> None:
         """What is ready in a step is told after it: a woken thread wants the interpreter, and the next step is to be
@@ -217,10 +230,8 @@ class Drive:
 
     def _patience(self, left: float | None) -> float | None:
         """How long to sleep: while programs wait to be admitted, not long."""
-        if not self.engine.admission.waiting:
-            return left
-        grace = self.engine.admission.grace
-        return grace if left is None else min(left, grace)
+        silence = self.engine.silence_seconds()
+        return left if silence is None else silence if left is None else min(left, silence)
 
 
 class _Alarm:

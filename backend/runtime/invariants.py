@@ -1,41 +1,43 @@
 """The runtime's invariants, checked on the living engine.
 
-Owns: the checks. Run by tests after every step, and by `Runtime.check()`. Numbers are those of `docs/design.md`.
+Changes nothing. Tests run the checks after every step, and so does `Runtime.check()`. Numbers are those of
+`docs/design.md`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .kv.pool import SCRATCH, size
+from .kv.pool import SCRATCH, Run, size
 from .kv.tree import Node
-from .step.packed import Run
+from .program.branch import Branch, Life
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .program.branch import Branch
 
 
 def check(engine: Engine) -> None:
     """Raise AssertionError, saying what and where, if any invariant does not hold. Call under the engine's lock."""
     nodes = _all_nodes(engine)
     _check_nodes(nodes)
-    for branch in engine.attached:
+    for branch in engine.branches.attached:
         _check_branch(branch)
     _check_slots(engine, nodes)
     _check_counts(engine, nodes)
     cached = sum(node.computed for node in nodes if not node.live)
     assert engine.tree.cached == cached, f"cached counts {engine.tree.cached}, but {cached} tokens are"
-    orders = [b.order for b in engine.active]
-    assert orders == sorted(orders), "active branches are not in order"
-    assert all(b.job is not None and not b.closed for b in engine.active), "an active branch without a job"
+    orders = [b.order for b in engine.branches.running]
+    assert orders == sorted(orders), "running branches are not in order"
+    assert all(b.job is not None and b.life is Life.RUNNING for b in engine.branches.running), (
+        "a running branch without a job"
+    )
 
 
 def _all_nodes(engine: Engine) -> list[Node]:
     """Every node: those that can be matched, and (without reuse) those only branches hold."""
     nodes = {id(node): node for node in engine.tree.nodes()}
-    for branch in engine.attached:
-        for node in branch.node.path():
+    for branch in engine.branches.attached:
+        for node in branch.cursor.node.path():
             if node.parent is not None:
                 nodes.setdefault(id(node), node)
     return list(nodes.values())
@@ -55,12 +57,14 @@ def _check_nodes(nodes: list[Node]) -> None:
 
 
 def _check_branch(branch: Branch) -> None:
-    assert branch.attached and not branch.closed
-    assert branch.base == branch.node.end, "base is not the end of the path"
-    assert 0 <= branch.tail_computed <= len(branch.tail), "1: watermark outside the tail"
-    assert branch.node.full or not branch.tail_computed, "KV in the tail above a gap"
-    assert size(branch.runs) == branch.tail_computed + branch.reserve, "the tail's slots do not add up"
-    assert 0 <= branch.computed <= branch.length, "1: watermark outside the branch"
+    cursor = branch.cursor
+    assert cursor.attached and branch.life is not Life.CLOSED
+    assert cursor.base == cursor.node.end, "base is not the end of the path"
+    assert 0 <= cursor.tail_computed <= len(cursor.tail), "1: watermark outside the tail"
+    assert cursor.node.full or not cursor.tail_computed, "KV in the tail above a gap"
+    assert size(cursor.runs) == cursor.tail_computed + cursor.reserve, "the tail's slots do not add up"
+    assert 0 <= cursor.computed <= cursor.length, "1: watermark outside the branch"
+    assert all(token >= 0 for token in cursor.tail[:-1]), "a stand-in that is not the last token"
 
 
 def _check_slots(engine: Engine, nodes: list[Node]) -> None:
@@ -68,8 +72,8 @@ def _check_slots(engine: Engine, nodes: list[Node]) -> None:
     runs: list[Run] = [*pool.free_runs()]
     for node in nodes:
         runs += node.runs
-    for branch in engine.attached:
-        runs += branch.runs
+    for branch in engine.branches.attached:
+        runs += branch.cursor.runs
         for trie in branch.job.tries if branch.job else ():
             for chain in trie.chains:
                 runs += chain.runs
@@ -85,8 +89,8 @@ def _check_slots(engine: Engine, nodes: list[Node]) -> None:
 
 def _check_counts(engine: Engine, nodes: list[Node]) -> None:
     live: dict[int, int] = {}
-    for branch in engine.attached:
-        for node in branch.node.path():
+    for branch in engine.branches.attached:
+        for node in branch.cursor.node.path():
             live[id(node)] = live.get(id(node), 0) + 1
     for node in [*nodes, engine.tree.root]:
         branches = live.get(id(node), 0)
@@ -96,7 +100,9 @@ def _check_counts(engine: Engine, nodes: list[Node]) -> None:
 def idle_and_whole(engine: Engine) -> None:
     """The stronger check of an idle engine: nothing runs, and all KV is free or cache of complete nodes."""
     check(engine)
-    assert not engine.active and not engine.admission.waiting and not engine.inbox, "the engine is not idle"
+    assert not engine.branches.running and not engine.branches.admission.waiting and not engine.branches.inbox, (
+        "the engine is not idle"
+    )
     cached = sum(node.computed for node in engine.tree.nodes())
-    held = sum(size(branch.runs) for branch in engine.attached)
+    held = sum(size(branch.cursor.runs) for branch in engine.branches.attached)
     assert engine.tree.pool.available + cached + held == engine.tree.pool.capacity, "free + cached + held != pool"

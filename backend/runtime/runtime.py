@@ -181,7 +181,9 @@ class Runtime:
         self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
     ) -> Branch:
         self._check_open()
-        inside = caller.program if isinstance(caller, Branch) and caller.engine is self.engine else None
+        inside = (
+            caller.program if isinstance(caller, Branch) and caller.registry is self.engine.branches.registry else None
+        )
         return self.engine.open(seed=seed, timeout=timeout, caller=inside)
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
@@ -209,9 +211,9 @@ class Runtime:
                 "max_total_tokens": pool.capacity,
                 "free_tokens": pool.available,
                 "cached_tokens": engine.tree.cached,
-                "running": len(engine.active),
-                "queued": len(engine.admission.waiting),
-                "attached": len(engine.attached),
+                "running": len(engine.branches.running),
+                "queued": len(engine.branches.admission.waiting),
+                "attached": len(engine.branches.attached),
                 "steps": engine.steps,
                 "computed_tokens": engine.rows,
                 "preemptions": engine.scheduler.preemptions,
@@ -306,7 +308,7 @@ class Runtime:
             try:
                 for text, markup in pinned:
                     branch.append(text, markup=markup)
-                branch.pinned = True
+                branch.cursor.pinned = True
                 handle = branch.warm()
                 self.wait(handle)
                 handle.value()
@@ -314,9 +316,9 @@ class Runtime:
                 branch.close()
                 raise
             with self.engine.drive.held():
-                self.engine.admission.over(branch, well=False)  # it keeps its KV, and wants no more
+                self.engine.branches.admission.over(branch, well=False)  # it keeps its KV, and wants no more
             self._pinned[pinned] = branch
-        return self._pinned[pinned].length
+        return self._pinned[pinned].cursor.length
 
     def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:
         """Call `listener` after each step, from whichever thread drives; gives what ends that."""
@@ -334,15 +336,17 @@ class Runtime:
     def check(self) -> None:
         """Assert the runtime's invariants (tests, debugging)."""
         with self.engine.drive.held():
-            self.engine.land()
-            self.engine.take_inbox()
+            self.engine.collect()
+            self.engine.branches.take_news()
             invariants.check(self.engine)
 
     def draw(self, width: int = 60) -> str:
         """The tree of KV as text: one node a line, its tokens, whether it is live or cache, and its text."""
         with self.engine.drive.held():
-            self.engine.take_inbox()
-            return draw_tree(self.engine, width)
+            self.engine.branches.take_news()
+            branches = sorted(self.engine.branches.attached, key=lambda b: b.order)
+            cursors = [(".".join(map(str, branch.order)), branch.cursor) for branch in branches]
+            return draw_tree(self.engine.tree, cursors, self.tokenizer, width)
 
     def get_tokenizer(self) -> Tokenizer:
         return self.tokenizer

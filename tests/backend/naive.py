@@ -154,9 +154,9 @@ class NaiveBranch:
 
 def rush(runtime: Any) -> None:
     """Let every program in at once, so that a small pool must preempt."""
-    runtime.engine.admission._fits = lambda rows, room: True
+    runtime.engine.branches.admission._fits = lambda rows, room: True
 
 
 def impatient(runtime: Any) -> None:
     """Let the next program in at once when the admitted ones are silent: for tests that step by hand."""
-    runtime.engine.admission.grace = -1.0
+    runtime.engine.branches.admission.grace = -1.0

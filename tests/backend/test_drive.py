@@ -40,7 +40,7 @@ def test_many_threads_share_the_engine() -> None:
     for i in range(24):
         assert texts[i] == texts[i % 4]
     runtime.check()
-    assert not runtime.engine.attached
+    assert not runtime.engine.branches.attached
 
 
 def test_a_sleeper_takes_over_from_a_driver_that_is_done() -> None:
@@ -183,7 +183,7 @@ def test_closing_from_the_garbage_collector_takes_no_lock() -> None:
     threading.Thread(target=close_with_everything_held, daemon=True).start()
     assert done.wait(10)
     runtime.check()
-    assert not runtime.engine.attached
+    assert not runtime.engine.branches.attached
 
 
 def bells(drive: Drive, n: int) -> list[SimpleQueue[None]]:

@@ -393,7 +393,7 @@ def test_a_failed_step_after_a_preemption_in_its_plan(kind: type[BaseException],
     victim = runtime.open(seed=3)
     victim.append("xabcdefgh")
     assert runtime.wait(victim.gen(GenRequest(Sampling(max_tokens=6, temperature=0.0, ignore_eos=True))))
-    tokens = victim.path_tokens()
+    tokens = victim.cursor.path_tokens()
     parent, other = runtime.open(seed=1), runtime.open(seed=2)
     parent.append_tokens(tokens[:6])
     children = parent.fork(2)
@@ -475,7 +475,7 @@ def test_samples_fail_and_end_together(runtime: Runtime, victim: int) -> None:
     handle, later = branch.gen(GenRequest(LONG, n=3)), branch.gen(GenRequest(SHORT))
     for _ in range(5):
         runtime.engine.step()
-    samples = runtime.engine.active[0].job.samples  # type: ignore[union-attr]
+    samples = runtime.engine.branches.running[0].job.samples  # type: ignore[union-attr]
     samples.branches[victim].cancel()
     for each in (handle, later):
         fails(runtime, each, Cancelled, "cancelled")
@@ -551,7 +551,7 @@ def test_an_internal_error_hangs_nobody(runtime: Runtime) -> None:
     branch.append("x")
     handle = branch.gen(GenRequest(LONG))
 
-    def broken(step):  # type: ignore[no-untyped-def]
+    def broken():  # type: ignore[no-untyped-def]
         raise AssertionError("a bug")
 
     runtime.engine.collect = broken  # type: ignore[method-assign]
@@ -594,7 +594,7 @@ def test_a_stream_that_is_dropped_unread_stops(runtime: Runtime) -> None:
     del stream
     gc.collect()
     whole(runtime)
-    assert not runtime.engine.attached
+    assert not runtime.engine.branches.attached
 
 
 @pytest.mark.parametrize("pool", range(16, 60))
@@ -605,7 +605,7 @@ def test_a_branch_parked_for_room_may_give_its_kv_to_the_very_path_being_planned
         handle = victim.gen(GenRequest(Sampling(max_tokens=2, temperature=0.0, ignore_eos=True)))
         runtime.wait(handle)
         parent = runtime.open(seed=1)
-        parent.append_tokens(victim.path_tokens()[:6])
+        parent.append_tokens(victim.cursor.path_tokens()[:6])
         (child,) = parent.fork(1)
         child.append("zzzzz" * 3)
         last = child.gen(GenRequest(SHORT))

@@ -161,7 +161,7 @@ def test_random_programs_equal_the_oracle(batch: list[list[Any]], config: dict[s
                 each.naive._flush()
                 if each.branch.error is not None:
                     continue
-                fast = each.branch.path_tokens()
+                fast = each.branch.cursor.path_tokens()
                 assert each.naive.tokens[: len(fast)] == fast
     for run in runs:
         for each in run.everything():
@@ -169,6 +169,6 @@ def test_random_programs_equal_the_oracle(batch: list[list[Any]], config: dict[s
             each.branch.close()
     runtime.check()
     invariants.idle_and_whole(engine)
-    assert not engine.attached
+    assert not engine.branches.attached
     runtime.flush_cache()
     assert engine.tree.pool.available == engine.tree.pool.capacity

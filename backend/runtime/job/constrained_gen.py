@@ -1,43 +1,42 @@
-"""A gen under a constraint: what it commits, how it ends, and what happens to a text that fails its check.
+"""The job of a gen under a constraint: what it commits, how it ends, and what happens to a text that fails its check.
 
-Owns: the life of one constrained sample. Its place in the grammar is `constrained.py`'s, everything that gens share is
-`gen.py`'s.
+Knows nothing of the grammar itself: its place there is `rule.py`'s, and what all gens share is `gen.py`'s.
 
-The tokens that the grammar forces are committed along with the one that was sampled, so they ride in the same span.
-The text ends where it is complete, and is checked against the original constraint before it is handed over. If the
-mask could not enforce everything, a text that fails the check is dropped and sampled anew, a few times; nothing of
-such a gen is streamed before it passed.
+1. The tokens that the grammar forces are committed along with the one that was sampled, so they ride in the same span.
+2. The text ends where it is complete, and is checked against the original constraint before it is handed over.
+3. A text that fails the check is dropped and sampled anew, a few times, if the mask could not enforce everything.
+   Nothing of such a gen is streamed before it passed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ....lang.checking.check import Mismatch, check
 from ....lang.errors import ConstraintError, Truncated
 from ....lang.expr import Sampling
 from ...base import GenRequest, GenResult
 from ..grammar.compile import Prepared
+from ..program.branch import Branch
 from ..sample.noise import mix
 from ..sample.sampler import Request, Sampled
 from ..text.stop import StopMatcher
-from ..text.tokenizer import Tokenizer
-from .gen import Gen, Samples
-from .rule import Constrained
-
-if TYPE_CHECKING:
-    from ..program.branch import Branch
+from .gen import GenJob, Samples
+from .job import JobContext
+from .rule import Rule
 
 DTYPE_STOPS: dict[type | None, tuple[str, ...]] = {int: (" ", "\n"), float: (" ", "\n")}
 """Where a number of `dtype=` may end besides at the end of the text, as in SGLang."""
-ATTEMPTS = 4
+MOST_ATTEMPTS = 4
 """Samples of a gen whose constraint is partly checked afterwards, before it fails."""
 FRESH_TEMPERATURE = 0.8
-"""Of the fresh samples of a greedy gen, which would write the same again."""
+"""Temperature of the fresh samples of a greedy gen, which would write the same text again."""
 
 
-class ConstrainedGen(Gen):
-    """Sample `index` of a constrained gen, on its branch."""
+class ConstrainedGenJob(GenJob):
+    """Sample number `index` of a constrained gen, on its branch."""
+
+    constrained = True
 
     def __init__(
         self,
@@ -45,8 +44,7 @@ class ConstrainedGen(Gen):
         request: GenRequest,
         samples: Samples,
         index: int,
-        tokenizer: Tokenizer,
-        context_length: int,
+        context: JobContext,
         prepared: Prepared,
     ) -> None:
         self.prepared = prepared
@@ -55,18 +53,18 @@ class ConstrainedGen(Gen):
         self.attempt = 1
         self.forbidden: list[float] = []  # the model's probability of what the mask forbade, a sampled token
         self.value: Any = None
-        s = request.sampling
+        s, tokenizer = request.sampling, context.tokenizer
         self.ending_stops = (*(s.stop or ()), *DTYPE_STOPS.get(getattr(prepared.constraint, "dtype", None), ()))
         follow = tokenizer.encode([(request.follow, False)], first=False)[:1] if request.follow else []
         ends = () if s.ignore_eos else tokenizer.eos_ids
-        self.rule = Constrained(
+        self.rule = Rule(
             prepared,
             (*ends, *(s.stop_token_ids or ())),
             follow[0] if follow else None,
             self.ending_stops,
             request.on_budget == "close",
         )
-        super().__init__(branch, request, samples, index, tokenizer, context_length)
+        super().__init__(branch, request, samples, index, context)
 
     @staticmethod
     def default_budget(sampling: Sampling, context_length: int) -> int:
@@ -77,19 +75,19 @@ class ConstrainedGen(Gen):
         """Whether the text has as many tokens as were asked for at least."""
         return len(self.tokens) >= self.min_tokens
 
-    def request(self, branch: Branch) -> Request:
-        return Request(self.recipe, branch.length, mask=self.rule.mask(self.may_end()))
+    def ask(self) -> Request:
+        return Request(self.recipe, self.cursor.length, mask=self.rule.mask(self.may_end()))
 
-    def runs_ahead(self) -> bool:
+    def may_run_ahead(self) -> bool:
         return False  # the next mask depends on the token
 
     # -- tokens
-    def begin(self, branch: Branch) -> None:
-        """What is forced at the beginning needs no model."""
-        self._extend_forced(branch)
-        self._conclude(branch)
+    def begin(self) -> None:
+        """Commit what is forced at the beginning, which needs no model."""
+        self._extend_forced()
+        self._conclude()
 
-    def accept(self, branch: Branch, sampled: Sampled) -> None:
+    def accept(self, sampled: Sampled) -> None:
         rule = self.rule
         token: int | None = sampled.token
         if not rule.is_end(sampled.token):
@@ -105,16 +103,16 @@ class ConstrainedGen(Gen):
             self._end("stop", matched=token if token in self.ends else self._stop_at(token))
         else:
             rule.accept(token)
-            self._commit(branch, token, sampled.logprob if token == sampled.token else None)
-            self._extend_forced(branch)
-        self._conclude(branch)
+            self._commit(token, sampled.logprob if token == sampled.token else None)
+            self._extend_forced()
+        self._conclude()
 
     def _stop_at(self, token: int) -> str | None:
         """The stop that this token, which is no part of the text, begins with; None for the constant that follows."""
         data = self.tokenizer.token_bytes[token]
         return next((stop for stop in self.ending_stops if data.startswith(stop.encode())), None)
 
-    def _extend_forced(self, branch: Branch) -> None:
+    def _extend_forced(self) -> None:
         """Commit what the grammar leaves no choice about. With log-probabilities every token goes through the model."""
         if self.recipe.logprobs:
             return
@@ -122,11 +120,11 @@ class ConstrainedGen(Gen):
             for token in forced[: self.budget - len(self.tokens)]:
                 self.rule.accept(token)
                 self.usage.forced += 1
-                self._commit(branch, token, None, forced=True)
+                self._commit(token, None, forced=True)
                 if self.finish_reason is not None:
                     return
 
-    def _conclude(self, branch: Branch) -> None:
+    def _conclude(self) -> None:
         """End the text where nothing can follow or the budget is spent; check an ended one."""
         if self.finish_reason is None:
             if self.rule.matcher.is_done():
@@ -144,7 +142,7 @@ class ConstrainedGen(Gen):
         try:
             self.value = check(self.prepared.constraint, self.matcher.text)
         except Mismatch as mismatch:
-            self._reject(branch, mismatch)
+            self._reject(mismatch)
 
     def _truncated(self) -> str:
         shortest = self.prepared.shortest
@@ -155,10 +153,10 @@ class ConstrainedGen(Gen):
             f"{self.matcher.text[-60:]!r}"
         )
 
-    def _reject(self, branch: Branch, mismatch: Mismatch) -> None:
+    def _reject(self, mismatch: Mismatch) -> None:
         """The text breaks the original constraint: sample afresh, or fail."""
         checked = self.prepared.checked
-        if not checked or self.attempt >= ATTEMPTS:
+        if not checked or self.attempt >= MOST_ATTEMPTS:
             if self.matcher.cut is not None:
                 why = f"the stop {self.matcher.matched!r} cut the text where it was not complete"
             elif checked:
@@ -172,11 +170,10 @@ class ConstrainedGen(Gen):
         if self.told is not None:
             self.told.restart()
         self.matcher = StopMatcher(*self.stops)
-        branch.truncate(self.start)
-        branch.high = min(branch.high, branch.length)
+        self.branch.truncate(self.start)
         self.recipe = self.recipe.afresh(mix(self.recipe.key, self.attempt), FRESH_TEMPERATURE)
         self.rule.restart()
-        self.begin(branch)
+        self.begin()
 
     def _show(self, piece: str) -> None:
         if not self.prepared.checked:

@@ -1,36 +1,33 @@
-"""One gen's state machine: sampled tokens in, text out; stops, limits, log-probabilities.
+"""The job of a gen: sampled tokens in, text out; stops, limits, log-probabilities.
 
-Owns: when a generation ends and what its text and tokens then are. Knows nothing of steps, slots or other branches.
-
-The generated tokens stay as they were sampled: they are never encoded again. Only when a stop cuts through a token are
-the few bytes before the cut, within that token, encoded anew; the branch's watermark is lowered to there.
+Knows nothing of steps, slots or other branches. It decides when a generation ends, and what its text and tokens then
+are. The tokens stay as they were sampled: text is never tokenised again. Only where a stop cuts through a token, the
+few bytes before the cut, within that token, are encoded anew, and the branch's watermark is lowered to there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ....lang.expr import DEFAULT_MAX_TOKENS, Sampling
 from ...base import GenRequest, GenResult, Handle, TokenLogprob, Usage
-from ..kv.chain import Trie
+from ..kv.chain import Trie, Vertex
+from ..program.branch import Branch
 from ..sample.ask import Looked, Lookup
 from ..sample.noise import mix
 from ..sample.sampler import Recipe, Request, Sampled
 from ..text.stop import StopMatcher
-from ..text.tokenizer import Tokenizer
-from .job import Job
+from .job import Job, JobContext
 from .told import Told
-
-if TYPE_CHECKING:
-    from ..program.branch import Branch
-    from ..step.executor import Ask
-    from ..step.span import Span
 
 
 class Samples:
-    """The n samples of one gen, collected into one handle. The first runs on the gen's own branch, the `owner`, whose
-    next op waits for the others: the gen is over when all are."""
+    """The n samples of one gen, collected into one handle.
+
+    The first sample runs on the gen's own branch, the `owner`, whose next op waits for the others. The gen is over when
+    all samples are.
+    """
 
     def __init__(self, handle: Handle[list[GenResult]], branches: list[Branch]) -> None:
         self.handle = handle
@@ -39,51 +36,44 @@ class Samples:
         self.results: list[GenResult | None] = [None] * len(branches)
 
     def finish(self, i: int, result: GenResult) -> None:
+        """Take the result of sample i; the last one completes the gen."""
         self.results[i] = result
-        self.owner.usage.add(result.usage)
+        owner = self.owner
+        owner.usage.add(result.usage)
         if all(self.results):
-            self.owner.waits_for = None
+            owner.release()
             self.handle.finish([r for r in self.results if r is not None])
-            self.owner.engine.notify(self.owner, wake=False)
+            owner.registry.notify(owner, wake=False)
         elif i == 0:
-            self.owner.waits_for = self  # it waits without a job: it takes no part in steps, and may be parked
+            owner.wait_for(self)  # without a job: it takes no part in steps, and may be parked
 
     def fail(self, error: BaseException) -> None:
-        """One failed: all fail with it."""
+        """Fail all samples, since one has failed."""
         self.handle.finish(None, error)
         branches, self.branches = self.branches, []
         for branch in branches:
             branch.doom(error)
 
 
-class Gen(Job):
-    """Sample `index` of a gen, on its branch."""
+class GenJob(Job):
+    """Sample number `index` of a gen, on its branch."""
 
-    def __init__(
-        self,
-        branch: Branch,
-        request: GenRequest,
-        samples: Samples,
-        index: int,
-        tokenizer: Tokenizer,
-        context_length: int,
-    ) -> None:
+    def __init__(self, branch: Branch, request: GenRequest, samples: Samples, index: int, context: JobContext) -> None:
         s = request.sampling
-        super().__init__(branch, samples.handle, request.where, s.timeout)
+        super().__init__(branch, samples.handle, request.where, context, s.timeout)
         self.samples, self.index = samples, index
         if request.trace:
-            self.told = Told(branch, tokenizer, first=index == 0)
-        self.tokenizer = tokenizer
-        self.start = branch.length
-        asked = self.default_budget(s, context_length) if s.max_tokens is None else s.max_tokens
-        self.budget = min(asked, context_length - branch.length)
+            self.told = Told(self.cursor, branch.told, self.tokenizer, context.clock, first=index == 0)
+        self.start = self.prompt_length
+        asked = self.default_budget(s, context.context_length) if s.max_tokens is None else s.max_tokens
+        self.budget = min(asked, context.context_length - self.start)
         self.min_tokens = min(s.min_tokens or 0, self.budget)
         seed = branch.program.noise if s.seed is None else s.seed
         path = branch.path if index == 0 else mix(branch.path, -index)
         wants_prompt = s.repetition_penalty not in (None, 1.0)
-        self.recipe = Recipe.of(s, mix(seed, path), branch.path_tokens() if wants_prompt else [], request.trace)
+        self.recipe = Recipe.of(s, mix(seed, path), self.cursor.path_tokens() if wants_prompt else [], request.trace)
         self.text_in_logprobs = s.return_text_in_logprobs is not False
-        ends = () if s.ignore_eos else tokenizer.eos_ids
+        ends = () if s.ignore_eos else self.tokenizer.eos_ids
         self.ends = frozenset((*ends, *(s.stop_token_ids or ())))
         self.stops = s.stop or (), s.stop_regex or ()
         self.matcher = StopMatcher(*self.stops)
@@ -92,64 +82,62 @@ class Gen(Job):
         self.finish_reason: dict[str, Any] | None = None
         self.from_token: int | None = None
         if s.return_logprob and s.logprob_start_len is not None and s.logprob_start_len >= 0:
-            self._score_prompt(branch, s.logprob_start_len)
-        self.begin(branch)
+            self._score_prompt(s.logprob_start_len)
+        self.begin()
 
     @staticmethod
     def default_budget(sampling: Sampling, context_length: int) -> int:
         return max(DEFAULT_MAX_TOKENS, sampling.min_tokens or 0)
 
-    def begin(self, branch: Branch) -> None:
-        """Before the first sample."""
+    def begin(self) -> None:
+        """Do what comes before the first sample."""
         if not self.budget:
             self._end("length", length=0)
 
-    def _score_prompt(self, branch: Branch, first: int) -> None:
+    def _score_prompt(self, first: int) -> None:
         """Ask for the log-probabilities of the prompt from token `first` on. Their rows are computed again, beside the
         path: cached KV has no logits."""
-        first = min(first, branch.length)
+        first = min(first, self.start)
         self.from_token = max(0, first - 1)
         self.skip = 1 if first > 0 else 0
-        sequence = branch.path_tokens()[self.from_token :]
-        if sequence:
-            self.tries = [Trie(self.from_token, [sequence])]
+        if sequence := self.cursor.path_tokens(self.from_token):
+            self.tries = [Trie(self.from_token, [sequence], self.cursor.tree.pool)]
 
     # -- the scheduler's questions
     def most(self) -> int:
         return self.budget - len(self.tokens)
 
-    def target(self, branch: Branch) -> int:
+    def target(self) -> int:
         if self.open_chains():
-            return branch.length - 1
-        return branch.length if self.finish_reason is None else 0
+            return self.cursor.length - 1
+        return self.cursor.length if self.finish_reason is None else 0
 
     def wants_last(self) -> bool:
         return self.finish_reason is None
 
-    def asks(self, branch: Branch, span: Span) -> list[Ask]:
-        if span.chain is None:
-            return [self.request(branch)]
-        top = self.recipe.top_logprobs
-        return [Lookup(tuple(vertex.children), top) for vertex in span.chain.asked(span)]
+    def ask(self) -> Request:
+        cursor = self.cursor
+        banned: tuple[int, ...] = ()
+        if self.min_tokens and len(self.tokens) + cursor.runs_ahead < self.min_tokens:
+            banned = tuple(self.ends)
+        return Request(self.recipe, cursor.base + len(cursor.tail), banned)
 
-    def request(self, branch: Branch) -> Request:
-        """How to sample from the branch's last row."""
-        banned = tuple(self.ends) if len(self.tokens) + branch.ahead < self.min_tokens else ()
-        return Request(self.recipe, branch.length, banned)
+    def ask_chain(self, vertices: list[Vertex]) -> list[Lookup]:
+        return [Lookup(tuple(vertex.children), self.recipe.top_logprobs) for vertex in vertices]
 
-    def runs_ahead(self) -> bool:
+    def may_run_ahead(self) -> bool:
         return self.finish_reason is None and len(self.tokens) + 1 < self.budget and not self.recipe.penalised
 
     # -- reading
-    def read(self, branch: Branch, span: Span, rows: Sequence[Looked]) -> None:
-        """Rows of the prompt's own tokens (only asked for with logprob_start_len)."""
-        for row, vertex in zip(rows, span.chain.asked(span)):
+    def read(self, vertices: list[Vertex] | None, rows: Sequence[Looked]) -> None:
+        """Take the rows of the prompt's own tokens (asked for with `logprob_start_len`)."""
+        for row, vertex in zip(rows, vertices or ()):
             vertex.learn(row)
         if not self.open_chains():
-            self.park(branch)
+            self.park()
             self.tries[0].done = True
 
-    def accept(self, branch: Branch, sampled: Sampled) -> None:
+    def accept(self, sampled: Sampled) -> None:
         token = sampled.token
         if self.recipe.logprobs and sampled.logprob is not None:
             self.logprobs.append(self._described(token, sampled.logprob, sampled.top))
@@ -157,23 +145,24 @@ class Gen(Job):
             self.usage.generated += 1
             self._end("stop", matched=token)
         else:
-            self._commit(branch, token, sampled.logprob)
+            self._commit(token, sampled.logprob)
             if self.finish_reason is None and len(self.tokens) >= self.budget:
                 self._end("length", length=len(self.tokens))
 
-    def _commit(self, branch: Branch, token: int, logprob: float | None, forced: bool = False) -> None:
-        """A token joins the text; a stop in it may end the gen."""
+    def _commit(self, token: int, logprob: float | None, forced: bool = False) -> None:
+        """Add a token to the text. A stop in it may end the gen."""
         self.usage.generated += 1
-        branch.engine.meter.tokens += 1
+        self.meter.tokens += 1
         self.tokens.append(token)
         if self.told is not None:
-            self.told.token(token, logprob, forced, branch.engine.landing)
-        self.recipe.note(token)
-        branch.commit(token)
+            self.told.token(token, logprob, forced)
+        if self.recipe.penalised:
+            self.recipe.note(token)
+        self.cursor.commit(token)
         matcher = self.matcher
         self._show(matcher.push(self.tokenizer.token_bytes[token], len(self.tokens) >= self.min_tokens))
         if matcher.cut is not None:
-            self._cut(branch, matcher.cut)
+            self._cut(matcher.cut)
             self._end("stop", matched=matcher.matched)
 
     def _end(self, kind: str, **details: Any) -> None:
@@ -184,8 +173,8 @@ class Gen(Job):
         if self.index == 0:
             self.samples.handle.grow(piece)
 
-    def _cut(self, branch: Branch, at: int) -> None:
-        """Cut the tokens `at` bytes into the text: keep whole tokens, encode what is left of the one cut through."""
+    def _cut(self, at: int) -> None:
+        """Cut the tokens `at` bytes into the text: keep whole tokens, and encode the rest of the one cut through."""
         table = self.tokenizer.token_bytes
         ends, total = [], 0
         for token in self.tokens:
@@ -200,20 +189,19 @@ class Gen(Job):
         if self.logprobs:
             begun = sum(1 for end, token in zip(ends, self.tokens) if end - len(table[token]) < at)
             del self.logprobs[begun:]
-        branch.truncate(self.start + keep)
-        branch.high = min(branch.high, branch.length)
-        branch.extend(again)
+        self.branch.truncate(self.start + keep)
+        self.cursor.extend(again)
         self.tokens = self.tokens[:keep] + again
 
-    def settled(self, branch: Branch) -> bool:
+    def settled(self) -> bool:
         return self.finish_reason is not None and not self.open_chains()
 
-    def close(self, branch: Branch) -> None:
+    def close(self) -> None:
         ended = self.stamp()
         result = self.result()
         if self.told is not None:
             result.trace = self.told.finish(result.text, self.begun, ended)
-            branch.told = branch.length
+            self.branch.told = self.cursor.length
         self.samples.finish(self.index, result)
 
     def result(self) -> GenResult:
@@ -239,11 +227,11 @@ class Gen(Job):
 
         return TokenLogprob(logprob, token, text(token), tuple((lp, t, text(t)) for lp, t in top))
 
-    def abandon(self, branch: Branch, error: BaseException) -> None:
-        self.park(branch)
+    def abandon(self, error: BaseException) -> None:
+        self.park()
         self.stamp()
         self.samples.owner.usage.add(self.usage)
-        branch.engine.meter.ended.add(self.usage)
+        self.meter.ended.add(self.usage)
         self.samples.handle.usage = self.usage + (self.samples.handle.usage or Usage())
         self.samples.fail(error)
 

@@ -1,120 +1,139 @@
-"""A job: the op a branch is computing for. What the scheduler and the engine ask of gen, select and warm-up.
+"""A job: the op that a branch computes for. What the scheduler and the engine ask of gen, select and warm-up.
 
-Owns: the protocol between an op and the step, and the usage of one call. A job says how far its branch's path must be
-computed and whether the last row's logits are wanted; it may have tries of side chains; it reads logits.
+Knows nothing of how steps are planned. A job says how far its branch's path must be computed and whether the last row's
+logits are wanted; it may have side chains; it takes the answers about its rows; it accounts for one call.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from ....lang.errors import ProgramTimeout
 from ...base import Handle, Usage
-from ..kv.chain import Trie
-from ..sample.ask import Looked
-from ..sample.sampler import Sampled
+from ..kv.chain import Chain, Trie, Vertex
+from ..meter import Meter
+from ..program.branch import Branch
+from ..sample.ask import Looked, Lookup
+from ..sample.sampler import Request, Sampled
+from ..text.tokenizer import Tokenizer
+from .told import StepClock, Told
 
-if TYPE_CHECKING:
-    from ..program.branch import Branch
-    from ..step.executor import Ask
-    from ..step.span import Span
-    from .told import Told
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What an engine gives to each job at its birth."""
+
+    tokenizer: Tokenizer
+    context_length: int
+    meter: Meter
+    clock: StepClock
 
 
 class Job:
-    """Base: a job without logits (computing KV ahead of need)."""
+    """A job without logits: it computes KV ahead of need. The base of all jobs.
+
+    `branch`: what it works on. `handle`: what completes when it is over. `where`: op and program line, for errors.
+    `timeout`: seconds from the op's turn.
+    """
 
     told: Told | None = None  # of a traced call
+    constrained = False  # whether its rows need a mask
 
-    def __init__(self, branch: Branch, handle: Handle[Any], where: str, timeout: float | None = None) -> None:
+    def __init__(
+        self, branch: Branch, handle: Handle[Any], where: str, context: JobContext, timeout: float | None = None
+    ) -> None:
+        self.branch = branch
+        self.cursor = branch.cursor
         self.handle = handle
         self.where = where
+        self.tokenizer = context.tokenizer
+        self.meter = context.meter
         self.started = time.monotonic()  # its turn came
         self.begun: float | None = None  # its first step was planned
         self.timeout = timeout
         self.tries: list[Trie] = []
-        self.usage = Usage(calls=1, prompt=branch.length, reused=branch.length)
-        self.prompt_length = branch.length
+        self.prompt_length = self.cursor.length
+        self.usage = Usage(calls=1, prompt=self.prompt_length, reused=self.prompt_length)
 
     # -- what the scheduler asks
     def most(self) -> int:
         """Tokens it may still generate."""
         return 0
 
-    def target(self, branch: Branch) -> int:
+    def target(self) -> int:
         """How deep the branch's path must be computed next."""
-        return branch.length
+        return self.cursor.length
 
     def wants_last(self) -> bool:
         """Whether the row of the last token is wanted when the path is computed."""
         return False
 
-    def open_chains(self) -> list[Any]:
+    def open_chains(self) -> list[Chain]:
         """Side chains with rows still to compute, in an order one step can take them."""
         if not self.tries:
             return []
         return [chain for trie in self.tries if not trie.done for chain in trie.chains if chain.computed < chain.rows]
 
-    def account(self, branch: Branch, start: int, end: int) -> None:
-        """Rows start .. end-1 of the branch's path are being computed for this call."""
-        account = branch.program.account
-        if start >= branch.high and start >= self.prompt_length and self.told is None:  # decoding, as a rule
-            self.usage.computed += end - start
-            account.rows += end - start
-            account.computed += end - start
-            branch.high = end
-            return
-        again = max(0, min(end, branch.high) - start)
-        fresh_prompt = max(0, min(end, self.prompt_length) - max(start, branch.high))
-        self.usage.computed += end - start
-        self.usage.recomputed += again
-        self.usage.reused -= fresh_prompt
-        account.rows += end - start
-        account.computed += end - start - again
-        branch.high = max(branch.high, end)
+    def account(self, start: int, end: int, step: int, now: float) -> None:
+        """Account for rows start .. end-1 of the path in step number `step`, whose plan began at `now`."""
+        branch, cursor, usage = self.branch, self.cursor, self.usage
+        if branch.planned_in != step:
+            self.join(step, now)
+        account, rows, high = branch.account, end - start, cursor.high
+        usage.computed += rows
+        account.rows += rows
+        if start >= high and start >= self.prompt_length:  # decoding, as a rule
+            account.computed += rows
+            cursor.high = end
+        else:
+            again = max(0, min(end, high) - start)
+            usage.recomputed += again
+            usage.reused -= max(0, min(end, self.prompt_length) - max(start, high))
+            account.computed += rows - again
+            cursor.high = max(high, end)
         if self.told is not None:
             self.told.computed(start, end)
 
     def account_chain(self, rows: int) -> None:
-        """Rows of a side chain are being computed for this call."""
+        """Account for rows of a side chain."""
         self.usage.computed += rows
 
-    def in_step(self, now: float) -> None:
-        """A step that is being planned has spans of this job."""
-        self.usage.steps += 1
-        if self.begun is None:
-            self.begun = now
-
-    def stamp(self) -> float:
-        """The job is over: note how long it waited and ran. When it began, if it had a step."""
-        now = time.monotonic()
-        begun = now if self.begun is None else self.begun
-        self.usage.queued, self.usage.running = begun - self.started, now - begun
-        return now
+    def join(self, step: int, now: float) -> None:
+        """Take part in step number `step`, whose plan began at `now`."""
+        if self.branch.planned_in != step:
+            self.branch.planned_in = step
+            self.usage.steps += 1
+            if self.begun is None:
+                self.begun = now
 
     # -- what the engine asks when the step is there
-    def asks(self, branch: Branch, span: Span) -> list[Ask]:
-        """What is wanted of each row in `span.want`, in order."""
-        return []
+    def ask(self) -> Request | Lookup:
+        """What is wanted of the path's last row. Raises what keeps it from saying so (a mask that cannot be made)."""
+        raise NotImplementedError("a job that wants a row says what for")
 
-    def runs_ahead(self) -> bool:
-        """Whether the next step may compute the row of the token that is being sampled, whatever it will be."""
+    def ask_chain(self, vertices: list[Vertex]) -> Sequence[Request | Lookup]:
+        """What is wanted of the rows of these vertices of a side chain."""
+        raise NotImplementedError("a job with side chains says what for")
+
+    def may_run_ahead(self) -> bool:
+        """Whether the next step may compute the row of the token that is being sampled, whatever the token will be."""
         return False
 
-    def accept(self, branch: Branch, sampled: Sampled) -> None:
+    def accept(self, sampled: Sampled) -> None:
         """Take a sampled token."""
 
-    def read(self, branch: Branch, span: Span, rows: Sequence[Looked]) -> None:
-        """Take the answers about the rows in `span.want`."""
+    def read(self, vertices: list[Vertex] | None, rows: Sequence[Looked]) -> None:
+        """Take the answers about the rows of these vertices (None: about the path's last row)."""
 
-    def settled(self, branch: Branch) -> bool:
-        """Whether the job is over (its handle complete) after this step."""
-        return branch.computed >= branch.length
+    def settled(self) -> bool:
+        """Whether the job is over after this step."""
+        return self.cursor.computed >= self.cursor.length
 
-    def close(self, branch: Branch) -> None:
-        """The job is over without error."""
+    def close(self) -> None:
+        """End the job without error: complete its handle."""
         self.handle.finish(self.usage)
 
     # -- interruptions
@@ -124,15 +143,23 @@ class Job:
     def timeout_error(self) -> ProgramTimeout:
         return ProgramTimeout(f"{self.where}: timeout={self.timeout:g} s passed before it finished")
 
-    def park(self, branch: Branch) -> None:
+    def park(self) -> None:
+        """Give back the slots of side chains."""
         for trie in self.tries:
-            trie.give_back(branch.tree.pool)
+            trie.give_back()
 
-    def abandon(self, branch: Branch, error: BaseException) -> None:
-        """The job ends with `error`; what it cost is its branch's."""
-        self.park(branch)
+    def abandon(self, error: BaseException) -> None:
+        """End the job with `error`. What it has cost is its branch's."""
+        self.park()
         self.stamp()
-        branch.usage.add(self.usage)
-        branch.engine.meter.ended.add(self.usage)
+        self.branch.usage.add(self.usage)
+        self.meter.ended.add(self.usage)
         self.handle.usage = self.usage
         self.handle.finish(None, error)
+
+    def stamp(self) -> float:
+        """Note how long the job waited and ran; the time now. The job is over."""
+        now = time.monotonic()
+        begun = now if self.begun is None else self.begun
+        self.usage.queued, self.usage.running = begun - self.started, now - begun
+        return now

@@ -1,10 +1,11 @@
-"""The constraint of one sample of a gen: its matcher, its mask, its forced tokens, and the way to its end.
+"""The rule of one constrained sample: its matcher, its mask, its forced tokens, and the way to its end.
 
-Owns: what a constrained gen may sample next, when it may end, and steering it to close within its budget. Knows nothing
-of steps or of text (`gen.py`).
+Knows nothing of steps or of text (`gen.py`). It says what may be sampled next, when the text may end, and which token
+to take so that the text can still be closed within its budget.
 
-Invariants: the matcher has accepted exactly the gen's tokens (6). End-of-text tokens are legal exactly where the text
-is complete. A known way to close that fits the budget is never given up for a token after which none fits.
+1. The matcher has accepted exactly the gen's tokens.
+2. End-of-text tokens are legal exactly where the text is complete.
+3. A known way to close that fits the budget is never given up for a token after which none fits.
 """
 
 from __future__ import annotations
@@ -18,22 +19,21 @@ from ..grammar.compile import Prepared
 from ..grammar.engines.protocol import Mask, Matcher, has, mask_words
 from ..grammar.sharing.recalled import Recalling, masks
 
-SPARE, SPARE_SHARE = 8, 4
-"""Where it is known how much any text can need (`Prepared.deepest`), no token is looked at while more than that is
-left, these tokens and this part of it beside: the way that is found may be a longer one."""
-NEAR = 64
-"""Where it is not: tokens to spare beside the way to close and what one more token may add to it; with fewer left, each
-token is looked at before it is taken."""
-OFTEN = 32
-"""Tokens after which the way to close is looked for in any case."""
-PAUSE = 8
+SPARE_TOKENS, SPARE_SHARE = 8, 4
+"""Where the most that a text can need is known (`Prepared.deepest`), no token is looked at while more is left than
+that, a quarter of it and these tokens: the way that is found may be longer than the shortest."""
+NEAR_TOKENS = 64
+"""Where it is not known: with so many tokens left beside the way to close and what one more token may add to it, or
+fewer, each token is looked at before it is taken."""
+LOOK_EVERY_TOKENS = 32
+"""The way to close is looked for at least once in so many tokens."""
+RETRY_TOKENS = 8
 """Tokens before another search when one has found nothing."""
-
 
 _NONE: Mask = np.zeros(0, dtype=np.int32)
 
 
-class Constrained:
+class Rule:
     """One sample's place in its grammar. `ends` are the tokens that end a text wherever it is complete (none with
     `ignore_eos`: then it ends only where nothing can follow). The first token of the constant text that comes next
     (`follow`), and tokens that begin with one of `stops`, do so too, where the text itself cannot go on with them."""
@@ -146,7 +146,7 @@ class Constrained:
         if plan is None:
             plan = self.prepared.closing(self.matcher, left)
         if plan is None or len(plan) > left:
-            self._look_at = left - PAUSE
+            self._look_at = left - RETRY_TOKENS
             return token
         self._plan = plan
         self.steered += 1
@@ -163,11 +163,11 @@ class Constrained:
         many as a shortest text): a token may add to it what one place of the constraint asks for at least."""
         deepest = self.prepared.deepest
         if deepest is not None:
-            self._look_at = deepest + deepest // SPARE_SHARE + SPARE
+            self._look_at = deepest + deepest // SPARE_SHARE + SPARE_TOKENS
             return
         way = self.prepared.shortest if way is None else way
-        near = left <= way + 2 * self.prepared.heaviest + NEAR
-        self._look_at = left if near else left - OFTEN
+        near = left <= way + 2 * self.prepared.heaviest + NEAR_TOKENS
+        self._look_at = left if near else left - LOOK_EVERY_TOKENS
 
     def _still_closes(self, after: Matcher, plan: list[int] | None) -> list[int] | None:
         """`plan`, if it closes the text from `after` too, through the very masks and forced tokens on the way."""
@@ -182,9 +182,9 @@ class Constrained:
         return plan if at.can_end() else None
 
 
-def fill_all(rules: Sequence[tuple[Constrained, bool]]) -> None:
+def fill_all(rules: Sequence[tuple[Rule, bool]]) -> None:
     """`fill` each rule, given whether it may end; those that share what is known of grammars together."""
-    together: list[tuple[Constrained, bool, Recalling]] = []
+    together: list[tuple[Rule, bool, Recalling]] = []
     for rule, may_end in rules:
         if isinstance(rule.matcher, Recalling):
             together.append((rule, may_end, rule.matcher))

@@ -1,13 +1,13 @@
-"""One select: a trie of choices scored in one step; the winner's KV is the continuation.
+"""The job of a select: a trie of choices scored in one step; the winner's KV is the continuation.
 
-Owns: reading log-probabilities off the trie, asking the choice method, continuing with the winner. The row of the
-branch's last token scores every first token; each further token has one row, however many choices share it.
+Knows nothing of how steps are planned. It reads log-probabilities off the trie, asks the choice method, and continues
+with the winner. The row of the branch's last token scores every first token; each further token has one row, however
+many choices share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,21 +15,16 @@ from ....lang.choices import ChoicesDecision, logprobs_of
 from ....lang.errors import ConstraintError
 from ...base import CallTrace, ChoiceScores, Handle, ScoreRequest, ScoreResult, TokenLogprob
 from ..kv.chain import Trie, Vertex
-from ..kv.pool import append_run
+from ..kv.pool import size
+from ..program.branch import Branch
 from ..sample.ask import Looked, Lookup
 from ..sample.noise import mix, uniform
-from ..text.tokenizer import Tokenizer
-from .job import Job
+from .job import Job, JobContext
 from .told import Told
 
-if TYPE_CHECKING:
-    from ..program.branch import Branch
-    from ..step.executor import Ask
-    from ..step.span import Span
 
-
-class Score(Job):
-    """`tokens[i]` are choice i's tokens as they continue the branch."""
+class SelectJob(Job):
+    """One select. `tokens[i]` are the tokens of choice i as they continue the branch."""
 
     def __init__(
         self,
@@ -37,20 +32,20 @@ class Score(Job):
         request: ScoreRequest,
         handle: Handle[ScoreResult],
         tokens: list[list[int]],
-        tokenizer: Tokenizer,
+        context: JobContext,
     ) -> None:
-        super().__init__(branch, handle, request.where)
+        super().__init__(branch, handle, request.where, context)
         if request.trace:
-            self.told = Told(branch, tokenizer)
-        self.ask = request
+            self.told = Told(self.cursor, branch.told, self.tokenizer, context.clock)
+        self.request = request
         self.tokens = tokens
-        self.tokenizer = tokenizer
-        self.choices = Trie(branch.length, tokens)
+        pool = self.cursor.tree.pool
+        self.choices = Trie(self.prompt_length, tokens, pool)
         self.tries = [self.choices]
-        self.rooted = branch.length == 0  # without context the first tokens have no log-probability
+        self.rooted = self.prompt_length == 0  # without context the first tokens have no log-probability
         self.alone: Trie | None = None
         if request.method.requires_unconditional_logprobs:
-            self.alone = Trie(0, tokens)
+            self.alone = Trie(0, tokens, pool)
             self.tries.append(self.alone)
         asked = sum(len(t) for t in tokens)
         self.usage.prompt += asked
@@ -63,55 +58,55 @@ class Score(Job):
         self.usage.computed += rows
         self.usage.reused = max(0, self.usage.reused - rows)
 
-    def asks(self, branch: Branch, span: Span) -> list[Ask]:
-        return [Lookup(tuple(vertex.children)) for vertex in self._asked(span)]
+    def ask(self) -> Lookup:
+        return Lookup(tuple(self.choices.root.children))
 
-    def read(self, branch: Branch, span: Span, rows: Sequence[Looked]) -> None:
-        self.rooted |= span.chain is None
-        for vertex, row in zip(self._asked(span), rows):
+    def ask_chain(self, vertices: list[Vertex]) -> list[Lookup]:
+        return [Lookup(tuple(vertex.children)) for vertex in vertices]
+
+    def read(self, vertices: list[Vertex] | None, rows: Sequence[Looked]) -> None:
+        self.rooted |= vertices is None
+        for vertex, row in zip([self.choices.root] if vertices is None else vertices, rows):
             vertex.learn(row)
 
-    def _asked(self, span: Span) -> list[Vertex]:
-        return [self.choices.root] if span.chain is None else span.chain.asked(span)
-
-    def settled(self, branch: Branch) -> bool:
+    def settled(self) -> bool:
         return self.rooted and not self.open_chains()
 
-    def close(self, branch: Branch) -> None:
+    def close(self) -> None:
         scores = ChoiceScores(
             [self._described(p) for p in self.choices.paths],
             [self._described(p) for p in self.alone.paths] if self.alone else None,
         )
         decision, means = self._decide(scores)
-        winner = self._winner(branch, decision, means)
-        self._continue(branch, winner)
+        winner = self._winner(decision, means)
+        self._continue(winner)
         ended = self.stamp()
-        branch.usage.add(self.usage)
+        self.branch.usage.add(self.usage)
         self.handle.finish(
             ScoreResult(
                 winner,
-                self.ask.choices[winner],
+                self.request.choices[winner],
                 scores,
                 {"normalized_prompt_logprobs": means, **(decision.meta_info or {})},
                 self.usage,
-                self._trace(branch, winner, ended),
+                self._trace(winner, ended),
             )
         )
 
-    def _trace(self, branch: Branch, winner: int, ended: float) -> CallTrace | None:
+    def _trace(self, winner: int, ended: float) -> CallTrace | None:
         if self.told is None:
             return None
         for vertex in self.choices.paths[winner]:
-            self.told.token(vertex.token, vertex.logprob, False, branch.engine.landing)
-        branch.told = branch.length
-        return self.told.finish(self.ask.choices[winner], self.begun, ended)
+            self.told.token(vertex.token, vertex.logprob, False)
+        self.branch.told = self.cursor.length
+        return self.told.finish(self.request.choices[winner], self.begun, ended)
 
     def _decide(self, scores: ChoiceScores) -> tuple[ChoicesDecision, list[float]]:
         given = [[[t.logprob, t.token_id, t.text] for t in c] for c in scores.token_logprobs]
         alone = [[[t.logprob, t.token_id, t.text] for t in c] for c in scores.unconditional or []]
         means = [sum(logprobs_of(c)) / len(c) for c in given]
-        decision = self.ask.method(
-            choices=list(self.ask.choices),
+        decision = self.request.method(
+            choices=list(self.request.choices),
             normalized_prompt_logprobs=means,
             input_token_logprobs=given,
             output_token_logprobs=[[] for _ in given],
@@ -123,34 +118,28 @@ class Score(Job):
             )
         return decision, means
 
-    def _winner(self, branch: Branch, decision: ChoicesDecision, means: list[float]) -> int:
-        if decision.decision not in self.ask.choices:
+    def _winner(self, decision: ChoicesDecision, means: list[float]) -> int:
+        if decision.decision not in self.request.choices:
             raise ConstraintError(
                 f"{self.where}: the choice method decided {decision.decision!r}, which is not one of "
-                f"the choices {list(self.ask.choices)!r:.200}"
+                f"the choices {list(self.request.choices)!r:.200}"
             )
-        if self.ask.temperature <= 0:
-            return self.ask.choices.index(decision.decision)
+        if self.request.temperature <= 0:
+            return self.request.choices.index(decision.decision)
         scores = np.array(means if decision.scores is None else decision.scores)
-        seed = branch.program.noise if self.ask.seed is None else self.ask.seed
-        u = uniform(mix(seed, branch.path), branch.length, np.arange(len(scores), dtype=np.uint32))
-        return int(np.argmax(scores / self.ask.temperature - np.log(-np.log(u))))
+        seed = self.branch.program.noise if self.request.seed is None else self.request.seed
+        u = uniform(mix(seed, self.branch.path), self.cursor.length, np.arange(len(scores), dtype=np.uint32))
+        return int(np.argmax(scores / self.request.temperature - np.log(-np.log(u))))
 
-    def _continue(self, branch: Branch, winner: int) -> None:
-        """Move the winner's KV behind the branch's own; all other side KV is freed."""
-        pool = branch.tree.pool
+    def _continue(self, winner: int) -> None:
+        """Move the winner's KV behind the branch's own. All other slots of side chains are freed."""
         if self.alone is not None:
-            self.alone.give_back(pool)
-        runs = self.choices.take_path(winner, pool)
-        branch.drop_reserve()
-        for run in runs:
-            append_run(branch.runs, run)
-        rows = sum(length for _, length in runs)
-        branch.extend(self.tokens[winner])
-        branch.tail_computed += rows
-        branch.program.account.rows += rows
-        branch.program.account.computed += rows
-        branch.high = max(branch.high, branch.computed)
+            self.alone.give_back()
+        runs = self.choices.take_path(winner)
+        self.cursor.adopt(self.tokens[winner], runs)
+        account, rows = self.branch.account, size(runs)
+        account.rows += rows
+        account.computed += rows
 
     def _described(self, path: list[Vertex]) -> list[TokenLogprob]:
         table = self.tokenizer.token_bytes

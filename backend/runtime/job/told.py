@@ -1,49 +1,60 @@
 """The trace of one call: its tokens as text, where each came from, and when.
 
-Owns: how a `CallTrace` is filled while a job runs. Only traced jobs have one of these.
+Knows nothing of what the call does. Only jobs of traced calls have a `Told`.
 
-Invariants: what counts as reused here is what `Usage.reused` counts (a row that is computed *again* was computed once);
-the texts of the tokens spell the call's text, whatever a stop or a merge with the prompt cut off the tokens.
+1. Rows that count as reused here are those that `Usage.reused` counts (a row computed *again* was computed once).
+2. The texts of the tokens spell the call's text, whatever a stop or a merge with the prompt cut off the tokens.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from ...base import CallTrace
+from ..kv.cursor import Cursor
 from ..text.detokenizer import Detokenizer
 from ..text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from ..program.branch import Branch
+
+@dataclass(slots=True)
+class StepClock:
+    """Numbers of steps, counted from 1. `planned`: the step planned last; `landing`: the step whose answers are being
+    collected, or were last."""
+
+    planned: int = 0
+    landing: int = 0
 
 
 class Told:
-    """The context it tells of are the branch's tokens that no traced call told of yet (not `first`: another sample of a
-    call whose first sample tells of it)."""
+    """Records one call. Its context are the tokens of `cursor` from depth `told` on, of which no traced call told yet.
+    A sample that is not the `first` of its gen has no context, since the first one tells of it."""
 
-    __slots__ = ("_born", "_computed", "_context", "_high", "_start", "_text", "_tokenizer", "trace")
+    __slots__ = ("_born", "_clock", "_computed", "_context", "_high", "_start", "_text", "_tokenizer", "trace")
 
-    def __init__(self, branch: Branch, tokenizer: Tokenizer, *, first: bool = True) -> None:
+    def __init__(
+        self, cursor: Cursor, told: int, tokenizer: Tokenizer, clock: StepClock, *, first: bool = True
+    ) -> None:
         self._tokenizer = tokenizer
-        self._start = branch.told
-        self._context = _tokens_from(branch, branch.told) if first else []
+        self._clock = clock
+        self._start = told
+        self._context = cursor.path_tokens(told) if first else []
         self._computed = bytearray(len(self._context))
-        self._high = branch.high
-        self._born = branch.engine.scheduler.number
+        self._high = cursor.high
+        self._born = clock.planned
         self._text = Detokenizer()
         self.trace = CallTrace([])
 
     def computed(self, start: int, end: int) -> None:
-        """The tokens at depth start .. end-1 go through the model for this call."""
+        """Record that the tokens at depth start .. end-1 go through the model for this call."""
         first, self._high = max(start, self._high), max(end, self._high)
         first, last = max(first - self._start, 0), min(end - self._start, len(self._context))
         if first < last:
             self._computed[first:last] = b"\1" * (last - first)
 
-    def token(self, token: int, logprob: float | None, forced: bool, step: int) -> None:
-        """A token is committed by `step`; by none yet, if that is not after the step in which the call's turn came."""
-        trace = self.trace
+    def token(self, token: int, logprob: float | None, forced: bool) -> None:
+        """Record a committed token, and the step that lands; no step, if that was planned before the call's turn
+        came."""
+        trace, step = self.trace, self._clock.landing
         trace.texts.append(self._text.push(self._tokenizer.token_bytes[token]))
         trace.token_ids.append(token)
         trace.logprobs.append(logprob)
@@ -51,12 +62,12 @@ class Told:
         trace.steps.append(step if step > self._born else 0)
 
     def restart(self) -> None:
-        """The text so far was dropped; another one begins."""
+        """Drop the text so far; another one begins."""
         trace, self._text = self.trace, Detokenizer()
         trace.texts, trace.token_ids, trace.logprobs, trace.forced, trace.steps = [], [], [], [], []
 
     def finish(self, text: str, began: float | None, ended: float) -> CallTrace:
-        """`text` is the result's."""
+        """Complete the trace. `text` is the text of the result."""
         trace = self.trace
         trace.texts = _fitted(trace.texts, text)
         first = next((step for step in trace.steps if step), 0)  # tokens forced at the beginning ride in it
@@ -71,18 +82,6 @@ class Told:
             at = end
         trace.began, trace.ended = began, ended
         return trace
-
-
-def _tokens_from(branch: Branch, depth: int) -> list[int]:
-    """The branch's tokens from `depth` on, without walking all of its path."""
-    if depth >= branch.base:
-        return branch.tail[depth - branch.base :]
-    parts = [branch.tail]
-    for node in branch.node.path():
-        parts.append(node.tokens[max(0, depth - node.start) :])
-        if node.start <= depth:
-            break
-    return [token for part in reversed(parts) for token in part]
 
 
 def _fitted(pieces: list[str], text: str) -> list[str]:

@@ -1,23 +1,19 @@
-"""Side chains: tokens scored beside a branch's path, in the same step.
+"""Side chains: tokens that are scored beside a branch's path, in the same step.
 
-Owns: a trie of token sequences compressed into chains, their slots, and the log-probability of every token in it.
-Used by select (the choices hang under the branch's last token) and by prompt log-probabilities (one sequence). A chain
-is private: never in the tree, never matched. The winner's KV moves into the branch's tail; the rest is freed.
+Knows nothing of branches or steps. A trie of token sequences is compressed into chains; a chain holds its own slots,
+and each vertex the log-probability of its token. A select hangs its choices under the branch's last token; the
+log-probabilities of a prompt are one sequence. A chain is private: it is never in the tree and never matched. The
+winner's KV moves into the branch's tail.
 
-The row of a token gives the log-probabilities of its children, so a leaf's row is never computed.
+The row of a token gives the log-probabilities of its children, so the row of a leaf is never computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..sample.ask import Looked
-from ..step.packed import Run
-from .pool import SlotPool, cut
-
-if TYPE_CHECKING:
-    from ..step.span import Span
+from .pool import Run, SlotPool, append_run, cut, part, size
 
 
 class Vertex:
@@ -32,7 +28,7 @@ class Vertex:
         self.top: tuple[tuple[float, int], ...] = ()
 
     def learn(self, row: Looked) -> None:
-        """The row of this token: what its children's log-probabilities are."""
+        """Take the row of this token: the log-probabilities of its children."""
         for child, logprob in zip(self.children.values(), row.logprobs):
             child.logprob, child.top = logprob, row.top
 
@@ -51,10 +47,26 @@ class Chain:
         self.runs: list[Run] = []
         self.computed = 0
 
-    def asked(self, span: Span) -> list[Vertex]:
-        """The vertices whose rows a span of this chain wants."""
-        first = span.start - self.start
-        return [self.vertices[first + offset] for offset in span.want]
+    def at(self, depth: int, offsets: Sequence[int]) -> list[Vertex]:
+        """The vertices at `depth` + each offset."""
+        first = depth - self.start
+        return [self.vertices[first + offset] for offset in offsets]
+
+    def raise_by(self, rows: int, pool: SlotPool) -> tuple[list[Vertex], list[Run]]:
+        """Raise the watermark by `rows`: the vertices computed and the slots for their KV."""
+        vertices, taken = self.vertices[self.computed : self.computed + rows], pool.take(rows)
+        for run in taken:
+            append_run(self.runs, run)
+        self.computed += rows
+        return vertices, taken
+
+    def lower(self, depth: int, pool: SlotPool) -> None:
+        """Undo: only the vertices before `depth` count as computed (a step that did not happen)."""
+        keep = depth - self.start
+        assert size(self.runs) == self.computed
+        pool.give(part(self.runs, keep, self.computed))
+        self.runs = part(self.runs, 0, keep)
+        self.computed = keep
 
     def before(self) -> tuple[Run, ...]:
         """The runs of the chains above and of what this one has computed."""
@@ -63,10 +75,11 @@ class Chain:
 
 
 class Trie:
-    """Sequences hung at depth `depth` under a branch (0: under nothing, with no context at all)."""
+    """Sequences that hang under the first `depth` tokens of a branch (0: without any context)."""
 
-    def __init__(self, depth: int, sequences: Sequence[Sequence[int]]) -> None:
+    def __init__(self, depth: int, sequences: Sequence[Sequence[int]], pool: SlotPool) -> None:
         self.depth = depth
+        self.pool = pool
         self.done = False  # every row was read and the slots are given back
         self.root = Vertex(-1)
         self.paths: list[list[Vertex]] = [self._insert(s) for s in sequences]
@@ -98,20 +111,20 @@ class Trie:
                 self.chains.append(chain)
             stack += [(chain, start + len(run), v) for v in reversed(vertex.children.values())]
 
-    def give_back(self, pool: SlotPool) -> None:
-        """Free every slot (what was scored stays scored)."""
+    def give_back(self) -> None:
+        """Free every slot. The log-probabilities that are known stay."""
         for chain in self.chains:
-            pool.give(chain.runs)
+            self.pool.give(chain.runs)
             chain.runs, chain.computed = [], 0
 
-    def take_path(self, winner: int, pool: SlotPool) -> list[Run]:
-        """The slots that hold the KV of the first tokens of sequence `winner`; every other slot is freed."""
+    def take_path(self, winner: int) -> list[Run]:
+        """The slots that hold the KV of the first tokens of sequence `winner`. Every other slot is freed."""
         path = set(map(id, self.paths[winner]))
         taken: list[Run] = []
         for chain in self.chains:
             keep = sum(1 for v in chain.vertices[: chain.computed] if id(v) in path)
             mine, rest = cut(chain.runs, keep)
             taken += mine
-            pool.give(rest)
+            self.pool.give(rest)
             chain.runs, chain.computed = [], 0
         return taken

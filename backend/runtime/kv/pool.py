@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-from ..step.packed import Run
+Run = tuple[int, int]
+"""A contiguous run of KV slots: (first slot, number of slots)."""
 
 SCRATCH = 1
 """Slots at the front of the pool that belong to nobody."""

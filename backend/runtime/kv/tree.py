@@ -1,16 +1,13 @@
-"""The tree of KV: immutable runs of tokens, shared by every branch beneath them.
+"""The tree of KV: immutable runs of tokens, shared by every cursor beneath them.
 
-Owns: nodes, matching, splitting, planting and eviction. Knows nothing of ops, gens, or where logits go.
+Knows nothing of ops, jobs, or where logits go. A node is *planned* when its tokens are known and *full* when all of
+them have KV. New text is matched against planned nodes too, so programs that start together compute a common prefix
+once.
 
-A node is *planned* when its tokens are known and *full* when all its tokens have KV; `computed` lies between. New text
-is matched against planned nodes too, so programs that are started together compute a common prefix once: the first to
-be scheduled computes it, the others find it done.
-
-Invariants:
-- a node's tokens never change, except that a node nobody is beneath loses the tokens that were never computed;
-- `runs` hold exactly the first `computed` tokens;
-- prefix-closed: a node with computed > 0 lies beneath full nodes only;
-- `live` counts the branches whose path goes through the node; only nodes with live == 0 are evicted, leaves first.
+1. A node's tokens never change, except that a node without a cursor beneath it loses the tokens without KV.
+2. `runs` hold the KV of exactly the first `computed` tokens.
+3. Prefix-closed: a node with `computed > 0` lies beneath full nodes only.
+4. `live` counts the cursors whose path goes through the node. Only nodes with `live == 0` are evicted, leaves first.
 """
 
 from __future__ import annotations
@@ -18,8 +15,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from ..step.packed import Run
-from .pool import SlotPool, cut
+from .pool import Run, SlotPool, append_run, cut
 
 
 class Node:
@@ -55,7 +51,7 @@ class Node:
 
 
 class Tree:
-    """All nodes over one pool. With `reuse=False` nothing is matched and nothing outlives its branches."""
+    """All nodes over one pool. With `reuse=False` nothing is matched, and no node outlives its cursors."""
 
     def __init__(self, pool: SlotPool, reuse: bool = True) -> None:
         self.pool = pool
@@ -133,16 +129,28 @@ class Tree:
             node = child
         return at
 
-    # -- branches come and go
+    def fill(self, node: Node, rows: int, step: int) -> tuple[list[int], list[Run]]:
+        """Raise the watermark of a planned node by `rows` for step number `step`: the tokens, and slots for their
+        KV."""
+        last = node.runs or (node.parent.runs if node.parent else [])
+        taken = self.pool.take(rows, after=last[-1][0] + last[-1][1] if last else None)
+        tokens = node.tokens[node.computed : node.computed + rows]
+        for run in taken:
+            append_run(node.runs, run)
+        node.computed += rows
+        node.raised = step
+        return tokens, taken
+
+    # -- cursors come and go
     def attach(self, node: Node) -> None:
-        """A branch's path now ends in `node`."""
+        """Attach a cursor to `node`: its path ends there."""
         for each in node.path():
             if not each.live:
                 self.cached -= each.computed
             each.live += 1
 
     def detach(self, node: Node) -> None:
-        """It no longer does. What nobody is beneath becomes cache; what was only planned is dropped."""
+        """Detach a cursor from `node`. Nodes without a cursor beneath them become cache; planned tokens are dropped."""
         self.clock += 1
         for each in list(node.path()):  # removing a node unlinks it
             each.live -= 1

@@ -1,114 +1,66 @@
-"""Which programs may hold KV at the same time, when not all can.
+"""Admission: which programs may hold KV at the same time, when not all can.
 
-Owns: `Program` (what all branches of one `open()` share) and the decision to let a program's calls in. Knows nothing of
-spans or steps.
+Knows nothing of spans or steps. Without admission, a thousand programs that start together each take some of the pool,
+and then take it from each other: KV is given up and computed again. So a program is *admitted* when the KV it is
+expected to need fits beside what the admitted ones hold and are expected to take yet. Until then its calls wait, and so
+do later programs. A preempted program was admitted too early: it is admitted anew, when it fits.
 
-Without it, a thousand programs that start together each take some of the pool, and then take it from each other: what
-was computed is given up and computed again. So a program is *admitted* when the KV it is expected to need fits beside
-what the admitted ones hold and are expected to take yet; until then its calls wait, and so do later programs. The
-expectation is its own new text, and what programs before it computed after theirs: mean plus mean deviation (Jacobson's
-estimator of round-trip times, 1988). Before any has ended only the calls that are in the queue are known; programs that
-may make many more are taken to need a multiple. A program that was preempted was let in too early: it is admitted anew,
-when it fits.
-
-An expectation is no promise: the scheduler still preempts when it was wrong. Nor may it hold anything up: where the
-admitted programs are all silent for a while, the next one is let in whatever it needs (they may be waiting for it).
+The expectation is the program's new text, and what programs before it computed after theirs: mean plus mean deviation
+(Jacobson's estimator of round-trip times, 1988). Until a program has ended, only the calls in its queue are known. An
+expectation is no promise: the scheduler still preempts when it was wrong, and the next program is admitted, whatever it
+needs, where the admitted ones are silent for a while (they may be waiting for it).
 """
 
 from __future__ import annotations
 
-import time
 from bisect import insort
-from typing import TYPE_CHECKING
 
-from ....lang.errors import ProgramTimeout
 from ..kv.tree import Tree
-from ..sample.noise import mix
+from .branch import Branch, Life
+from .program import Account
 
-if TYPE_CHECKING:
-    from .branch import Branch
-
-WEIGHT = 0.25
-"""Of the newest program in the running mean and deviation."""
-UNKNOWN = 16
+NEWEST_WEIGHT = 0.25
+"""Weight of the newest program in the running mean and deviation."""
+UNKNOWN_PROGRAM_CALLS = 16
 """While no program has ended, each is taken to generate so many times what its queued calls may, or a whole context."""
-
-
-GRACE = 0.1
-"""Seconds in which the admitted programs must all be silent before one that does not fit is let in: they may just be
-about to make their next call."""
-
-
-class Account:
-    """What one program needs, with every program that its body runs: those are let in with it. `over`: its body has
-    ended, so it leaves as soon as none of its `calls` is left; branches may outlive the body."""
-
-    __slots__ = ("admitted", "calls", "computed", "given", "goal", "over", "rows")
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.over = False
-        self.rows = 0  # of KV that went through the model, in all branches
-        self.computed = 0  # of them, those that were not computed before
-        self.given: int | None = None  # of them, the text before its first call, as far as it was new then
-        self.admitted = False
-        self.goal = 0  # what `rows` was expected to come to when it was admitted
-
-    @property
-    def grown(self) -> int:
-        """Rows since its first call began: what programs have in common (the text before it may be a long prefix that
-        the first of them computes for all)."""
-        return max(0, self.computed - (self.given or 0))
-
-
-class Program:
-    """What the branches of one program share. `timeout` in seconds from now; `seed` is what would repeat it; `caller`:
-    the program whose body runs this one."""
-
-    __slots__ = ("account", "deadline", "inner", "noise", "number", "seed", "timeout")
-
-    def __init__(self, number: int, seed: int, timeout: float | None = None, caller: Program | None = None) -> None:
-        self.number = number
-        self.seed, self.noise = seed, mix(seed)
-        self.timeout = timeout
-        self.deadline = None if timeout is None else time.monotonic() + timeout
-        self.inner = caller is not None
-        self.account: Account = Account() if caller is None else caller.account
-
-    def timeout_error(self, where: str) -> ProgramTimeout:
-        return ProgramTimeout(f"{where}: the program's timeout={self.timeout:g} s passed before it finished")
+SILENCE_SECONDS = 0.1
+"""The admitted programs must all be silent for so long before one that does not fit is admitted: they may be about to
+make their next call."""
 
 
 class Admission:
-    """`waiting`: branches with a call whose program is not admitted, sorted by order."""
+    """Admits programs to one tree's pool. `waiting`: the branches with a job whose program is not admitted, by
+    order."""
 
     def __init__(self, tree: Tree, context_length: int) -> None:
         self.tree = tree
         self.context_length = context_length
         self.waiting: list[Branch] = []
         self.admitted: dict[Account, None] = {}
-        self.grace = GRACE
-        self._leaving: dict[Account, bool] = {}  # of programs that are over, and whether they ended well
+        self.grace = SILENCE_SECONDS
+        self.leaving: dict[Account, bool] = {}  # of programs that are over, and whether they ended well
         self._mean = self._deviation = 0.0  # of the rows that programs computed; 0: none has ended yet
         self._full = False  # the first in line was refused, and nothing has changed since
 
     def add(self, branch: Branch) -> None:
-        branch.waiting = True
+        """Let a branch with a job wait for the admission of its program."""
+        branch.life = Life.WAITING
         insort(self.waiting, branch, key=by_order)
         self._full &= self.waiting[0] is not branch
 
     def remove(self, branch: Branch) -> None:
-        if branch.waiting:
-            branch.waiting = self._full = False
-            self.waiting.remove(branch)
+        """Take a branch out of the line: its job is over."""
+        self._full = False
+        self.waiting.remove(branch)
 
     def admit(self, idle: bool) -> list[Branch]:
-        """The branches that may run now. `idle`: nobody has run for a while, so whoever is first must be let in."""
+        """Take out the branches that may run now. `idle`: no branch has run for a while, so the first must be let
+        in."""
         found: list[Branch] = []
         owed: int | None = None  # rows that the admitted programs are expected to compute yet
         while self.waiting and not (self._full and not idle):
             branch = self.waiting[0]
-            account = branch.program.account
+            account = branch.account
             if not account.admitted:
                 need = self._need(branch)
                 owed = self._owed() if owed is None else owed
@@ -119,42 +71,40 @@ class Admission:
                 account.admitted, account.goal = True, account.rows + need
                 self.admitted[account] = None
                 owed += need
-            idle = branch.waiting = False
+            idle = False
             found.append(branch)
             del self.waiting[0]
         if found:  # other branches of the programs that were let in
-            for branch in self.waiting:
-                if branch.program.account.admitted:
-                    branch.waiting = False
-                    found.append(branch)
-            self.waiting = [branch for branch in self.waiting if branch.waiting]
+            found += [branch for branch in self.waiting if branch.account.admitted]
+            self.waiting = [branch for branch in self.waiting if not branch.account.admitted]
         return found
 
     # -- programs come and go
     def call_begins(self, branch: Branch) -> None:
-        branch.program.account.calls += 1
+        """Count a call of the branch's program."""
+        branch.account.calls += 1
 
     def call_ends(self, branch: Branch) -> None:
-        account = branch.program.account
+        """Count a call less; the last call of a program that is over makes room for others."""
+        account = branch.account
         account.calls -= 1
         if account.over:
-            self._leaving.setdefault(account, True)
+            self.leaving.setdefault(account, True)
 
     def over(self, branch: Branch, well: bool | None = None) -> None:
-        """The branch rests, is closed or has failed. Where that is the program's own, the program is over."""
+        """Note that the branch rests, is closed or has failed. If it is its program's first, the program is over;
+        `well` says how (by default: without error)."""
         program = branch.program
         if len(branch.order) == 1 and not program.inner:
             program.account.over = True
-            self._leaving[program.account] = branch.error is None if well is None else well
+            self.leaving[program.account] = branch.error is None if well is None else well
 
     def let_go(self) -> None:
-        """Programs that are over and have no call any more make room for others (they may come back). Others like those
-        that ended well will need as much."""
-        if not self._leaving:
-            return
-        for account, well in list(self._leaving.items()):
+        """Make room where programs are over and have no call any more (they may come back). What those computed that
+        ended well is expected of the next ones."""
+        for account, well in list(self.leaving.items()):
             if not account.calls:
-                del self._leaving[account]
+                del self.leaving[account]
                 if account.admitted:
                     self.revoke(account)
                     if well and account.computed:
@@ -162,25 +112,26 @@ class Admission:
 
     def _learn(self, rows: int) -> None:
         off = rows - self._mean
-        self._deviation += WEIGHT * (abs(off) - self._deviation) if self._mean else 0.0
-        self._mean += WEIGHT * off if self._mean else off
+        self._deviation += NEWEST_WEIGHT * (abs(off) - self._deviation) if self._mean else 0.0
+        self._mean += NEWEST_WEIGHT * off if self._mean else off
 
     def revoke(self, account: Account) -> None:
-        """Its calls are to wait until they fit again."""
+        """Let the program's next calls wait until they fit again."""
         account.admitted = self._full = False
         del self.admitted[account]
 
     def _need(self, branch: Branch) -> int:
         """Rows that the program is expected to compute from here on."""
-        account = branch.program.account
-        new = branch.length - self.tree.known(branch.path_tokens())
+        account = branch.account
+        length = branch.cursor.length
+        new = length - self.tree.known(branch.cursor.path_tokens())
         if account.given is None:
             account.given = new
         if not self._mean:
             most = branch.may_generate()
             if branch.is_all():
                 return new + max(most, 1)
-            return new + max(most, min(UNKNOWN * most, self.context_length - branch.length), 1)
+            return new + max(most, min(UNKNOWN_PROGRAM_CALLS * most, self.context_length - length), 1)
         return new + max(1, self._typical() - account.grown)
 
     def _typical(self) -> int:

@@ -1,67 +1,97 @@
 """What the ops of a branch mean: text becomes tokens, a gen or a select becomes a job, a fork becomes children.
 
-Owns: the beginning of each op, with every check that needs the branch's text. Knows nothing of steps. Called by the
-engine, under its lock, when the op's turn comes; what is raised here fails the branch.
+Knows nothing of steps. An op is carried out under the engine's lock when its turn comes, with every check that needs
+the branch's text. What is raised here fails the branch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ....lang.errors import ContextOverflow, OptionError
 from ..grammar.compile import Grammars
-from ..job.constrained_gen import ConstrainedGen
-from ..job.gen import Gen, Samples
-from ..job.job import Job
-from ..job.select import Score
-from ..options import EngineOptions
-from ..text.tokenizer import Tokenizer
-from .branch import GenOp, ScoreOp, WarmOp
-
-if TYPE_CHECKING:
-    from .branch import Branch
+from ..job.constrained_gen import ConstrainedGenJob
+from ..job.gen import GenJob, Samples
+from ..job.job import Job, JobContext
+from ..job.select import SelectJob
+from .branch import Branch, ForkOp, GenOp, HoldOp, RestOp, ScoreOp, SyncOp, TokensOp, WarmOp, refuse
 
 
 class Ops:
-    """`activate(branch, job)`: the job wants steps. `notify(branch, wake)`: the branch has news."""
+    """Carries out ops. `activate(branch, job)` is called for a job that wants steps, `rests(branch)` for a branch that
+    has come to rest."""
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
-        options: EngineOptions,
+        context: JobContext,
         grammars: Grammars,
         activate: Callable[[Branch, Job], None],
-        notify: Callable[[Branch, bool], None],
+        rests: Callable[[Branch], None],
     ) -> None:
-        self.tokenizer, self.options, self.grammars = tokenizer, options, grammars
-        self._activate, self._notify = activate, notify
+        self.context, self.grammars = context, grammars
+        self.tokenizer = context.tokenizer
+        self._activate, self._rests = activate, rests
 
-    def begin(self, branch: Branch, op: GenOp | ScoreOp | WarmOp) -> None:
-        """An op that needs the model."""
+    def advance(self, branch: Branch) -> None:
+        """Carry out ops until one needs the model, or none is left."""
+        while branch.job is None and branch.hold_on is None and branch.ops:
+            op = branch.ops.popleft()
+            if isinstance(op, tuple):
+                branch.pending.append(op)
+            else:
+                self._carry_out(branch, op)
+
+    def _carry_out(self, branch: Branch, op: Any) -> None:
+        if isinstance(op, (GenOp, ScoreOp, WarmOp)):
+            try:
+                self._begin(branch, op)
+            except Exception as error:
+                op.handle.finish(None, error)
+                raise
+        elif isinstance(op, ForkOp):
+            try:
+                self._fork(branch, op.children)
+            except Exception as error:
+                refuse(op, error)
+                raise
+        elif isinstance(op, SyncOp):
+            op.handle.finish(None)
+        elif isinstance(op, RestOp):
+            if all(isinstance(op, SyncOp) for op in branch.ops):
+                branch.park()
+                self._rests(branch)
+        elif isinstance(op, HoldOp):
+            branch.wait_outside(op.until)
+        elif isinstance(op, TokensOp):
+            self._append(branch, op.tokens)
+
+    def _begin(self, branch: Branch, op: GenOp | ScoreOp | WarmOp) -> None:
+        """Begin an op that needs the model."""
         if not isinstance(op, WarmOp) and op.request.gate is not None:
             op.request.gate()
         if isinstance(op, GenOp):
             self._begin_gen(branch, op)
         elif isinstance(op, ScoreOp):
             pending, branch.pending = branch.pending, []
-            prefix, tokens = self.tokenizer.encode_choices(pending, op.request.choices, first=branch.length == 0)
+            first = branch.cursor.length == 0
+            prefix, tokens = self.tokenizer.encode_choices(pending, op.request.choices, first=first)
             self._extend(branch, prefix, op.request.where, room=max(map(len, tokens)))
-            self._activate(branch, Score(branch, op.request, op.handle, tokens, self.tokenizer))
+            self._activate(branch, SelectJob(branch, op.request, op.handle, tokens, self.context))
         else:
             self._encode_pending(branch, "cache_prefix")
-            self._activate(branch, Job(branch, op.handle, "cache_prefix"))
+            self._activate(branch, Job(branch, op.handle, "cache_prefix", self.context))
 
     def _begin_gen(self, branch: Branch, op: GenOp) -> None:
         request, where = op.request, op.request.where
         self._check_ids("stop_token_ids", request.sampling.stop_token_ids or (), where)
         self._check_ids("logit_bias", [token for token, _ in request.sampling.logit_bias or ()], where)
         self._encode_pending(branch, where)
-        if not branch.length:
+        if not branch.cursor.length:
             bos = self.tokenizer.bos_id
             if bos is None:
                 raise OptionError(f"{where}: there is no text before it and the model has no begin token; add text")
-            branch.extend([bos])
+            branch.cursor.extend([bos])
         self._extend(branch, [], where, room=0 if request.sampling.max_tokens == 0 else 1)
         prepared = None if request.constraint is None else self.grammars.prepare(request.constraint, where)
         if request.n > 1:
@@ -70,26 +100,26 @@ class Ops:
         samples = Samples(op.handle, branches)
         for each in branches[1:]:
             each.path = branch.path
-            each.inherit(branch)
+            each.be_born(branch)
             each.closing = True  # its KV becomes cache as soon as its sample is there
         for i, each in enumerate(branches):
-            given = (each, request, samples, i, self.tokenizer, self.options.context_length)
-            self._activate(each, Gen(*given) if prepared is None else ConstrainedGen(*given, prepared))
+            given = (each, request, samples, i, self.context)
+            self._activate(each, GenJob(*given) if prepared is None else ConstrainedGenJob(*given, prepared))
 
-    def fork(self, branch: Branch, children: tuple[Branch, ...]) -> None:
+    def _fork(self, branch: Branch, children: tuple[Branch, ...]) -> None:
         """Freeze the branch except its last token and let the children continue from there. Text whose tokens may
         still depend on what follows it is handed down as text."""
-        stable, branch.pending = self.tokenizer.encode_stable(branch.pending, first=branch.length == 0)
+        stable, branch.pending = self.tokenizer.encode_stable(branch.pending, first=branch.cursor.length == 0)
         self._extend(branch, stable, "fork")
-        if branch.length:
+        if branch.cursor.length:
             branch.settle()
         for child in children:
             if child.error is None and not (child.closing and not child.ops):
-                child.inherit(branch)
-                self._notify(child, False)
+                child.be_born(branch)
+                child.registry.notify(child, wake=False)
 
-    def append(self, branch: Branch, tokens: tuple[int, ...]) -> None:
-        """Constant text that is tokenised already."""
+    def _append(self, branch: Branch, tokens: tuple[int, ...]) -> None:
+        """Append constant text that is already tokenised."""
         self._check_ids("input_ids", tokens, "generate")
         self._encode_pending(branch, "generate")
         self._extend(branch, list(tokens), "generate")
@@ -97,18 +127,18 @@ class Ops:
     def _encode_pending(self, branch: Branch, where: str) -> None:
         pending, branch.pending = branch.pending, []
         if pending:
-            self._extend(branch, self.tokenizer.encode(pending, first=branch.length == 0), where)
+            self._extend(branch, self.tokenizer.encode(pending, first=branch.cursor.length == 0), where)
 
     def _extend(self, branch: Branch, tokens: list[int], where: str, room: int = 0) -> None:
-        limit = self.options.context_length
-        length = branch.length + len(tokens)
+        limit = self.context.context_length
+        length = branch.cursor.length + len(tokens)
         if length + room > limit:
             more = f" and {room} more needed" if room else ""
             raise ContextOverflow(
                 f"{where}: the text is {length} tokens long{more}, but the context is {limit} tokens; "
                 "shorten the text or raise context_length="
             )
-        branch.extend(tokens)
+        branch.cursor.extend(tokens)
 
     def _check_ids(self, option: str, ids: Iterable[int], where: str) -> None:
         last = self.tokenizer.vocab_size - 1

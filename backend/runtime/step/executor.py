@@ -1,12 +1,14 @@
 """How a step gets through a model: launched, asked, answered.
 
-Owns: the seam between the engine and whatever computes, and its simplest carrier: a model that gives its logits to the
-host. A model on a device brings an executor of its own (`Model.executor`), which computes and samples there.
+Knows nothing of plans or of branches. It is the seam between the engine and what computes, and holds the simplest
+carrier: a model that gives its logits to the host. A model on a device brings an executor of its own
+(`Model.executor`), which computes and samples there.
 
-The three calls of a step may lie apart: `launch` sends the batch, `ask` says what is wanted of each wanted row (it
-needs the grammar masks, which are filled while the forward runs), `answers` waits. An executor that runs `ahead` takes
-the next batch before it was asked for the answers of this one: in such a batch the token `ahead_of(i)` stands for the
-one that answer i of the step before will hold. It must carry out steps in the order in which they were launched.
+1. The calls of a step may lie apart: `launch` sends the batch, `ask` says what is wanted of each wanted row (it needs
+   the masks, which are filled while the forward runs), `answers` waits.
+2. An executor that runs `ahead` takes the next batch before it was asked for this one's answers. In such a batch the
+   token `ahead_of(i)` stands for the one that answer i of the step before will hold.
+3. Steps are carried out in the order of their launch.
 """
 
 from __future__ import annotations
@@ -78,18 +80,20 @@ class HostFlight:
         self._asks = asks
 
     def answers(self) -> list[Answer]:
+        asks = self._asks
+        rows = [i for i, ask in enumerate(asks) if isinstance(ask, Request)]
+        if len(rows) == len(asks):
+            return self._sampled(self._logits, asks) if rows else []
         found: dict[int, Answer] = {}
-        rows = [i for i, ask in enumerate(self._asks) if isinstance(ask, Request)]
         if rows:
-            logits = self._logits if len(rows) == len(self._logits) else self._logits[rows]
-            found.update(zip(rows, self._sampled(logits, [self._asks[i] for i in rows])))
-        for i, ask in enumerate(self._asks):
+            found.update(zip(rows, self._sampled(self._logits[rows], [asks[i] for i in rows])))
+        for i, ask in enumerate(asks):
             if isinstance(ask, Lookup):
                 found[i] = self._looked(i, ask)
-        return [found[i] for i in range(len(self._asks))]
+        return [found[i] for i in range(len(asks))]
 
-    def _sampled(self, logits: Any, requests: list[Any]) -> list[Answer]:
-        """All rows together; if that fails each alone, so that a row that cannot be sampled fails by itself."""
+    def _sampled(self, logits: Any, requests: Sequence[Any]) -> list[Answer]:
+        """Sample all rows together; if that fails, each alone, so that a row that cannot be sampled fails alone."""
         try:
             return list(sample(logits, requests, self._vocab_size))
         except Exception as error:

@@ -1,10 +1,9 @@
-"""What a step in flight asks, how branches go on before it has answered, and who takes its answers.
+"""What a step in flight is asked, how branches run ahead of its answers, and who takes them.
 
-Owns: the order of asks and answers in a step, and running ahead. Knows nothing of plans or of what computes.
-
-A branch whose answer is in flight takes no part in the next plan, unless it *runs ahead*: a token is appended that
-stands for the one being sampled (`executor.ahead_of`), so that its row can be computed on a device where it will be
-known in time. When the answer is there it takes that token's place; if the text ended instead, the branch falls back.
+Knows nothing of plans, nor of what computes. A branch whose answer is in flight takes no part in the next plan,
+unless it *runs ahead*: a stand-in is appended for the token that is being sampled (`executor.ahead_of`), so that its
+row can be computed on a device, which will know the token in time. The answer takes the stand-in's place; if the text
+has ended instead, the branch falls back, and the row was in vain.
 """
 
 from __future__ import annotations
@@ -13,29 +12,30 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 
-from ..job.constrained_gen import ConstrainedGen
+from ..job.constrained_gen import ConstrainedGenJob
 from ..job.job import Job
 from ..job.rule import fill_all
 from ..program.branch import Branch
 from ..sample.ask import Looked, Lookup
 from ..sample.sampler import Request, Sampled
 from .executor import Answer, Ask, ahead_of
-from .span import Span, Step
+from .step import Step
 
-LARGE = 1024
+FULL_STEP_ROWS = 1024
 """Rows from which a step's time grows with them: two steps take no longer than one of both."""
 
 
-def begin_masks(spans: list[Span], pool: ThreadPoolExecutor) -> Future[None] | None:
-    """Fill the masks of constrained rows that are not known yet while the forward runs. Returns once that has begun: a
-    thread that wants the interpreter while this one computes may wait milliseconds for it."""
+def begin_masks(step: Step, pool: ThreadPoolExecutor) -> Future[None] | None:
+    """Fill the masks that are not known yet while the forward runs, on a thread. Returns once the thread has begun: one
+    that wants the interpreter while this thread computes may wait milliseconds for it."""
     jobs = [
-        span.branch.job
-        for span in spans
-        if span.want
+        span.job
+        for span in step.spans
+        if span.job.constrained
+        and span.want
         and span.chain is None
-        and isinstance(span.branch.job, ConstrainedGen)
-        and not span.branch.job.rule.is_known()
+        and isinstance(span.job, ConstrainedGenJob)
+        and not span.job.rule.is_known()
     ]
     if not jobs:
         return None
@@ -45,44 +45,46 @@ def begin_masks(spans: list[Span], pool: ThreadPoolExecutor) -> Future[None] | N
     return masks
 
 
-def _fill_masks(jobs: list[ConstrainedGen], begun: Event) -> None:
+def _fill_masks(jobs: list[ConstrainedGenJob], begun: Event) -> None:
     begun.set()
     fill_all([(job.rule, job.may_end()) for job in jobs])
 
 
 def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
-    """Ask what each job wants of its rows; `fail(branch, error)` where one cannot say (its mask could not be made)."""
+    """Ask what each job wants of its rows; `fail(branch, error)` where a job cannot say (its mask could not be
+    made)."""
     asks: list[Ask] = []
     for span in step.spans:
         if not span.want:
             continue
-        branch = span.branch
-        job = branch.job
+        branch, job = span.branch, span.job
         wanted: Sequence[Ask] = ()
-        if job is not None:
-            try:
-                wanted = job.asks(branch, span)
-            except Exception as error:
-                fail(branch, error)
-        if not wanted:
+        try:
+            if branch.job is job:
+                chain = span.chain
+                wanted = (job.ask(),) if chain is None else job.ask_chain(chain.at(span.start, span.want))
+        except Exception as error:
+            fail(branch, error)
+        if wanted:
+            span.at = len(asks)
+            if isinstance(wanted[0], Request):
+                span.samples = True
+                step.sampled_rows += 1
+            step.asked.append(span)
+            step.own_rows += span.chain is None
+            branch.asked_in = step.number
+            asks += wanted
+        else:
             asks += [Lookup(())] * len(span.want)
-            continue
-        span.job, span.at = job, len(asks)
-        if isinstance(wanted[0], Request):
-            span.samples = True
-            step.sampled += 1
-        step.asked.append(span)
-        step.own += span.chain is None
-        branch.asked_in = step.number
-        asks += wanted
+    assert step.flight is not None
     try:
         step.flight.ask(asks)
     except Exception as error:
-        step.flight = Lost(error)
+        step.flight = LostFlight(error)
 
 
-class Lost:
-    """A step that could not be asked: its error is for all who wanted to."""
+class LostFlight:
+    """A step that could not be asked: its error is for all jobs that wanted to."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -95,55 +97,58 @@ class Lost:
 
 
 def goes_on(step: Step) -> bool:
-    """Whether the next step is worth launching before this one is collected: not where most samples must be known first
-    (they would take turns, half of them idle in every step), unless this one has rows enough to be no turn lost.
+    """Whether the next step is worth launching before this one is collected.
 
-    Notes in `step.going_on` who runs ahead: what was answered since the step was asked decides that."""
-    if isinstance(step.flight, Lost):
+    It is not where most samples must be known first: the branches would take turns, half of them idle in every step. It
+    is where this step has rows enough that a turn is not lost. Notes in `step.going_on` the spans whose branches run
+    ahead, by what was answered since the step was asked.
+    """
+    if isinstance(step.flight, LostFlight):
         return False
-    step.going_on = [span for span in step.asked if span.samples and span.job.runs_ahead()]  # type: ignore[union-attr]
-    return 2 * len(step.going_on) >= step.own or step.rows >= LARGE
+    step.going_on = [span for span in step.asked if span.samples and span.job.may_run_ahead()]
+    return 2 * len(step.going_on) >= step.own_rows or step.rows >= FULL_STEP_ROWS
 
 
 def run_ahead(step: Step) -> None:
-    """Let the branches that the step samples for go on (those that may: see `goes_on`), each after a token that is not
-    known yet."""
+    """Append a stand-in to each branch that runs ahead of this step's answers (see `goes_on`)."""
     for span in step.going_on:
-        branch = span.branch
-        if branch.job is span.job and not branch.ahead:
-            branch.run_ahead(ahead_of(span.at))
+        cursor = span.branch.cursor
+        if span.branch.job is span.job and not cursor.runs_ahead:
+            cursor.commit(ahead_of(span.at))
 
 
-def answered(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
-    """Give the answers to those who asked; raises what went wrong with all of them. `fail(branch, error)` where one
-    cannot take them, or was answered with an error."""
+def hand_out(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
+    """Give the answers to the jobs that asked. Raises what went wrong with all of them; `fail(branch, error)` where a
+    job cannot take its answer, or the answer is an error."""
+    assert step.flight is not None
     answers = step.flight.answers()
     number = step.number
     for span in step.asked:
         branch, job = span.branch, span.job
         if branch.asked_in == number:
             branch.asked_in = 0
-        if job is None or branch.job is not job:
+        if branch.job is not job:
             continue
         try:
             if span.samples:
-                _take(branch, job, answers[span.at])
+                _take_sample(branch, job, answers[span.at])
             else:
-                job.read(branch, span, _looked(answers[span.at : span.at + len(span.want)]))
+                vertices = span.chain.at(span.start, span.want) if span.chain is not None else None
+                job.read(vertices, _looked(answers[span.at : span.at + len(span.want)]))
         except BaseException as error:
             fail(branch, error)
             if not isinstance(error, Exception):
                 raise
 
 
-def _take(branch: Branch, job: Job, answer: Answer) -> None:
-    """The token that was sampled for a branch; raises what is wrong with it."""
+def _take_sample(branch: Branch, job: Job, answer: Answer) -> None:
+    """Give a job the token that was sampled; raises what is wrong with the answer."""
     if not isinstance(answer, Sampled):
         assert isinstance(answer, Exception)
         raise answer
-    job.accept(branch, answer)
-    if branch.ahead or job.settled(branch):
-        branch.fall_back()
+    job.accept(answer)
+    if branch.cursor.runs_ahead or (branch.asked_in and job.settled()):
+        branch.fall_back()  # the text has ended, and the next step is on its way already
 
 
 def _looked(answers: list[Answer]) -> list[Looked]:

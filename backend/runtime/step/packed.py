@@ -23,8 +23,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-Run = tuple[int, int]
-"""A contiguous run of KV slots: (first slot, number of slots)."""
+from ..kv.pool import Run as Run
 
 
 class SpanLayout(NamedTuple):

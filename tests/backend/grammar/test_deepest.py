@@ -19,7 +19,7 @@ from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidance, fi
 from sgl.backend.runtime.grammar.engines.protocol import has, mask_words
 from sgl.backend.runtime.grammar.schema.lower import lower
 from sgl.backend.runtime.grammar.sharing.recalled import Recalled
-from sgl.backend.runtime.job.rule import Constrained
+from sgl.backend.runtime.job.rule import Rule
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.constraint import Constraint
 from sgl.lang.expr import Sampling
@@ -173,7 +173,7 @@ def test_far_from_the_end_of_the_budget_nothing_is_searched(
         return closing(self, matcher, limit, *rest)
 
     monkeypatch.setattr(Prepared, "closing", seen)
-    rule = Constrained(prepared, (), None, (), steer=True)
+    rule = Rule(prepared, (), None, (), steer=True)
     assert prepared.deepest is not None
     for left in range(1_000, 400, -1):
         assert rule.steer(rule.forced()[0], left) is not None

@@ -27,7 +27,7 @@ from sgl.backend.runtime.grammar.engines.protocol import has, mask_words
 from sgl.backend.runtime.grammar.sharing.alike import LARGEST, LONGEST, Patterns, Written
 from sgl.backend.runtime.grammar.sharing.alike_json import DEEPEST
 from sgl.backend.runtime.grammar.sharing.recalled import Memory, Recalled, Recalling, masks
-from sgl.backend.runtime.job.rule import Constrained, fill_all
+from sgl.backend.runtime.job.rule import Rule, fill_all
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 from sgl.lang.constraint import Constraint, json_schema, lark, regex
@@ -248,7 +248,7 @@ def test_what_is_known_asks_no_engine() -> None:
 
 def test_rules_in_one_state_get_one_row() -> None:
     prepared = grammars().prepare(regex("[a-z]{1,3}"))
-    rules = [Constrained(prepared, prepared.vocabulary.eos_ids, None, (), steer=True) for _ in range(6)]
+    rules = [Rule(prepared, prepared.vocabulary.eos_ids, None, (), steer=True) for _ in range(6)]
     letters = prepared.vocabulary.by_bytes
     for rule, letter in zip(rules[1:], (b"a", b"b", b"c", b"d")):
         rule.accept(letters[letter][0])

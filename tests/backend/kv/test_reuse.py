@@ -48,7 +48,7 @@ def test_gen_after_gen_never_recomputes(runtime: Runtime) -> None:
     assert (a.prompt, a.reused) == (tokens(runtime, PREFIX), 0)
     assert b.prompt - b.reused == 1 + m  # the last sampled token and the constant, in one span
     assert c.prompt - c.reused == 1
-    assert a.computed + b.computed + c.computed == branch.length - 1 == runtime.engine.rows
+    assert a.computed + b.computed + c.computed == branch.cursor.length - 1 == runtime.engine.rows
     assert branch.usage.generated == 24 and branch.usage.recomputed == 0
     # one step for each sampled token: the constant had no step of its own
     assert runtime.engine.steps == 24 + (tokens(runtime, PREFIX) - 1) // 512
@@ -186,7 +186,7 @@ def test_preemption_recomputes_and_says_so() -> None:
     assert runtime.engine.scheduler.preemptions > 0
     assert sum(b.usage.recomputed for b, _ in handles) > 0
     fresh = sum(b.usage.computed - b.usage.recomputed for b, _ in handles)
-    assert fresh == sum(b.length - 1 for b, _ in handles)
+    assert fresh == sum(b.cursor.length - 1 for b, _ in handles)
 
 
 def test_cache_prefix_is_found_and_stays() -> None:

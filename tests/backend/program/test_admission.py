@@ -14,6 +14,7 @@ import sgl
 from sgl import Runtime
 from sgl.backend.base import GenRequest, StepRecord, Usage
 from sgl.backend.runtime import invariants, meter
+from sgl.backend.runtime.program.branch import Life
 from sgl.lang.expr import Sampling
 
 from ..naive import impatient, rush
@@ -104,7 +105,7 @@ def test_programs_that_come_wait_fail_and_go_in_any_order(data):
         branch.close()
     engine.step()
     invariants.idle_and_whole(engine)
-    assert not engine.admission.admitted
+    assert not engine.branches.admission.admitted
 
 
 def test_usage_adds_every_count():
@@ -133,7 +134,7 @@ def test_steps_and_seconds_of_a_call():
     assert sum(record.rows - record.prompt_rows for record in seen) == 8
     end()
     program.run(backend=runtime).sync()
-    assert seen[-1].number < runtime.engine.scheduler.number
+    assert seen[-1].number < runtime.engine.clock.planned
 
 
 def test_a_failed_call_is_counted():
@@ -149,7 +150,7 @@ def test_a_failed_call_is_counted():
 
 
 def test_a_line_a_second(caplog, monkeypatch):
-    monkeypatch.setattr(meter, "EVERY", 0.0)
+    monkeypatch.setattr(meter, "LINE_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, logger="sgl"):
         runtime = Runtime.toy()
         eight.run(1, 5, backend=runtime)
@@ -178,7 +179,7 @@ def test_log_level_info_shows_lines_without_any_set_up(capfd):
         "import sgl, logging\n"
         "from sgl.backend.runtime.runtime import _show_log\n"
         "from sgl.backend.runtime import meter\n"
-        "_show_log('INFO'); meter.EVERY = 0.0\n"
+        "_show_log('INFO'); meter.LINE_SECONDS = 0.0\n"
         "f = sgl.function(lambda s: s.__iadd__('a' + sgl.gen('x', max_tokens=3, ignore_eos=True)).sync())\n"
         "f.run(backend=sgl.Runtime.toy())\n"
     )
@@ -203,7 +204,7 @@ def test_programs_that_are_over_leave_although_their_states_are_kept():
     states[0].sync()
     runtime.engine.step()
     runtime.check()
-    assert not runtime.engine.admission.admitted and not runtime.engine.admission._leaving
+    assert not runtime.engine.branches.admission.admitted and not runtime.engine.branches.admission.leaving
 
 
 def asks(runtime, text, most, rest=False, caller=None):
@@ -227,7 +228,7 @@ def test_calls_of_admitted_programs_do_not_queue_behind_others():
     first.gen(GenRequest(Sampling(max_tokens=5, ignore_eos=True)))
     inner, _ = asks(runtime, "an inner program", 5, caller=first)
     engine.step()
-    assert late.waiting and not first.waiting and not inner.waiting and len(engine.active) == 2
+    assert late.life is Life.WAITING and first.life is inner.life is Life.RUNNING and len(engine.branches.running) == 2
     for branch in (late, first, inner):
         branch.close()
     engine.step()
@@ -251,6 +252,6 @@ def test_programs_whose_queue_is_all_there_is_are_known():
         runtime = Runtime.toy(max_total_tokens=1000)
         branches = [asks(runtime, f"row {i}: ", 40, rest)[0] for i in range(20)]
         runtime.engine.step()
-        assert least <= len(runtime.engine.active) <= most
+        assert least <= len(runtime.engine.branches.running) <= most
         for branch in branches:
             branch.close()

@@ -148,25 +148,26 @@ def look(runtime: Runtime) -> None:
     for node in invariants._all_nodes(engine):
         assert min(node.tokens) >= 0, "a token that stands for another is in the tree"
         holds(node.runs, node.start, node.tokens[: node.computed])
-    for branch in engine.attached:
-        own = branch.tail[: branch.tail_computed]
-        runs, _ = cut(branch.runs, len(own))
-        holds(runs, branch.base, own)
-        known = branch.tail[:-1] if branch.ahead else branch.tail
+    for branch in engine.branches.attached:
+        cursor = branch.cursor
+        own = cursor.tail[: cursor.tail_computed]
+        runs, _ = cut(cursor.runs, len(own))
+        holds(runs, cursor.base, own)
+        known = cursor.tail[:-1] if cursor.runs_ahead else cursor.tail
         assert not known or min(known) >= 0, "a token that stands for another is not the last"
-        assert not branch.ahead or engine.flying is not None, "a token stands for one, and no step is in flight"
+        assert not cursor.runs_ahead or engine.flying is not None, "a token stands for one, and no step is in flight"
 
 
 def whole(runtime: Runtime) -> None:
     """Nothing is lost, everything still works, and the device saw nothing wrong."""
     engine = runtime.engine
-    for branch in list(engine.attached):
+    for branch in list(engine.branches.attached):
         branch.close()
-    engine.land()
-    engine.take_inbox()
+    engine.collect()
+    engine.branches.take_news()
     runtime.check()
     invariants.idle_and_whole(engine)
-    assert not engine.attached and engine.executor.wrong == [] and engine.executor.flying == []  # type: ignore[attr-defined]
+    assert not engine.branches.attached and engine.executor.wrong == [] and engine.executor.flying == []  # type: ignore[attr-defined]
     again = [["text", "still "], ["gen", SAMPLINGS[1], 3], ["select", CHOICES[1], METHODS[0]]]
     run = start(runtime.open(seed=0), again)
     step_to_the_end(runtime)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sgl.backend.runtime.job import constrained_gen
-from sgl.backend.runtime.job.select import Score
+from sgl.backend.runtime.job.select import SelectJob
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.errors import BackendError
 
@@ -115,7 +115,7 @@ def test_an_interruption_within_a_job_is_its_own(
     if where == "check":
         monkeypatch.setattr(constrained_gen, "check", interrupts(constrained_gen.check))
     else:
-        monkeypatch.setattr(Score, "_decide", interrupts(Score._decide))
+        monkeypatch.setattr(SelectJob, "_decide", interrupts(SelectJob._decide))
     runtime = make(ENDING)
     runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(batch)]
     assert interrupted(runtime) == 1
@@ -188,12 +188,12 @@ def test_a_job_that_cannot_say_what_it_asks_fails_alone(nth: int) -> None:
     for _ in range(nth):
         runtime.engine.step()
         look(runtime)
-    victim = runtime.engine.active[0]
+    victim = runtime.engine.branches.running[0]
 
-    def asks(branch: Any, span: Any) -> Any:
+    def asks(*vertices: Any) -> Any:
         raise LookupError("no mask")
 
-    victim.job.asks = asks  # type: ignore[union-attr, method-assign]
+    victim.job.ask = victim.job.ask_chain = asks  # type: ignore[union-attr, method-assign]
     step_to_the_end(runtime)
     assert isinstance(victim.error, LookupError)
     survivors(runtime, runs, ("LookupError",))
@@ -216,7 +216,7 @@ def test_ends_that_come_while_a_step_is_in_flight(how: str, steps: int) -> None:
                 each.branch.close()
             elif how == "timeout" and each.branch.job is not None:
                 each.branch.job.timeout = -1.0
-                engine._timed[each.branch] = None
+                engine.branches.timed[each.branch] = None
             elif how == "listener":  # in the middle of collecting: another's end is theirs
                 for handle in runs[1].handles:
                     handle.listen(each.branch.cancel)

@@ -149,7 +149,7 @@ def test_the_first_branch_wins_and_the_losers_hold_no_kv_at_the_next_step(native
         group = race(s)
         winner = sgl.first(group)
         runtime.engine.step()
-        held = [branch for branch in group if branch._line.branch in runtime.engine.attached]
+        held = [branch for branch in group if branch._line.branch in runtime.engine.branches.attached]
         assert held == [winner] or not held, "a loser's KV is freed at the next step"
         winner += " and" + sgl.gen("b", max_tokens=3, ignore_eos=True)
         return group.states.index(winner), len(winner["a"]), winner["b"], [b.error() for b in group]

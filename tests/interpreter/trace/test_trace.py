@@ -249,7 +249,7 @@ def test_preemption_under_a_tiny_pool() -> None:
 
     rows = [{"q": f"row {i} " + "x" * i} for i in range(12)]
     with sgl.Runtime.toy(max_total_tokens=330) as runtime:
-        runtime.engine.admission._fits = lambda *_: True  # all at once
+        runtime.engine.branches.admission._fits = lambda *_: True  # all at once
         with trace() as t:
             states = [prog.run(**row, backend=runtime) for row in rows]
         assert runtime.engine.scheduler.preemptions > 0, "the pool was not tight"
