@@ -1,7 +1,8 @@
-"""Cursors over one tree, without an engine: random orders of everything a cursor can do, against a plain list of tokens.
+"""Cursors over one tree, without an engine: random orders of everything a cursor can do, against a plain list of
+tokens.
 
-The oracle of a cursor is its token list and nothing else. After each operation the tree's slots add up, no slot is in two
-places, and each slot under a watermark holds just the token and the position that the cursor's tokens say.
+The oracle of a cursor is its token list and nothing else. After each operation the tree's slots add up, no slot is in
+two places, and each slot under a watermark holds just the token and the position that the cursor's tokens say.
 """
 
 from __future__ import annotations
