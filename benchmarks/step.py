@@ -65,7 +65,8 @@ def measure(branches: int) -> tuple[float, float]:
 
 
 def count() -> tuple[float, float]:
-    """Python calls of a token, and files of sgl that they are in: medians of 200 tokens. Other packages do not count."""
+    """Python calls of a token, and files of sgl that they are in: medians of 200 tokens. Other packages do not
+    count."""
     engine, alive = generating(1)
     calls: list[str] = []
 
