@@ -1,10 +1,20 @@
 # Two commands do everything on a fresh machine with Python 3.10-3.13: `make demo` and `make test`.
+# TORCH=cpu takes a torch without CUDA, through uv: `make demo TORCH=cpu`. Else pip takes what the package index has.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
+.PHONY: install docs demo test format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
+
+PIP       = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ifeq ($(TORCH),)
+INSTALL   = $(PIP)
+else
+INSTALL   = $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=$(TORCH)
+endif
+
+install: $(READY)
 
 demo: model
 	$(BIN)/python examples/tour.py
@@ -46,14 +56,20 @@ bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu/$$what.py --shape $$shape $(if $(TOKENIZER),--tokenizer $(TOKENIZER)); done; done
 	$(BIN)/python benchmarks/gpu/ablations.py --shape 0.6b $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) --skip "attention: torch"
 
+# The documentation as a site in site/. It asks no other host for anything; tests/test_docs.py checks that.
+docs: $(READY)
+	$(INSTALL) -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m pytest tests/test_docs.py -k site
+
 model: $(READY)
 	$(BIN)/sgl models pull smollm2-135m
 
 # The tested set of versions is pinned in constraints.txt.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(INSTALL) -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
-from rich.console import Console
-from rich.table import Table
 
 import sgl
 
-console = Console(highlight=False)
 PROBLEMS = [
     json.loads(line) for line in (Path(__file__).parent / "data" / "gsm8k-200.jsonl").read_text().splitlines()[:32]
 ]
@@ -109,18 +107,22 @@ def story(s: sgl.ProgramState) -> None:
     s += sgl.assistant(sgl.gen("story", max_tokens=80, temperature=0.7, seed=7))
 
 
+def bold(text: str) -> str:
+    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text
+
+
 def show_few_shot() -> list[sgl.ProgramState]:
     questions = ["What is the capital of France?", "What do cows drink?", "How many days are in a week?"]
     states = few_shot.run_batch([{"question": q} for q in questions])
     for question, state in zip(questions, states):
-        console.print(f"  Q: {question}  A:[bold]{state['answer']}[/bold]")
+        print(f"  Q: {question}  A:{bold(state['answer'])}")
     return states
 
 
 def show_chat() -> list[sgl.ProgramState]:
     state = chat.run(first="What is the capital of France?", second="And what is it famous for?")
     for message in state.messages():
-        console.print(f"  {message['role']:>9}: {message['content']}", markup=False)
+        print(f"  {message['role']:>9}: {message['content']}")
     return [state]
 
 
@@ -129,31 +131,31 @@ def show_select() -> list[sgl.ProgramState]:
     states = sentiment.run_batch([{"review": r} for r in reviews])
     for review, state in zip(reviews, states):
         means = state.get_meta_info("label")["normalized_prompt_logprobs"]
-        console.print(f"  {review} ->[bold]{state['label']}[/bold]  (mean logprobs {[round(m, 2) for m in means]})")
+        print(f"  {review} ->{bold(state['label'])}  (mean logprobs {[round(m, 2) for m in means]})")
     return states
 
 
 def show_fork() -> list[sgl.ProgramState]:
     state = tips.run(topic="staying healthy")
-    console.print("  " + state.messages()[-1]["content"].replace("\n", "\n  "), markup=False)
+    print("  " + state.messages()[-1]["content"].replace("\n", "\n  "))
     return [state]
 
 
 def show_records() -> list[sgl.ProgramState]:
-    console.print(f"  how a Quantity is enforced:\n{sgl.explain(Quantity)}".replace("\n", "\n    "), markup=False)
+    print(f"  how a Quantity is enforced:\n{sgl.explain(Quantity)}".replace("\n", "\n    "))
     states = record.run_batch([{"problem": p["question"]} for p in PROBLEMS[:4]])
     for state in states:
-        console.print(f"  {state.value('record')!r}", markup=False)
+        print(f"  {state.value('record')!r}")
     counts = [state.get_meta_info("record") for state in states]
-    console.print(f"  {sum(c['forced'] for c in counts)} of {sum(c['generated'] for c in counts)} tokens were forced")
+    print(f"  {sum(c['forced'] for c in counts)} of {sum(c['generated'] for c in counts)} tokens were forced")
     return states
 
 
 def show_batch() -> list[sgl.ProgramState]:
     states = solve.run_batch([{"question": p["question"]} for p in PROBLEMS], progress_bar=True)
     right = sum(number(s["solution"]) == number(p["answer"]) for s, p in zip(states, PROBLEMS))
-    console.print(f"  first: {states[0]['solution'].strip()[:200]}", markup=False)
-    console.print(f"  {len(states)} problems, {right} right (a model of 135 M parameters is no mathematician)")
+    print(f"  first: {states[0]['solution'].strip()[:200]}")
+    print(f"  {len(states)} problems, {right} right (a model of 135 M parameters is no mathematician)")
     return states
 
 
@@ -165,10 +167,10 @@ def number(text: str) -> str | None:
 
 def show_stream() -> list[sgl.ProgramState]:
     state = story.run(stream=True)
-    console.print("  ", end="")
+    print("  ", end="")
     for piece in state.text_iter("story"):
-        console.print(piece, end="", markup=False)
-    console.print()
+        print(piece, end="", flush=True)
+    print()
     return [state]
 
 
@@ -187,36 +189,34 @@ def main() -> None:
     began = time.perf_counter()
     runtime = sgl.Runtime(random_seed=0)
     sgl.set_default_backend(runtime)
-    console.print(f"[dim]{runtime!r}, loaded in {time.perf_counter() - began:.1f} s[/dim]")
+    print(f"{runtime!r}, loaded in {time.perf_counter() - began:.1f} s")
     rows: list[tuple[str, sgl.Usage, float]] = []
     for title, part in PARTS:
-        console.print(f"\n[bold cyan]{title}[/bold cyan]")
+        print(f"\n{bold(title)}")
         start = time.perf_counter()
         states = part()
         seconds = time.perf_counter() - start
         rows.append((title, sum((s.usage.total for s in states), sgl.Usage()), seconds))
-    console.print(summary(rows))
+    print(summary(rows))
     runtime.shutdown()
 
 
-def summary(rows: list[tuple[str, sgl.Usage, float]]) -> Table:
-    """Asked: the tokens a runtime would process that gets the whole text with every call. The rest of the columns say
-    what was done instead."""
-    table = Table(title="\nwhat it cost", caption="asked for = prompt tokens of every call + generated tokens")
-    for column in ("part", "calls", "asked for", "computed", "reused", "generated", "seconds"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    total, seconds = sgl.Usage(), 0.0
-    for title, usage, took in rows:
-        table.add_row(*cells(title, usage, took))
-        total, seconds = total + usage, seconds + took
-    table.add_section()
-    table.add_row(*cells("all", total, seconds))
-    return table
+def summary(rows: list[tuple[str, sgl.Usage, float]]) -> str:
+    """Draw the table of costs. *Asked for*: the tokens that a runtime would process if it got the whole text with every
+    call. The columns after it say what was done instead."""
+    total = sum((usage for _, usage, _ in rows), sgl.Usage()), sum(seconds for *_, seconds in rows)
+    table = [("part", "calls", "asked for", "computed", "reused", "generated", "seconds")]
+    table += [cells(*row) for row in [*rows, ("all", *total)]]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table]
+    rule = "-" * len(lines[0])
+    note = "asked for = prompt tokens of every call + generated tokens"
+    return "\n".join([bold("\nwhat it cost"), lines[0], rule, *lines[1:-1], rule, lines[-1], note])
 
 
-def cells(title: str, usage: sgl.Usage, seconds: float) -> list[str]:
+def cells(title: str, usage: sgl.Usage, seconds: float) -> tuple[str, ...]:
     counts: list[Any] = [usage.calls, usage.prompt + usage.generated, usage.computed, usage.reused, usage.generated]
-    return [title, *(f"{c:,}" for c in counts), f"{seconds:.1f}"]
+    return title, *(f"{c:,}" for c in counts), f"{seconds:.1f}"
 
 
 if __name__ == "__main__":

@@ -47,7 +47,11 @@ def test_the_wheel_has_every_module_and_nothing_else(wheel: Path) -> None:
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     rooms = [ROOT / "lang", ROOT / "interpreter", ROOT / "backend"]
     modules = [p for room in rooms for p in room.rglob("*.py")] + [p for p in ROOT.glob("*.py") if p.name != "setup.py"]
-    data = [ROOT / "interpreter/trace/page.html", ROOT / "backend/runtime/model/llama/tuned_h200.json"]
+    data = [
+        ROOT / "interpreter/trace/page.html",
+        ROOT / "py.typed",
+        ROOT / "backend/runtime/model/llama/tuned_h200.json",
+    ]
     assert packed == {"sgl/" + str(p.relative_to(ROOT)) for p in [*modules, *data]}
 
 
