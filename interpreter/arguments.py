@@ -14,35 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..lang.errors import OptionError, suggest
-from ..lang.expr import Sampling
+from ..lang.sampling import RUN_NAMES, Sampling
 from .budget import Budget
 
-_SAMPLING = {
-    "max_new_tokens": "max_tokens",
-    **{
-        name: name
-        for name in (
-            "n",
-            "stop",
-            "stop_token_ids",
-            "stop_regex",
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "frequency_penalty",
-            "presence_penalty",
-            "repetition_penalty",
-            "ignore_eos",
-            "return_logprob",
-            "logprob_start_len",
-            "top_logprobs_num",
-            "return_text_in_logprobs",
-        )
-    },
-}
-"""Run-level name -> the gen's name for it. `seed`, `timeout` and `budget` are the program's as a whole."""
-RUN_OPTIONS = (*_SAMPLING, "seed", "timeout", "budget", "stream", "backend")
+RUN_OPTIONS = (*RUN_NAMES, "budget", "stream", "backend")
+"""Names of the run-level options. `seed`, `timeout` and `budget` are the program's as a whole."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +39,7 @@ class Options:
         if not isinstance(stream, bool):
             raise OptionError(f"{where}: stream must be True or False, got {stream!r:.60}")
         whole = Sampling.of(where, **{k: given.pop(k) for k in ("seed", "timeout") if k in given})
-        defaults = Sampling.of(where, **{_SAMPLING[k]: v for k, v in given.items()})
+        defaults = Sampling.of(where, **{RUN_NAMES[k]: v for k, v in given.items()})
         limit = None if budget is None else Budget(where, budget)
         return Options(defaults, whole.seed, whole.timeout, limit, stream, backend)
 

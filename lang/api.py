@@ -1,10 +1,7 @@
-"""The words a program is written in: `gen`, `select`, `system`, `user`, `assistant` and their kin.
+"""The constructors of expressions: `gen`, `select`, `system`, `user`, `assistant` and their variants.
 
-Owns: their signatures (SGLang's names and keyword order, then ours, keyword-only) and the checks of each option. What
-they return is described in `expr.py`. Nothing runs here.
-
-An option that is misspelt, contradictory or not carried out by this version raises where it is written; none is
-ignored.
+Signatures are SGLang's names in SGLang's order, then ours, keyword-only. Knows nothing of how an expression runs.
+An option that is misspelt, contradictory or not carried out by this version raises where it is written.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ from .expr import (
     as_expr,
     check_choices,
 )
-from .sampling import normalise
+from .sampling import OPTIONS, normalise
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,16 +90,62 @@ def gen(
 ) -> Gen | Select | Seq:
     """The model writes here; with `choices`, it picks one of them.
 
-    What it writes can be constrained, by one of `regex` (Python's syntax, the whole text), `json_schema` (a string or a
-    mapping), `schema` (a Python type), `dtype` (int, float, bool, str), `ebnf`, `lark`, or `constraint` (any of these
-    joined with `+` and `|`). The text then holds what was asked for, or an error says why not. Without `max_tokens` its
-    budget is the context that is left; `on_budget` says what happens near its end: "close" (steer to a valid end),
-    "error" (`Truncated`), "partial" (the text as far as it came; `s.value` raises). `think=N` lets the model reason in
-    up to N tokens first, between `<think>` and `</think>`; `s[name + "_reasoning_content"]` is what it wrote there.
+    At most one of `regex`, `json_schema`, `schema`, `dtype`, `ebnf`, `lark` and `constraint` may be given. The text
+    then holds what was asked for, or reading it raises. None leaves an option to the program's run
+    (`run(temperature=...)`), and then to the default below.
 
-    `None` leaves an option to the program's defaults (`run(temperature=...)`), then to ours: 128 tokens, temperature 1.
-    `max_tokens`, `min_tokens` are in tokens, `timeout` in seconds; `stop` ends the text and is not part of it.
-    Raises `OptionError`, `ConstraintError` or `NotYet`, with the gen's name.
+    Args:
+        name: variable that holds the text, `s[name]`; None: the text is only appended.
+        max_tokens: most tokens to write; default 128, with a constraint the context left, with `regex` 512.
+        min_tokens: tokens before the text may end; default 0.
+        n: samples to draw; default 1; with more, the value is a list.
+        stop: text or texts that end the text and are no part of it.
+        stop_token_ids: ids of tokens that end the text.
+        stop_regex: pattern or patterns whose first match ends the text and is no part of it.
+        temperature: divides the logits, in [0, 100]; default 1; 0 takes the likeliest token.
+        top_p: keeps the likeliest tokens that have this mass, in (0, 1]; default 1.
+        top_k: keeps so many of the likeliest tokens; default -1, all.
+        min_p: keeps tokens at least so likely, relative to the likeliest, in [0, 1]; default 0.
+        frequency_penalty: subtracted from a logit for each time the token was generated, in [-2, 2]; default 0.
+        presence_penalty: subtracted once from the logit of a token that was generated, in [-2, 2]; default 0.
+        ignore_eos: goes on where the model would end the text; default False.
+        return_logprob: keeps the tokens' log-probabilities, in `s.get_meta_info(name)`; default False.
+        logprob_start_len: token of the prompt that its log-probabilities begin at; default -1, none.
+        top_logprobs_num: likeliest tokens to keep beside each one; default 0.
+        return_text_in_logprobs: gives each log-probability with its token's text; default True.
+        dtype: int, float, bool or str, or the name of one: SGLang's texts of such values.
+        choices: texts to pick from, as `select` does; only `temperature` and `choices_method` go with it.
+        choices_method: how to pick; default `token_length_normalized`.
+        regex: pattern of the whole text, in Python's syntax.
+        json_schema: a JSON Schema, as a string or a mapping.
+        schema: a Python type; `s.value(name)` is an instance of it.
+        ebnf: a grammar in xgrammar's EBNF.
+        lark: a grammar in llguidance's Lark dialect.
+        constraint: any constraint, also joined ones: `sgl.regex("[0-9]+") + " euros"`.
+        seed: integer; the same seed and text give the same result; default drawn by the run.
+        logit_bias: token id to what is added to its logit, in [-100, 100].
+        repetition_penalty: makes tokens that occurred less likely, in (0, 10]; default 1, none.
+        think: most tokens of reasoning between `<think>` and `</think>` before the text, which `s[name +
+            "_reasoning_content"]` holds; default none.
+        timeout: seconds until `ProgramTimeout`; default none.
+        on_budget: what happens to a constrained text near `max_tokens`: "close" (the default) steers it to a valid
+            end, "error" raises `Truncated`, "partial" keeps the text as far as it came.
+
+    Returns:
+        An expression to append: `s += sgl.gen("answer")`.
+
+    Raises:
+        OptionError: an option is unknown, out of its range, or has no use beside the others.
+        ConstraintError: the constraint is wrong, or there are two.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def greet(s):
+        ...     s += "Hello " + sgl.gen("whom", max_tokens=4, temperature=0)
+        >>> state = greet.run(backend=sgl.Runtime.toy())
+        >>> len(state.get_meta_info("whom")["token_ids"])
+        4
     """
     where = _where("gen", name)
     # read first, while locals() is the arguments and nothing else
@@ -183,7 +226,29 @@ def select(
     temperature: float = 0.0,
     choices_method: ChoiceMethod = token_length_normalized,
 ) -> Select:
-    """The model picks one of `choices`, scored as continuations; `choices_method` decides (temperature 0: the best)."""
+    """The model picks one of `choices`, scored as continuations of the text.
+
+    Args:
+        name: variable that holds the choice; None: the choice is only appended.
+        choices: the texts to pick from: a list of strings, none empty, all different.
+        temperature: 0 (the default) takes the best; above, the choice is drawn by its score, in [0, 100].
+        choices_method: turns log-probabilities into scores; default `token_length_normalized`.
+
+    Returns:
+        An expression to append.
+
+    Raises:
+        OptionError: `name` is no string, or the temperature is out of its range.
+        ConstraintError: `choices` is empty or has an empty, repeated or non-string member; no choice method.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def judge(s):
+        ...     s += "Is water wet? " + sgl.select("verdict", ["yes", "no"])
+        >>> judge.run(backend=sgl.Runtime.toy())["verdict"] in ("yes", "no")
+        True
+    """
     return _select(_where("select", name), name, choices, temperature, choices_method)
 
 
@@ -199,113 +264,197 @@ def _select(where: str, name: str | None, choices: object, temperature: float | 
     return Select(name, found, heat or 0.0, method)
 
 
-@_checked
-def gen_int(
-    name: str | None = None,
-    max_tokens: int | None = None,
-    n: int | None = None,
-    stop: Strings | None = None,
-    stop_token_ids: Sequence[int] | None = None,
-    stop_regex: Strings | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    min_p: float | None = None,
-    frequency_penalty: float | None = None,
-    presence_penalty: float | None = None,
-    ignore_eos: bool | None = None,
-    return_logprob: bool | None = None,
-    logprob_start_len: int | None = None,
-    top_logprobs_num: int | None = None,
-    return_text_in_logprobs: bool | None = None,
-) -> Gen:
-    """A whole number: `gen(dtype=int)` with SGLang's parameters. The value is text; `s.value(name)` is the number."""
-    options = {k: v for k, v in locals().items() if v is not None and k != "name"}
-    return cast(Gen, gen(name, dtype=int, **options))
+_TYPED = ("name", *(option.name for option in OPTIONS if "gen_int" in option.takers))
 
 
-@_checked
-def gen_string(
-    name: str | None = None,
-    max_tokens: int | None = None,
-    n: int | None = None,
-    stop: Strings | None = None,
-    stop_token_ids: Sequence[int] | None = None,
-    stop_regex: Strings | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    min_p: float | None = None,
-    frequency_penalty: float | None = None,
-    presence_penalty: float | None = None,
-    ignore_eos: bool | None = None,
-    return_logprob: bool | None = None,
-    logprob_start_len: int | None = None,
-    top_logprobs_num: int | None = None,
-    return_text_in_logprobs: bool | None = None,
-) -> Gen:
-    """A quoted string of letters, digits and spaces: `gen(dtype=str)` with SGLang's parameters."""
-    options = {k: v for k, v in locals().items() if v is not None and k != "name"}
-    return cast(Gen, gen(name, dtype=str, **options))
+def _typed(func: Callable[..., Gen]) -> Callable[..., Gen]:
+    """`func` with the signature of SGLang's `gen_int`: gen's parameters that the table of options gives it."""
+    known = inspect.signature(gen).parameters
+    func.__signature__ = inspect.Signature([known[name] for name in _TYPED], return_annotation="Gen")  # type: ignore[attr-defined]
+    return _checked(func)
+
+
+def _gen_dtype(dtype: type, positional: tuple[Any, ...], options: dict[str, Any]) -> Gen:
+    if len(positional) > len(_TYPED):
+        raise OptionError(f"takes {len(_TYPED)} positional arguments, got {len(positional)}")
+    return cast(Gen, gen(dtype=dtype, **dict(zip(_TYPED, positional)), **options))
+
+
+@_typed
+def gen_int(*args: Any, **options: Any) -> Gen:
+    """A whole number: `gen(dtype=int)`. `s[name]` is its text; `s.value(name)` is the number.
+
+    Args:
+        *args: `name`, and further options in SGLang's order.
+        **options: SGLang's sampling options of a gen, as `gen` documents them: `max_tokens` ... `temperature` ...
+
+    Returns:
+        An expression to append.
+
+    Raises:
+        OptionError: an option is unknown or out of its range.
+
+    Example:
+        >>> import sgl
+        >>> sgl.gen_int("age", max_tokens=3).constraint.pattern
+        '[-+]?[0-9]{1,20}'
+    """
+    return _gen_dtype(int, args, options)
+
+
+@_typed
+def gen_string(*args: Any, **options: Any) -> Gen:
+    """A quoted string of letters, digits and spaces: `gen(dtype=str)`. `s.value(name)` is the string without quotes.
+
+    Args:
+        *args: `name`, and further options in SGLang's order.
+        **options: SGLang's sampling options of a gen, as `gen` documents them.
+
+    Returns:
+        An expression to append.
+
+    Raises:
+        OptionError: an option is unknown or out of its range.
+
+    Example:
+        >>> import sgl
+        >>> sgl.gen_string("word", max_tokens=8).sampling.max_tokens
+        8
+    """
+    return _gen_dtype(str, args, options)
 
 
 @_checked
 def system(expr: Appendable | None = None) -> Seq:
-    """A system message."""
+    """A system message, in the words of the model's chat template.
+
+    Args:
+        expr: its content, text or an expression; default empty.
+
+    Returns:
+        An expression to append.
+
+    Raises:
+        OptionError: `expr` is neither text nor an expression.
+
+    Example:
+        >>> import sgl
+        >>> [type(part).__name__ for part in sgl.system("Be brief.")]
+        ['RoleBegin', 'Text', 'RoleEnd']
+    """
     return _turn("system", expr)
 
 
 @_checked
 def user(expr: Appendable | None = None) -> Seq:
-    """A user message."""
+    """A user's message, in the words of the model's chat template.
+
+    Args:
+        expr: its content, text or an expression; default empty.
+
+    Returns:
+        An expression to append.
+
+    Raises:
+        OptionError: `expr` is neither text nor an expression.
+
+    Example:
+        >>> import sgl
+        >>> len(sgl.user("Capital of " + sgl.gen("country")).items)
+        4
+    """
     return _turn("user", expr)
 
 
 @_checked
 def assistant(expr: Appendable | None = None) -> Seq:
-    """An assistant message, usually with a gen in it."""
+    """An assistant's message, usually with a gen in it.
+
+    Args:
+        expr: its content, text or an expression; default empty.
+
+    Returns:
+        An expression to append.
+
+    Raises:
+        OptionError: `expr` is neither text nor an expression.
+
+    Example:
+        >>> import sgl
+        >>> sgl.assistant(sgl.gen("answer", max_tokens=16)).items[1].name
+        'answer'
+    """
     return _turn("assistant", expr)
 
 
 def system_begin() -> RoleBegin:
+    """Begin a system message; what is appended until `system_end()` is its content."""
     return RoleBegin("system")
 
 
 def system_end() -> RoleEnd:
+    """End the system message that `system_begin()` began."""
     return RoleEnd("system")
 
 
 def user_begin() -> RoleBegin:
+    """Begin a user message; what is appended until `user_end()` is its content."""
     return RoleBegin("user")
 
 
 def user_end() -> RoleEnd:
+    """End the user message that `user_begin()` began."""
     return RoleEnd("user")
 
 
 def assistant_begin() -> RoleBegin:
+    """Begin an assistant message; what is appended until `assistant_end()` is its content."""
     return RoleBegin("assistant")
 
 
 def assistant_end() -> RoleEnd:
+    """End the assistant message that `assistant_begin()` began."""
     return RoleEnd("assistant")
 
 
 @_checked
 def image(expr: object) -> Expr:
-    """An image. Not carried out by this version: raises `NotYet`."""
+    """An image. This version does not carry it out.
+
+    Args:
+        expr: the image, as SGLang takes it.
+
+    Raises:
+        NotYet: always.
+    """
     _refuse("image(...)", "an image in a prompt")
 
 
 @_checked
 def video(path: str, num_frames: int) -> Expr:
-    """Frames of a video. Not carried out by this version: raises `NotYet`."""
+    """Frames of a video. This version does not carry it out.
+
+    Args:
+        path: the file.
+        num_frames: how many frames to show.
+
+    Raises:
+        NotYet: always.
+    """
     _refuse("video(...)", "a video in a prompt")
 
 
 @_checked
 def separate_reasoning(expr: Appendable | None = None, model_type: str | None = None) -> Expr:
-    """Keep a model's reasoning apart from its answer. Not carried out by this version: raises `NotYet`."""
+    """Keep a model's reasoning apart from its answer. This version does not carry it out.
+
+    Args:
+        expr: what the model writes.
+        model_type: the family whose marks of reasoning to look for.
+
+    Raises:
+        NotYet: always.
+    """
     _refuse("separate_reasoning(...)", "splitting off a model's reasoning")
 
 

@@ -10,69 +10,16 @@ expression may be appended to any number of programs, branches and threads.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
-from typing import Any, Union
+from dataclasses import dataclass, field
+from typing import Union
 
 from .choices import ChoiceMethod, token_length_normalized
 from .constraint import Constraint
 from .errors import ConstraintError, OptionError
-
-DEFAULT_MAX_TOKENS = 128
-"""Budget of a free-text gen that names none (SGLang's)."""
+from .sampling import DEFAULT_MAX_TOKENS as DEFAULT_MAX_TOKENS
+from .sampling import Sampling as Sampling  # part of a gen, so whoever reads gens finds it here
 
 Appendable = Union["Expr", str]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Sampling parameters of one gen; `None` means "not said here" (the program's default, then ours, decides).
-
-    Units: `max_tokens`, `min_tokens` in tokens; `timeout` in seconds; `top_p`, `min_p` in [0, 1];
-    `top_k` -1 (or None) for all tokens; penalties as in OpenAI's API (`frequency`, `presence` in [-2, 2]) and in
-    Keskar et al. 2019 (`repetition_penalty` > 0, 1 is none).
-    """
-
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    n: int | None = None
-    stop: tuple[str, ...] | None = None
-    stop_token_ids: tuple[int, ...] | None = None
-    stop_regex: tuple[str, ...] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    ignore_eos: bool | None = None
-    return_logprob: bool | None = None
-    logprob_start_len: int | None = None
-    top_logprobs_num: int | None = None
-    return_text_in_logprobs: bool | None = None
-    seed: int | None = None
-    logit_bias: tuple[tuple[int, float], ...] | None = None
-    timeout: float | None = None
-
-    @staticmethod
-    def of(where: str, **options: Any) -> Sampling:
-        """Normalise and check options as a user writes them; raises `OptionError` that names `where`."""
-        from .sampling import normalise
-
-        return Sampling(**normalise(where, options))
-
-    def over(self, default: Sampling) -> Sampling:
-        """These parameters where they are said, else those of `default`. A gen's `stop` replaces the run's."""
-        theirs = _values(default)
-        if theirs == _UNSAID:
-            return self
-        return Sampling(*[d if v is None else v for v, d in zip(_values(self), theirs)])
-
-
-_values = attrgetter(*(f.name for f in fields(Sampling)))
-"""Its fields, in the order of its constructor."""
-_UNSAID = _values(Sampling())
 
 
 class Expr:

@@ -1,18 +1,67 @@
-"""Checks and normal forms of the sampling options a user writes.
+"""The sampling options: one table, `OPTIONS`, of their names, types, units, defaults, ranges and checks.
 
-Owns: the range of every option and the message when it is left. Used by `gen(...)` and by run-level defaults, so both
-accept and refuse exactly the same.
+Run-level options, the parameters of `gen_int` and `gen_string`, the names that `Runtime.generate` takes and the
+documentation (`describe`) come from this table. Knows nothing of expressions, nor of how a token is sampled.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import regex
 
 from .errors import ConstraintError, OptionError, suggest
+
+DEFAULT_MAX_TOKENS = 128
+"""Budget of a gen of free text that names none (SGLang's)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The sampling options of one gen, checked. None: not said here, so the program's default or ours decides."""
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    n: int | None = None
+    stop: tuple[str, ...] | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+    stop_regex: tuple[str, ...] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    ignore_eos: bool | None = None
+    return_logprob: bool | None = None
+    logprob_start_len: int | None = None
+    top_logprobs_num: int | None = None
+    return_text_in_logprobs: bool | None = None
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] | None = None
+    timeout: float | None = None
+
+    @staticmethod
+    def of(where: str, **options: Any) -> Sampling:
+        """Check options as a user writes them. Raises `OptionError` that names `where`."""
+        return Sampling(**normalise(where, options))
+
+    def over(self, default: Sampling) -> Sampling:
+        """These options where they are said, else those of `default`. A gen's `stop` replaces the run's."""
+        theirs = _values(default)
+        if theirs == _UNSAID:
+            return self
+        return Sampling(*[d if v is None else v for v, d in zip(_values(self), theirs)])
+
+
+_values = attrgetter(*(f.name for f in fields(Sampling)))
+"""The fields of a `Sampling`, in the order of its constructor."""
+_UNSAID = _values(Sampling())
 
 
 def normalise(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,36 +78,44 @@ def normalise(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _integer(low: int, high: int | None = None) -> Any:
+# ------------------------------------------------------------------------------------------------------------- checks
+
+
+class _Check(NamedTuple):
+    """Which values an option takes: in words, and as a function of (what to name in an error, the value)."""
+
+    range: str
+    of: Callable[[str, Any], Any]
+
+
+def _integer(low: int, high: int | None = None) -> _Check:
+    range = f"at least {low}" if high is None else f"in [{low}, {high}]"
+
     def check(what: str, value: Any) -> int:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise OptionError(f"{what} must be an integer, got {value!r:.60}")
         number = int(value.__index__())
         if number < low or (high is not None and number > high):
-            raise OptionError(
-                f"{what} must be {f'at least {low}' if high is None else f'in [{low}, {high}]'}, got {number}"
-            )
+            raise OptionError(f"{what} must be {range}, got {number}")
         return number
 
-    return check
+    return _Check(range, check)
 
 
-def _number(low: float, high: float, *, open_low: bool = False) -> Any:
+def _number(low: float, high: float, *, open_low: bool = False) -> _Check:
+    range = f"in {'(' if open_low else '['}{low:g}, {high:g}]"
+
     def check(what: str, value: Any) -> float:
         try:
             number = float(value)
         except (TypeError, ValueError):
             raise OptionError(f"{what} must be a number, got {value!r:.60}") from None
-        if (
-            isinstance(value, (bool, str))
-            or math.isnan(number)
-            or not low <= number <= high
-            or (open_low and number == low)
-        ):
-            raise OptionError(f"{what} must be in {'(' if open_low else '['}{low:g}, {high:g}], got {value!r:.60}")
+        outside = math.isnan(number) or not low <= number <= high or (open_low and number == low)
+        if outside or isinstance(value, (bool, str)):
+            raise OptionError(f"{what} must be {range}, got {value!r:.60}")
         return number
 
-    return check
+    return _Check(range, check)
 
 
 def _flag(what: str, value: Any) -> bool:
@@ -88,54 +145,131 @@ def _regexes(what: str, value: Any) -> tuple[str, ...]:
     return found
 
 
+_token_id = _integer(0).of
+_bias_value = _number(-100, 100).of
+
+
 def _token_ids(what: str, value: Any) -> tuple[int, ...]:
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    return tuple(_integer(0)(what, v) for v in values)
+    return tuple(_token_id(what, v) for v in values)
 
 
 def _bias(what: str, value: Any) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, Mapping):
         raise OptionError(f"{what} must map token ids to numbers, got {value!r:.60}")
-    check = _integer(0)
-    return tuple(
-        sorted(
-            (
-                check(f"{what} token id", int(k) if isinstance(k, str) and k.isdigit() else k),
-                _number(-100, 100)(f"{what}[{k}]", v),
-            )
-            for k, v in value.items()
+    found = (
+        (
+            _token_id(f"{what} token id", int(k) if isinstance(k, str) and k.isdigit() else k),
+            _bias_value(f"{what}[{k}]", v),
         )
+        for k, v in value.items()
     )
+    return tuple(sorted(found))
 
 
 def _top_k(what: str, value: Any) -> int:
-    number: int = _integer(-1)(what, value)
+    number: int = _integer(-1).of(what, value)
     if number == 0:
         raise OptionError(f"{what} must be -1 (all tokens) or at least 1, got 0")
     return number
 
 
-_CHECKS: dict[str, Any] = {
-    "max_tokens": _integer(0),
-    "min_tokens": _integer(0),
-    "n": _integer(1),
-    "stop": _strings,
-    "stop_token_ids": _token_ids,
-    "stop_regex": _regexes,
-    "temperature": _number(0, 100),
-    "top_p": _number(0, 1, open_low=True),
-    "top_k": _top_k,
-    "min_p": _number(0, 1),
-    "frequency_penalty": _number(-2, 2),
-    "presence_penalty": _number(-2, 2),
-    "repetition_penalty": _number(0, 10, open_low=True),
-    "ignore_eos": _flag,
-    "return_logprob": _flag,
-    "logprob_start_len": _integer(-1),
-    "top_logprobs_num": _integer(0),
-    "return_text_in_logprobs": _flag,
-    "seed": _integer(-(2**63), 2**64 - 1),
-    "logit_bias": _bias,
-    "timeout": _number(0, 1e9, open_low=True),
-}
-SAMPLING_OPTIONS = tuple(_CHECKS)
+# -------------------------------------------------------------------------------------------------------------- table
+
+
+class SamplingOption(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    """gen's keyword, and the field of `Sampling`."""
+    type: str
+    unit: str
+    default: str
+    """What holds where neither the gen nor the run says anything."""
+    check: _Check
+    takers: tuple[str, ...]
+    meaning: str
+    sglang: str = ""
+    """The name in SGLang's `sampling_params`, if it is another one. `Runtime.generate` takes both names."""
+
+
+_ALL = ("gen", "gen_int", "gen_string", "run", "generate")
+_OURS = ("gen", "run", "generate")
+_ONE_CALL = ("gen", "generate")
+
+_BUDGET = f"{DEFAULT_MAX_TOKENS}; with a constraint the context left, with `regex=` 512"
+_BOOL = _Check("", _flag)
+_TEXTS = _Check("not empty", _strings)
+_PATTERNS = _Check("no match of the empty text", _regexes)
+_IDS = _Check("at least 0", _token_ids)
+_COUNT = _integer(0)
+_SHARE, _POSITIVE_SHARE = _number(0, 1), _number(0, 1, open_low=True)
+_PENALTY = _number(-2, 2)
+_FACTOR = _number(0, 10, open_low=True)
+_TOP_K = _Check("-1 or at least 1", _top_k)
+_SEED = _integer(-(2**63), 2**64 - 1)
+_BIAS = _Check("values in [-100, 100]", _bias)
+_SECONDS = _number(0, 1e9, open_low=True)
+_REPEATED = "divides the logits of tokens in the prompt or the text (Keskar et al. 2019)"
+_PROMPT = "log-probabilities of the prompt from this token on; -1: none; needs `return_logprob`"
+_LIKELIEST = "likeliest tokens to keep beside each token; needs `return_logprob`"
+
+OPTIONS = tuple(
+    SamplingOption(*row)
+    for row in (
+        ("max_tokens", "int", "tokens", _BUDGET, _COUNT, _ALL, "most tokens to write", "max_new_tokens"),
+        ("min_tokens", "int", "tokens", "0", _COUNT, _ONE_CALL, "tokens before the text may end", "min_new_tokens"),
+        ("n", "int", "samples", "1", _integer(1), _ALL, "samples to draw; with more than 1 the value is a list"),
+        ("stop", "str or list", "text", "none", _TEXTS, _ALL, "texts that end the text and are cut off"),
+        ("stop_token_ids", "list of int", "token ids", "none", _IDS, _ALL, "tokens that end the text"),
+        ("stop_regex", "str or list", "pattern", "none", _PATTERNS, _ALL, "patterns that end the text and are cut off"),
+        ("temperature", "float", "", "1", _number(0, 100), _ALL, "divides the logits; 0: the likeliest token"),
+        ("top_p", "float", "probability", "1", _POSITIVE_SHARE, _ALL, "keeps the likeliest tokens of this mass"),
+        ("top_k", "int", "tokens", "-1", _TOP_K, _ALL, "keeps so many of the likeliest tokens; -1: all"),
+        ("min_p", "float", "probability", "0", _SHARE, _ALL, "keeps tokens so likely, relative to the likeliest"),
+        ("frequency_penalty", "float", "logits", "0", _PENALTY, _ALL, "subtracted for each time a token was generated"),
+        ("presence_penalty", "float", "logits", "0", _PENALTY, _ALL, "subtracted once from a token that was generated"),
+        ("repetition_penalty", "float", "factor", "1", _FACTOR, _OURS, _REPEATED),
+        ("ignore_eos", "bool", "", "False", _BOOL, _ALL, "goes on where the model would end the text"),
+        ("return_logprob", "bool", "", "False", _BOOL, _ALL, "keeps the log-probabilities of the tokens"),
+        ("logprob_start_len", "int", "tokens", "-1", _integer(-1), _ALL, _PROMPT),
+        ("top_logprobs_num", "int", "tokens", "0", _COUNT, _ALL, _LIKELIEST),
+        (
+            "return_text_in_logprobs",
+            "bool",
+            "",
+            "True",
+            _BOOL,
+            _ALL,
+            "each log-probability comes with its text",
+        ),
+        ("seed", "int", "", "drawn", _SEED, _OURS, "the same seed and text give the same result", "sampling_seed"),
+        ("logit_bias", "dict", "logits", "none", _BIAS, _ONE_CALL, "token id to what is added to its logit"),
+        ("timeout", "float", "seconds", "none", _SECONDS, _OURS, "raises `ProgramTimeout` when it has passed"),
+    )
+)
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {option.name: option.check.of for option in OPTIONS}
+SGLANG_NAMES = {option.sglang: option.name for option in OPTIONS if option.sglang}
+"""Name in SGLang's `sampling_params` -> ours, where they differ."""
+_RUN_NAME = {"max_tokens": "max_new_tokens"}
+RUN_NAMES = {_RUN_NAME.get(option.name, option.name): option.name for option in OPTIONS if "run" in option.takers}
+"""Name of a run-level option (SGLang's) -> gen's name for it."""
+
+
+def describe() -> str:
+    """The table in Markdown, for the documentation: one row an option.
+
+    Example:
+        >>> print(describe().splitlines()[8])
+        | `temperature` | float |  | 1 | in [0, 100] | divides the logits; 0: the likeliest token | all |
+    """
+    rows = ["| option | type | unit | default | values | meaning | taken by |", "|---|---|---|---|---|---|---|"]
+    for option in OPTIONS:
+        name, kind, unit, default, check, takers, meaning, sglang = option
+        names = {"run": _RUN_NAME.get(name, name), "generate": sglang or name}
+        renamed = {taker: f" (as `{names[taker]}`)" for taker in names if names[taker] != name}
+        by = ", ".join(f"`{taker}`{renamed.get(taker, '')}" for taker in takers)
+        by = "all" if takers == _ALL and not renamed else by
+        rows.append(f"| `{name}` | {kind} | {unit} | {default} | {check.range} | {meaning} | {by} |")
+    return "\n".join(rows) + "\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...lang.constraint import Constraint, ebnf, json_schema, regex
 from ...lang.errors import NotYet, OptionError
-from ...lang.expr import Sampling
+from ...lang.sampling import SGLANG_NAMES, Sampling
 from ..base import GenRequest, GenResult, Handle
 from ..meta import call_id, of_gen
 from .program.branch import Branch
@@ -19,7 +19,6 @@ from .program.branch import Branch
 if TYPE_CHECKING:
     from .runtime import Runtime
 
-_RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
 _CONSTRAINTS = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf}
 
 
@@ -173,7 +172,7 @@ def _constraint(params: Mapping[str, Any]) -> tuple[dict[str, Any], Constraint |
 
 
 def _sampling(params: Mapping[str, Any], return_logprob: bool, start: int | None, top: int | None) -> Sampling:
-    given = {_RENAMED.get(name, name): value for name, value in params.items()}
+    given = {SGLANG_NAMES.get(name, name): value for name, value in params.items()}
     if given.pop("structural_tag", None) is not None:
         raise NotYet("generate: structural_tag is not supported by this version of sgl yet; it was not ignored")
     if return_logprob:
