@@ -77,7 +77,7 @@ class Regex(Constraint):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice(Constraint):
+class Choices(Constraint):
     """One of these texts."""
 
     choices: tuple[str, ...]
@@ -209,7 +209,7 @@ def choice(choices: object) -> Constraint:
     """One of these texts, written under a mask (`select` scores them instead)."""
     from .expr import check_choices
 
-    return Choice(check_choices("choice", choices))
+    return Choices(check_choices("choice", choices))
 
 
 def ebnf(source: str) -> Constraint:

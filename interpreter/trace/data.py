@@ -19,7 +19,7 @@ from typing import Any
 
 from ...backend.base import CallTrace, GenResult, ScoreResult, StepRecord, Usage
 from ...lang.choices import token_length_normalized
-from ...lang.constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ...lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ...lang.expr import Gen, Sampling, Select
 from ..arguments import Options
 from ..plain import plain
@@ -283,7 +283,7 @@ def _words(constraint: Constraint) -> str:
         return repr(constraint.text)
     if isinstance(constraint, Regex):
         return constraint.dtype.__name__ if constraint.dtype is not None else f"regex {constraint.pattern}"
-    if isinstance(constraint, Choice):
+    if isinstance(constraint, Choices):
         return f"choice of {', '.join(map(repr, constraint.choices))}"
     if isinstance(constraint, JsonSchema):
         of = constraint.type

@@ -18,7 +18,7 @@ import functools
 import json
 from typing import Any
 
-from ..constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ..constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ..errors import ConstraintError
 from . import dialect as dialects
 from .formats import check_format
@@ -50,7 +50,7 @@ def check(constraint: Constraint, text: str) -> Any:
         if not _fullmatch(constraint.pattern, text):
             raise Mismatch(f"{_brief(text)} does not match {_brief(constraint.pattern)}")
         return text if constraint.dtype is None else _of_dtype(constraint.dtype, text)
-    if isinstance(constraint, Choice):
+    if isinstance(constraint, Choices):
         if text not in constraint.choices:
             raise Mismatch(f"{_brief(text)} is none of the {len(constraint.choices)} choices")
         return text

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
-from ..constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ..constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ..pattern import PatternError, parse_regex
 from ..pattern.nodes import NOTHING, PatternNode
 from ..pattern.sets import Derivatives
@@ -33,15 +33,15 @@ class Slow(ValueError):
 
 def splits(parts: tuple[Constraint, ...], text: str, fits: Fits) -> bool:
     """Whether a text is the parts one after the other. `fits`: whether a text is one JSON part. Raises `Slow`."""
-    return len(text) in _Walk(text, fits).after(parts, {0})
+    return len(text) in _SplitWalk(text, fits).after(parts, {0})
 
 
 def matches(pattern: str, text: str) -> bool:
     """Whether a pattern matches the whole text. Raises `Slow`."""
-    return len(text) in _Walk(text, lambda part, piece: False).ends(Regex(pattern), {0})
+    return len(text) in _SplitWalk(text, lambda part, piece: False).ends(Regex(pattern), {0})
 
 
-class _Walk:
+class _SplitWalk:
     """One text. Positions are indices into it."""
 
     def __init__(self, text: str, fits: Fits) -> None:
@@ -59,7 +59,7 @@ class _Walk:
             return set()
         if isinstance(part, Exactly):
             return self._literal((part.text,), starts)
-        if isinstance(part, Choice):
+        if isinstance(part, Choices):
             return self._literal(part.choices, starts)
         if isinstance(part, Either):
             return {end for branch in part.branches for end in self.ends(branch, starts)}

@@ -17,7 +17,7 @@ from dataclasses import replace
 from . import chars as chars
 from .chars import Ranges
 from .nodes import Chars, PatternError, PatternNode
-from .syntax import Reader
+from .syntax import PatternReader
 
 _DIGIT: Ranges = ((48, 57),)
 _WORD: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
@@ -38,7 +38,7 @@ _NO_REFERENCE = "no engine can enforce it"
 _LIST_THEM = "list the alternatives instead"
 
 
-class EcmaReader(Reader):
+class EcmaReader(PatternReader):
     def element(self, c: str) -> None:
         start = self.at
         if c in "*+?" or c == "{":

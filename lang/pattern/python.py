@@ -17,7 +17,7 @@ from . import chars as chars
 from .chars import Ranges
 from .marks import Atomic
 from .nodes import Chars, PatternError
-from .syntax import Flags, Reader
+from .syntax import Flags, PatternReader
 
 _CONTROL = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
 _FLAGS = {"i": "ignore_case", "m": "multiline", "s": "dot_all", "x": "verbose", "a": "ascii", "u": "ascii"}
@@ -29,7 +29,7 @@ _NO_REFERENCE = "no engine can enforce it"
 _LIST_THEM = "list the alternatives instead"
 
 
-class PythonReader(Reader):
+class PythonReader(PatternReader):
     def __init__(self, source: str) -> None:
         super().__init__(source)
         self.names: set[str] = set()

@@ -61,7 +61,7 @@ class Group:
     """There is one in its last item, a group."""
 
 
-class Reader:
+class PatternReader:
     """Reads one pattern. A dialect adds `element` (what stands here) and its escapes."""
 
     def __init__(self, source: str) -> None:

@@ -19,7 +19,7 @@ WHOLE, PLACES = 20, 20
 """Digits before and after the point of a number that has no limits of its own."""
 
 
-class _Bound(NamedTuple):
+class _DecimalBound(NamedTuple):
     """A bound; `open`: the number must not be equal to it."""
 
     value: Decimal
@@ -48,7 +48,7 @@ class _Edge:
         return _Edge(whole, fraction, self.open)
 
 
-ZERO = _Bound(Decimal(0), False)
+ZERO = _DecimalBound(Decimal(0), False)
 
 
 def decimals(
@@ -66,9 +66,9 @@ def decimals(
     `digits` in all and `places` after the point are pydantic's `max_digits` and `decimal_places`. Raises
     `ConstraintError` if there is no such number.
     """
-    low = max((_Bound(v, o) for v, o in ((ge, False), (gt, True)) if v is not None), default=None)
+    low = max((_DecimalBound(v, o) for v, o in ((ge, False), (gt, True)) if v is not None), default=None)
     high = min(
-        (_Bound(v, o) for v, o in ((le, False), (lt, True)) if v is not None),
+        (_DecimalBound(v, o) for v, o in ((le, False), (lt, True)) if v is not None),
         key=lambda bound: (bound.value, not bound.open),
         default=None,
     )
@@ -83,8 +83,8 @@ def decimals(
     if high is None or high.value >= 0:
         positive = _magnitudes(low if low is not None and low.value >= 0 else ZERO, high, room)
     if low is None or low.value < 0:
-        least = _Bound(-high.value, high.open) if high is not None and high.value <= 0 else ZERO
-        negative = _magnitudes(least, low and _Bound(-low.value, low.open), room)
+        least = _DecimalBound(-high.value, high.open) if high is not None and high.value <= 0 else ZERO
+        negative = _magnitudes(least, low and _DecimalBound(-low.value, low.open), room)
     if not positive and not negative:
         raise ConstraintError("no number is within the bounds and has so few digits; correct them")
     if positive == negative:
@@ -92,7 +92,7 @@ def decimals(
     return _group([*positive, *("-" + number for number in negative)])
 
 
-def _magnitudes(low: _Bound, high: _Bound | None, room: list[int]) -> list[str]:
+def _magnitudes(low: _DecimalBound, high: _DecimalBound | None, room: list[int]) -> list[str]:
     """Alternatives for the numbers >= 0 within bounds.
 
     `room[k]`: how many digits may be after the point when k are before it; k = 0 stands for a zero before the point.
@@ -100,7 +100,7 @@ def _magnitudes(low: _Bound, high: _Bound | None, room: list[int]) -> list[str]:
     found: list[str] = []
     free: dict[int, list[int]] = {}  # places: the numbers of digits that no bound cuts
     for k, places in enumerate(room):
-        smallest = _Bound(Decimal(10) ** (k - 1) if k else Decimal(0), False)
+        smallest = _DecimalBound(Decimal(10) ** (k - 1) if k else Decimal(0), False)
         beyond = Decimal(10) ** k
         if low.value >= beyond or (high is not None and high.value < smallest.value):
             continue

@@ -14,7 +14,7 @@ import html
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ....lang.constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ....lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ....lang.errors import ConstraintError
 from ....lang.pattern import PatternError, is_empty, parse_regex, size
 from .lark import schemas, to_source
@@ -81,7 +81,7 @@ def _rows(constraint: Constraint) -> Iterator[Row]:
                 yield replace(row, pointer=f"{word} {number}" + (f": {row.pointer}" if row.pointer else ""))
     elif isinstance(constraint, Exactly):
         yield Row("", "text", "enforced", _count(len(constraint.text), "character"))
-    elif isinstance(constraint, Choice):
+    elif isinstance(constraint, Choices):
         yield Row("", "choices", "enforced", _count(len(constraint.choices), "choice"))
     elif isinstance(constraint, Regex):
         yield _regex(constraint.pattern)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ....lang.constraint import Choice, Constraint, Either, Exactly, JsonSchema, Regex, Sequenced, pattern_node
+from ....lang.constraint import Choices, Constraint, Either, Exactly, JsonSchema, Regex, Sequenced, pattern_node
 from ....lang.errors import ConstraintError
 from ....lang.pattern import (
     Chars,
@@ -62,7 +62,7 @@ def regular(constraint: Constraint) -> PatternNode | None:
     """
     if isinstance(constraint, Exactly):
         return literal(constraint.text)
-    if isinstance(constraint, Choice):
+    if isinstance(constraint, Choices):
         return any_of(constraint.choices)
     if isinstance(constraint, Regex):
         return _parsed(constraint.pattern)

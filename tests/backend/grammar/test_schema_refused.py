@@ -11,7 +11,7 @@ import pytest
 
 from sgl.backend.runtime.grammar.coverage import explain
 from sgl.backend.runtime.grammar.schema.lower import lower
-from sgl.lang.constraint import Choice, Exactly, Grammar, JsonSchema, Regex
+from sgl.lang.constraint import Choices, Exactly, Grammar, JsonSchema, Regex
 from sgl.lang.errors import ConstraintError
 
 from .schema_masks import Masks
@@ -159,7 +159,7 @@ def test_explain_says_what_is_refused() -> None:
 
 
 def test_explain_takes_every_kind() -> None:
-    union = Regex("[a-z]+") | Choice(("a", "b")) | Exactly("c")
+    union = Regex("[a-z]+") | Choices(("a", "b")) | Exactly("c")
     assert [row.keyword for row in explain(union).rows] == ["regex", "choices", "text"]
     assert explain(union).fully_enforced
     grammar = Grammar('root ::= "a"', "ebnf")

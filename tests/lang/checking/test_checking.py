@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sgl.lang.checking.check import Mismatch, check, dialect, metaschema_fault, parse_json
-from sgl.lang.constraint import Choice, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from sgl.lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 
 
 def schema(data: Any) -> JsonSchema:
@@ -25,7 +25,7 @@ def schema(data: Any) -> JsonSchema:
         (Exactly("a"), "a", "a"),
         (Regex("[a-z]+"), "ab", "ab"),
         (Regex(r"\p{L}+"), "é", "é"),
-        (Choice(("a", "b")), "b", "b"),
+        (Choices(("a", "b")), "b", "b"),
         (Grammar('root ::= "a"', "ebnf"), "anything", "anything"),
         (schema({"type": "object"}), '{"a": [1, null]}', {"a": [1, None]}),
         (Exactly("n: ") + schema({"type": "integer"}), "n: -12", "n: -12"),
@@ -33,7 +33,7 @@ def schema(data: Any) -> JsonSchema:
         (Regex("[a-z]*") + Regex("[a-m]+x"), "abcx", "abcx"),
         (schema({"type": "integer"}) + Regex("[0-9]x"), "123x", "123x"),
         (Regex("[a-z]+") | schema({"type": "integer"}), "5", 5),
-        ((Exactly("a") | Choice(("b", "bc"))) + "c", "bcc", "bcc"),
+        ((Exactly("a") | Choices(("b", "bc"))) + "c", "bcc", "bcc"),
     ],
 )
 def test_what_matches_has_a_value(constraint: Constraint, text: str, value: Any) -> None:
@@ -46,7 +46,7 @@ def test_what_matches_has_a_value(constraint: Constraint, text: str, value: Any)
         (Exactly("a"), "b", "'a'"),
         (Regex("[a-z]+"), "ab\n", "[a-z]+"),
         (Regex("a"), "a\n", "match"),
-        (Choice(("a", "b")), "c", "2 choices"),
+        (Choices(("a", "b")), "c", "2 choices"),
         (schema({}), "{", "JSON"),
         (schema({}), '{"a": 1, "a": 2}', "twice"),
         (schema({}), "NaN", "NaN"),
