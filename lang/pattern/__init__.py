@@ -2,7 +2,7 @@
 
 Owns: the names that the rest of sgl uses. The parts: `nodes.py` (trees) and `chars.py` (characters);
 `syntax.py`, `python.py` and `ecma.py` (reading); `marks.py`, `context.py` and
-`loops.py` (anchors and lookarounds); `sets.py`, `automaton.py` and `samples.py` (what
+`loops.py` (anchors and lookarounds); `sets.py` and `automaton.py` (what
 can be said of a language); `print.py` (for the engines) and `search.py` (checking finished text).
 
 Engines disagree on what regex text means, so no engine is ever given the user's: a pattern is read into a tree whose
@@ -38,7 +38,6 @@ from .nodes import (
 )
 from .print import to_lark, to_rust, to_schema_pattern, within_depth
 from .python import PythonReader
-from .samples import samples
 from .search import ecma_search
 from .sets import accepts, disjoint, first, follows, included, is_empty, nullable, shortest
 
@@ -69,7 +68,6 @@ __all__ = [
     "parse_ecma",
     "parse_regex",
     "plain",
-    "samples",
     "sequence",
     "shortest",
     "size",

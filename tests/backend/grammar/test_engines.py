@@ -24,7 +24,9 @@ from sgl.backend.runtime.model.load.store import DEFAULT_MODEL, cache_folder, is
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 from sgl.lang.errors import ConstraintError
-from sgl.lang.pattern import parse_regex, samples, to_lark
+from sgl.lang.pattern import parse_regex, to_lark
+
+from ...lang.pattern.samples import samples
 
 PADDED = 5
 

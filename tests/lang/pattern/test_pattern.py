@@ -36,7 +36,6 @@ from sgl.lang.pattern import (
     nullable,
     parse_regex,
     plain,
-    samples,
     sequence,
     shortest,
     size,
@@ -46,6 +45,8 @@ from sgl.lang.pattern import (
 )
 from sgl.lang.pattern import chars as pattern_chars
 from sgl.lang.pattern.sets import Derivatives
+
+from .samples import samples
 
 ROWS = [json.loads(line) for line in (Path(__file__).parents[2] / "data" / "regexes.jsonl").open(encoding="utf-8")]
 

@@ -1,16 +1,13 @@
-"""Texts of a regular language, drawn at random.
-
-Owns: how samples are drawn. They are for tests and for messages: any text of the language may come, none is promised.
-"""
+"""Texts of a regular language, drawn at random: any text of the language may come, none is promised."""
 
 from __future__ import annotations
 
 from random import Random
 
-from . import chars as chars
-from .chars import Ranges
-from .nodes import Alt, Chars, Concat, PatternError, PatternNode, Repeat, no_deeper
-from .sets import Derivatives, shortest
+from sgl.lang.pattern import chars as chars
+from sgl.lang.pattern.chars import Ranges
+from sgl.lang.pattern.nodes import Alt, Chars, Concat, PatternError, PatternNode, Repeat, no_deeper
+from sgl.lang.pattern.sets import Derivatives, shortest
 
 _MOST_STATES = 3000
 
