@@ -14,7 +14,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from . import constraint as constraints
 from .choices import ChoiceMethod, token_length_normalized
-from .constraint import Constraint
+from .constraint import Constraint, check_choices
 from .errors import ConstraintError, NotYet, OptionError, suggest
 from .expr import (
     Appendable,
@@ -27,7 +27,6 @@ from .expr import (
     Seq,
     Text,
     as_expr,
-    check_choices,
 )
 from .sampling import OPTIONS, normalise
 
@@ -169,7 +168,7 @@ _CONSTRAINTS: dict[str, Callable[[Any], Constraint]] = {
     "regex": constraints.regex,
     "json_schema": constraints.json_schema,
     "schema": constraints.schema,
-    "dtype": constraints.dtype,
+    "dtype": constraints.of_dtype,
     "ebnf": constraints.ebnf,
     "lark": constraints.lark,
     "constraint": constraints.constraint_of,

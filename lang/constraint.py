@@ -1,24 +1,22 @@
-"""What generated text must be: immutable constraint values, built by `regex`, `json_schema`, `choice`, `+` and `|`.
+"""Constraints on generated text: immutable values, built by `regex`, `json_schema`, `choice`, ..., `+` and `|`.
 
-Owns: the constraint nodes and what can be said about them without an engine. Knows nothing of how a constraint is
-enforced, nor of tokens.
+Knows nothing of how a constraint is enforced, nor of tokens. `gen(regex=...)`, `gen(schema=...)` and the other keywords
+are shorthands of `gen(constraint=...)`, which takes any of these values or a Python type.
 
-`gen(regex=...)`, `gen(schema=...)` and their kin are shorthands for `gen(constraint=...)`, which takes any of these
-values or a Python type. Constraints join: `sgl.regex(r"[A-Z]{3}") + ": " + sgl.json_schema({...})`, `a | b`.
-
-Invariants: a constraint never changes and is equal to another by content, so it is its own cache key. The order of a
-schema's properties is kept as it was written.
+Invariants: a constraint never changes, and is equal to another one by content, so it is its own cache key. The order of
+a schema's properties is kept as it was written.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConstraintError
+from .types.conversion import MOST_TYPES, KnownType, dtype_pattern, known_type, named_dtype
 
 if TYPE_CHECKING:
     from .pattern import PatternNode
@@ -28,14 +26,29 @@ KINDS = frozenset({"text", "regex", "choices", "json_schema", "ebnf", "lark", "s
 
 
 class Constraint:
-    """Base of the nodes. `a + b`: one after the other; `a | b`: either. Strings stand for themselves."""
+    """Base of all constraints. `a + b`: one after the other; `a | b`: either; a string stands for itself."""
 
     __slots__ = ()
     kind = "constraint"
 
     def parse(self, text: str) -> Any:
-        """The value that a whole text stands for under this constraint: an instance of a schema's type, parsed data,
-        or the text. Raises `ConstraintError` for a text that breaks it."""
+        """Check a finished text and read its value.
+
+        Args:
+            text: the text of a gen.
+
+        Returns:
+            An instance of a schema's type, the data of a JSON Schema, else the text.
+
+        Raises:
+            ConstraintError: the text breaks the constraint.
+
+        Example:
+            >>> import sgl
+            >>> sgl.schema(list[int]).parse("[3]")
+            [3]
+        """
+        # Here, since the check reads constraints: a constraint is a value and its check another module's.
         from .checking.check import Mismatch, check
 
         if not isinstance(text, str):
@@ -136,12 +149,26 @@ class Either(Constraint):
     kind = "union"
 
 
-# -- builders: what a user writes
-def regex(pattern: str) -> Constraint:
-    """Text that the whole pattern matches: Python's `re` syntax and meaning (`re.fullmatch`), and `\\p{...}`.
+# ----------------------------------------------------------------------------------------------- what a user writes
 
-    Raises `ConstraintError` for a pattern that is wrong, empty, matches nothing, or that no engine can enforce
-    (backreferences), with the position and a hint.
+
+def regex(pattern: str) -> Constraint:
+    """Text that the whole pattern matches, in the syntax and meaning of Python's `re.fullmatch`, and `\\p{...}`.
+
+    Args:
+        pattern: the regular expression.
+
+    Returns:
+        A constraint; `+` and `|` join it with others and with strings.
+
+    Raises:
+        ConstraintError: the pattern is wrong, empty, matches nothing, or no engine can enforce it (backreferences).
+
+    Example:
+        >>> import sgl
+        >>> price = sgl.regex("[0-9]{1,4}") + " euros"
+        >>> price.parse("12 euros")
+        '12 euros'
     """
     pattern_node(_text("regex", pattern))
     return Regex(pattern)
@@ -163,9 +190,21 @@ def pattern_node(pattern: str) -> PatternNode:
 
 
 def json_schema(schema: str | Mapping[str, Any] | bool) -> Constraint:
-    """JSON text that is valid under a JSON Schema (a string or a mapping; the order of properties is kept).
+    """JSON text that is valid under a JSON Schema. What the schema means is looked at when a program uses it.
 
-    Raises `ConstraintError` for what is not JSON. What the schema means is looked at when a program uses it.
+    Args:
+        schema: the schema, as JSON text or as a mapping; the order of its properties is kept.
+
+    Returns:
+        A constraint; `+` and `|` join it with others and with strings.
+
+    Raises:
+        ConstraintError: it is not JSON, or a Python type (`sgl.schema` takes those).
+
+    Example:
+        >>> import sgl
+        >>> sgl.json_schema({"type": "array", "items": {"type": "integer"}}).parse("[1, 2]")
+        [1, 2]
     """
     if isinstance(schema, str):
         return _json_schema(schema)
@@ -190,35 +229,120 @@ def _json_schema(source: str) -> Constraint:
 
 
 def schema(type: Any) -> Constraint:
-    """JSON text of a Python type: a Pydantic model, dataclass, TypedDict, NamedTuple, Literal, Enum, Union, Annotated,
-    `list[...]`, `dict[str, ...]`, date, UUID, Decimal, `int`, ... `s.value(name)` is then an instance of it."""
-    from .types.conversion import from_type
+    """JSON text of a Python type; `s.value(name)` is then an instance of the type.
 
+    Args:
+        type: a Pydantic model, dataclass, TypedDict, NamedTuple, Literal, Enum, Union, Annotated, `list[...]`,
+            `dict[str, ...]`, date, UUID, Decimal, `int`, ...
+
+    Returns:
+        A constraint; `+` and `|` join it with others and with strings.
+
+    Raises:
+        ConstraintError: the type has no JSON Schema, or no value; the message names the place in the type.
+
+    Example:
+        >>> import sgl
+        >>> sgl.schema(dict[str, int]).parse('{"a": 1}')
+        {'a': 1}
+    """
     return from_type(type)
 
 
-def dtype(type: Any) -> Constraint:
-    """SGLang's `dtype=`: int, float, bool or str (or their names): a number, `True|False`, or a quoted string. Any
-    other type is the same as `schema`."""
-    from .types.conversion import of_dtype
+def from_type(tp: Any, where: str = "schema") -> JsonSchema:
+    """The constraint of a type. Equal types give the same object. Raises `ConstraintError` with `where`."""
+    return _of_known(known_type(tp, where))
 
-    return of_dtype(type, "dtype")
+
+@functools.lru_cache(MOST_TYPES)
+def _of_known(known: KnownType) -> JsonSchema:
+    return JsonSchema(known.source, known.type)
+
+
+def of_dtype(dtype: Any, where: str = "dtype") -> Constraint:
+    """The constraint of `gen(dtype=...)`: SGLang's for int, float, bool, str or their names; else `from_type`'s."""
+    dtype = named_dtype(dtype, where)
+    pattern = dtype_pattern(dtype)
+    return from_type(dtype, where) if pattern is None else Regex(pattern, dtype)
 
 
 def choice(choices: object) -> Constraint:
-    """One of these texts, written under a mask (`select` scores them instead)."""
-    from .expr import check_choices
+    """One of these texts, written under a mask (`select` scores them instead).
 
+    Args:
+        choices: a list of strings, none empty, all different.
+
+    Returns:
+        A constraint; `+` and `|` join it with others and with strings.
+
+    Raises:
+        ConstraintError: there are no choices, or one is empty, repeated or no string.
+
+    Example:
+        >>> import sgl
+        >>> (sgl.choice(["red", "green"]) + " light").parse("red light")
+        'red light'
+    """
     return Choices(check_choices("choice", choices))
 
 
+def check_choices(where: str, choices: object) -> tuple[str, ...]:
+    """The choices as a tuple of strings; `ConstraintError` for none, an empty, a duplicate or a non-string one."""
+    if choices is None or isinstance(choices, str) or not isinstance(choices, (Sequence, Mapping, set, frozenset)):
+        raise ConstraintError(f"{where}: choices must be a list of strings, got {choices!r:.60}")
+    if isinstance(choices, (set, frozenset)):
+        raise ConstraintError(f"{where}: choices must have an order; pass a list, not a set")
+    found = tuple(choices)
+    if not found:
+        raise ConstraintError(f"{where}: the list of choices is empty; there is nothing to pick from")
+    for i, choice in enumerate(found):
+        if not isinstance(choice, str):
+            raise ConstraintError(f"{where}: choice {i} is {choice!r:.60}; every choice must be a string")
+        if not choice:
+            raise ConstraintError(f"{where}: choice {i} is the empty string, which no token can spell")
+    if len(set(found)) < len(found):
+        twice = next(c for i, c in enumerate(found) if c in found[:i])
+        raise ConstraintError(f"{where}: choice {twice!r} is listed twice; remove one")
+    return found
+
+
 def ebnf(source: str) -> Constraint:
-    """A grammar in xgrammar's EBNF (llama.cpp's GBNF); its start rule is `root`."""
+    """A grammar in xgrammar's EBNF (llama.cpp's GBNF).
+
+    Args:
+        source: the rules; the start rule is `root`.
+
+    Returns:
+        A constraint; `+` and `|` join it with others and with strings.
+
+    Raises:
+        ConstraintError: it is empty or has a character that no token spells; a program that uses it reads its rules.
+
+    Example:
+        >>> import sgl
+        >>> sgl.ebnf('root ::= "a" root | "b"').kind
+        'ebnf'
+    """
     return Grammar(_text("ebnf", source), "ebnf")
 
 
 def lark(source: str) -> Constraint:
-    """A grammar in llguidance's Lark dialect; its start rule is `start`."""
+    """A grammar in llguidance's Lark dialect.
+
+    Args:
+        source: the rules; the start rule is `start`.
+
+    Returns:
+        A constraint; `+` and `|` join it with others and with strings.
+
+    Raises:
+        ConstraintError: it is empty or has a character that no token spells; a program that uses it reads its rules.
+
+    Example:
+        >>> import sgl
+        >>> sgl.lark('start: "a" start | "b"').kind
+        'lark'
+    """
     return Grammar(_text("lark", source), "lark")
 
 
@@ -234,14 +358,10 @@ def constraint_of(value: object) -> Constraint:
 
 def kinds(constraint: Constraint) -> set[str]:
     """The kinds that a backend must know to enforce this constraint."""
-    inner = (
-        constraint.parts
-        if isinstance(constraint, Sequenced)
-        else constraint.branches
-        if isinstance(constraint, Either)
-        else ()
-    )
-    return {constraint.kind}.union(*[kinds(part) for part in inner])
+    inner: tuple[Constraint, ...] = ()
+    if isinstance(constraint, (Sequenced, Either)):
+        inner = constraint.parts if isinstance(constraint, Sequenced) else constraint.branches
+    return {constraint.kind}.union(*map(kinds, inner))
 
 
 def _text(what: str, value: object) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ..errors import ConstraintError
+from ..types.conversion import parse, value_of_dtype
 from . import dialect as dialects
 from .formats import check_format
 from .splitting import Slow, matches, splits
@@ -49,7 +50,7 @@ def check(constraint: Constraint, text: str) -> Any:
     if isinstance(constraint, Regex):
         if not _fullmatch(constraint.pattern, text):
             raise Mismatch(f"{_brief(text)} does not match {_brief(constraint.pattern)}")
-        return text if constraint.dtype is None else _of_dtype(constraint.dtype, text)
+        return text if constraint.dtype is None else value_of_dtype(constraint.dtype, text)
     if isinstance(constraint, Choices):
         if text not in constraint.choices:
             raise Mismatch(f"{_brief(text)} is none of the {len(constraint.choices)} choices")
@@ -65,12 +66,6 @@ def check(constraint: Constraint, text: str) -> Any:
     if isinstance(constraint, Grammar):
         return text
     raise TypeError(f"no check for {type(constraint).__name__}")
-
-
-def _of_dtype(dtype: type, text: str) -> Any:
-    from ..types.conversion import value_of_dtype
-
-    return value_of_dtype(dtype, text)
 
 
 def _check_either(constraint: Either, text: str) -> Any:
@@ -130,8 +125,6 @@ def _fits(part: Constraint, text: str) -> bool:
 def _check_json(constraint: JsonSchema, text: str) -> Any:
     value = parse_json(text)
     if constraint.type is not None:
-        from ..types.conversion import parse
-
         try:
             return parse(constraint.type, text)
         except ValueError as error:

@@ -1,7 +1,6 @@
-"""Python types as constraints: a type becomes a JSON Schema, and the text that was written becomes an instance of it.
+"""Python types in JSON: a type becomes a JSON Schema, and a text becomes an instance of the type.
 
-Owns: `from_type` and `parse` for `gen(schema=...)`, `of_dtype` and `value_of_dtype` for `gen(dtype=...)`, their cache.
-Pydantic does the conversion (`type_schema.py`); it is imported when a type is first used.
+Knows nothing of constraints. Pydantic does the conversion (`schema.py`); it is imported when a type is first used.
 
 What a type is in JSON:
 
@@ -33,7 +32,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..constraint import Constraint, JsonSchema, Regex
 from ..errors import ConstraintError
 from .readable import readable
 
@@ -51,15 +49,24 @@ STR = '"\\w*(?: \\w+)* ?"'
 _DTYPES: dict[Any, str] = {int: INT, float: FLOAT, bool: BOOL, str: STR}
 _NAMES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
-CACHED = 512
-"""How many types are kept with their schemas and validators."""
+MOST_TYPES = 512
+"""Types that are kept with their schemas and validators."""
 
 
-def from_type(tp: Any, where: str = "schema") -> JsonSchema:
-    """The constraint that a text is JSON of a `tp`. Equal types give one and the same constraint.
+@dataclasses.dataclass(frozen=True, eq=False)
+class KnownType:
+    """A type that was read: one object for all equal types."""
 
-    Raises `ConstraintError`, with `where`, the place in the type or the schema, and what to do.
-    """
+    type: Any
+    source: str
+    """Its JSON Schema as text, properties in declaration order."""
+    adapter: TypeAdapter[Any]
+    afterwards: tuple[str, ...]
+    """What of the type is not in its schema, but checked by `parse`: in words, for a receipt."""
+
+
+def known_type(tp: Any, where: str) -> KnownType:
+    """Read a type. Raises `ConstraintError`, with `where`, the place in the type or the schema, and what to do."""
     if isinstance(tp, str):
         raise ConstraintError(f"{where}: {tp!r} is a string, not a type; give the type itself")
     if inspect.isroutine(tp):
@@ -67,7 +74,7 @@ def from_type(tp: Any, where: str = "schema") -> JsonSchema:
             f"{where}: {tp!r} is a function, not a type; give a type, such as a dataclass of its arguments"
         )
     try:
-        return _known(_Key(tp)).constraint
+        return _known(_Key(tp))
     except ConstraintError as error:
         raise ConstraintError(f"{where}: {error}") from error.__cause__
 
@@ -82,25 +89,25 @@ def parse(tp: Any, text: str) -> Any:
     return adapter.validate_json(text)
 
 
-def has_validators(tp: Any) -> bool:
-    """Whether `parse` may refuse what the schema admits: user code, or what no schema can say."""
-    return bool(checked_afterwards(tp))
-
-
 def checked_afterwards(tp: Any) -> tuple[str, ...]:
     """What of `tp` is not in its schema, but checked by `parse`: in words, for a receipt."""
     return _known(_Key(tp)).afterwards
 
 
-def of_dtype(dtype: Any, where: str = "dtype") -> Constraint:
-    """The constraint of `gen(dtype=...)`: SGLang's for int, float, bool, str or their names; else `from_type`'s."""
-    if isinstance(dtype, str):
-        if dtype not in _NAMES:
-            raise ConstraintError(
-                f"{where}: {dtype!r} is none of {', '.join(_NAMES)}; for another type, give the type itself"
-            )
-        dtype = _NAMES[dtype]
-    return Regex(_DTYPES[dtype], dtype) if dtype in _NAMES.values() else from_type(dtype, where)
+def named_dtype(dtype: Any, where: str) -> Any:
+    """The type that `gen(dtype=...)` means: a type, or the name of int, float, bool or str."""
+    if not isinstance(dtype, str):
+        return dtype
+    if dtype not in _NAMES:
+        raise ConstraintError(
+            f"{where}: {dtype!r} is none of {', '.join(_NAMES)}; for another type, give the type itself"
+        )
+    return _NAMES[dtype]
+
+
+def dtype_pattern(dtype: Any) -> str | None:
+    """SGLang's pattern of a `dtype`, or None for a type that is written as JSON."""
+    return _DTYPES[dtype] if dtype in _NAMES.values() else None
 
 
 def value_of_dtype(dtype: Any, text: str) -> Any:
@@ -156,15 +163,8 @@ class _Key:
         return self.tp is other.tp or (self.text == other.text and bool(self.tp == other.tp))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Known:
-    adapter: TypeAdapter[Any]
-    constraint: JsonSchema
-    afterwards: tuple[str, ...]
-
-
-@functools.lru_cache(maxsize=CACHED)
-def _known(key: _Key) -> _Known:
+@functools.lru_cache(maxsize=MOST_TYPES)
+def _known(key: _Key) -> KnownType:
     try:
         adapter, schema, afterwards = _read(key.tp)
     except Exception as error:
@@ -174,7 +174,7 @@ def _known(key: _Key) -> _Known:
         _check(schema)
     except ConstraintError as error:
         raise ConstraintError(f"{_name(key.tp)}: {error}") from None
-    return _Known(adapter, JsonSchema(_dump(schema), key.tp), afterwards)
+    return KnownType(key.tp, json.dumps(schema, ensure_ascii=False, default=float), adapter, afterwards)
 
 
 def _read(tp: Any) -> tuple[TypeAdapter[Any], Json, tuple[str, ...]]:
@@ -188,10 +188,6 @@ def _read(tp: Any) -> tuple[TypeAdapter[Any], Json, tuple[str, ...]]:
     if not adapter.pydantic_complete:
         adapter.rebuild(raise_errors=True, _parent_namespace_depth=0)
     return adapter, *schema_of(adapter)
-
-
-def _dump(schema: Json) -> str:
-    return json.dumps(schema, ensure_ascii=False, default=float)
 
 
 # What is wrong with a type

@@ -36,7 +36,7 @@ from pydantic import (
 
 import sgl
 from sgl.interpreter.partial.values import MAX_DEPTH, Partials
-from sgl.lang.constraint import Constraint, constraint_of, dtype, json_schema, schema
+from sgl.lang.constraint import Constraint, constraint_of, json_schema, of_dtype, schema
 
 ANY = json_schema(True)
 
@@ -507,7 +507,7 @@ def test_a_union_is_plain_until_one_member_is_left() -> None:
 
 
 def test_types_of_a_dtype_and_plain_schemas() -> None:
-    assert events(dtype(list[Kind]), '["bug"]')[0] == [Kind.BUG]
+    assert events(of_dtype(list[Kind]), '["bug"]')[0] == [Kind.BUG]
     assert events(json_schema({"type": "object"}), '{"a": "2020-01-01"}') == [{"a": "2020-01-01"}] * 2
 
 
@@ -515,7 +515,7 @@ def test_types_of_a_dtype_and_plain_schemas() -> None:
     "constraint",
     [
         None,
-        dtype(int),
+        of_dtype(int),
         sgl.regex(r"\[1\]"),
         sgl.choice(["[1]"]),
         sgl.ebnf('root ::= "[1]"'),

@@ -9,8 +9,9 @@ from typing import Annotated
 import pytest
 from pydantic import StringConstraints, TypeAdapter
 
+from sgl.lang.constraint import from_type
 from sgl.lang.pattern import ecma_search
-from sgl.lang.types.conversion import checked_afterwards, from_type
+from sgl.lang.types.conversion import checked_afterwards
 
 LETTERS = "aZ_09 é\u0663\u00b2ⓐ\ufeff\u0085\u00a0\x1c\n\r-.\u2028\u200d漢ß\U0001f600\u0345Kſ"
 
