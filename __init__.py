@@ -16,24 +16,7 @@ from .interpreter.state import ProgramState
 from .interpreter.trace.recording import Trace, trace
 from .interpreter.trace.replay import ReplayReport, replay
 from .interpreter.usage import UsageTree
-from .lang.api import (
-    assistant,
-    assistant_begin,
-    assistant_end,
-    gen,
-    gen_int,
-    gen_string,
-    image,
-    select,
-    separate_reasoning,
-    system,
-    system_begin,
-    system_end,
-    user,
-    user_begin,
-    user_end,
-    video,
-)
+from .lang.api import gen, gen_int, gen_string, select
 from .lang.chat import ChatTemplate
 from .lang.choices import (
     ChoicesDecision,
@@ -59,6 +42,20 @@ from .lang.errors import (
     SglError,
     Truncated,
     VariableError,
+)
+from .lang.messages import (
+    assistant,
+    assistant_begin,
+    assistant_end,
+    image,
+    separate_reasoning,
+    system,
+    system_begin,
+    system_end,
+    user,
+    user_begin,
+    user_end,
+    video,
 )
 
 if TYPE_CHECKING:
@@ -133,8 +130,22 @@ __all__ = [
 
 
 def explain(constraint: Any) -> Explanation:
-    """How a constraint would be enforced, part by part: by mask, checked afterwards, or refused. Prints as a table;
-    runs nothing. `constraint` is what `gen(constraint=)` takes: `sgl.regex(...)`, a Python type, ..."""
+    """How a constraint would be enforced, part by part: by mask, checked afterwards, or refused. Nothing is run.
+
+    Args:
+        constraint: what `gen(constraint=)` takes: `sgl.regex(...)`, `sgl.json_schema(...)`, a Python type, ...
+
+    Returns:
+        The rows; it prints as a table.
+
+    Raises:
+        ConstraintError: `constraint` is neither a constraint nor a type that has a JSON Schema.
+
+    Example:
+        >>> import sgl
+        >>> "enforced" in str(sgl.explain(sgl.regex("[0-9]{4}")))
+        True
+    """
     from .backend.runtime.grammar.coverage import explain
     from .lang.constraint import constraint_of
 

@@ -10,23 +10,18 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from . import constraint as constraints
 from .choices import ChoiceMethod, token_length_normalized
 from .constraint import Constraint, check_choices
-from .errors import ConstraintError, NotYet, OptionError, suggest
+from .errors import ConstraintError, OptionError, suggest
 from .expr import (
-    Appendable,
-    Expr,
     Gen,
-    RoleBegin,
-    RoleEnd,
     Sampling,
     Select,
     Seq,
     Text,
-    as_expr,
 )
 from .sampling import OPTIONS, normalise
 
@@ -36,7 +31,7 @@ R = TypeVar("R")
 Strings = str | Sequence[str]
 
 
-def _checked(func: Callable[P, R]) -> Callable[P, R]:
+def checked(func: Callable[P, R]) -> Callable[P, R]:
     """`func`, with an `OptionError` that suggests the right name for a keyword it does not have."""
     known = tuple(inspect.signature(func).parameters)
 
@@ -50,7 +45,7 @@ def _checked(func: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-@_checked
+@checked
 def gen(
     name: str | None = None,
     max_tokens: int | None = None,
@@ -218,7 +213,7 @@ def _gen_choices(where: str, name: str | None, options: dict[str, Any]) -> Selec
     return _select(where, name, choices, temperature, method)
 
 
-@_checked
+@checked
 def select(
     name: str | None = None,
     choices: Sequence[str] | None = None,
@@ -270,7 +265,7 @@ def _typed(func: Callable[..., Gen]) -> Callable[..., Gen]:
     """`func` with the signature of SGLang's `gen_int`: gen's parameters that the table of options gives it."""
     known = inspect.signature(gen).parameters
     func.__signature__ = inspect.Signature([known[name] for name in _TYPED], return_annotation="Gen")  # type: ignore[attr-defined]
-    return _checked(func)
+    return checked(func)
 
 
 def _gen_dtype(dtype: type, positional: tuple[Any, ...], options: dict[str, Any]) -> Gen:
@@ -323,149 +318,7 @@ def gen_string(*args: Any, **options: Any) -> Gen:
     return _gen_dtype(str, args, options)
 
 
-@_checked
-def system(expr: Appendable | None = None) -> Seq:
-    """A system message, in the words of the model's chat template.
-
-    Args:
-        expr: its content, text or an expression; default empty.
-
-    Returns:
-        An expression to append.
-
-    Raises:
-        OptionError: `expr` is neither text nor an expression.
-
-    Example:
-        >>> import sgl
-        >>> [type(part).__name__ for part in sgl.system("Be brief.")]
-        ['RoleBegin', 'Text', 'RoleEnd']
-    """
-    return _turn("system", expr)
-
-
-@_checked
-def user(expr: Appendable | None = None) -> Seq:
-    """A user's message, in the words of the model's chat template.
-
-    Args:
-        expr: its content, text or an expression; default empty.
-
-    Returns:
-        An expression to append.
-
-    Raises:
-        OptionError: `expr` is neither text nor an expression.
-
-    Example:
-        >>> import sgl
-        >>> len(sgl.user("Capital of " + sgl.gen("country")).items)
-        4
-    """
-    return _turn("user", expr)
-
-
-@_checked
-def assistant(expr: Appendable | None = None) -> Seq:
-    """An assistant's message, usually with a gen in it.
-
-    Args:
-        expr: its content, text or an expression; default empty.
-
-    Returns:
-        An expression to append.
-
-    Raises:
-        OptionError: `expr` is neither text nor an expression.
-
-    Example:
-        >>> import sgl
-        >>> sgl.assistant(sgl.gen("answer", max_tokens=16)).items[1].name
-        'answer'
-    """
-    return _turn("assistant", expr)
-
-
-def system_begin() -> RoleBegin:
-    """Begin a system message; what is appended until `system_end()` is its content."""
-    return RoleBegin("system")
-
-
-def system_end() -> RoleEnd:
-    """End the system message that `system_begin()` began."""
-    return RoleEnd("system")
-
-
-def user_begin() -> RoleBegin:
-    """Begin a user message; what is appended until `user_end()` is its content."""
-    return RoleBegin("user")
-
-
-def user_end() -> RoleEnd:
-    """End the user message that `user_begin()` began."""
-    return RoleEnd("user")
-
-
-def assistant_begin() -> RoleBegin:
-    """Begin an assistant message; what is appended until `assistant_end()` is its content."""
-    return RoleBegin("assistant")
-
-
-def assistant_end() -> RoleEnd:
-    """End the assistant message that `assistant_begin()` began."""
-    return RoleEnd("assistant")
-
-
-@_checked
-def image(expr: object) -> Expr:
-    """An image. This version does not carry it out.
-
-    Args:
-        expr: the image, as SGLang takes it.
-
-    Raises:
-        NotYet: always.
-    """
-    _refuse("image(...)", "an image in a prompt")
-
-
-@_checked
-def video(path: str, num_frames: int) -> Expr:
-    """Frames of a video. This version does not carry it out.
-
-    Args:
-        path: the file.
-        num_frames: how many frames to show.
-
-    Raises:
-        NotYet: always.
-    """
-    _refuse("video(...)", "a video in a prompt")
-
-
-@_checked
-def separate_reasoning(expr: Appendable | None = None, model_type: str | None = None) -> Expr:
-    """Keep a model's reasoning apart from its answer. This version does not carry it out.
-
-    Args:
-        expr: what the model writes.
-        model_type: the family whose marks of reasoning to look for.
-
-    Raises:
-        NotYet: always.
-    """
-    _refuse("separate_reasoning(...)", "splitting off a model's reasoning")
-
-
-def _turn(role: str, expr: Appendable | None) -> Seq:
-    return Seq((RoleBegin(role), *(() if expr is None else as_expr(expr).parts()), RoleEnd(role)))
-
-
 def _where(op: str, name: object) -> str:
     if name is not None and not isinstance(name, str):
         raise OptionError(f"{op}: the first argument is the variable's name, a string; got {name!r:.60}")
     return f"{op}({'' if name is None else repr(name)})"
-
-
-def _refuse(where: str, what: str) -> NoReturn:
-    raise NotYet(f"{where}: {what} is not supported by this version of sgl yet")
