@@ -14,13 +14,15 @@ from .nodes import (
     EMPTY,
     NOTHING,
     Alt,
+    Both,
     Chars,
     Concat,
+    Not,
     PatternError,
     PatternNode,
-    Repeat,
     either,
     no_deeper,
+    rebuilt,
     repeated,
     sequence,
     size,
@@ -37,19 +39,19 @@ def plain(node: PatternNode, limit: int = 2000) -> PatternNode:
     """The same language without `Both` and `Not`. Raises `PatternError` if that takes more than `limit` states."""
     if node.plain:
         return node
-    if isinstance(node, Concat):
-        return sequence([plain(part, limit) for part in node.parts])
-    if isinstance(node, Alt):
-        return either([plain(part, limit) for part in node.parts])
-    if isinstance(node, Repeat):
-        return repeated(plain(node.node, limit), node.low, node.high)
-    walk = Derivatives()
+    if not isinstance(node, (Both, Not)):
+        return rebuilt(node, lambda part: plain(part, limit))
+    return from_derivatives(node, Derivatives(), limit)
+
+
+def from_derivatives(node: PatternNode, walk: Derivatives, limit: int) -> PatternNode:
+    """The node as its automaton, written as a plain node. Raises `PatternError` beyond `limit` states."""
     arrows: Arrows = {}
     numbers: dict[PatternNode, int] = {}
     for state in walk.states(node, limit):
         numbers.setdefault(state, len(numbers))
         arrows[numbers[state]] = [(p, numbers.setdefault(to, len(numbers))) for p, to in walk.after(state)]
-    return to_node(arrows, {n for state, n in numbers.items() if walk.nullable(state)})
+    return _to_node(arrows, {n for state, n in numbers.items() if walk.nullable(state)})
 
 
 def _alive(arrows: Arrows, ends: set[int]) -> set[int]:
@@ -90,7 +92,7 @@ def _merged(arrows: Arrows, ends: set[int]) -> dict[int, int]:
         classes = after
 
 
-def to_node(arrows: Arrows, ends: set[int]) -> PatternNode:
+def _to_node(arrows: Arrows, ends: set[int]) -> PatternNode:
     """The language of the automaton; state 0 is its start."""
     alive = _alive(arrows, ends)
     if 0 not in alive:

@@ -36,6 +36,7 @@ from .nodes import (
     complement,
     either,
     no_deeper,
+    rebuilt,
     repeated,
     sequence,
     size,
@@ -66,16 +67,7 @@ def _settled(node: PatternNode) -> PatternNode:
     """The node without marks in its lookbehinds."""
     if isinstance(node, Left):
         return Left(_behind(node), node.position)
-    if isinstance(node, Right):
-        return Right(_settled(node.node), node.position)
-    if isinstance(node, Repeat):
-        return repeated(_settled(node.node), node.low, node.high)
-    if isinstance(node, Not):
-        return complement(_settled(node.node))
-    if isinstance(node, Both):
-        return both(_settled(node.left), _settled(node.right))
-    parts = [_settled(child) for child in children(node)]
-    return sequence(parts) if isinstance(node, Concat) else either(parts) if isinstance(node, Alt) else node
+    return Right(_settled(node.node), node.position) if isinstance(node, Right) else rebuilt(node, _settled)
 
 
 def _behind(mark: Left) -> PatternNode:

@@ -10,8 +10,8 @@ holds if L has the empty text.
 
 from __future__ import annotations
 
-from .automaton import Arrows, to_node
-from .chars import Ranges, contains, partition
+from .automaton import from_derivatives
+from .chars import Ranges, contains
 from .marks import Left, Mark, Right, marks
 from .nodes import (
     ANY_TEXT,
@@ -28,7 +28,7 @@ from .nodes import (
     both,
     children,
     complement,
-    either,
+    rebuilt,
     repeated,
     sequence,
 )
@@ -44,53 +44,32 @@ def unmarked(node: PatternNode) -> PatternNode:
 
     Lookbehinds must have no marks in them. Raises `PatternError` if it takes too many states.
     """
-    first_mark = marks(node)[0]
-    walk = _Marked()
-    numbers: dict[PatternNode, int] = {node: 0}
-    arrows: Arrows = {}
-    ends: set[int] = set()
-    pending = [node]
     try:
-        while pending:
-            state = pending.pop()
-            number = numbers[state]
-            if walk.ends(state):
-                ends.add(number)
-            arrows[number] = []
-            for part in walk.parts(state):
-                following = walk.step(state, part[0][0])
-                if following == NOTHING:
-                    continue
-                if following not in numbers:
-                    if len(numbers) >= MOST_STATES:
-                        raise PatternError("too many states")
-                    numbers[following] = len(numbers)
-                    pending.append(following)
-                arrows[number].append((part, numbers[following]))
-        return within_depth(to_node(arrows, ends))
+        return within_depth(from_derivatives(node, _MarkedDerivatives(), MOST_STATES))
     except (PatternError, RecursionError):
         raise PatternError(
             "an anchor or lookaround in a repeat, or among others like it: this is too much to enforce",
-            first_mark.position,
+            marks(node)[0].position,
             "move it out of the repeat, or say in the pattern itself what may stand there",
         ) from None
 
 
-class _Marked:
-    """Derivatives of whole texts with marks in them. Every node here reaches to the end of the text."""
+class _MarkedDerivatives(Derivatives):
+    """Derivatives of nodes with marks in them. Each node reaches to the end of the text."""
 
     def __init__(self) -> None:
-        self.walk = Derivatives()
+        super().__init__()
+        self.behind = Derivatives()
+        """Those of the languages in `Left`, which have no marks."""
         self.work = 0
-        self.partitions: dict[tuple[Ranges, ...], list[Ranges]] = {}
 
     def _spend(self) -> None:
         self.work += 1
         if self.work > MOST_WORK:
             raise PatternError("too much work")
 
-    def parts(self, node: PatternNode) -> list[Ranges]:
-        sets: dict[Ranges, None] = {}
+    def _edges(self, node: PatternNode, sets: dict[Ranges, None]) -> None:
+        """All sets in the node: a mark may look at any of them."""
         pending = [node]
         seen: set[PatternNode] = set()
         while pending:
@@ -101,30 +80,12 @@ class _Marked:
             if isinstance(top, Chars):
                 sets[top.ranges] = None
             pending += [top.node] if isinstance(top, Mark) else children(top)
-        known = tuple(sets)
-        if known not in self.partitions:
-            self.partitions[known] = partition(known)
-        return self.partitions[known]
 
-    # --- the end of the text ------------------------------------------------------------------------------------------
+    def _is_nullable(self, node: PatternNode) -> bool:
+        """Whether the text may end here. At its end `Right(L)` asks the same of L as `Left(L)` does."""
+        return self.nullable(node.node) if isinstance(node, Mark) else super()._is_nullable(node)
 
-    def ends(self, node: PatternNode) -> bool:
-        """Whether the text may end here."""
-        if isinstance(node, Mark):
-            return self.ends(node.node)  # nothing behind: Right(L) asks the same of L as Left(L) does
-        if isinstance(node, Concat):
-            return all(self.ends(part) for part in node.parts)
-        if isinstance(node, Alt):
-            return any(self.ends(part) for part in node.parts)
-        if isinstance(node, Repeat):
-            return node.low == 0 or self.ends(node.node)
-        if isinstance(node, Both):
-            return self.ends(node.left) and self.ends(node.right)
-        return isinstance(node, Not) and not self.ends(node.node)
-
-    # --- one character ------------------------------------------------------------------------------------------------
-
-    def step(self, node: PatternNode, code: int) -> PatternNode:
+    def _derivative(self, node: PatternNode, code: int) -> PatternNode:
         return self._step(node, EMPTY, code, frozenset())
 
     def _step(
@@ -143,7 +104,7 @@ class _Marked:
         if isinstance(node, Repeat):
             return self._repeat(node, behind, code, passed)
         if isinstance(node, Left):
-            return self._step(EMPTY, behind, code, passed) if self.walk.nullable(node.node) else NOTHING
+            return self._step(EMPTY, behind, code, passed) if self.behind.nullable(node.node) else NOTHING
         if isinstance(node, Right):
             seen = self._step(node.node, EMPTY, code, frozenset())
             return NOTHING if seen == NOTHING else both(seen, self._step(EMPTY, behind, code, passed))
@@ -171,17 +132,9 @@ class _Marked:
         if not node.marked:
             return node
         if isinstance(node, Left):
-            seen = self.walk.step(node.node, code)
+            seen = self.behind.step(node.node, code)
             return EMPTY if seen == ANY_TEXT else NOTHING if seen == NOTHING else Left(seen, node.position)
         if isinstance(node, Right):
             seen = self._past(node.node, code)
             return NOTHING if seen == NOTHING else Right(seen, node.position)
-        if isinstance(node, Concat):
-            return sequence([self._past(part, code) for part in node.parts])
-        if isinstance(node, Alt):
-            return either([self._past(part, code) for part in node.parts])
-        if isinstance(node, Repeat):
-            return repeated(self._past(node.node, code), node.low, node.high)
-        if isinstance(node, Both):
-            return both(self._past(node.left, code), self._past(node.right, code))
-        return complement(self._past(node.node, code)) if isinstance(node, Not) else node
+        return rebuilt(node, lambda part: self._past(part, code))

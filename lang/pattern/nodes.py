@@ -279,6 +279,19 @@ def size(node: PatternNode, known: dict[PatternNode, int] | None = None) -> int:
     return measure(node)
 
 
+def rebuilt(node: PatternNode, change: Callable[[PatternNode], PatternNode]) -> PatternNode:
+    """The node with each of its children changed."""
+    if isinstance(node, Concat):
+        return sequence([change(part) for part in node.parts])
+    if isinstance(node, Alt):
+        return either([change(part) for part in node.parts])
+    if isinstance(node, Repeat):
+        return repeated(change(node.node), node.low, node.high)
+    if isinstance(node, Both):
+        return both(change(node.left), change(node.right))
+    return complement(change(node.node)) if isinstance(node, Not) else node
+
+
 def children(node: PatternNode) -> tuple[PatternNode, ...]:
     if isinstance(node, (Concat, Alt)):
         return node.parts

@@ -43,7 +43,7 @@ class Derivatives:
 
     def __init__(self) -> None:
         self._nullable: dict[PatternNode, bool] = {}
-        self._step: dict[tuple[PatternNode, int], PatternNode] = {}
+        self._steps: dict[tuple[PatternNode, int], PatternNode] = {}
         self._parts: dict[PatternNode, list[Ranges]] = {}
         self._partitions: dict[frozenset[Ranges], list[Ranges]] = {}
 
@@ -67,9 +67,9 @@ class Derivatives:
 
     def step(self, node: PatternNode, code: int) -> PatternNode:
         """What may follow this character."""
-        known = self._step.get((node, code))
+        known = self._steps.get((node, code))
         if known is None:
-            known = self._step[node, code] = self._derivative(node, code)
+            known = self._steps[node, code] = self._derivative(node, code)
         return known
 
     def _derivative(self, node: PatternNode, code: int) -> PatternNode:
@@ -243,28 +243,37 @@ def _follows(node: PatternNode, walk: Derivatives) -> Ranges | None:
     if isinstance(node, Chars):
         return ()
     if isinstance(node, Alt):
-        firsts = [_first(part, walk) for part in node.parts]
-        if sum(map(_count, firsts)) != _count(chars.union(pair for ranges in firsts for pair in ranges)):
-            return None
-        parts = [_follows(part, walk) for part in node.parts]
-        found = [pair for ranges in parts for pair in ranges or ()]
-        starts = [pair for ranges in firsts for pair in ranges] if walk.nullable(node) else []
-        return None if None in parts else chars.union(found + starts)
+        return _follows_one_of(node, walk)
     if isinstance(node, Concat):
-        behind: Ranges = ()  # what follows a text of the parts seen so far, from the right
-        begins: Ranges = ()
-        empty = True
-        for part in reversed(node.parts):
-            own = _follows(part, walk)
-            if own is None or chars.intersection(own, begins):
-                return None
-            behind = chars.union([*behind, *own]) if empty else behind
-            begins = chars.union([*_first(part, walk), *(begins if walk.nullable(part) else ())])
-            empty = empty and walk.nullable(part)
-        return behind
+        return _follows_last(node, walk)
     if isinstance(node, Repeat) and isinstance(node.node, Chars):
         return node.node.ranges if node.low != node.high else ()
     return None
+
+
+def _follows_one_of(node: Alt, walk: Derivatives) -> Ranges | None:
+    firsts = [_first(part, walk) for part in node.parts]
+    starts = [pair for ranges in firsts for pair in ranges]
+    if sum(map(_count, firsts)) != _count(chars.union(starts)):
+        return None  # two alternatives begin alike
+    parts = [_follows(part, walk) for part in node.parts]
+    found = [pair for ranges in parts for pair in ranges or ()]
+    return None if None in parts else chars.union(found + (starts if walk.nullable(node) else []))
+
+
+def _follows_last(node: Concat, walk: Derivatives) -> Ranges | None:
+    """From the right: `behind` follows a text of the parts seen so far, `begins` begins one."""
+    behind: Ranges = ()
+    begins: Ranges = ()
+    empty = True
+    for part in reversed(node.parts):
+        own = _follows(part, walk)
+        if own is None or chars.intersection(own, begins):
+            return None
+        behind = chars.union([*behind, *own]) if empty else behind
+        begins = chars.union([*_first(part, walk), *(begins if walk.nullable(part) else ())])
+        empty = empty and walk.nullable(part)
+    return behind
 
 
 def _count(ranges: Ranges) -> int:
