@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from . import chars as chars
 from .chars import Ranges
-from .nodes import Chars, PatternError, PatternNode
-from .syntax import PatternReader
+from .nodes import Chars, PatternError
+from .syntax import LIST_THEM, NO_REFERENCE, PatternReader
 
 _DIGIT: Ranges = ((48, 57),)
 _WORD: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
@@ -34,45 +34,19 @@ _PROPERTY = re.compile(r"\\[pP]\{[^{}]+\}")
 _HEX = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]+)\}")
 _LOW_HALF = re.compile(r"\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _DOTLESS: Ranges = ((0x130, 0x131),)  # Turkish i's: Python takes them for i, ECMA does not
-_NO_REFERENCE = "no engine can enforce it"
-_LIST_THEM = "list the alternatives instead"
 
 
 class EcmaReader(PatternReader):
-    def element(self, c: str) -> None:
-        start = self.at
-        if c in "*+?" or c == "{":
-            counts = self.counts()
-            if counts is None:
-                self.at += 1
-                self.literal(ord(c), start)
-                return
-            self.quantify(counts, start)
-            if self.peek() == "+":
-                self.wrong("possessive quantifier: not in ECMA-262", start, "leave the second + out")
-            self.take("?")
-            return
-        self.at += 1
-        if c == "\\":
-            self._escape(start)
-        elif c == "[":
-            self._set(start)
-        elif c == "(":
-            self._group(start)
-        elif c == ".":
-            self.atom(Chars(chars.ALL if self.flags.dot_all else chars.negated(_LINE_ENDS)))
-        elif c == "^":
-            self.anchor(self.at_start(start, self.flags.multiline))
-        elif c == "$":
-            self.anchor(self.at_end(start, self.flags.multiline, False))
-        else:
-            self.literal(ord(c), start)
-
-    def line_ends(self) -> PatternNode:
-        return Chars(_LINE_ENDS)
+    line_ends = Chars(_LINE_ENDS)
+    dollar_before_newline = False
 
     def braces_count(self, low: str, comma: str, high: str) -> bool:
         return bool(low)
+
+    def greed(self, start: int) -> None:
+        if self.peek() == "+":
+            self.wrong("possessive quantifier: not in ECMA-262", start, "leave the second + out")
+        self.take("?")
 
     def cased(self, ranges: Ranges) -> Ranges:
         if not self.flags.ignore_case:
@@ -80,7 +54,7 @@ class EcmaReader(PatternReader):
         found = chars.any_case(chars.difference(ranges, _DOTLESS))
         return chars.union([*chars.difference(found, _DOTLESS), *chars.intersection(ranges, _DOTLESS)])
 
-    def _group(self, start: int) -> None:
+    def open_group(self, start: int) -> None:
         if not self.take("?") or self.take(":"):
             self.open("group", start)
         elif self.take("="):
@@ -108,7 +82,7 @@ class EcmaReader(PatternReader):
         names = {"i": "ignore_case", "m": "multiline", "s": "dot_all"}
         self.group.flags = replace(self.flags, **{names[letter]: True for letter in match[1]})
 
-    def _escape(self, start: int) -> None:
+    def escape(self, start: int) -> None:
         c = self.peek()
         if c in ("b", "B"):
             self.at += 1
@@ -121,15 +95,11 @@ class EcmaReader(PatternReader):
             self.anchor(self.at_end(start, False, False))
         elif c in "123456789" and c:
             number = re.compile(r"[0-9]+").match(self.source, self.at)
-            self.wrong(f"backreference \\{number[0] if number else c}: {_NO_REFERENCE}", start, _LIST_THEM)
+            self.wrong(f"backreference \\{number[0] if number else c}: {NO_REFERENCE}", start, LIST_THEM)
         elif c == "k" and self.peek(2) == "k<":
-            self.wrong(f"backreference: {_NO_REFERENCE}", start, _LIST_THEM)
+            self.wrong(f"backreference: {NO_REFERENCE}", start, LIST_THEM)
         else:
-            found = self._character(start)
-            if isinstance(found, int):
-                self.literal(found, start)
-            else:
-                self.atom(Chars(found))
+            self.escaped(self._character(start), start)
 
     def _character(self, start: int) -> int | Ranges:
         """The escape behind the backslash at `start`, in a set or not: a character, or a set of them."""
@@ -180,29 +150,24 @@ class EcmaReader(PatternReader):
             return 0x10000 + ((code - 0xD800) << 10) + (int(low[1], 16) - 0xDC00)
         return code
 
-    def _set(self, start: int) -> None:
+    def charset(self, start: int) -> None:
         inverted = self.take("^")
         members: list[tuple[int, int]] = []
         while self.peek() != "]":
             low, position = self._member(start), self.at
             if self.peek() != "-" or self.peek(2) == "-]":
-                members += self.cased(chars.union([(low, low)])) if isinstance(low, int) else low
+                members += self.cased(((low, low),)) if isinstance(low, int) else low
                 continue
             self.at += 1
             high = self._member(start)
             if isinstance(low, int) and isinstance(high, int):
-                if high < low:
-                    self.wrong("a range in a set goes backwards", position, r"write \- for the character -")
-                members += self.cased(chars.union([(low, high)]))
+                members += self.range(low, high, position)
                 continue
             members.append((45, 45))  # [\w-.]: the - is itself
             for member in (low, high):
                 members += self.cased(((member, member),)) if isinstance(member, int) else member
         self.at += 1
-        ranges = chars.union(members)
-        if ranges == ((0, 0),) and not inverted:
-            self.wrong("the NUL character", start, "no token spells it; leave it out")
-        self.atom(Chars(chars.negated(ranges) if inverted else ranges))
+        self.members(members, inverted, start)
 
     def _member(self, start: int) -> int | Ranges:
         position = self.at

@@ -17,7 +17,7 @@ from . import chars as chars
 from .chars import Ranges
 from .marks import Atomic
 from .nodes import Chars, PatternError
-from .syntax import Flags, PatternReader
+from .syntax import LIST_THEM, NO_REFERENCE, Flags, PatternReader
 
 _CONTROL = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
 _FLAGS = {"i": "ignore_case", "m": "multiline", "s": "dot_all", "x": "verbose", "a": "ascii", "u": "ascii"}
@@ -25,8 +25,6 @@ _HEX = {"x": 2, "u": 4, "U": 8}
 _PROPERTY = re.compile(r"\\[pP](?:\{\^?[^{}]+\}|[A-Za-z])")
 _POSIX = re.compile(r"\[:\^?\w+:\]")
 _NOT_IN_NOTHING = re.fullmatch(r"\B", "") is None  # before Python 3.14 an empty text has no \B
-_NO_REFERENCE = "no engine can enforce it"
-_LIST_THEM = "list the alternatives instead"
 
 
 class PythonReader(PatternReader):
@@ -34,42 +32,22 @@ class PythonReader(PatternReader):
         super().__init__(source)
         self.names: set[str] = set()
 
+    line_ends = Chars(((10, 10),))
+    dollar_before_newline = True
+
     def element(self, c: str) -> None:
-        start = self.at
         if self.flags.verbose and c in " \t\n\r\v\f":
             self.at += 1
         elif self.flags.verbose and c == "#":
-            end = self.source.find("\n", start)
+            end = self.source.find("\n", self.at)
             self.at = len(self.source) if end < 0 else end + 1
-        elif c in "*+?{":
-            counts = self.counts()
-            if counts is None:
-                self.at += 1
-                self.literal(ord(c), start)
-            else:
-                self.quantify(counts, start)
-                self._greed(start)
         else:
-            self.at += 1
-            if c == "\\":
-                self._escape(start)
-            elif c == "[":
-                self._set(start)
-            elif c == "(":
-                self._group(start)
-            elif c == ".":
-                self.atom(Chars(chars.ALL if self.flags.dot_all else chars.negated(((10, 10),))))
-            elif c == "^":
-                self.anchor(self.at_start(start, self.flags.multiline))
-            elif c == "$":
-                self.anchor(self.at_end(start, self.flags.multiline, True))
-            else:
-                self.literal(ord(c), start)
+            super().element(c)
 
     def braces_count(self, low: str, comma: str, high: str) -> bool:
         return bool(low or comma)  # {} is text, {,} and {,n} count
 
-    def _greed(self, start: int) -> None:
+    def greed(self, start: int) -> None:
         if self.take("+"):
             if self.group.lazy_atom:
                 self.wrong("lazy quantifier in a possessive one", start, "leave the second + out")
@@ -80,7 +58,7 @@ class PythonReader(PatternReader):
 
     # --- groups -------------------------------------------------------------------------------------------------------
 
-    def _group(self, start: int) -> None:
+    def open_group(self, start: int) -> None:
         if not self.take("?") or self.take(":"):
             self.open("group", start)
         elif self.take("P<"):
@@ -88,7 +66,7 @@ class PythonReader(PatternReader):
             self.open("group", start)
         elif self.take("P="):
             name = self.until(")", start)
-            self.wrong(f"backreference (?P={name}): {_NO_REFERENCE}", start, _LIST_THEM)
+            self.wrong(f"backreference (?P={name}): {NO_REFERENCE}", start, LIST_THEM)
         elif self.take("#"):
             self.until(")", start)
         elif self.take("="):
@@ -102,9 +80,9 @@ class PythonReader(PatternReader):
         elif self.take(">"):
             self.open("atomic", start)
         elif self.take("("):
-            self.wrong(f"conditional group: {_NO_REFERENCE}", start, "write both cases as alternatives")
+            self.wrong(f"conditional group: {NO_REFERENCE}", start, "write both cases as alternatives")
         elif self.peek() in ("R", "&") or self.peek().isdigit() or self.take("P>"):
-            self.wrong(f"recursive pattern: {_NO_REFERENCE}", start, "use a grammar (sgl.lark, sgl.ebnf)")
+            self.wrong(f"recursive pattern: {NO_REFERENCE}", start, "use a grammar (sgl.lark, sgl.ebnf)")
         elif self.peek() == "<":
             self.wrong("`(?<` is not Python's", start, "a named group is (?P<name>...)")
         else:
@@ -143,7 +121,7 @@ class PythonReader(PatternReader):
 
     # --- escapes and sets ---------------------------------------------------------------------------------------------
 
-    def _escape(self, start: int) -> None:
+    def escape(self, start: int) -> None:
         c = self.peek()
         if c in ("A", "Z", "z", "b", "B"):
             self.at += 1
@@ -158,11 +136,7 @@ class PythonReader(PatternReader):
         if c.isdigit() and c.isascii():
             self._number(start)
             return
-        found = self._character(start)
-        if isinstance(found, int):
-            self.literal(found, start)
-        else:
-            self.atom(Chars(found))
+        self.escaped(self._character(start), start)
 
     def _number(self, start: int) -> None:
         """`\\0`, `\\012` and `\\123` are characters, `\\1` and `\\12` are backreferences."""
@@ -172,7 +146,7 @@ class PythonReader(PatternReader):
             self.literal(self._octal(match[0], start), start)
             return
         number = re.compile(r"[0-9]{1,2}").match(self.source, self.at)
-        self.wrong(f"backreference \\{number[0] if number else ''}: {_NO_REFERENCE}", start, _LIST_THEM)
+        self.wrong(f"backreference \\{number[0] if number else ''}: {NO_REFERENCE}", start, LIST_THEM)
 
     def _octal(self, digits: str, start: int) -> int:
         if int(digits, 8) > 0o377:
@@ -219,7 +193,7 @@ class PythonReader(PatternReader):
         except (KeyError, TypeError):
             self.wrong(f"there is no character named {name!r}", start, "see the Unicode tables for names")
 
-    def _set(self, start: int) -> None:
+    def charset(self, start: int) -> None:
         inverted = self.take("^")
         members: list[tuple[int, int]] = []
         empty = True
@@ -228,17 +202,11 @@ class PythonReader(PatternReader):
             empty = False
             if self.peek() == "-" and self.peek(2) != "-]":
                 self.at += 1
-                high = self._member(start)
-                if not isinstance(low, int) or not isinstance(high, int) or high < low:
-                    self.wrong("a range in a set goes backwards", position, r"write \- for the character -")
-                members += self.cased(chars.union([(low, high)]))
+                members += self.range(low, self._member(start), position)
             else:
-                members += self.cased(chars.union([(low, low)])) if isinstance(low, int) else low
+                members += self.cased(((low, low),)) if isinstance(low, int) else low
         self.at += 1
-        ranges = chars.union(members)
-        if ranges == ((0, 0),) and not inverted:
-            self.wrong("the NUL character", start, "no token spells it; leave it out")
-        self.atom(Chars(chars.negated(ranges) if inverted else ranges))
+        self.members(members, inverted, start)
 
     def _member(self, start: int) -> int | Ranges:
         position = self.at

@@ -8,6 +8,7 @@ What is read is a tree of `nodes.py`, with the marks of `marks.py` where it look
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
@@ -22,7 +23,6 @@ from .nodes import (
     PatternError,
     PatternNode,
     both,
-    char,
     complement,
     either,
     repeated,
@@ -32,6 +32,8 @@ from .nodes import (
 DEEPEST_GROUP = 200  # the engines take fewer: see `within_depth`
 LARGEST_COUNT = 1_000_000
 LARGEST_SOURCE = 1_000_000
+NO_REFERENCE = "no engine can enforce it"
+LIST_THEM = "list the alternatives instead"
 
 Kind = Literal["group", "ahead", "not ahead", "behind", "not behind", "atomic"]
 
@@ -89,7 +91,57 @@ class PatternReader:
         return either(self.group.branches)
 
     def element(self, c: str) -> None:
+        """Read the element that begins with `c`."""
+        start = self.at
+        if c in "*+?{":
+            counts = self.counts()
+            if counts is not None:
+                self.quantify(counts, start)
+                self.greed(start)
+                return
+        self.at += 1
+        if c == "\\":
+            self.escape(start)
+        elif c == "[":
+            self.charset(start)
+        elif c == "(":
+            self.open_group(start)
+        elif c == ".":
+            self.atom(ANY_CHAR if self.flags.dot_all else Chars(chars.negated(self.line_ends.ranges)))
+        elif c == "^":
+            self.anchor(self.at_start(start, self.flags.multiline))
+        elif c == "$":
+            self.anchor(self.at_end(start, self.flags.multiline, self.dollar_before_newline))
+        else:
+            self.literal(ord(c), start)
+
+    # --- what a dialect says ------------------------------------------------------------------------------------------
+
+    line_ends: Chars
+    dollar_before_newline: bool
+    """Whether `$` also stands before a last line end."""
+
+    def braces_count(self, low: str, comma: str, high: str) -> bool:
+        """Whether `{low,high}` counts (or is just text)."""
         raise NotImplementedError
+
+    def greed(self, start: int) -> None:
+        """Read what may stand behind a quantifier: `?`, `+`."""
+        raise NotImplementedError
+
+    def escape(self, start: int) -> None:
+        """Read the escape behind the backslash at `start`."""
+        raise NotImplementedError
+
+    def charset(self, start: int) -> None:
+        """Read the set behind the bracket at `start`."""
+        raise NotImplementedError
+
+    def open_group(self, start: int) -> None:
+        """Read how the group behind the parenthesis at `start` begins."""
+        raise NotImplementedError
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
 
     @property
     def group(self) -> Group:
@@ -134,6 +186,26 @@ class PatternReader:
         if 0xD800 <= code <= 0xDFFF:
             self.wrong(f"the lone surrogate U+{code:04X}", position, "no text has one; write the whole character")
         self.atom(Chars(self.cased(((code, code),))))
+
+    def escaped(self, found: int | Ranges, position: int) -> None:
+        """An escape outside a set: a character, or a set of them."""
+        if isinstance(found, int):
+            self.literal(found, position)
+        else:
+            self.atom(Chars(found))
+
+    def members(self, ranges: Iterable[tuple[int, int]], inverted: bool, position: int) -> None:
+        """A set of characters."""
+        found = chars.union(ranges)
+        if found == ((0, 0),) and not inverted:
+            self.wrong("the NUL character", position, "no token spells it; leave it out")
+        self.atom(Chars(chars.negated(found) if inverted else found))
+
+    def range(self, low: int | Ranges, high: int | Ranges, position: int) -> Ranges:
+        """The characters of `low-high` in a set."""
+        if not isinstance(low, int) or not isinstance(high, int) or high < low:
+            self.wrong("a range in a set goes backwards", position, r"write \- for the character -")
+        return self.cased(((low, high),))
 
     def cased(self, ranges: Ranges) -> Ranges:
         return chars.any_case(ranges, self.flags.ascii) if self.flags.ignore_case else ranges
@@ -195,10 +267,6 @@ class PatternReader:
             self.wrong("a repeat has its most below its least", start, "write the smaller number first")
         return least, most
 
-    def braces_count(self, low: str, comma: str, high: str) -> bool:
-        """Whether `{low,high}` counts (or is just text)."""
-        raise NotImplementedError
-
     def quantify(self, counts: tuple[int, int | None], position: int) -> None:
         group = self.group
         if group.last in ("nothing", "anchor"):
@@ -213,16 +281,13 @@ class PatternReader:
     # --- marks --------------------------------------------------------------------------------------------------------
 
     def at_start(self, position: int, multiline: bool) -> PatternNode:
-        return Left(either([EMPTY, sequence([ANY_TEXT, self.line_ends()])]) if multiline else EMPTY, position)
+        return Left(either([EMPTY, sequence([ANY_TEXT, self.line_ends])]) if multiline else EMPTY, position)
 
     def at_end(self, position: int, multiline: bool, newline: bool) -> PatternNode:
         """`newline`: a last line end may follow."""
         if multiline:
-            return Right(either([EMPTY, sequence([self.line_ends(), ANY_TEXT])]), position)
-        return Right(either([EMPTY, self.line_ends()]) if newline else EMPTY, position)
-
-    def line_ends(self) -> PatternNode:
-        return char(10)
+            return Right(either([EMPTY, sequence([self.line_ends, ANY_TEXT])]), position)
+        return Right(either([EMPTY, self.line_ends]) if newline else EMPTY, position)
 
     def word_edge(self, word: Ranges, position: int, inside: bool, somewhere: bool = False) -> PatternNode:
         """`\\b`, or with `inside` `\\B`: whether exactly one of the neighbours belongs to a word, or not.
