@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import ConstraintError
 
-WHOLE, PLACES = 20, 20
+MOST_WHOLE_DIGITS, MOST_PLACES = 20, 20
 """Digits before and after the point of a number that has no limits of its own."""
 
 
@@ -55,7 +55,7 @@ def decimals(
     *,
     digits: int | None = None,
     places: int | None = None,
-    whole: int = WHOLE,
+    whole: int = MOST_WHOLE_DIGITS,
     ge: Decimal | None = None,
     gt: Decimal | None = None,
     le: Decimal | None = None,
@@ -66,18 +66,9 @@ def decimals(
     `digits` in all and `places` after the point are pydantic's `max_digits` and `decimal_places`. Raises
     `ConstraintError` if there is no such number.
     """
-    low = max((_DecimalBound(v, o) for v, o in ((ge, False), (gt, True)) if v is not None), default=None)
-    high = min(
-        (_DecimalBound(v, o) for v, o in ((le, False), (lt, True)) if v is not None),
-        key=lambda bound: (bound.value, not bound.open),
-        default=None,
-    )
-    if digits is not None:
-        whole = digits if places is None else max(0, digits - places)
-    if places is None:
-        room = [PLACES if digits is None else digits - k for k in range(whole + 1)]
-    else:
-        room = [places] * (whole + 1)
+    room = _room(digits, places, whole)
+    low = max(_given((ge, False), (gt, True)), default=None)
+    high = min(_given((le, False), (lt, True)), key=lambda bound: (bound.value, not bound.open), default=None)
     positive: list[str] = []
     negative: list[str] = []
     if high is None or high.value >= 0:
@@ -90,6 +81,19 @@ def decimals(
     if positive == negative:
         return f"-?{_group(positive)}"
     return _group([*positive, *("-" + number for number in negative)])
+
+
+def _given(*bounds: tuple[Decimal | None, bool]) -> list[_DecimalBound]:
+    return [_DecimalBound(value, is_open) for value, is_open in bounds if value is not None]
+
+
+def _room(digits: int | None, places: int | None, whole: int) -> list[int]:
+    """How many digits may be after the point, by how many are before it."""
+    if digits is not None:
+        whole = digits if places is None else max(0, digits - places)
+    if places is not None:
+        return [places] * (whole + 1)
+    return [MOST_PLACES if digits is None else digits - k for k in range(whole + 1)]
 
 
 def _magnitudes(low: _DecimalBound, high: _DecimalBound | None, room: list[int]) -> list[str]:
