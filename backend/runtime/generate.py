@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CONSTRAINTS = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf}
 
 
-class Generation:
+class GenerateCall:
     """One call of `generate`: a branch a prompt."""
 
     def __init__(

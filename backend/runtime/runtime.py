@@ -258,9 +258,9 @@ class Runtime:
         `sampling_params` as in SGLang (`max_new_tokens`, `temperature`, ...). With `stream=True` (one prompt only), an
         iterator of pieces of text. Give `prompt` or `input_ids`, not both.
         """
-        from .generate import Generation
+        from .generate import GenerateCall
 
-        generation = Generation(
+        generation = GenerateCall(
             self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num, stream
         )
         return generation.pieces() if stream else generation.results()
@@ -277,9 +277,9 @@ class Runtime:
         stream: bool = False,
     ) -> Any:
         """`generate` for a coroutine; with `stream=True`, an async iterator of pieces."""
-        from .generate import Generation
+        from .generate import GenerateCall
 
-        generation = Generation(
+        generation = GenerateCall(
             self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num, stream
         )
         return generation.pieces_async() if stream else await generation.results_async()

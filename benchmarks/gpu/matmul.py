@@ -19,7 +19,7 @@ import torch
 import triton
 
 from sgl.backend.runtime.model.llama.tune import Timing, Weights, measure, tune
-from sgl.backend.runtime.model.llama.tuned import BUCKETS, LIBRARY, Choice, Product, Table
+from sgl.backend.runtime.model.llama.tuned import BUCKETS, LIBRARY, KernelChoice, Product, Table
 
 SPREAD = 256 << 20
 """Bytes of weights of one product that the launches go round: several times the L2 cache."""
@@ -63,7 +63,7 @@ def copy_rate() -> float:
     return 20 * 2 * source.numel() / (start.elapsed_time(end) / 1000)
 
 
-def described(choice: Choice) -> str:
+def described(choice: KernelChoice) -> str:
     if choice == LIBRARY:
         return "cuBLAS"
     parts = f"/{choice.parts}" if choice.parts > 1 else ""

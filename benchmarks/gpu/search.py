@@ -24,7 +24,7 @@ import triton
 from matmul import described
 
 from sgl.backend.runtime.model.llama import tune
-from sgl.backend.runtime.model.llama.tuned import BUCKETS, LIBRARY, Choice, Product, Table
+from sgl.backend.runtime.model.llama.tuned import BUCKETS, LIBRARY, KernelChoice, Product, Table
 
 LAYERS = 10
 """Of the model, in a timed step: several times the L2 cache."""
@@ -41,7 +41,7 @@ PROGRAMS = 96, 700
 """Fewest and most programs of a candidate."""
 
 
-def candidates(product: Product, bucket: int) -> list[Choice]:
+def candidates(product: Product, bucket: int) -> list[KernelChoice]:
     """Tiles in any number of parts that makes a reasonable number of programs; rows where x has up to four."""
     found = [choice for choice in tune.candidates(product, bucket, 132, True, True) if choice.kernel == "rows"]
     for columns, block_k, warps, stages in SHAPES[16 if bucket <= 16 else 32 if bucket <= 32 else 64]:
@@ -49,7 +49,9 @@ def candidates(product: Product, bucket: int) -> list[Choice]:
         tiles = -(-product.N // block_n)
         for parts in (1, 2, 3, 4, 6, 8):
             if PROGRAMS[0] <= tiles * parts <= PROGRAMS[1] and product.K // (parts * block_k) >= 2:
-                found += [Choice("tiles", block_n, block_k, warps, stages, parts, True, early) for early in (0, 1)]
+                found += [
+                    KernelChoice("tiles", block_n, block_k, warps, stages, parts, True, early) for early in (0, 1)
+                ]
     return [LIBRARY, *found]
 
 
@@ -60,7 +62,7 @@ class Trial:
         self.executor, self.model = executor, executor.model
         self.batch = layer.decoding(rows, shared, own)
 
-    def seconds(self, product: Product, bucket: int, choice: Choice) -> float:
+    def seconds(self, product: Product, bucket: int, choice: KernelChoice) -> float:
         """Of one step; infinite for a choice that does not run."""
         self.model.table.put(product, bucket, choice)
         try:
@@ -99,7 +101,7 @@ def search(trial: Trial, names: dict[Product, str], cases: Any, bucket: int, rou
             )  # fmt: skip
 
 
-def right(product: Product, bucket: int, choice: Choice, weights: tune.Weights) -> bool:
+def right(product: Product, bucket: int, choice: KernelChoice, weights: tune.LayerWeights) -> bool:
     return choice == LIBRARY or len(tune.measure(product, bucket, weights, [choice])) == 2
 
 

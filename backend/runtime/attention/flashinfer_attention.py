@@ -103,7 +103,7 @@ class _Turns:
             copied.record()
 
 
-class _Room:
+class _FlashBuffers:
     """The buffers on the device that all steps share. A buffer that grows is replaced: captured steps keep theirs."""
 
     def __init__(self, device: torch.device) -> None:
@@ -166,7 +166,7 @@ class FlashInferAttention:
         self.query_heads, self.kv_heads, self.head_dim, self.dtype = query_heads, kv_heads, head_dim, dtype
         self._processors = processors
         self._hopper = capability[0] == 9
-        self._room = _Room(self.device)
+        self._room = _FlashBuffers(self.device)
         self._room.for_work(work_bytes(query_heads, kv_heads, head_dim, processors))
         self._turns: dict[str, _Turns] = {}
 

@@ -1,4 +1,4 @@
-"""`Plan`: a step's ragged attention, cut into a few dense pieces. Built once a step, used by every layer.
+"""`AttentionPlan`: a step's ragged attention, cut into a few dense pieces. Built once a step, used by every layer.
 
 Owns: the decomposition. Knows nothing of torch, of layers, or of what a span is for.
 
@@ -60,7 +60,7 @@ class _Tile(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AttentionPlan:
     """Pieces, and where each row's parts lie in the concatenation of their outputs (padding rows included)."""
 
     pieces: tuple[Piece, ...]
@@ -68,7 +68,7 @@ class Plan:
     absent_TP: npt.NDArray[np.bool_] | None  # parts that a row does not have; None: every row has P
 
 
-def plan_attention(spans: Sequence[SpanLayout], slots: Ints) -> Plan:
+def plan_attention(spans: Sequence[SpanLayout], slots: Ints) -> AttentionPlan:
     """Cut a batch (its spans, and the slots [T] its rows are written to) into pieces."""
     shared, private = _split_context(spans)
     pieces: list[Piece] = []
@@ -161,11 +161,11 @@ def _rectangle(bucket: list[_Tile]) -> tuple[Piece, Ints, Ints | None]:
     return piece, rows_SR.reshape(-1)[real], np.flatnonzero(real)
 
 
-def _merge_order(pieces: list[Piece], real: list[tuple[Ints, Ints | None]], total: int) -> Plan:
+def _merge_order(pieces: list[Piece], real: list[tuple[Ints, Ints | None]], total: int) -> AttentionPlan:
     """Where every row's parts are: the p-th piece that has row t put it at place `order[t, p]`."""
     count_T = np.bincount(_concatenate([rows for rows, _ in real]), minlength=total)
     if len(pieces) == 1 and real[0][1] is None and isinstance(pieces[0].rows, slice):
-        return Plan(tuple(pieces), (), None)
+        return AttentionPlan(tuple(pieces), (), None)
     depth = int(count_T.max())
     order_TP = np.zeros((total, depth), dtype=np.int64)
     next_T = np.zeros(total, dtype=np.int64)
@@ -177,7 +177,7 @@ def _merge_order(pieces: list[Piece], real: list[tuple[Ints, Ints | None]], tota
         offset += size
     absent_TP = np.arange(depth) >= count_T[:, None]
     parts = tuple(compact(order_TP[:, p]) for p in range(depth))
-    return Plan(tuple(pieces), parts, absent_TP if bool(absent_TP.any()) else None)
+    return AttentionPlan(tuple(pieces), parts, absent_TP if bool(absent_TP.any()) else None)
 
 
 def _runs_of(slots: Ints) -> list[Run]:

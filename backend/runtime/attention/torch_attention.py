@@ -1,4 +1,4 @@
-"""Ragged attention in plain torch: carries out a `Plan` on the CPU, or on a GPU that has nothing better.
+"""Ragged attention in plain torch: carries out an `AttentionPlan` on the CPU, or on a GPU that has nothing better.
 
 Owns: a step's index tensors and masks (`StepAttention`), one dense attention with log-sum-exp (`attend_dense`), and the
 merge of parts. Knows nothing of branches or of a model's weights; KV tensors are the model's.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .plan import Ints, Piece, Plan, compact
+from .plan import AttentionPlan, Ints, Piece, compact
 
 _flash_cpu = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
@@ -50,7 +50,9 @@ def attend_dense_plain(
 class StepAttention:
     """A plan made ready for one device: every index tensor and mask of a step, built once for all layers."""
 
-    def __init__(self, plan: Plan, slots: Ints, groups: int, *, device: torch.device | str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, plan: AttentionPlan, slots: Ints, groups: int, *, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
         self._write = _on(device, compact(slots))
         self._pieces = [_Ready(piece, groups, device, dtype) for piece in plan.pieces]
         self._parts = [_on(device, part) for part in plan.parts]

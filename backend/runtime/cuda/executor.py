@@ -20,18 +20,17 @@ import torch
 
 from ....lang.errors import BackendError, OutOfMemory
 from ..device import on
-from ..model.llama.fused import LOGIT_ROWS
 from ..sample.ask import Lookup
 from ..sample.device import DeviceSampler
 from ..step.executor import Answer, Ask
 from ..step.packed import Batch, SpanLayout
+from .device_model import LOGIT_ROWS, DeviceModel
 from .fixed_step import fill, layout, views
 from .graphs import Graphs
 from .staging import Staging
 
 if TYPE_CHECKING:
     from ..options import EngineOptions
-    from .device_model import DeviceModel
 
 log = logging.getLogger("sgl")
 
@@ -54,7 +53,7 @@ class DeviceExecutor:
         with on(self.device):
             if options is not None and self.device.type == "cuda":
                 self._warm_up(options.step_tokens)
-            self.graphs = Graphs(self, options)
+            self.graphs = Graphs(model, self.attention, self.sampled_S, options)
         self.outside = 0  # steps that no captured one fitted
 
     def launch(self, batch: Batch) -> DeviceFlight:

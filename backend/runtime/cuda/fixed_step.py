@@ -9,16 +9,13 @@ how this is tested without a card.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..model.llama.fused import Inputs
 from ..step.packed import Batch
+from .device_model import DeviceModel, StepInputs
 from .staging import Ints, Staging
-
-if TYPE_CHECKING:
-    from .device_model import DeviceModel
 
 
 def layout(rows: int, wants: int) -> tuple[int, int]:
@@ -39,11 +36,11 @@ def fill(room: Ints, batch: Batch, rows: int, wants: int, packed: Ints) -> None:
     room[start : start + len(packed)] = packed
 
 
-def views(buffer: torch.Tensor, rows: int, wants: int) -> tuple[Inputs, torch.Tensor]:
+def views(buffer: torch.Tensor, rows: int, wants: int) -> tuple[StepInputs, torch.Tensor]:
     """The inputs in a device's buffer, and where its attention plan begins."""
     head, start = layout(rows, wants)
     return (
-        Inputs(buffer[:rows], buffer[rows : 2 * rows], buffer[2 * rows : 3 * rows], buffer[3 * rows : head]),
+        StepInputs(buffer[:rows], buffer[rows : 2 * rows], buffer[2 * rows : 3 * rows], buffer[3 * rows : head]),
         buffer[start:],
     )
 

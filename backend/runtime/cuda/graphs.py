@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..step.packed import Batch
+from .device_model import DeviceModel
 from .fixed_step import FixedStep
 
 if TYPE_CHECKING:
     from ..options import EngineOptions
-    from .executor import DeviceExecutor
 
 log = logging.getLogger("sgl")
 
@@ -39,22 +39,21 @@ def sizes(most: int) -> list[tuple[int, int]]:
 class Graphs:
     """The captured steps of one executor; none with graphs turned off."""
 
-    def __init__(self, executor: DeviceExecutor, options: EngineOptions | None) -> None:
+    def __init__(
+        self, model: DeviceModel, attention: Any, sampled_S: torch.Tensor, options: EngineOptions | None
+    ) -> None:
         most = 0 if options is None else min(options.cuda_graph_max_bs, MOST_ROWS)
         self.steps: list[FixedStep] = []
         if options is None or not most:
             return
         began = time.monotonic()
         context = min(options.context_length, options.pool_tokens)
-        model, wanted = executor.model, sizes(most)
+        wanted = sizes(most)
         # One tensor for all: the logits of a step are read before the next is replayed.
         shape = max(wants for _, wants in wanted), model.vocab_size
-        logits_WV = torch.empty(shape, dtype=torch.float32, device=executor.device)
-        self.steps = [
-            FixedStep(model, executor.attention, rows, wants, context, executor.sampled_S, logits_WV)
-            for rows, wants in wanted
-        ]
-        if executor.device.type == "cuda":
+        logits_WV = torch.empty(shape, dtype=torch.float32, device=model.device)
+        self.steps = [FixedStep(model, attention, rows, wants, context, sampled_S, logits_WV) for rows, wants in wanted]
+        if model.device.type == "cuda":
             self._capture()
         log.info(
             "captured %d sizes of step, up to %d branches (cuda_graph_max_bs), in %.1f s",

@@ -37,7 +37,7 @@ class StopMatcher:
         self.cut: int | None = None
         self._stops = tuple((s, s.encode()) for s in stop)
         self._longest = max((len(data) for _, data in self._stops), default=0)
-        self._patterns = tuple(_Pattern(source) for source in stop_regex)
+        self._patterns = tuple(_StopPattern(source) for source in stop_regex)
         self._data = bytearray()  # all bytes; kept only if there are stops
         self._released = 0  # bytes that no stop string holds back; `_held` decodes these
         self._held = Detokenizer()
@@ -122,7 +122,7 @@ class StopMatcher:
         return longest
 
 
-class _Pattern:
+class _StopPattern:
     """One stop regex, searched again and again in a growing text.
 
     `live`: no match begins before this character, whatever follows; it may be shown.

@@ -96,10 +96,10 @@ def save_other(folder: Path, family: str, **change: Any) -> Any:
 def load_other(folder: Path, slots: int, **options: Any) -> tuple[Any, Any]:
     """The model, and its executor."""
     from sgl.backend.runtime.model.foreign.device import DeviceTransformers
-    from sgl.backend.runtime.model.foreign.model import TransformersModel
+    from sgl.backend.runtime.model.foreign.load import load_transformers
     from sgl.backend.runtime.options import EngineOptions
 
-    model = TransformersModel.load(folder, device="cuda", **options)
+    model = load_transformers(folder, device="cuda", **options)
     assert isinstance(model, DeviceTransformers)
     model.allocate(slots)
     sizes = EngineOptions(context_length=500, pool_tokens=slots - 1, step_tokens=256, max_running=16, overlap=True)

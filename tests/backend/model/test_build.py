@@ -101,7 +101,7 @@ def test_what_is_wrong_is_an_error_still(change, message, tmp_path):
 
 
 def test_transformers_is_given_what_was_asked_for(tmp_path, monkeypatch, caplog):
-    from sgl.backend.runtime.model.foreign import model as transformers_model
+    from sgl.backend.runtime.model.foreign import load as foreign_load
 
     caplog.set_level(logging.INFO, logger="sgl")
     asked: list[Any] = []
@@ -110,7 +110,7 @@ def test_transformers_is_given_what_was_asked_for(tmp_path, monkeypatch, caplog)
         asked.append((path, options))
         return "the model"
 
-    monkeypatch.setattr(transformers_model.TransformersModel, "load", load)
+    monkeypatch.setattr(foreign_load, "load_transformers", load)
     save(tmp_path, architectures=["GPT2LMHeadModel"])
     model, tokenizer, template, name = build(tmp_path, device="cpu", dtype="bfloat16", load_format="dummy")
     assert asked == [(tmp_path, {"device": "cpu", "dtype": torch.bfloat16, "dummy": True})]

@@ -18,7 +18,7 @@ from sgl.backend.runtime.model.llama.tune import candidates, tune  # isort: skip
 from sgl.backend.runtime.model.llama.tuned import (  # isort: skip
     BUCKETS,
     LIBRARY,
-    Choice,
+    KernelChoice,
     Product,
     Table,
     bucket_of,
@@ -26,13 +26,13 @@ from sgl.backend.runtime.model.llama.tuned import (  # isort: skip
     open_table,
 )
 
-ROWS = Choice("rows", block_n=4, block_k=256, warps=1)
-NARROW_ROWS = Choice("rows", block_n=1, block_k=512, warps=2)
-TILES = Choice("tiles", block_n=16, block_k=64, warps=1, stages=3)
-SHARED = Choice("tiles", block_n=32, block_k=32, warps=2, stages=2, parts=3)
-EARLY = Choice("tiles", block_n=32, block_k=64, warps=2, stages=2, parts=3, early=1)
-EARLIER = Choice("tiles", block_n=16, block_k=32, warps=1, stages=3, parts=2, early=2)
-NONE_EARLY = Choice("tiles", block_n=16, block_k=256, warps=1, stages=2, parts=2, early=2)  # parts have one block
+ROWS = KernelChoice("rows", block_n=4, block_k=256, warps=1)
+NARROW_ROWS = KernelChoice("rows", block_n=1, block_k=512, warps=2)
+TILES = KernelChoice("tiles", block_n=16, block_k=64, warps=1, stages=3)
+SHARED = KernelChoice("tiles", block_n=32, block_k=32, warps=2, stages=2, parts=3)
+EARLY = KernelChoice("tiles", block_n=32, block_k=64, warps=2, stages=2, parts=3, early=1)
+EARLIER = KernelChoice("tiles", block_n=16, block_k=32, warps=1, stages=3, parts=2, early=2)
+NONE_EARLY = KernelChoice("tiles", block_n=16, block_k=256, warps=1, stages=2, parts=2, early=2)  # parts have one block
 ON_GPU = pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")
 
 
@@ -44,11 +44,11 @@ def _seed() -> None:
 class Everywhere(Table):
     """A table that gives one choice for everything."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: KernelChoice) -> None:
         super().__init__("any", "any", None)
         self.choice = choice
 
-    def choose(self, product: Product, rows: int) -> Choice:
+    def choose(self, product: Product, rows: int) -> KernelChoice:
         return self.choice
 
 
@@ -85,7 +85,7 @@ def assert_near(got: Any, wanted: Any, tolerance: float = 2e-5) -> None:
         (4, False, True, True, True),
     ],
 )
-def test_fused(choice: Choice, depth: int, rows: int, bias: bool, norm: bool, silu: bool, add: bool) -> None:
+def test_fused(choice: KernelChoice, depth: int, rows: int, bias: bool, norm: bool, silu: bool, add: bool) -> None:
     width = 37
     weight = made(2 * width if silu else width, depth) / depth**0.5
     bias_N = made(weight.shape[0]) if bias else None
@@ -101,7 +101,7 @@ def test_fused(choice: Choice, depth: int, rows: int, bias: bool, norm: bool, si
 
 @pytest.mark.parametrize("rows", [7, 16, 33, 64])
 @pytest.mark.parametrize("choice", [TILES, SHARED], ids=str)
-def test_tiles_of_many_rows(choice: Choice, rows: int) -> None:
+def test_tiles_of_many_rows(choice: KernelChoice, rows: int) -> None:
     weight, x, residual = made(50, 130), made(rows, 130), made(rows, 50)
     wanted = exact(x, weight, residual=residual)
     FusedLinear(weight, table=Everywhere(choice))(x, residual=residual)
@@ -109,7 +109,7 @@ def test_tiles_of_many_rows(choice: Choice, rows: int) -> None:
 
 
 @pytest.mark.parametrize("choice", [ROWS, TILES, SHARED, LIBRARY], ids=str)
-def test_strided_rows(choice: Choice) -> None:
+def test_strided_rows(choice: KernelChoice) -> None:
     """Parts of wider tensors, as x and as residual; what lies beside them stays."""
     x, residual = made(3, 100), made(3, 60)
     before, weight = residual.clone(), made(20, 40)
@@ -121,7 +121,7 @@ def test_strided_rows(choice: Choice) -> None:
 
 @pytest.mark.parametrize("choice", [ROWS, TILES, SHARED, LIBRARY], ids=str)
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-def test_half_types(kind: Any, choice: Choice) -> None:
+def test_half_types(kind: Any, choice: KernelChoice) -> None:
     if DEVICE == "cpu" and kind == torch.bfloat16 and choice.kernel == "tiles":
         pytest.skip("the interpreter multiplies bfloat16 tiles as integers")
     weight, x = made(24, 200, dtype=kind) / 16, made(2, 200, dtype=kind)
@@ -131,7 +131,7 @@ def test_half_types(kind: Any, choice: Choice) -> None:
 
 
 @pytest.mark.parametrize("choice", [ROWS, TILES, LIBRARY], ids=str)
-def test_logits_are_not_rounded_to_the_weights_type(choice: Choice) -> None:
+def test_logits_are_not_rounded_to_the_weights_type(choice: KernelChoice) -> None:
     weight, x = made(45, 200, dtype=torch.float16), made(3, 200, dtype=torch.float16)
     given = torch.empty(3, 45, device=DEVICE)
     got = logits(x, weight, given, table=Everywhere(choice))
@@ -309,7 +309,9 @@ def test_parts_fill_the_device() -> None:
             assert programs >= 96
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, seconds: dict[Choice, float], choices: list[Choice]) -> list[Choice]:
+def measured(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[KernelChoice, float], choices: list[KernelChoice]
+) -> list[KernelChoice]:
     """The choices whose timings are kept when each takes so many seconds."""
     monkeypatch.setattr(tuning._Bench, "seconds", lambda bench, choice: seconds.get(choice, 1.0))
     timings = tuning.measure(Product(24, 64, "float32", add=True), 2, [made(24, 64)], choices)
@@ -321,7 +323,7 @@ def test_a_candidate_that_fails_or_computes_something_else_is_dropped(
 ) -> None:
     right = tuning.compute
 
-    def compute(choice: Choice, product: Product, of: Any) -> None:
+    def compute(choice: KernelChoice, product: Product, of: Any) -> None:
         if choice == TILES:
             raise RuntimeError("too little shared memory")
         right(choice, product, of)
@@ -336,7 +338,7 @@ def test_a_candidate_that_fails_or_computes_something_else_is_dropped(
 
 
 def test_the_library_is_kept_unless_a_kernel_is_clearly_faster() -> None:
-    def best(seconds: float) -> Choice:
+    def best(seconds: float) -> KernelChoice:
         timings = [tuning.Timing(PRODUCT, 1, LIBRARY, 1.0), tuning.Timing(PRODUCT, 1, ROWS, seconds)]
         return tuning._best(timings)
 
@@ -367,13 +369,13 @@ def test_tuning_on_the_device_is_done_once(tmp_path: Path) -> None:
 @ON_GPU
 @pytest.mark.gpu
 @pytest.mark.parametrize("choice", [ROWS, SHARED, EARLY, EARLIER, LIBRARY], ids=str)
-def test_a_captured_chain_gives_what_the_calls_gave(choice: Choice) -> None:
+def test_a_captured_chain_gives_what_the_calls_gave(choice: KernelChoice) -> None:
     """Also with overlapping launches, where each reads what the one before wrote."""
     weights = [made(256, 256, dtype=torch.bfloat16) / 16 for _ in range(8)]
     x = made(2, 256, dtype=torch.bfloat16)
 
     def chain(overlap: bool) -> Any:
-        table = Everywhere(Choice(**{**vars(choice), "overlap": overlap and choice != LIBRARY}))
+        table = Everywhere(KernelChoice(**{**vars(choice), "overlap": overlap and choice != LIBRARY}))
         layers = [FusedLinear(weight, table=table) for weight in weights]
 
         def run() -> Any:

@@ -19,7 +19,7 @@ from sgl.backend.runtime.cuda.executor import DeviceExecutor
 from sgl.backend.runtime.model.foreign import tree as transformers_tree
 from sgl.backend.runtime.model.foreign.attention import LayerShape, TilePlan
 from sgl.backend.runtime.model.foreign.device import DeviceTransformers
-from sgl.backend.runtime.model.foreign.model import TransformersModel
+from sgl.backend.runtime.model.foreign.load import load_transformers
 from sgl.backend.runtime.model.foreign.tree import DeviceAttention, without_window
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.backend.runtime.options import EngineOptions
@@ -48,7 +48,7 @@ def one_thread() -> Iterator[None]:
 def both(folder: Path, family: str, **change: Any) -> tuple[DeviceTransformers, Any]:
     """A model on the device, and the reference there."""
     reference = saved(folder, family, {**FAMILIES[family], **KERNEL_SIZES, **change}).to(DEVICE)
-    network = TransformersModel.load(folder).network.to(DEVICE)
+    network = load_transformers(folder).network.to(DEVICE)
     return DeviceTransformers(network, family), reference
 
 
@@ -99,7 +99,7 @@ def recipe(**options: Any) -> Recipe:
 def test_answers_and_tokens_that_nobody_knows_yet(tmp_path: Path) -> None:
     """Against the host's executor over the same model; the second step is launched before the first is collected."""
     model, _ = both(tmp_path, "Gemma3Text")
-    host = TransformersModel.load(tmp_path)
+    host = load_transformers(tmp_path)
     model.allocate(100), host.allocate(100)
     asks: list[Any] = [
         Lookup((3, 4), 2),
@@ -160,8 +160,8 @@ def texts(model: Any) -> list[Any]:
 def test_a_program_writes_the_same_as_with_the_hosts_executor(family: str, tmp_path: Path) -> None:
     sizes = {**FAMILIES[family], **KERNEL_SIZES, "vocab_size": toy_tokenizer().vocab_size + 5}
     saved(tmp_path, family, sizes)
-    host = TransformersModel.load(tmp_path)
-    model = Overlapping(TransformersModel.load(tmp_path).network.to(DEVICE), family)
+    host = load_transformers(tmp_path)
+    model = Overlapping(load_transformers(tmp_path).network.to(DEVICE), family)
     assert texts(model) == texts(host)
     assert model.made.ahead and model.made.outside > 0 and model.made.graphs.steps == []
 

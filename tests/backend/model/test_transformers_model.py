@@ -14,7 +14,7 @@ import torch
 
 import sgl
 from sgl.backend.runtime.model.foreign.attention import LayerShape, TiledStep
-from sgl.backend.runtime.model.foreign.model import TransformersModel
+from sgl.backend.runtime.model.foreign.load import load_transformers
 from sgl.backend.runtime.model.load.dummy import byte_tokenizer
 from sgl.backend.runtime.step.packed import Batch, Model, SpanLayout
 from sgl.backend.runtime.text.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ def one_thread():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tree_of_branches_has_the_logits_of_its_texts(family, tmp_path):
     reference = saved(tmp_path, family)
-    model = TransformersModel.load(tmp_path)
+    model = load_transformers(tmp_path)
     assert isinstance(model, Model) and model.vocab_size == 300 and model.context_length == 512
     windows = {layer.window for layer in model.layers}
     assert (WINDOW in windows) == (family in WINDOWED)
@@ -51,7 +51,7 @@ def test_a_window_matters_in_these_texts(tmp_path):
 
 def test_only_wanted_rows_are_answered(tmp_path):
     reference = saved(tmp_path, "Olmo2")
-    model = TransformersModel.load(tmp_path)
+    model = load_transformers(tmp_path)
     model.allocate(64)
     tokens, rows = some(20, 0), np.arange(20)
     expected = plain_logits(reference, tokens)
@@ -67,7 +67,7 @@ def test_only_wanted_rows_are_answered(tmp_path):
 @pytest.mark.parametrize("family", ["Olmo2", "GPT2", "Qwen3Moe"])
 def test_tokens_of_a_step_may_come_from_the_device(family, tmp_path):
     saved(tmp_path, family)
-    model = TransformersModel.load(tmp_path)
+    model = load_transformers(tmp_path)
     model.allocate(64)
     tokens, rows = np.array(some(20, 0)), np.arange(20)
     spans = [SpanLayout(0, 20, (), 0)]
@@ -82,7 +82,7 @@ def test_tokens_of_a_step_may_come_from_the_device(family, tmp_path):
 
 def test_bfloat16_is_close_and_half_as_large(tmp_path):
     reference = saved(tmp_path, "Gemma2")
-    small, full = (TransformersModel.load(tmp_path, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+    small, full = (load_transformers(tmp_path, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
     assert full.kv_bytes_per_token == 2 * small.kv_bytes_per_token == 3 * 2 * 2 * 8 * 4
     scale = np.abs(plain_logits(reference, some(20, 0))).max()
     check_tree(small, reference, tolerance=0.15 * scale)
@@ -90,14 +90,14 @@ def test_bfloat16_is_close_and_half_as_large(tmp_path):
 
 def test_values_narrower_than_keys_take_the_room_of_keys(tmp_path):
     saved(tmp_path, "DeepseekV3")
-    model = TransformersModel.load(tmp_path)
+    model = load_transformers(tmp_path)
     assert {layer.head_dim for layer in model.layers} == {16}
     assert model.kv_bytes_per_token == 3 * 2 * 6 * 16 * 4
 
 
 def test_two_models_at_once_do_not_mix(tmp_path):
     references = [saved(tmp_path / name, name) for name in ("Gemma2", "Olmo2")]
-    models = [TransformersModel.load(tmp_path / name) for name in ("Gemma2", "Olmo2")]
+    models = [load_transformers(tmp_path / name) for name in ("Gemma2", "Olmo2")]
     for model, reference in zip(models, references):
         check_tree(model, reference)
 
@@ -125,7 +125,7 @@ class Apart:
 @pytest.mark.parametrize("family", ["Cohere2", "Granite"])
 def test_another_attention_may_stand_behind_the_seam(family, tmp_path):
     reference = saved(tmp_path, family)
-    model = TransformersModel.load(tmp_path)
+    model = load_transformers(tmp_path)
     model.attention = Apart(tuple(model.layers))
     check_tree(model, reference)
 
@@ -162,7 +162,7 @@ def test_a_program_writes_what_a_naive_loop_writes(tmp_path):
 
     start = token_ids("A text that is longer than the window of the model. ")
     first = greedy(start, 12)
-    with sgl.Runtime.of(TransformersModel.load(tmp_path), tokenizer, max_total_tokens=2048) as runtime:
+    with sgl.Runtime.of(load_transformers(tmp_path), tokenizer, max_total_tokens=2048) as runtime:
         state = program.run(backend=runtime)
         assert state["first"] == _text(tokenizer, first)
         picked = []
@@ -188,7 +188,7 @@ def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
 def test_random_weights_are_the_same_every_time(tmp_path):
     (tmp_path / "config.json").write_text(random_model("Olmo2", {}).config.to_json_string(use_diff=False))
     before = torch.random.get_rng_state()
-    models = [TransformersModel.load(tmp_path, dummy=True) for _ in range(2)]
+    models = [load_transformers(tmp_path, dummy=True) for _ in range(2)]
     assert torch.equal(torch.random.get_rng_state(), before)
     rows = np.arange(8)
     batch = Batch(np.array(some(8, 0)), rows, rows, [SpanLayout(0, 8, (), 0)], rows)
@@ -204,7 +204,7 @@ def test_longrope_is_limited_to_its_short_factors(tmp_path, caplog):
             "original_max_position_embeddings": 200, "factor": 2.5}  # fmt: skip
     reference = saved(tmp_path, "Phi3", {"rope_parameters": rope, "original_max_position_embeddings": 200})
     with caplog.at_level(logging.WARNING, logger="sgl"):
-        model = TransformersModel.load(tmp_path)
+        model = load_transformers(tmp_path)
     assert model.context_length == 200
     assert any("200" in record.getMessage() and "longrope" in record.getMessage() for record in caplog.records)
     check_tree(model, reference)
@@ -213,4 +213,4 @@ def test_longrope_is_limited_to_its_short_factors(tmp_path, caplog):
 def test_yarn_extends_the_context(tmp_path):
     rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 256}
     saved(tmp_path, "Olmo2", {"rope_parameters": rope})
-    assert TransformersModel.load(tmp_path).context_length == 1024
+    assert load_transformers(tmp_path).context_length == 1024

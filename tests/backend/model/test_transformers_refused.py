@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from sgl.backend.runtime.model.foreign import probe as transformers_probe
+from sgl.backend.runtime.model.foreign.load import load_transformers
 from sgl.backend.runtime.model.foreign.model import TransformersModel
 from sgl.backend.runtime.step.packed import Batch, SpanLayout
 from sgl.lang.errors import BackendError, ModelLoadError
@@ -35,7 +36,7 @@ def test_what_attention_cannot_compute_is_refused(what, tmp_path):
     family, options, message = REFUSED[what]
     random_model(family, options).save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match=message) as caught:
-        TransformersModel.load(tmp_path)
+        load_transformers(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "supported: decoder-only" in str(caught.value)
 
@@ -51,7 +52,7 @@ def test_what_attention_cannot_compute_is_refused(what, tmp_path):
 def test_other_kinds_of_model_are_refused_before_weights_are_read(config, message, tmp_path):
     config().save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match=message):
-        TransformersModel.load(tmp_path)
+        load_transformers(tmp_path)
 
 
 def test_broken_folders_are_refused(tmp_path):
@@ -61,7 +62,7 @@ def test_broken_folders_are_refused(tmp_path):
     def refused(match: str, **change: Any) -> None:
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ModelLoadError, match=match):
-            TransformersModel.load(tmp_path)
+            load_transformers(tmp_path)
 
     refused("cannot read its config", model_type="nothing-like-it")
     refused("quantized", quantization_config={"quant_method": "gptq", "bits": 4})
@@ -73,7 +74,7 @@ def test_broken_folders_are_refused(tmp_path):
     refused("cannot load it")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelLoadError, match="cannot read its config"):
-        TransformersModel.load(tmp_path)
+        load_transformers(tmp_path)
 
 
 def test_state_outside_attention_is_seen_in_the_logits():
@@ -109,7 +110,7 @@ def test_logits_that_overflow_are_named():
 
 
 def test_unknown_arguments_of_attention_refuse_the_model():
-    recorder = transformers_probe.Recorder("odd")
+    recorder = transformers_probe.AttentionRecorder("odd")
     q_1QTD, kv_1HTD = torch.zeros(1, 4, 3, 8), torch.zeros(1, 2, 3, 8)
     mask = transformers_probe._read_mask(mask_function=transformers.masking_utils.causal_mask_function)
     recorder(torch.nn.Identity(), q_1QTD, kv_1HTD, kv_1HTD, mask, {"scaling": None, "head_bias": None})
@@ -140,7 +141,7 @@ def test_masks_are_read_for_what_they_are():
 
 def test_a_forward_that_changes_its_attentions_fails(tmp_path):
     saved(tmp_path, "Olmo2", {})
-    model = TransformersModel.load(tmp_path)
+    model = load_transformers(tmp_path)
     model.allocate(16)
     rows = np.arange(4)
     batch = Batch(rows + 5, rows, rows, [SpanLayout(0, 4, (), 0)], rows)

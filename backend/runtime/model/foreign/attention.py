@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ...attention.plan import Ints, Plan, plan_attention
+from ...attention.plan import AttentionPlan, Ints, plan_attention
 from ...attention.torch_attention import StepAttention, zeros
 from ...step.packed import Batch, SpanLayout
 
@@ -100,7 +100,7 @@ class TorchStep:
         self._attention = attention
         self._batch = batch
         self._slots_T = torch.from_numpy(np.ascontiguousarray(batch.slots)).to(attention.device)
-        self._plan: Plan | None = None
+        self._plan: AttentionPlan | None = None
         self._planned: dict[int, StepAttention] = {}
         self._tiled = TiledStep(batch, attention.device)
 

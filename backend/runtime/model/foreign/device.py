@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...cuda.device_model import StepInputs
 from .model import TransformersModel
 from .tree import DeviceAttention, DeviceStep
 
 if TYPE_CHECKING:
     from ...options import EngineOptions
     from ...step.executor import Executor
-    from ..llama.fused import Inputs
 
 
 class DeviceTransformers(TransformersModel):
@@ -47,7 +47,7 @@ class DeviceTransformers(TransformersModel):
         """Nothing: its products are torch's."""
 
     @torch.inference_mode()
-    def compute(self, inputs: Inputs, sampled_S: torch.Tensor, attention: DeviceStep) -> torch.Tensor:
+    def compute(self, inputs: StepInputs, sampled_S: torch.Tensor, attention: DeviceStep) -> torch.Tensor:
         """One step; the logits of the wanted rows [W, V] in the model's dtype, since what comes between the last hidden
         states and them is its own code's."""
         tokens_T = inputs.tokens_T.long()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,24 +24,23 @@ import torch
 import torch.nn.functional as F
 
 from .....lang.errors import BackendError, ModelLoadError
-from ...device import FUSED_HEAD_DIMS, card_of, fused_obstacle, on
+from ...device import on
 from ...step.packed import Batch
 from .attention import WORK_AT_ONCE, LayerAttention, LayerShape, LayerStep, TorchAttention
 from .probe import (
     PROBE,
     STEP,
     SUPPORTED,
-    Recorder,
+    AttentionRecorder,
     attend_through,
     compare,
+    first_line,
     interleaved,
     probe_tokens,
     register,
 )
 
 _log = logging.getLogger(__name__)
-
-_LAYER_TYPES = ("full_attention", "sliding_attention", "attention")
 
 
 class TransformersModel:
@@ -75,36 +73,6 @@ class TransformersModel:
             self._prove(own_TV)
         elements = sum(2 * layer.kv_heads * layer.head_dim for layer in self.layers)
         self.kv_bytes_per_token = elements * self.dtype.itemsize
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        dummy: bool = False,
-    ) -> TransformersModel:
-        """Load a folder with `config.json` and safetensors; `dummy`: random weights for any `config.json`.
-
-        Raises `ModelLoadError` for what transformers cannot read, and for what is not supported.
-        """
-        name = os.fspath(path)
-        from transformers import AutoConfig
-
-        try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=True)
-        except Exception as error:  # a damaged file, an unknown model, code of its own: types vary by version
-            raise ModelLoadError(f"{name}: transformers cannot read its config ({_first_line(error)})") from error
-        _refuse_by_config(config, name)
-        try:
-            network = _random(config, device, dtype) if dummy else _read(name, config, dtype)
-        except (ModelLoadError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise ModelLoadError(f"{name}: transformers cannot load it ({_first_line(error)})") from error
-        place = torch.device(device)
-        with on(place):
-            return _class_for(cls, place)(network.to(place).eval(), name, prove=not dummy)
 
     def _attention(self) -> LayerAttention:
         return TorchAttention(self.layers, self.device, self.dtype)
@@ -187,12 +155,12 @@ class TransformersModel:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            raise ModelLoadError(f"{self.name}: its forward fails ({_first_line(error)})") from error
+            raise ModelLoadError(f"{self.name}: its forward fails ({first_line(error)})") from error
 
     @torch.inference_mode()
     def _record(self) -> Sequence[LayerShape]:
         """What every attention of a forward is."""
-        recorder = Recorder(self.name)
+        recorder = AttentionRecorder(self.name)
         attend_through(self.network, recorder)
         self.network.set_attn_implementation(PROBE)
         tokens = probe_tokens(self._vocabulary())
@@ -203,7 +171,7 @@ class TransformersModel:
             raise
         except Exception as error:  # a model that handles masks itself trips over ours
             raise ModelLoadError(
-                f"{self.name}: its attention cannot be replaced ({_first_line(error)}); supported: {SUPPORTED}"
+                f"{self.name}: its attention cannot be replaced ({first_line(error)}); supported: {SUPPORTED}"
             ) from error
         blocks = self.network.config.get_text_config().num_hidden_layers
         if len(recorder.layers) < blocks:
@@ -223,61 +191,6 @@ class TransformersModel:
         self.allocate(len(batch.tokens))
         ours_TV = self.forward_device(self._tensor(batch.tokens), batch)[rows]
         compare(ours_TV, own_TV, self.name)
-
-
-def _class_for(cls: type[TransformersModel], device: torch.device) -> type[TransformersModel]:
-    """The class that runs a model on a device: on a GPU that kernels are made for, one with an executor of its own."""
-    card = card_of(str(device))
-    if card is None:
-        return cls
-    if (obstacle := fused_obstacle(card, FUSED_HEAD_DIMS[0])) is not None:
-        _log.warning("attention and sampling are plain torch and numpy, which is much slower: %s", obstacle)
-        return cls
-    from .device import DeviceTransformers
-
-    return DeviceTransformers
-
-
-def _refuse_by_config(config: Any, name: str) -> None:
-    """Refuse what a config already tells, before gigabytes are read."""
-    kind = f"{name}: {config.model_type!r}"
-    if getattr(config, "quantization_config", None):
-        raise ModelLoadError(f"{name}: quantized safetensors are not supported; use the unquantized checkpoint")
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelLoadError(f"{kind} is an encoder-decoder model; supported: {SUPPORTED}")
-    if config.get_text_config() is not config:
-        raise ModelLoadError(f"{kind} is a multimodal model; supported: {SUPPORTED}")
-    from transformers import AutoModelForCausalLM
-
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise ModelLoadError(f"{kind} has no causal language model in transformers; supported: {SUPPORTED}")
-    types = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
-    if other := sorted({str(kind) for kind in types} - set(_LAYER_TYPES)):
-        raise ModelLoadError(f"{kind} has layers of type {', '.join(other)}; supported: {SUPPORTED}")
-
-
-def _read(name: str, config: Any, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    network, report = AutoModelForCausalLM.from_pretrained(
-        name, config=config, dtype=dtype, attn_implementation="eager", trust_remote_code=False,
-        use_safetensors=True, local_files_only=True, output_loading_info=True,
-    )  # fmt: skip
-    if missing := sorted(report["missing_keys"]):
-        raise ModelLoadError(f"{name}: the tensor {missing[0]!r} is missing; the checkpoint is incomplete")
-    return network
-
-
-def _random(config: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """Random weights, the same in every process, and without a trace on the caller's random numbers."""
-    from transformers import AutoModelForCausalLM
-
-    place = torch.device(device)
-    with torch.random.fork_rng([] if place.type == "cpu" else [place]), place:
-        torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation="eager", trust_remote_code=False
-        )
 
 
 def _context_length(config: Any, name: str) -> int:
@@ -312,7 +225,3 @@ def _widened(x_1HTD: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor
     """[T, H, D] in one dtype, with zeros behind where keys and values have different widths."""
     x_THD = x_1HTD[0].transpose(0, 1).to(dtype)
     return x_THD if x_THD.shape[-1] == dim else F.pad(x_THD, (0, dim - x_THD.shape[-1]))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -72,14 +72,14 @@ def attend_through(network: torch.nn.Module, attend: Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class _Pattern:
+class _MaskPattern:
     """What stands for a mask: who sees whom, or None when that is nothing we compute."""
 
     causal: bool
     window: int | None = None
 
 
-def _read_mask(*, mask_function: Callable[..., torch.Tensor], **options: Any) -> _Pattern:
+def _read_mask(*, mask_function: Callable[..., torch.Tensor], **options: Any) -> _MaskPattern:
     """A mask as transformers asks for it: evaluated far away, instead of drawn."""
     size = options.get("local_size")
     near = [0, 1, 7] if size is None else [0, size - 1, size, size + 1, 3 * size + 5]
@@ -94,14 +94,14 @@ def _read_mask(*, mask_function: Callable[..., torch.Tensor], **options: Any) ->
     try:
         seen_RL = mask_function(zero, zero, q_R1, k_1L).expand(q_R1.shape[0], k_1L.shape[1])
     except (RuntimeError, IndexError):  # it looks at something else than the two positions
-        return _Pattern(causal=False)
+        return _MaskPattern(causal=False)
     expected_RL = k_1L <= q_R1
     if size is not None:
         expected_RL = expected_RL & (k_1L > q_R1 - size)
-    return _Pattern(bool((seen_RL == expected_RL).all()), size)
+    return _MaskPattern(bool((seen_RL == expected_RL).all()), size)
 
 
-class Recorder:
+class AttentionRecorder:
     """Stands in for attention in one forward: notes what each call is, and answers zeros."""
 
     def __init__(self, name: str) -> None:
@@ -118,7 +118,7 @@ class Recorder:
         options: dict[str, Any],
     ) -> torch.Tensor:
         which = f"attention {len(self.layers)} ({type(module).__name__})"
-        if not isinstance(mask, _Pattern):
+        if not isinstance(mask, _MaskPattern):
             raise self._refuse(f"{which} does not take its mask from transformers' mask interface")
         if not mask.causal or options.get("is_causal") is False:
             raise self._refuse(f"{which} is neither causal nor a sliding window (bidirectional, chunked or sparse)")
@@ -182,3 +182,8 @@ def compare(ours_TV: torch.Tensor, own_TV: torch.Tensor, name: str) -> None:
             f"{name}: run as a batch of branches it gives other logits than by itself (off by {error:.0%}): it keeps "
             f"state outside attention, or takes positions from elsewhere; supported: {SUPPORTED}"
         )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -38,7 +38,7 @@ CUT_KEYS = 1 << 18
 """Keys that rows of longer spans may see once they are spans of their own; each then reads its keys by itself."""
 
 
-class Room(NamedTuple):
+class DeviceCaps(NamedTuple):
     """Ints of a step's packed plans."""
 
     size: int
@@ -51,7 +51,7 @@ class _Kind(NamedTuple):
     window: int | None
 
 
-class _Part(NamedTuple):
+class _PlanPart(NamedTuple):
     """One plan of a step, with its place among the ints."""
 
     tree: TreeAttention | None
@@ -65,14 +65,14 @@ class DevicePlan:
     """A step's plans, and which one each kind of layer goes by."""
 
     slots: npt.NDArray[np.int64]
-    parts: list[_Part]
+    parts: list[_PlanPart]
     part_of: list[int]
 
     @property
-    def needs(self) -> Room:
-        return Room(_up(len(self.slots)) + sum(part.size for part in self.parts))
+    def needs(self) -> DeviceCaps:
+        return DeviceCaps(_up(len(self.slots)) + sum(part.size for part in self.parts))
 
-    def pack(self, room: Room) -> npt.NDArray[np.int32]:
+    def pack(self, room: DeviceCaps) -> npt.NDArray[np.int32]:
         """The slots, then each plan where a multiple of 4 ints begins."""
         packed = np.zeros(room.size, dtype=np.int32)
         packed[: len(self.slots)] = self.slots
@@ -119,7 +119,7 @@ class DeviceAttention:
         """How a step's layers attend (host only)."""
         spans: dict[int | None, Sequence[SpanLayout] | None] = {None: batch.spans}
         parts: dict[_Kind, int] = {}
-        found: list[_Part] = []
+        found: list[_PlanPart] = []
         part_of: list[int] = []
         for tree, window in self._kinds:
             if window not in spans:
@@ -130,11 +130,11 @@ class DeviceAttention:
             same = _Kind(tree, None if spans[window] is batch.spans else window)
             if same not in parts:
                 parts[same] = len(found)
-                found.append(_part(same, batch, spans[window]))
+                found.append(_plan_part(same, batch, spans[window]))
             part_of.append(parts[same])
         return DevicePlan(batch.slots, found, part_of)
 
-    def start(self, packed: torch.Tensor, caps: Room, plan: DevicePlan) -> DeviceStep:
+    def start(self, packed: torch.Tensor, caps: DeviceCaps, plan: DevicePlan) -> DeviceStep:
         """Begin a step whose packed plans (int32 [caps.size]) are in `packed`."""
         return DeviceStep(self, packed, plan)
 
@@ -175,13 +175,13 @@ class DeviceStep:
         return out_TQD
 
 
-def _part(kind: _Kind, batch: Batch, spans: Sequence[SpanLayout] | None) -> _Part:
+def _plan_part(kind: _Kind, batch: Batch, spans: Sequence[SpanLayout] | None) -> _PlanPart:
     if kind.tree is None or spans is None:
         tiles = TilePlan.of(batch.spans, batch.slots, kind.window)
-        return _Part(None, tiles, None, _up(len(tiles.ints)))
+        return _PlanPart(None, tiles, None, _up(len(tiles.ints)))
     plan = kind.tree.plan(batch if spans is batch.spans else replace(batch, spans=spans))
     caps = plan.needs
-    return _Part(kind.tree, plan, caps, _up(caps.size))
+    return _PlanPart(kind.tree, plan, caps, _up(caps.size))
 
 
 def without_window(batch: Batch, window: int) -> Sequence[SpanLayout] | None:

@@ -16,13 +16,15 @@ size, V vocabulary, N slots, P positions, F = D / 2, S sampled tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import triton
 
+from ...cuda.device_model import LOGIT_ROWS, StartedAttention, StepInputs
+from ...cuda.executor import DeviceExecutor
 from ...device import reserve_bytes
 from ...step.packed import Batch
 from ..load.config import ModelConfig
@@ -35,29 +37,11 @@ from .tuned import Product, Table, open_table
 
 if TYPE_CHECKING:
     from ...options import EngineOptions
-    from ...step.executor import Executor
     from ..load.checkpoint import Checkpoint
 
 
 TUNE_SECONDS = 12.0
 """Most time that measuring takes at the first start with a model of new shapes."""
-LOGIT_ROWS = 1024
-"""Rows whose logits are computed and read at a time, where a step wants more (2,000 choices of a select, say)."""
-
-
-class Inputs(NamedTuple):
-    """What a step reads besides KV: int32 tensors on the device."""
-
-    tokens_T: torch.Tensor  # -1 - i stands for sampled_S[i]
-    positions_T: torch.Tensor
-    slots_T: torch.Tensor
-    want_W: torch.Tensor
-
-
-class Attends(Protocol):
-    """A started attention step."""
-
-    def attend(self, q_TQD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, out_TQD: torch.Tensor) -> None: ...
 
 
 class FusedLlama:
@@ -82,7 +66,7 @@ class FusedLlama:
         self._overlap = self.device_type == "cuda" and torch.cuda.get_device_capability(self.device) >= (9, 0)
         with Weights(checkpoint.tensors, self.device, dtype, checkpoint.name) as take:
             self._embed_VE = take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-            self._layers = [_Layer(take, config, i, self.table) for i in range(config.num_layers)]
+            self._layers = [_FusedLayer(take, config, i, self.table) for i in range(config.num_layers)]
             self._norm_E = take("model.norm.weight", config.hidden_size)
             tied = config.tie_word_embeddings
             self.head_VE = self._embed_VE if tied else take("lm_head.weight", config.vocab_size, config.hidden_size)
@@ -117,19 +101,15 @@ class FusedLlama:
         torch.cuda.synchronize(self.device)  # launches that overlap read weights before they wait for anything
         tune(self.table, weights, seconds=TUNE_SECONDS)
 
-    def executor(self, vocab_size: int, options: EngineOptions) -> Executor:
-        from ...cuda.executor import DeviceExecutor
-
+    def executor(self, vocab_size: int, options: EngineOptions) -> DeviceExecutor:
         return DeviceExecutor(self, vocab_size, options)
 
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
         """One step by itself; float32 logits [W, V] on the host."""
-        from ...cuda.executor import DeviceExecutor
-
         return DeviceExecutor(self, self.vocab_size, None).logits(batch).cpu().numpy()
 
     @torch.inference_mode()
-    def compute(self, inputs: Inputs, sampled_S: torch.Tensor, attention: Attends) -> torch.Tensor:
+    def compute(self, inputs: StepInputs, sampled_S: torch.Tensor, attention: StartedAttention) -> torch.Tensor:
         """One step; the normed last hidden states of the wanted rows [W, E]."""
         x_TE = self._embed_VE.new_empty(len(inputs.tokens_T), self.config.hidden_size)
         kernels.embed(inputs.tokens_T, sampled_S, self._embed_VE, x_TE)
@@ -153,12 +133,12 @@ class FusedLlama:
 
     def _attend(
         self,
-        layer: _Layer,
+        layer: _FusedLayer,
         x_TE: torch.Tensor,
         k_NHD: torch.Tensor,
         v_NHD: torch.Tensor,
-        inputs: Inputs,
-        attention: Attends,
+        inputs: StepInputs,
+        attention: StartedAttention,
     ) -> torch.Tensor:
         """Write K and V of all rows; what their heads attend to [T, Q*D]."""
         config = self.config
@@ -173,7 +153,7 @@ class FusedLlama:
         return out_TQD.view(len(x_TE), -1)
 
 
-class _Layer:
+class _FusedLayer:
     """One block's weights; the residual stream is changed in place."""
 
     def __init__(self, take: Weights, config: ModelConfig, index: int, table: Table) -> None:

@@ -60,7 +60,7 @@ class Llama:
         self.kv_bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element
         with checkpoint.weights(self.device, dtype) as take:
             self._embed_VE = take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-            self._layers = [_Layer(take, config, i) for i in range(config.num_layers)]
+            self._layers = [_LlamaLayer(take, config, i) for i in range(config.num_layers)]
             self._norm_E = take("model.norm.weight", config.hidden_size)
             tied = config.tie_word_embeddings
             head_VE = self._embed_VE if tied else take("lm_head.weight", config.vocab_size, config.hidden_size)
@@ -110,7 +110,7 @@ class Llama:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
-class _Layer:
+class _LlamaLayer:
     """One block: attention and feed-forward, each with its norm; the residual is the caller's."""
 
     def __init__(self, take: Weights, config: ModelConfig, index: int) -> None:

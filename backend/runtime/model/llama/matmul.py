@@ -21,7 +21,7 @@ import triton
 
 from .kernels import rms_norm, silu_mul
 from .matmul_kernels import rows_kernel, tiles_kernel
-from .tuned import Choice, Product, Table
+from .tuned import KernelChoice, Product, Table
 
 Norm = tuple[torch.Tensor, float]
 """The weight [K] and epsilon of an RMS norm."""
@@ -104,7 +104,7 @@ class Operands:
     arrived: torch.Tensor | None = None
 
 
-def compute(choice: Choice, product: Product, of: Operands) -> None:
+def compute(choice: KernelChoice, product: Product, of: Operands) -> None:
     """Compute a product of at least one row. A choice with "rows" takes at most 4 rows, one with "tiles" 64."""
     if choice.kernel == "library":
         _by_library(product, of)
@@ -132,7 +132,7 @@ class Launch:
         self.kernel.warmup(*self.arguments, grid=self.grid, **self.options)
 
 
-def rows_launch(choice: Choice, product: Product, of: Operands) -> Launch:
+def rows_launch(choice: KernelChoice, product: Product, of: Operands) -> Launch:
     rows = of.x_MK.shape[0]
     gain, eps = of.norm if of.norm is not None else (of.x_MK, 0.0)
     sizes = rows, product.N, product.K, of.x_MK.stride(0), of.out_MN.stride(0)
@@ -141,7 +141,7 @@ def rows_launch(choice: Choice, product: Product, of: Operands) -> Launch:
     return Launch(rows_kernel, (triton.cdiv(product.N, choice.block_n),), arguments, options)
 
 
-def tiles_launch(choice: Choice, product: Product, of: Operands) -> Launch:
+def tiles_launch(choice: KernelChoice, product: Product, of: Operands) -> Launch:
     rows = of.x_MK.shape[0]
     block_m = max(16, triton.next_power_of_2(rows))
     tiles = triton.cdiv(product.N, choice.block_n)
@@ -161,7 +161,7 @@ def tiles_launch(choice: Choice, product: Product, of: Operands) -> Launch:
     return Launch(tiles_kernel, (tiles, choice.parts), arguments, options)
 
 
-def _options(choice: Choice, product: Product, of: Operands) -> dict[str, Any]:
+def _options(choice: KernelChoice, product: Product, of: Operands) -> dict[str, Any]:
     options = {
         "BN": choice.block_n,
         "BK": choice.block_k,

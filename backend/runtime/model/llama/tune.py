@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import torch
 
 from .matmul import Launch, Norm, Operands, compute, rows_launch, tiles_launch
-from .tuned import BUCKETS, LIBRARY, Choice, Product, Table
+from .tuned import BUCKETS, LIBRARY, KernelChoice, Product, Table
 
 _log = logging.getLogger("sgl")
 
-Weights = Sequence[torch.Tensor]
+LayerWeights = Sequence[torch.Tensor]
 """The matrices of one product in all layers: same shape, type and device."""
 _LAUNCHES = 16, 48
 """Fewest and most launches in a timed graph."""
@@ -57,7 +57,7 @@ class Timing:
 
     product: Product
     bucket: int
-    choice: Choice
+    choice: KernelChoice
     seconds: float
 
     @property
@@ -69,7 +69,7 @@ class Timing:
 
 def tune(
     table: Table,
-    cases: Mapping[Product, Weights],
+    cases: Mapping[Product, LayerWeights],
     *,
     buckets: Iterable[int] = BUCKETS,
     seconds: float = 25.0,
@@ -111,14 +111,14 @@ def tune(
 
 def candidates(
     product: Product, rows: int, multiprocessors: int, overlap: bool = False, more: bool = False
-) -> list[Choice]:
+) -> list[KernelChoice]:
     """What is tried besides the library."""
     found = []
     if rows <= 4:
         for columns, block_k, warps in _MORE_ROWS if more else _ROWS:
             block_n = columns // 2 if product.silu else columns
             if block_n and block_k < 2 * product.K and block_n * rows * block_k // warps <= 4096:
-                found.append(Choice("rows", block_n, block_k, warps, overlap=overlap))
+                found.append(KernelChoice("rows", block_n, block_k, warps, overlap=overlap))
     if product.dtype == "float32":  # exact float32 has no tensor cores
         return found
     shapes = _MORE_TILES if more else _TILES
@@ -126,7 +126,7 @@ def candidates(
         block_n = max(16, columns // 2) if product.silu else columns
         if block_k < 2 * product.K:
             parts = 1 if product.wide else _parts(product, block_n, block_k, multiprocessors)
-            found.append(Choice("tiles", block_n, block_k, warps, stages, parts, overlap))
+            found.append(KernelChoice("tiles", block_n, block_k, warps, stages, parts, overlap))
     return found
 
 
@@ -142,7 +142,7 @@ def _parts(product: Product, block_n: int, block_k: int, multiprocessors: int) -
     return max(range(1, most + 1), key=busy)
 
 
-def _best(timed: list[Timing]) -> Choice:
+def _best(timed: list[Timing]) -> KernelChoice:
     library = next(timing.seconds for timing in timed if timing.choice == LIBRARY)
     best = min(timed, key=lambda timing: timing.seconds)
     return best.choice if best.seconds < _MARGIN * library else LIBRARY
@@ -151,7 +151,7 @@ def _best(timed: list[Timing]) -> Choice:
 class _Bench:
     """One product with its tensors, at one number of rows."""
 
-    def __init__(self, product: Product, rows: int, weights: Weights) -> None:
+    def __init__(self, product: Product, rows: int, weights: LayerWeights) -> None:
         first = weights[0]
         self.product = product
         self.weights = weights
@@ -163,17 +163,17 @@ class _Bench:
     def operands(self, weight_NK: torch.Tensor, out_MN: torch.Tensor) -> Operands:
         return Operands(self.x_MK, weight_NK, out_MN, None, self.norm, self.arrived)
 
-    def launch(self, choice: Choice) -> Launch:
+    def launch(self, choice: KernelChoice) -> Launch:
         make = rows_launch if choice.kernel == "rows" else tiles_launch
         return make(choice, self.product, self.operands(self.weights[0], self.out_MN))
 
-    def result(self, choice: Choice) -> torch.Tensor:
+    def result(self, choice: KernelChoice) -> torch.Tensor:
         """What a choice computes, added to zeros if it adds."""
         out_MN = torch.zeros_like(self.out_MN)
         compute(choice, self.product, self.operands(self.weights[0], out_MN))
         return out_MN.float()
 
-    def seconds(self, choice: Choice) -> float:
+    def seconds(self, choice: KernelChoice) -> float:
         """Mean time of a launch; the kernels must be compiled."""
         launches = min(max(len(self.weights), _LAUNCHES[0]), _LAUNCHES[1])
         rounds = itertools.islice(itertools.cycle(self.weights), launches)
@@ -215,7 +215,7 @@ def timed(graph: torch.cuda.CUDAGraph, turns: int) -> float:
     return start.elapsed_time(end) / 1000 / turns
 
 
-def measure(product: Product, bucket: int, weights: Weights, choices: Sequence[Choice]) -> list[Timing]:
+def measure(product: Product, bucket: int, weights: LayerWeights, choices: Sequence[KernelChoice]) -> list[Timing]:
     """The library's timing at `bucket` rows, and those of the choices that work."""
     bench = _Bench(product, bucket, weights)
     wanted_MN = bench.result(LIBRARY)
@@ -234,7 +234,7 @@ def measure(product: Product, bucket: int, weights: Weights, choices: Sequence[C
 
 
 def compile_all(
-    cases: Mapping[Product, Weights], trials: Mapping[tuple[Product, int], list[Choice]], deadline: float
+    cases: Mapping[Product, LayerWeights], trials: Mapping[tuple[Product, int], list[KernelChoice]], deadline: float
 ) -> None:
     """Compile what the trials need, each kernel once, in threads (compilers run without the interpreter's lock)."""
     launches: dict[object, Launch] = {}

@@ -1,8 +1,10 @@
-"""Which kernel computes a product of few rows: the table of choices, kept on disk once they are measured.
+"""Which kernel computes a product of few rows: a table of choices, kept on disk once they are measured.
 
-Owns: `Product` (what is asked), `Choice` (how it is done), the table's file and its defaults. Knows nothing of kernels
-or of measuring (`tune`). Invariants: a lookup never measures and never fails; a file that cannot be read, or is another
-device's or another Triton's, counts as absent; a file is replaced whole, by rename.
+Owns: `Product` (what is computed), `KernelChoice` (by which kernel), the table's file and its defaults. Knows nothing
+of kernels or of measuring (`tune`).
+
+Invariants: 1. a lookup never measures and never fails; 2. a file that cannot be read, or is of another device or
+another Triton, counts as absent; 3. a file is replaced whole, by rename.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """How a product is computed. "library" is cuBLAS with separate kernels around it; the rest describes the others.
 
     block_n: columns of y a program computes; block_k: how far one turn of its loop goes; stages: blocks on their way at
@@ -67,7 +69,7 @@ class Choice:
     early: int = 0
 
 
-LIBRARY = Choice()
+LIBRARY = KernelChoice()
 
 
 def bucket_of(rows: int) -> int | None:
@@ -75,11 +77,11 @@ def bucket_of(rows: int) -> int | None:
     return next((bucket for bucket in BUCKETS if rows <= bucket), None)
 
 
-def default_choice(product: Product, bucket: int) -> Choice:
+def default_choice(product: Product, bucket: int) -> KernelChoice:
     """What is taken where nothing was measured: sure to run anywhere, and faster than the library for a row or two."""
     if bucket > 2:
         return LIBRARY
-    return Choice("rows", block_n=2 if product.silu else 4, block_k=512, warps=2)
+    return KernelChoice("rows", block_n=2 if product.silu else 4, block_k=512, warps=2)
 
 
 class Table:
@@ -89,9 +91,9 @@ class Table:
         self.device = device
         self.compiler = compiler
         self.path = path
-        self._choices: dict[str, Choice] = {}
+        self._choices: dict[str, KernelChoice] = {}
 
-    def choose(self, product: Product, rows: int) -> Choice:
+    def choose(self, product: Product, rows: int) -> KernelChoice:
         bucket = bucket_of(rows)
         if bucket is None:
             return LIBRARY
@@ -100,10 +102,10 @@ class Table:
     def has(self, product: Product, bucket: int) -> bool:
         return _key(product, bucket) in self._choices
 
-    def put(self, product: Product, bucket: int, choice: Choice) -> None:
+    def put(self, product: Product, bucket: int, choice: KernelChoice) -> None:
         self._choices[_key(product, bucket)] = choice
 
-    def update(self, choices: Mapping[str, Choice]) -> None:
+    def update(self, choices: Mapping[str, KernelChoice]) -> None:
         self._choices.update(choices)
 
     def save(self, path: Path | None = None) -> None:
@@ -143,7 +145,7 @@ def _key(product: Product, bucket: int) -> str:
     return f"{product.dtype}/{product.kind}/{product.N}x{product.K}/{bucket}"
 
 
-def _read(path: Path, device: str, compiler: str | None) -> dict[str, Choice]:
+def _read(path: Path, device: str, compiler: str | None) -> dict[str, KernelChoice]:
     """The choices in a file; none of them if it is not one of ours, whole, for this device (and compiler)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -159,9 +161,9 @@ def _read(path: Path, device: str, compiler: str | None) -> dict[str, Choice]:
         return {}
 
 
-def _choice(fields: Mapping[str, Any]) -> Choice:
+def _choice(fields: Mapping[str, Any]) -> KernelChoice:
     """Checked: a wrong number from a file would fail far from here, in a compiler."""
-    choice = Choice(**fields)
+    choice = KernelChoice(**fields)
     if choice.kernel not in KERNELS or type(choice.overlap) is not bool:
         raise ValueError(f"no such choice: {fields}")
     numbers = (choice.block_n, choice.block_k, choice.warps, choice.stages, choice.parts)

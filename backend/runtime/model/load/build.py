@@ -96,9 +96,9 @@ def _foreign(found: Foreign, device: str, dtype: torch.dtype, attention: str) ->
             f"attention_backend={attention!r} is for models of the Llama family; use 'auto' or 'torch': {found.reason}"
         )
     log.info("transformers runs this model, more slowly than a model of the Llama family: %s", found.reason)
-    from ..foreign.model import TransformersModel
+    from ..foreign.load import load_transformers
 
-    return TransformersModel.load(found.path, device=device, dtype=dtype, dummy=found.dummy)
+    return load_transformers(found.path, device=device, dtype=dtype, dummy=found.dummy)
 
 
 def _name(source: str) -> str:

@@ -39,7 +39,7 @@ WINDOW_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """A tensor's bytes in a file: contiguous, from byte `start`."""
 
     file: Path
@@ -69,7 +69,7 @@ class Fetch:
 
     def __init__(
         self,
-        places: Mapping[str, Place],
+        places: Mapping[str, TensorPlace],
         device: torch.device,
         dtype: torch.dtype,
         *,
@@ -134,7 +134,7 @@ class Fetch:
         self._waiting += tensor.nbytes
 
     def _move(
-        self, place: Place, first: int, target: torch.Tensor, free: torch.cuda.Event | None
+        self, place: TensorPlace, first: int, target: torch.Tensor, free: torch.cuda.Event | None
     ) -> torch.cuda.Event | None:
         lane: _Lane | None = getattr(self._local, "lane", None)
         if lane is None:

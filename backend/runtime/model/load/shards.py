@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from .....lang.errors import ModelLoadError
-from .fetch import Fetch, Place
+from .fetch import Fetch, TensorPlace
 from .weights import Converted, Supply, Tensors
 
 _DTYPES = {
@@ -44,7 +44,7 @@ class ShardedTensors(Tensors):
     `places` says where each tensor lies (`read_header`).
     """
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
+    def __init__(self, places: Mapping[str, TensorPlace]) -> None:
         self.places = places
         self._maps: dict[Path, mmap.mmap] = {}
 
@@ -79,7 +79,7 @@ class _Section:
     size: int
 
 
-def read_header(file: Path) -> dict[str, Place]:
+def read_header(file: Path) -> dict[str, TensorPlace]:
     """Where each tensor of a file lies. Raises `ModelLoadError` for a file that is not whole."""
     try:
         section, header = _open(file)
@@ -101,7 +101,7 @@ def _open(file: Path) -> tuple[_Section, dict[str, Any]]:
     return _Section(file, 8 + length, size - 8 - length), header
 
 
-def _place(section: _Section, name: str, entry: Any) -> Place:
+def _place(section: _Section, name: str, entry: Any) -> TensorPlace:
     match entry:
         case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
             pass
@@ -115,4 +115,4 @@ def _place(section: _Section, name: str, entry: Any) -> Place:
         raise ValueError(f"{name!r} of shape {shape} and type {kind} lies at bytes {begin} to {end}")
     if end > section.size:
         raise ValueError(f"{name!r} ends at byte {end} of {section.size}")
-    return Place(section.file, section.start + begin, tuple(shape), _DTYPES[kind])
+    return TensorPlace(section.file, section.start + begin, tuple(shape), _DTYPES[kind])
