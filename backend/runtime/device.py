@@ -159,6 +159,13 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def numbered(device: torch.device) -> torch.device:
+    """The device with its index: which one is current differs from thread to thread."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def on(device: torch.device) -> AbstractContextManager[object]:
     """Make it the current device: kernels are launched there, whichever thread drives."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

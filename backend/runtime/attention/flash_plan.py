@@ -1,9 +1,9 @@
 """`FlashPlan`: a step's ragged attention laid out flat, one slot a page, as FlashInfer takes it.
 
-Owns: the layout of keys, and of the packed plan. Knows nothing of torch, of FlashInfer, or of layers.
+Owns: the order of keys, and the layout of the packed plan. Knows nothing of torch, of FlashInfer, or of layers.
 
 A span's keys are its context's slots in order of position, then its own rows' slots. Nothing is shared: a prefix that
-many spans have is named for each of them. Keys are runs of slots on the host; the device expands them once a step.
+many spans have is listed for each of them. On the host keys are runs of slots; the device expands them once a step.
 
 Legend: T rows of the step, S spans, U runs (own rows count as runs of one slot), K keys of all spans.
 """
@@ -24,11 +24,11 @@ Ints = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]
 
 NO_RUN = np.iinfo(np.int32).max
-"""Where a run that is not there ends: behind every key."""
+"""`run_end` of an unused run: behind every key."""
 
 
 class FlashCaps(NamedTuple):
-    """Room in a packed plan: most spans, runs (own rows count as runs of one slot), keys, and rows of a span."""
+    """Capacities of a packed plan: most spans, runs, keys, and rows of a span."""
 
     spans: int
     runs: int
@@ -43,8 +43,8 @@ class FlashCaps(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FlashPlan:
-    """One step, flat, on the host. Key k of the step is in slot `run_base[u] + k`, u being the first run that ends
-    behind k. Packed: `kv_indptr`, `run_end`, `run_base`, each at an offset that depends on the capacities only."""
+    """One step, flat, on the host. Key k of the step is in slot `run_base[u] + k`, where u is the first run with
+    `run_end[u] > k`. Packed: `kv_indptr`, `run_end`, `run_base`, at offsets that depend on the capacities only."""
 
     qo_indptr: Ints32  # [S + 1] rows
     kv_indptr: Ints32  # [S + 1] keys
@@ -85,12 +85,15 @@ class FlashPlan:
         )
 
     def padded_indptr(self, spans: int) -> Ints32:
-        """`kv_indptr` [spans + 1]; spans that the step does not have are of one key."""
+        """`kv_indptr` [spans + 1]; spans that the step does not have get one key each."""
         padding = np.arange(1, spans - self.spans + 1, dtype=np.int32) + self.kv_indptr[-1]
         return np.concatenate((self.kv_indptr, padding), dtype=np.int32)
 
     def pack(self, caps: FlashCaps) -> Ints32:
-        """The plan as int32 [caps.size]; the keys of padding spans are slot 0. ValueError if it does not fit."""
+        """Lay the plan out as int32 [caps.size]; the keys of padding spans are slot 0.
+
+        Raises `ValueError` if the plan does not fit.
+        """
         if not self.fits(caps):
             raise ValueError(f"this step needs {self.needs}, which does not fit {caps}: run it with capacities that do")
         padding, runs = self._padding(caps), len(self.run_end)
@@ -110,7 +113,7 @@ class FlashPlan:
 
 
 def plan_flash(spans: Sequence[SpanLayout], slots: Ints) -> FlashPlan:
-    """Lay a step's keys out flat. `spans` lie end to end over all T rows; `slots` [T] are where these are written."""
+    """Lay a step's keys out flat. `spans` lie end to end over all T rows; row t is written to `slots[t]`."""
     count = len(spans)
     rows_S = np.fromiter((span.rows for span in spans), np.int64, count)
     runs_S = np.fromiter((len(span.context) for span in spans), np.int64, count)
@@ -135,7 +138,7 @@ def plan_flash(spans: Sequence[SpanLayout], slots: Ints) -> FlashPlan:
 
 
 def _places(begin_S: Ints, count_S: Ints) -> Ints:
-    """begin, begin + 1, ... (count of them), span after span."""
+    """`begin, begin + 1, ...` (`count` of them) for each span, end to end."""
     before_S = np.cumsum(count_S) - count_S
     places: Ints = np.arange(int(count_S.sum())) + np.repeat(begin_S - before_S, count_S)
     return places

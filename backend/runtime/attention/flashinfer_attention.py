@@ -1,21 +1,12 @@
-"""FlashInfer's attention behind the step interface: flat and ragged, with pages of one slot.
+"""FlashInfer's attention behind the interface of steps: flat and ragged, with pages of one slot.
 
-Owns: the choice of kernel, FlashInfer's planners and their buffers, and decode steps made for CUDA graphs
-(`FixedFlashStep`). Knows nothing of branches, of layers, or of a model's weights.
+Owns: the choice of FlashInfer's kernel, its wrappers and their buffers, and decode steps for CUDA graphs. Knows nothing
+of branches, of layers, or of a model's weights. A prefix that spans share is read for each span; `tree_attention` reads
+it once, so these kernels are the ones to compare with.
 
-Row i of a span of n rows sees all of the span's keys but the last n - 1 - i. Nothing is shared between spans: a prefix
-that many have is read for each of them. `tree_attention` does that better; these kernels are the ones to compare with.
-
-FlashInfer plans on the host (`plan`, once a step: how keys are cut among processors) and writes its plan to the device
-by an asynchronous copy from pinned memory. Invariants:
-
-- Everything on the device (workspaces, indices, plans) is ordered by the one stream on which steps run, so planners
-  share it. A step must be run, or replayed, before the next one is planned.
-- Pinned memory is not: the copy of an earlier step may still have to read it when the host plans the next. So planners
-  come in pairs that take turns, with an event after each copy (`_Turns`): a step waits until the copy of the step
-  before the last is done, which it is unless the host is more than one step ahead of the device.
-- A captured step has the addresses and grids of its first plan. For a fixed number of decoded spans FlashInfer's plans
-  differ only in what they write to the workspace (`use_cuda_graph`), whichever of the pair made them.
+Invariants: 1. row i of a span of n rows sees all keys of its span but the last n - 1 - i; 2. all wrappers share their
+buffers on the device, so a step must be launched before the next one is planned; 3. a wrapper plans again only after
+the asynchronous copy of its last plan (`_Planner`); 4. a captured step keeps the addresses and grids of its first plan.
 
 Legend: T rows of the step, S spans, Q query heads, H KV heads, D head dim, N slots, U runs, K keys of all spans.
 """
@@ -30,6 +21,7 @@ from typing import Any
 import torch
 
 from ....lang.errors import OptionError
+from ..device import numbered
 from ..step.packed import Batch
 from .flash_plan import FlashCaps, FlashPlan, Ints32, plan_flash
 
@@ -41,11 +33,12 @@ TENSOR_CORES_FROM_GROUP = 8
 TENSOR_CORES_FROM_SPANS = 32
 """From here on decoding has enough arithmetic for tensor cores (they compute at least 16 rows, needed or not)."""
 FA3_FROM_ROWS = 64
-"""Mean rows a span from which the Hopper kernel is used: it computes at least 128 rows of each query head, and does not
-cut a span's keys among processors, so the older one is better for short spans and for few long contexts."""
-INT_WORKSPACE = 8 << 20
-FIXED_INT_WORKSPACE = 1 << 18
+"""Mean rows a span from which the Hopper kernel is used. It computes at least 128 rows of each query head, and does not
+cut a span's keys among processors, so the older kernel is better for short spans and for few long contexts."""
+INT_WORKSPACE_BYTES = 8 << 20
+FIXED_INT_WORKSPACE_BYTES = 1 << 18
 FIRST_KEYS = 1 << 20
+"""Keys that the first index buffer has room for; a larger step doubles it."""
 GRAPH_KEYS = 1 << 22
 """Keys of all spans (4 bytes each, once for all captured steps) for which a captured step has room."""
 
@@ -64,8 +57,8 @@ def supported(head_dim: int, dtype: torch.dtype, capability: tuple[int, int]) ->
 def work_bytes(query_heads: int, kv_heads: int, head_dim: int, processors: int, graph_rows: int = 0) -> int:
     """Bytes of partial results that FlashInfer may ask for: [query heads, tiles, rows of a tile, head dim + 1] floats.
 
-    A step that is cut has at most two tiles a processor and KV head, of up to 128 rows; a captured one of `graph_rows`
-    decoded spans has room for more, of the few rows that a group of query heads needs (`PrefillPlan` in FlashInfer).
+    A step that is cut has at most two tiles a processor and KV head, of up to 128 rows. A captured step of `graph_rows`
+    decoded spans has more tiles, each of the few rows that a group of query heads needs (FlashInfer's `PrefillPlan`).
     """
     group = query_heads // kv_heads
     cut = 2 * processors // kv_heads
@@ -74,33 +67,28 @@ def work_bytes(query_heads: int, kv_heads: int, head_dim: int, processors: int, 
     return query_heads * tiles * (head_dim + 1) * 4 + (1 << 20)
 
 
-def expand(run_end_U: torch.Tensor, run_base_U: torch.Tensor, count: torch.Tensor, out: torch.Tensor) -> None:
-    """Write the slots of keys `count` (0, 1, ...) to `out`. Runs of no slots are skipped."""
-    run_K = torch.searchsorted(run_end_U, count, right=True, out_int32=True)
-    torch.add(run_base_U.index_select(0, run_K), count, out=out)
+def expand(run_end_U: torch.Tensor, run_base_U: torch.Tensor, count_K: torch.Tensor, out_K: torch.Tensor) -> None:
+    """Write the slots of keys `count_K` (0, 1, ...) to `out_K`. Runs of no slots are skipped."""
+    run_K = torch.searchsorted(run_end_U, count_K, right=True, out_int32=True)
+    torch.add(run_base_U.index_select(0, run_K), count_K, out=out_K)
 
 
-class _Turns:
-    """Two planners that take turns, so that neither overwrites pinned memory which a copy has still to read."""
+class _Planner:
+    """A wrapper of FlashInfer. It copies each plan from pinned memory, so the next plan must wait for that copy; the
+    copy lies before its step's kernels, so it is over unless the host is more than one step ahead of the device."""
 
-    def __init__(self, first: Any, second: Any, device: torch.device) -> None:
-        self._planners = (first, second)
-        self._copied = tuple(torch.cuda.Event() if device.type == "cuda" else None for _ in range(2))
-        self._turn = 0
-        for copied in self._copied:  # a planner's first plan was made before it came here
-            if copied is not None:
-                copied.record()
+    def __init__(self, wrapper: Any, device: torch.device) -> None:
+        self.wrapper = wrapper
+        self._copied: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @contextmanager
-    def next(self) -> Iterator[Any]:
-        """The planner whose turn it is; it is to be planned with once."""
-        self._turn ^= 1
-        copied = self._copied[self._turn]
-        if copied is not None:
-            copied.synchronize()
-        yield self._planners[self._turn]
-        if copied is not None:
-            copied.record()
+    def ready(self) -> Iterator[Any]:
+        """The wrapper, to be planned with once."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        yield self.wrapper
+        if self._copied is not None:
+            self._copied.record()
 
 
 class _FlashBuffers:
@@ -109,7 +97,7 @@ class _FlashBuffers:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.work = torch.zeros(0, dtype=torch.uint8, device=device)
-        self.ints = torch.zeros(INT_WORKSPACE, dtype=torch.uint8, device=device)
+        self.ints = torch.zeros(INT_WORKSPACE_BYTES, dtype=torch.uint8, device=device)
         self.ones = self.indices = self.count = torch.empty(0, dtype=torch.int32, device=device)
 
     def for_work(self, size: int) -> torch.Tensor:
@@ -129,49 +117,50 @@ class _FlashBuffers:
             self.ones = torch.ones(max(spans, 1024), dtype=torch.int32, device=self.device)
         return self.ones[:spans]
 
-    def expand(self, packed: torch.Tensor, caps: FlashCaps, keys: int, indices: torch.Tensor) -> torch.Tensor:
-        """The first `keys` slots of a packed plan, in `indices`."""
+    def expand(self, packed: torch.Tensor, caps: FlashCaps, keys: int, indices_K: torch.Tensor) -> torch.Tensor:
+        """The first `keys` slots of a packed plan, in `indices_K`."""
         end_U = packed[caps.spans + 1 : caps.spans + 1 + caps.runs]
         base_U = packed[caps.spans + 1 + caps.runs : caps.size]
-        expand(end_U, base_U, self.count[:keys], indices[:keys])
-        return indices[:keys]
+        expand(end_U, base_U, self.count[:keys], indices_K[:keys])
+        return indices_K[:keys]
 
 
 class FlashStep:
     """A planned step: attends in any number of layers, until the next step is planned."""
 
-    def __init__(self, planner: Any) -> None:
-        self._planner = planner
+    def __init__(self, wrapper: Any) -> None:
+        self._wrapper = wrapper
 
     def attend(self, q_TQD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, out_TQD: torch.Tensor) -> None:
         """Write the outputs of all rows to `out_TQD` (contiguous; queries may be a view with other strides)."""
-        self._planner.run(q_TQD, (k_NHD.unsqueeze(1), v_NHD.unsqueeze(1)), out=out_TQD)
+        self._wrapper.run(q_TQD, (k_NHD.unsqueeze(1), v_NHD.unsqueeze(1)), out=out_TQD)
 
 
 class FlashInferAttention:
-    """FlashInfer for one model on one device. `captured`: whether `start` may be in a CUDA graph. It may not, since to
-    plan is the host's work; `fixed_step` gives a step that can be replayed."""
+    """FlashInfer for one model on one device."""
 
     captured = False
+    """`start` may not be in a CUDA graph, since the host plans; `fixed_step` makes a step that can be replayed."""
 
     def __init__(
         self, query_heads: int, kv_heads: int, head_dim: int, device: torch.device | str, dtype: torch.dtype
     ) -> None:
-        """OptionError if FlashInfer is not installed, or has no kernel for this model or device."""
-        self.device = _with_index(torch.device(device))
-        self._flashinfer, capability, processors = _load(self.device)
+        """Raises `OptionError` if FlashInfer is not installed, or has no kernel for this model or device."""
+        self.device = numbered(torch.device(device))
+        self._flashinfer, capability, self._processors = _load(self.device)
         why_not = supported(head_dim, dtype, capability)
         if why_not is not None:
             raise OptionError(f"attention_backend='flashinfer': {why_not}; use attention_backend='auto'")
         self.query_heads, self.kv_heads, self.head_dim, self.dtype = query_heads, kv_heads, head_dim, dtype
-        self._processors = processors
+        self._shape = query_heads, kv_heads, head_dim, 1
+        self._types = {"q_data_type": dtype, "kv_data_type": dtype}
         self._hopper = capability[0] == 9
-        self._room = _FlashBuffers(self.device)
-        self._room.for_work(work_bytes(query_heads, kv_heads, head_dim, processors))
-        self._turns: dict[str, _Turns] = {}
+        self.buffers = _FlashBuffers(self.device)
+        self.buffers.for_work(work_bytes(query_heads, kv_heads, head_dim, self._processors))
+        self._planners: dict[str, _Planner] = {}
 
     def plan(self, batch: Batch) -> FlashPlan:
-        """The host's part, without the device."""
+        """Lay a step out (host only)."""
         return plan_flash(batch.spans, batch.slots)
 
     def caps(self, rows: int, context_length: int) -> FlashCaps:
@@ -180,25 +169,22 @@ class FlashInferAttention:
 
     def start(self, packed: torch.Tensor, caps: FlashCaps, plan: FlashPlan) -> FlashStep:
         """Plan a step for exactly the rows of `plan`. `packed`: int32 [caps.size] on the device, `plan.pack(caps)`."""
-        room, kind = self._room, self.kernel(plan)
-        indices_K = room.expand(packed, caps, plan.keys, room.for_keys(plan.keys))
-        with self._turns_of(kind).next() as planner:
+        indices_K = self.buffers.expand(packed, caps, plan.keys, self.buffers.for_keys(plan.keys))
+        with self._planner(self.kernel(plan)).ready() as wrapper:
             if plan.decodes:
-                indptr_S = packed[: plan.spans + 1]
-                self._plan_decode(planner, indptr_S, plan.kv_indptr, indices_K)
+                self.plan_decode(wrapper, packed[: plan.spans + 1], plan.kv_indptr, indices_K)
             else:
-                planner.plan(
+                wrapper.plan(
                     torch.from_numpy(plan.qo_indptr),
                     torch.from_numpy(plan.kv_indptr),
                     indices_K,
-                    torch.ones(plan.spans, dtype=torch.int32),  # on the host: a device's would be waited for
+                    torch.ones(plan.spans, dtype=torch.int32),  # on the host: FlashInfer would wait for the device's
                     *self._shape,
                     causal=True,
-                    q_data_type=self.dtype,
-                    kv_data_type=self.dtype,
                     max_token_per_sequence=plan.longest,
+                    **self._types,
                 )
-        return FlashStep(planner)
+        return FlashStep(wrapper)
 
     def fixed_step(self, packed: torch.Tensor, caps: FlashCaps) -> FixedFlashStep:
         """A decode step over a `packed` buffer that stays, for a CUDA graph. Make the largest first: it has the largest
@@ -211,78 +197,66 @@ class FlashInferAttention:
             return "fa3" if self._hopper and plan.rows >= FA3_FROM_ROWS * plan.spans else "fa2"
         return "decode-tensor" if self._tensor_cores(plan.spans) else "decode"
 
+    def plan_decode(self, wrapper: Any, indptr_S: torch.Tensor, host_indptr: Ints32, indices_K: torch.Tensor) -> None:
+        """Plan by FlashInfer's quicker way: it takes what is on the device as it is, and the host's copy beside it."""
+        self._flashinfer.fast_decode_plan(
+            wrapper,
+            indptr_S,
+            indices_K,
+            self.buffers.page_lengths(len(host_indptr) - 1),
+            *self._shape,
+            global_override_indptr_cpu=torch.from_numpy(host_indptr),
+            **self._types,
+        )
+
+    def fixed_planner(self, spans: int, indptr_S: torch.Tensor, indices_K: torch.Tensor) -> _Planner:
+        """The planner of a captured decode step of `spans` spans, over these buffers."""
+        graph = work_bytes(self.query_heads, self.kv_heads, self.head_dim, self._processors, graph_rows=spans)
+        work = self.buffers.for_work(graph)
+        wrapper = self._flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            work,
+            "NHD",
+            use_cuda_graph=True,
+            use_tensor_cores=self._tensor_cores(spans),
+            paged_kv_indptr_buffer=indptr_S,
+            paged_kv_indices_buffer=indices_K,
+            paged_kv_last_page_len_buffer=self.buffers.page_lengths(spans),
+        )
+        # Ints of its own, so that it may be captured at any time: a plan of another size would be out of its bounds.
+        ints = torch.zeros(FIXED_INT_WORKSPACE_BYTES, dtype=torch.uint8, device=self.device)
+        wrapper.reset_workspace_buffer(work, ints)
+        return self._primed(wrapper, spans)
+
+    def _planner(self, kind: str) -> _Planner:
+        if kind not in self._planners:
+            work = self.buffers.work
+            if kind.startswith("decode"):
+                wrapper = self._flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+                    work, "NHD", use_tensor_cores=kind == "decode-tensor"
+                )
+            else:
+                wrapper = self._flashinfer.BatchPrefillWithPagedKVCacheWrapper(work, "NHD", backend=kind)
+            wrapper.reset_workspace_buffer(work, self.buffers.ints)
+            decodes = kind.startswith("decode")
+            self._planners[kind] = self._primed(wrapper, 1) if decodes else _Planner(wrapper, self.device)
+        return self._planners[kind]
+
+    def _primed(self, wrapper: Any, spans: int) -> _Planner:
+        """A decode planner after its first plan, which loads its kernels: every span has the key of slot 0."""
+        planner = _Planner(wrapper, self.device)
+        with planner.ready():
+            wrapper.plan(
+                torch.arange(spans + 1, dtype=torch.int32),
+                torch.zeros(spans, dtype=torch.int32, device=self.device),
+                self.buffers.page_lengths(spans),
+                *self._shape,
+                **self._types,
+            )
+        return planner
+
     def _tensor_cores(self, spans: int) -> bool:
         group = self.query_heads // self.kv_heads
         return spans >= TENSOR_CORES_FROM_SPANS or group >= TENSOR_CORES_FROM_GROUP or group not in CUDA_CORE_GROUPS
-
-    @property
-    def _shape(self) -> tuple[int, int, int, int]:
-        return self.query_heads, self.kv_heads, self.head_dim, 1
-
-    def _turns_of(self, kind: str) -> _Turns:
-        if kind not in self._turns:
-            room = self._room
-            planners: list[Any] = []
-            for _ in range(2):
-                if kind.startswith("decode"):
-                    planner = self._flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-                        room.work, "NHD", use_tensor_cores=kind == "decode-tensor"
-                    )
-                else:
-                    planner = self._flashinfer.BatchPrefillWithPagedKVCacheWrapper(room.work, "NHD", backend=kind)
-                planner.reset_workspace_buffer(room.work, room.ints)
-                if kind.startswith("decode"):
-                    self._prime(planner, 1)
-                planners.append(planner)
-            self._turns[kind] = _Turns(planners[0], planners[1], self.device)
-        return self._turns[kind]
-
-    def _fixed_planners(self, step: FixedFlashStep) -> tuple[Any, Any]:
-        room = self._room
-        work = room.for_work(
-            work_bytes(self.query_heads, self.kv_heads, self.head_dim, self._processors, graph_rows=step.caps.spans)
-        )
-        # Its own, so that it may be captured at any time: a plan of another size would be out of its bounds.
-        ints = torch.zeros(FIXED_INT_WORKSPACE, dtype=torch.uint8, device=self.device)
-        planners: list[Any] = []
-        for _ in range(2):
-            planner = self._flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-                work,
-                "NHD",
-                use_cuda_graph=True,
-                use_tensor_cores=self._tensor_cores(step.caps.spans),
-                paged_kv_indptr_buffer=step.indptr_S,
-                paged_kv_indices_buffer=step.indices_K,
-                paged_kv_last_page_len_buffer=room.page_lengths(step.caps.spans),
-            )
-            planner.reset_workspace_buffer(work, ints)
-            self._prime(planner, step.caps.spans)
-            planners.append(planner)
-        return planners[0], planners[1]
-
-    def _prime(self, planner: Any, spans: int) -> None:
-        """The first plan of a decode planner, which loads its kernels: every span has the key of slot 0."""
-        planner.plan(
-            torch.arange(spans + 1, dtype=torch.int32),
-            torch.zeros(spans, dtype=torch.int32, device=self.device),
-            self._room.page_lengths(spans),
-            *self._shape,
-            q_data_type=self.dtype,
-            kv_data_type=self.dtype,
-        )
-
-    def _plan_decode(self, planner: Any, indptr_S: torch.Tensor, host_indptr: Ints32, indices_K: torch.Tensor) -> None:
-        """FlashInfer's quicker way to plan: it takes what is on the device as it is, and the host's copy beside it."""
-        self._flashinfer.fast_decode_plan(
-            planner,
-            indptr_S,
-            indices_K,
-            self._room.page_lengths(len(host_indptr) - 1),
-            *self._shape,
-            q_data_type=self.dtype,
-            kv_data_type=self.dtype,
-            global_override_indptr_cpu=torch.from_numpy(host_indptr),
-        )
 
 
 class FixedFlashStep:
@@ -293,24 +267,21 @@ class FixedFlashStep:
         self.caps = caps
         self.packed = packed[: caps.size]
         self.indptr_S = packed[: caps.spans + 1]
-        self.indices_K = attention._room.for_keys(GRAPH_KEYS)
+        self.indices_K = attention.buffers.for_keys(GRAPH_KEYS)
         self._attention = attention
-        planners = attention._fixed_planners(self)
-        self._turns = _Turns(*planners, attention.device)
-        self._step = FlashStep(planners[0])
+        self._planner = attention.fixed_planner(caps.spans, self.indptr_S, self.indices_K)
 
     def load(self, plan: FlashPlan) -> None:
         """Make the next replay carry out `plan`, whose `pack(caps)` was sent to the buffer on the current stream, which
         must be the one that replays. Rows that the plan does not have attend to slot 0."""
-        attention, caps = self._attention, self.caps
+        caps = self.caps
         keys = plan.keys + caps.spans - plan.spans
-        attention._room.expand(self.packed, caps, keys, self.indices_K)
-        with self._turns.next() as planner:
-            attention._plan_decode(planner, self.indptr_S, plan.padded_indptr(caps.spans), self.indices_K)
+        self._attention.buffers.expand(self.packed, caps, keys, self.indices_K)
+        with self._planner.ready() as wrapper:
+            self._attention.plan_decode(wrapper, self.indptr_S, plan.padded_indptr(caps.spans), self.indices_K)
 
     def attend(self, q_TQD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, out_TQD: torch.Tensor) -> None:
-        """As `FlashStep.attend`, for `caps.spans` rows. The same addresses whichever planner made the plan."""
-        self._step.attend(q_TQD, k_NHD, v_NHD, out_TQD)
+        FlashStep(self._planner.wrapper).attend(q_TQD, k_NHD, v_NHD, out_TQD)
 
 
 def _load(device: torch.device) -> tuple[Any, tuple[int, int], int]:
@@ -325,9 +296,3 @@ def _load(device: torch.device) -> tuple[Any, tuple[int, int], int]:
         ) from error
     properties = torch.cuda.get_device_properties(device)
     return flashinfer, (properties.major, properties.minor), properties.multi_processor_count
-
-
-def _with_index(device: torch.device) -> torch.device:
-    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return device

@@ -277,16 +277,17 @@ class TestSteps:
             other = FlashInferAttention(*heads, 64, "cpu", torch.bfloat16)
             assert other.kernel(other.plan(ragged(0, [1]))) == "decode-tensor"
 
-    def test_planners_take_turns_and_share_what_is_on_the_device(self, attention: FlashInferAttention) -> None:
+    def test_planners_share_what_is_on_the_device(self, attention: FlashInferAttention) -> None:
         for seed in range(4):
             run(attention, ragged(seed, [1] * (seed + 1)))
-        first, second = attention._turns["decode"]._planners
-        assert sorted([first.made, second.made]) == [[1, 1, 3], [1, 2, 4]]
-        assert [a.data_ptr() for a in first.workspace] == [b.data_ptr() for b in second.workspace]
+        run(attention, ragged(0, [4]))
+        decode, prefill = (attention._planners[kind].wrapper for kind in ("decode", "fa2"))
+        assert decode.made == [1, 1, 2, 3, 4]
+        assert [a.data_ptr() for a in decode.workspace] == [b.data_ptr() for b in prefill.workspace]
 
     def test_probe(self, attention: FlashInferAttention, monkeypatch: pytest.MonkeyPatch) -> None:
         probe(attention)
-        assert set(attention._turns) == {"decode", "decode-tensor", "fa2", "fa3"}
+        assert set(attention._planners) == {"decode", "decode-tensor", "fa2", "fa3"}
         monkeypatch.setattr(Prefill, "run", lambda self, q, kv, *, out: out.fill_(float("nan")))
         with pytest.raises(BackendError, match="'fa2' is off by nan"):
             probe(attention)
@@ -313,9 +314,8 @@ class TestFixedSteps:
             step.load(plan)
             q, k, v = tensors(attention, 6, seed)
             out = torch.zeros_like(q)
-            # A replay reads what the latest plan wrote, whichever planner made it.
-            latest = step._turns._planners[step._turns._turn]
-            assert latest.made == [6] * (2 + seed // 2)
+            latest = step._planner.wrapper
+            assert latest.made == [6] * (2 + seed)
             latest.run(q, (k.unsqueeze(1), v.unsqueeze(1)), out=out)
             torch.testing.assert_close(out[:count].float(), right(batch, q, k, v), atol=3e-2, rtol=2e-2)
             assert torch.equal(out[count:].view(-1, 2, 3, 64), v[0, None, :, None].expand(6 - count, 2, 3, 64))
@@ -342,7 +342,7 @@ class TestFixedSteps:
         long = [SpanLayout(0, 1, ((1, 650),) * 2000, 1_300_000)]
         plan = plan_flash(long, np.array([660]))
         attention.start(torch.from_numpy(plan.pack(plan.needs)), plan.needs, plan)
-        assert attention._room.indices.data_ptr() != before == step.indices_K.data_ptr()
+        assert attention.buffers.indices.data_ptr() != before == step.indices_K.data_ptr()
         run(attention, ragged(0, [1, 1]))
 
 

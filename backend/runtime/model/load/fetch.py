@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 
 from .....lang.errors import ModelLoadError
+from ...device import numbered
 
 READERS = 8
 """Reader threads: one does not fill a fast disk, nor the bus from the page cache."""
@@ -78,7 +79,7 @@ class Fetch:
         window: int = WINDOW_BYTES,
     ) -> None:
         self._places = places
-        self._device = _numbered(device)
+        self._device = numbered(device)
         self._dtype = dtype
         self._chunk = chunk
         self._window = window
@@ -185,13 +186,6 @@ class _Lane:
     def join(self) -> None:
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-
-
-def _numbered(device: torch.device) -> torch.device:
-    """The device with its index: which one is current differs from thread to thread."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
 
 
 def taking_order(names: Iterable[str]) -> list[str]:
