@@ -79,7 +79,7 @@ class _Planner:
 
     def __init__(self, wrapper: Any, device: torch.device) -> None:
         self.wrapper = wrapper
-        self._copied: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._copied: Any = torch.cuda.Event() if device.type == "cuda" else None
 
     @contextmanager
     def ready(self) -> Iterator[Any]:

@@ -1,11 +1,9 @@
-"""The hash-everything toy model: exact, fast, and without torch.
+"""`ToyModel`: a model whose KV holds (token, position) and whose logits are a hash of all that a row attends to.
 
-Its KV holds (token, position); its logits are a hash of everything a row can attend to. One wrong slot, mask, position
-or watermark changes the output completely, with no float tolerance: every test of the runtime's bookkeeping runs on it.
-Slots that nobody wrote hold poison, so reading one shows too.
+Needs no torch. One wrong slot, mask, position or watermark changes the output completely, with no float tolerance, so
+every test of the runtime's bookkeeping runs on it. Slots that were never written hold poison: reading one shows too.
 
-Also owns the toy tokenizer: a small byte-level BPE vocabulary with multi-byte tokens and control tokens, made with the
-same library as real ones.
+Also `toy_tokenizer`: a small byte-level BPE vocabulary with multi-byte tokens and control tokens.
 """
 
 from __future__ import annotations
@@ -17,44 +15,14 @@ import numpy.typing as npt
 
 from ..sample.noise import uniform
 from ..step.packed import Batch
+from ..text.pipeline import byte_level_alphabet
 from ..text.tokenizer import Tokenizer
 
 _POISON = -(2**40)
-_WORDS = [
-    "th",
-    "he",
-    "an",
-    "in",
-    "er",
-    "the",
-    "and",
-    "ing",
-    "\n\n",
-    "ab",
-    "abc",
-    "bc",
-    "stop",
-    "st",
-    "op",
-    ".\n",
-    ", ",
-    " a",
-    " the",
-    "é",
-    "日",
-    "本",
-    "日本",
-    "yes",
-    "no",
-    "ye",
-    " yes",
-    " no",
-    "Answer",
-    "Answer:",
-    ": ",
-    "##",
-    "###",
-]
+_WORDS = (
+    "th", "he", "an", "in", "er", "the", "and", "ing", "\n\n", "ab", "abc", "bc", "stop", "st", "op", ".\n", ", ", " a",
+    " the", "é", "日", "本", "日本", "yes", "no", "ye", " yes", " no", "Answer", "Answer:", ": ", "##", "###",
+)  # fmt: skip
 _CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -109,7 +77,7 @@ def toy_tokenizer() -> Tokenizer:
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
     byte_chars = sorted(pre_tokenizers.ByteLevel.alphabet())
-    spell = _byte_spelling()
+    spell = byte_level_alphabet()
     vocab = {c: i for i, c in enumerate(byte_chars)}
     merges: list[tuple[str, str]] = []
     for word in _WORDS:
@@ -127,13 +95,3 @@ def toy_tokenizer() -> Tokenizer:
     ids = tok.get_vocab(with_added_tokens=True)
     ends = ids["<|endoftext|>"], ids["<|im_end|>"]
     return Tokenizer(tok, bos_id=ends[0], eos_ids=ends, add_bos=False, vocab_size=None)
-
-
-def _byte_spelling() -> dict[int, str]:
-    """The printable character that stands for each byte in byte-level BPE (GPT-2's published mapping)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    spell = {b: chr(b) for b in printable}
-    for b in range(256):
-        if b not in spell:
-            spell[b] = chr(256 + len(spell) - len(printable))
-    return spell

@@ -1,10 +1,10 @@
-"""The tokens of words that were encoded before.
+"""`Words`: the tokens of words that were encoded before.
 
-Owns: which words of a text are known, and what is to be encoded of it. Knows nothing of tokenizers: how a text is
-encoded is given, and so is the promise that a text may be cut before a space between two ASCII letters, whatever
-stands around it. (What lies between two such places is a word here, be it ". The" or a text without any.)
+Owns: which words of a text are known, and which must be encoded. Knows nothing of tokenizers: `encode` is given, and so
+is the promise that a text may be cut before any space between two ASCII letters. A *word* is what lies between two such
+places, be it ". The" or a text without any.
 
-Programs say new texts of old words: a tokenizer takes a microsecond a token, a dictionary a tenth of that.
+A tokenizer takes a microsecond a token, a dictionary a tenth of that, and programs write new texts of old words.
 
 Invariant: `tokens(text)` is `encode(text)`. Thread-safe: single operations on one dict.
 """
@@ -15,12 +15,12 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import chain
 
-WORDS = 32768
+KEPT_WORDS = 32768
 """Words whose tokens are kept: some megabytes."""
-LONGEST = 64
-"""Characters of a word that is kept."""
-FEW = 4
-"""Where less than one word of so many is new, the new ones are encoded one by one, else the text as a whole."""
+LONGEST_WORD_CHARACTERS = 64
+"""Longer words are not kept."""
+WORDS_A_NEW_ONE = 4
+"""Where fewer than one word in so many is new, the new ones are encoded one by one, else the text as a whole."""
 _CUT = re.compile(r" (?=[A-Za-z])(?<=[A-Za-z] )")
 
 
@@ -39,7 +39,7 @@ class Words:
         known = self._known
         found = list(map(known.get, words))
         new = found.count(None)
-        if new * FEW > len(words):
+        if new * WORDS_A_NEW_ONE > len(words):
             ids = self._encode(text)
             self._learn(text, words, ids)
             return ids
@@ -49,8 +49,8 @@ class Words:
 
     def _keep(self, word: str, ids: Sequence[int]) -> tuple[int, ...]:
         tokens = tuple(ids)
-        if len(word) <= LONGEST:
-            if len(self._known) >= WORDS:
+        if len(word) <= LONGEST_WORD_CHARACTERS:
+            if len(self._known) >= KEPT_WORDS:
                 self._known.clear()
             self._known[word] = tokens
         return tokens

@@ -184,7 +184,7 @@ def test_chunks_of_a_long_text_are_the_text(
     parts = [*parts, (" a word ".join(more), False)]
     whole = outcome(tokenizer(kind), parts, first)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_module, "CHUNK", size)  # a chunk is longer: it ends at a word
+        patch.setattr(tokenizer_module, "CHUNK_CHARACTERS", size)  # a chunk is longer: it ends at a word
         tok = tokenizer.__wrapped__(kind)
         assert outcome(tok, parts, first) == whole
         assert outcome(tok, parts, first) == whole  # from what was kept
@@ -198,7 +198,7 @@ def outcome(tok: Tokenizer, parts: list[tuple[str, bool]], first: bool) -> list[
 
 
 def test_a_long_text_is_encoded_once_and_its_beginning_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_module, "CHUNK", 64)
+    monkeypatch.setattr(tokenizer_module, "CHUNK_CHARACTERS", 64)
     tok, seen = tokenizer.__wrapped__("llama3"), []
     real = tok._encode_chunk
     monkeypatch.setattr(tok, "_encode_chunk", lambda text, prefixed: seen.append(text) or real(text, prefixed))
@@ -218,7 +218,7 @@ def test_words_that_are_known_are_the_text(kind: str, texts: list[str], limits: 
     tok = tokenizer(kind)
     assert tok._cuttable
     with pytest.MonkeyPatch.context() as patch:
-        for name, limit in zip(("WORDS", "LONGEST", "FEW"), limits):
+        for name, limit in zip(("KEPT_WORDS", "LONGEST_WORD_CHARACTERS", "WORDS_A_NEW_ONE"), limits):
             patch.setattr(words_module, name, limit)
         kept = Words(lambda text: tok._encode_chunk(text, False), tok.token_bytes)
         for text in texts:
