@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .backend.base import Usage
 from .interpreter.defaults import flush_cache, get_server_info, set_default_backend
-from .interpreter.first import first
 from .interpreter.function import SglFunction, function
-from .interpreter.join import ProgramStateGroup
+from .interpreter.join import ProgramStateGroup, first
 from .interpreter.state import ProgramState
 from .interpreter.trace.recording import Trace, trace
 from .interpreter.trace.replay import ReplayReport, replay

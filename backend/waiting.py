@@ -53,6 +53,12 @@ StreamFlow = Generator[Wait | T, None, None]
 """Yields waits and, between them, items of type T."""
 
 
+def no_wait(value: T) -> Flow[T]:
+    """A flow that is over at once."""
+    return value
+    yield Wait()
+
+
 def block_on(flow: Flow[T]) -> T:
     """Run a flow on the calling thread; its result."""
     try:

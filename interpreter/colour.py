@@ -18,7 +18,7 @@ from .transcript import Segment
 
 Part = tuple[str, str, "str | None"]  # text, origin, what hovering over it says
 
-LIMIT = 20_000  # characters of one transcript; its beginning and its end are shown
+SHOWN_CHARACTERS = 20_000  # of one transcript: its beginning and its end
 
 _STYLES = {
     "constant": "",
@@ -32,7 +32,7 @@ _RULE = "border-left:2px solid rgba(128,128,128,.4);padding-left:.6em"
 _SMALL = "font-size:.85em;opacity:.75"
 
 
-def html_of(parts: Sequence[Part], limit: int = LIMIT) -> str:
+def html_of(parts: Sequence[Part], limit: int = SHOWN_CHARACTERS) -> str:
     """One transcript as HTML, with a legend of the origins in it. Its middle is left out beyond `limit` characters."""
     return f'<div style="{_BOX}">{_marked(parts, limit)}</div>{_legend({origin for _, origin, _ in parts})}'
 

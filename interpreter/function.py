@@ -21,16 +21,28 @@ from .batch.rows import Row, Rows
 from .batch.tasks import TaskBatch
 from .batch.threads import ThreadBatch
 from .graph.started import backend_here, instance_here
+from .hooks import hooks
 from .journal.journal import Journal
+from .partial.values import Partials
+from .record import Listener, ProgramRecord
 from .run import Instance, done, is_async, no_loop_here, run_async, run_here, run_stream
 from .state import ProgramState
+from .trace.recording import program_trace
 
 _BATCH_OPTIONS = ("num_threads", "progress_bar", "generator_style", "on_error", "ordered", "resume", "batch_timeout")
-
 
 if TYPE_CHECKING:
     from .graph.lower import CompiledFunction
     from .graph.nodes import Graph
+
+
+def _start_span(record: ProgramRecord) -> Listener | None:
+    from .trace.spans import start  # imports opentelemetry, so only where the application has done so
+
+    return start(record)
+
+
+hooks.partial_values, hooks.program_trace, hooks.start_span = Partials, program_trace, _start_span
 
 
 @overload

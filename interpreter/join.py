@@ -1,11 +1,12 @@
-"""Branches of one fork, and how they come together again.
+"""Branches of one fork, and how they come together again: the group, gathered variables, and `sgl.first`.
 
-Owns: the group, and what a variable gathered from branches is. Knows nothing of tokens: a concatenating join is honest
-text.
+Knows nothing of tokens: a concatenating join says the branches' text again on the parent.
 
-Rules of `join("gather_variable")`: a name defined in a branch since the fork becomes a list in the parent, in branch
-order, and overwrites what the parent had. It waits for nothing. Branches that never said the name have no place in its
-list; a *failed* branch always has one: reading it raises that branch's own error, while its siblings stay readable.
+Rules of `join("gather_variable")`
+1. A name defined in a branch since the fork becomes a list in the parent, in branch order, and overwrites what the
+   parent had. The join waits for nothing.
+2. A branch that never said the name has no place in the list. A *failed* branch always has one: reading that place
+   raises the branch's own error, while its siblings stay readable.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..backend.base import Handle
-from ..lang.errors import OptionError, suggest
+from ..backend.waiting import AtHandle, Flow, block_on, suspend_on
+from ..lang.errors import Cancelled, OptionError, suggest
 from ..lang.expr import Appendable, Expr, as_expr
 from .colour import html_of_group, parts_of, since_fork
 from .line import Line
 from .transcript import Segment
 from .variables import Variable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # states make groups of states
+    from .live import LiveState
     from .state import ProgramState
 
-Modes = ("gather_variable", "concate_and_append")
+JOIN_MODES = ("gather_variable", "concate_and_append")
 Broadcast = Appendable | Sequence[Appendable] | Callable[[int], Appendable]
 
 
@@ -91,20 +94,8 @@ def _on_whole(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    "__contains__",
-    "__eq__",
-    "__ne__",
-    "__lt__",
-    "__le__",
-    "__gt__",
-    "__ge__",
-    "__add__",
-    "__mul__",
-    "__rmul__",
-    "index",
-    "count",
-    "copy",
-    "sort",
+    *("__contains__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__add__", "__mul__", "__rmul__"),
+    *("index", "count", "copy", "sort"),
 ):
     setattr(PartialList, _name, _on_whole(_name))
 
@@ -166,12 +157,30 @@ class Gathered(Variable):
 
 
 class ProgramStateGroup:
-    """The branches of one `fork(n)`: indexable, iterable, `len`; `+=` appends to each of them."""
+    """The branches of one `fork(n)`: indexable, iterable, with a `len`; `+=` appends to each of them.
 
-    def __init__(self, states: Sequence[ProgramState], src_state: ProgramState) -> None:
+    `group += x` appends text or an expression to every branch, a list's items one each, or `x(i)` to branch i if `x` is
+    a function. As `async with s.fork(n) as group:` the branches are joined at the end of the block, and cancelled if
+    the block raises.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def moods(s):
+        ...     s += "I am"
+        ...     group = s.fork(2)
+        ...     group += lambda i: (" glad", " sad")[i] + sgl.gen("why", max_tokens=2)
+        ...     group.join()
+        ...     return len(group)
+        >>> state = moods.run(backend=sgl.Runtime.toy())
+        >>> state.ret_value, len(state["why"])
+        (2, 2)
+    """
+
+    def __init__(self, states: Sequence[LiveState], src_state: ProgramState) -> None:
         self.states = list(states)
         self.src_state = src_state
-        self._appended = False  # its texts are in the parent
+        self._appended = False  # the branches' texts are in the parent
 
     def __len__(self) -> int:
         return len(self.states)
@@ -188,8 +197,7 @@ class ProgramStateGroup:
             raise OptionError("the branches of a group cannot be replaced; append to them with `group[i] += ...`")
 
     def __iadd__(self, other: Broadcast) -> ProgramStateGroup:
-        """Append text or an expression to every branch, a list's items one each, or `other(i)` to branch i."""
-        for state, expr in zip(self.states, self._each(other)):
+        for state, expr in zip(self, self._each(other)):
             state += expr
         return self
 
@@ -207,17 +215,32 @@ class ProgramStateGroup:
     def join(self, mode: str = "gather_variable") -> None:
         """Bring the branches together; they can only be read afterwards.
 
-        "gather_variable": their variables become lists in the parent. Waits for nothing.
-        "concate_and_append": their new texts are appended to the parent in order, once; turns that they began or ended
-        are turns of the parent. Waits, and raises a branch's error.
+        Args:
+            mode: "gather_variable" (default): the branches' variables become lists in the parent. Waits for nothing.
+                "concate_and_append": the branches' new texts are appended to the parent in order, once; turns of a chat
+                that they began or ended are turns of the parent. Waits.
+
+        Raises:
+            OptionError: An unknown mode, or texts that were appended before.
+            Exception: With "concate_and_append", the error of a branch.
         """
         if mode != "gather_variable":
             self.src_state._refuse_to_wait(f"group.join({mode!r})", f"await group.ajoin({mode!r})")
-        self._join(mode)
+        block_on(self._join(mode))
 
-    def _join(self, mode: str) -> None:
-        if mode not in Modes:
-            raise OptionError(f"join: unknown mode {mode!r}{suggest(str(mode), Modes)}; there are {', '.join(Modes)}")
+    async def ajoin(self, mode: str = "gather_variable") -> None:
+        """Wait for the branches without blocking the event loop, and then `join` them."""
+        await suspend_on(self._join_finished(mode))
+
+    def _join_finished(self, mode: str) -> Flow[None]:
+        for state in self.states:
+            yield from state._finish(deep=True)
+        yield from self._join(mode)
+
+    def _join(self, mode: str) -> Flow[None]:
+        if mode not in JOIN_MODES:
+            there_are = f"there are {', '.join(JOIN_MODES)}"
+            raise OptionError(f"join: unknown mode {mode!r}{suggest(str(mode), JOIN_MODES)}; {there_are}")
         parent, children = self.src_state._line, [state._line for state in self.states]
         for child in children:
             child.seal("was joined")
@@ -225,26 +248,19 @@ class ProgramStateGroup:
                 child.record.joined = mode
         if mode == "gather_variable":
             _gather(parent, children)
-        else:
-            if self._appended:
-                raise OptionError("join: the texts of these branches were already joined to their parent")
-            said = _finished(children)
-            self._appended = True
-            parent.graft(said)
-            for child in children:
-                child.close(child.barrier())
-
-    async def ajoin(self, mode: str = "gather_variable") -> None:
-        """`join` after waiting for the branches without blocking the event loop."""
-        for state in self.states:
-            await state._finish_async()
-        self._join(mode)
+            return
+        if self._appended:
+            raise OptionError("join: the texts of these branches were already joined to their parent")
+        said = yield from _said_on(children)
+        self._appended = True
+        parent.graft(said)
+        for child in children:
+            child.close(child.barrier())
 
     async def __aenter__(self) -> ProgramStateGroup:
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """`async with s.fork(n) as group`: joined at the end of the block; a block that raises cancels its branches."""
         if error is None:
             await self.ajoin()
         else:
@@ -259,11 +275,10 @@ class ProgramStateGroup:
         return f"ProgramStateGroup({len(self)} branches)"
 
     def _repr_html_(self) -> str:
-        """For a notebook: what each branch said since the fork."""
+        """Show in a notebook what each branch said since the fork."""
         parent, found = self.src_state._line.segments, []
         for i, state in enumerate(self.states):
-            if not state._body.is_on_its_loop():
-                state._finish()
+            state._settle()
             found.append((f"branch {i} of {len(self)}", parts_of(since_fork(state._line.segments, parent))))
         return html_of_group(found)
 
@@ -274,12 +289,74 @@ def _gather(parent: Line, children: Sequence[Line]) -> None:
         parent.define(name, Gathered([(child, child.own.get(name)) for child in children]))
 
 
-def _finished(children: Sequence[Line]) -> list[Expr | Segment]:
-    """What was said on `children`, in order; waits, and raises a branch's error."""
+def _said_on(children: Sequence[Line]) -> Flow[list[Expr | Segment]]:
+    """Wait for `children`; what was said on them, in order. Raises a branch's error."""
     barriers = [child.barrier() for child in children]
     for child, barrier in zip(children, barriers):
-        child.backend.wait(barrier)
+        yield AtHandle(child.backend, barrier)
         if barrier.error is not None:
             child.explain(barrier.error)
             barrier.value()
     return [part for child in children for part in child.log or ()]
+
+
+def first(group: ProgramStateGroup) -> Any:
+    """Wait for the branch that is first done with everything said on it; its siblings are cancelled.
+
+    The KV of the cancelled siblings is free at the next step; the winner goes on as any branch does. In an async
+    program: `await sgl.first(group)`.
+
+    Args:
+        group: The branches of a fork, at least one.
+
+    Returns:
+        The first branch that is done without an error.
+
+    Raises:
+        OptionError: `group` is no group, or is empty.
+        Exception: The error of the first branch, if all of them fail.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def race(s):
+        ...     group = s.fork(2)
+        ...     group += [sgl.gen("a", max_tokens=64, ignore_eos=True), sgl.gen("a", max_tokens=2)]
+        ...     return sgl.first(group) is group[1]
+        >>> race.run(backend=sgl.Runtime.toy()).ret_value
+        True
+    """
+    if not isinstance(group, ProgramStateGroup):
+        raise OptionError(f"first: a group of branches is needed, such as s.fork(3), got {group!r:.60}")
+    if not len(group):
+        raise OptionError("first: the group has no branches")
+    race = _Race(group)
+    return group.src_state._run("sgl.first(group)", race.run)
+
+
+class _Race:
+    def __init__(self, group: ProgramStateGroup) -> None:
+        self._states = group.states
+        self._backend = group.src_state._line.backend
+        self._over: Handle[ProgramState] = Handle("sgl.first")
+        self._failed: dict[int, BaseException] = {}
+        for i, state in enumerate(self._states):
+            barrier = state._line.barrier()
+            barrier.listen(lambda i=i, barrier=barrier: self._ended(i, barrier))  # type: ignore[misc]
+
+    def _ended(self, i: int, barrier: Handle[None]) -> None:
+        """Note that a branch is done. Runs in the thread that drives, so losers are cancelled before the next step."""
+        if barrier.error is None:
+            if not self._over.finish(self._states[i]):
+                return
+            for state in self._states:
+                if state is not self._states[i]:
+                    state._line.cancel(Cancelled("another branch of the group finished first"))
+            return
+        self._failed[i] = self._states[i]._line.explain(barrier.error)
+        if len(self._failed) == len(self._states):
+            self._over.finish(None, self._failed[0])
+
+    def run(self) -> Flow[ProgramState]:
+        yield AtHandle(self._backend, self._over)
+        return self._over.value()

@@ -22,7 +22,7 @@ from ..backend.base import Backend, BackendBranch, GenRequest, Handle, ScoreRequ
 from ..lang.constraint import Constraint, kinds
 from ..lang.errors import Cancelled, CapabilityError, OptionError
 from ..lang.expr import DEFAULT_MAX_TOKENS, Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Seq, Text
-from .pulse import Pulse
+from .body import Pulse
 from .record import BranchRecord
 from .roles import Pieces, Roles
 from .source import note, program_line

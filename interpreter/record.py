@@ -174,17 +174,16 @@ def begin(
     seed: int | None,
     caller: ProgramRecord | None,
     row: int | None,
+    start_span: Callable[[ProgramRecord], Listener | None],
 ) -> ProgramRecord | None:
-    """The record of a program that starts here; None if nobody listens."""
+    """The record of a program that starts here; None if nobody listens. `start_span` begins its OpenTelemetry span."""
     recorders = [recorder for recorder in current.get() if recorder.listening]
     spans = "opentelemetry.trace" in sys.modules  # the application uses it: importing it costs nothing
     if not recorders and not spans:
         return None
     record = ProgramRecord(program, name, call, options, backend, seed, caller, row, bool(recorders))
     if spans:
-        from .trace.spans import start
-
-        record.listener = record.root.listener = start(record)
+        record.listener = record.root.listener = start_span(record)
         if not recorders and record.listener is None:
             return None
     for recorder in recorders:

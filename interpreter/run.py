@@ -20,10 +20,13 @@ from contextlib import suppress
 from typing import Any
 
 from ..backend.base import Backend
+from ..backend.waiting import suspend_on
 from ..lang.errors import OptionError, ProgramTimeout
 from .arguments import Arguments, Options
 from .body import Body
+from .hooks import hooks
 from .line import Line
+from .live import LiveState
 from .record import ProgramRecord, begin, seed_of
 from .state import ProgramState
 from .usage import Ledger
@@ -65,11 +68,11 @@ class Instance:
         ledger = Ledger(name, branch, options.budget)
         if caller is not None:
             caller.line.ledger.fork(ledger)
-        self.record = begin(func, name, call, options, backend, branch.seed, inside, row)
+        self.record = begin(func, name, call, options, backend, branch.seed, inside, row, hooks.start_span)
         root = None if self.record is None else self.record.root
         self.line = Line(backend, branch, options.sampling, self.body.pulse, ledger, root)
         self.line.defers = self.body.is_async
-        self.state = ProgramState(self.line, self.body, root=True)
+        self.state = LiveState(self.line, self.body, root=True)
         if self.record is not None:
             self.body.record = self.record
 
@@ -78,7 +81,7 @@ class Instance:
         return self.body.is_async
 
     def outside(self) -> ProgramState:
-        return ProgramState(self.line, self.body, outside=True, root=True)
+        return LiveState(self.line, self.body, outside=True, root=True)
 
     def execute(self) -> None:
         """Run a plain body here. Its error is noted in `body`, not raised."""
@@ -240,7 +243,7 @@ async def run_async(instance: Instance) -> ProgramState:
     try:
         await instance.finish_body()
         instance.raise_body_error()
-        await instance.state._finish_async()
+        await suspend_on(instance.state._finish(deep=True))
     except asyncio.CancelledError:
         instance.line.cancel()
         raise

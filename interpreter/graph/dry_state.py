@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...backend.base import Backend
+from ...backend.waiting import Flow
 from ...lang.errors import BackendError, OptionError
 from ...lang.expr import Appendable, Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text, as_expr
 from ..arguments import Arguments, Options
@@ -23,6 +24,7 @@ from ..body import Body
 from ..defaults import resolve
 from ..join import ProgramStateGroup
 from ..line import flat
+from ..live import LiveState
 from ..run import Instance
 from ..source import program_line
 from ..state import ProgramState
@@ -32,7 +34,7 @@ from .nodes import MAX_DEPTH, Begin, Choose, Constant, End, Generate, Joined, No
 from .started import here
 
 
-class DryState(ProgramState):
+class DryState(LiveState):
     """Says and reads as any program state, and notes it."""
 
     @property
@@ -162,7 +164,7 @@ class DryState(ProgramState):
 class DryGroup(ProgramStateGroup):
     """The branches of a traced fork."""
 
-    def _join(self, mode: str) -> None:
+    def _join(self, mode: str) -> Flow[None]:
         parent = self.src_state
         assert isinstance(parent, DryState)
         branch, line = parent._branch, program_line()
@@ -170,7 +172,7 @@ class DryGroup(ProgramStateGroup):
         gathers = mode == "gather_variable"
         if not gathers:
             branch.line.certain = False  # what the branches said is said again on the parent
-        super()._join(mode)
+        yield from super()._join(mode)
         names = dict.fromkeys(name for state in self.states for name in state._line.own) if gathers else ()
         branch.line.add(Joined(mode, len(self), tuple(names), line))
 

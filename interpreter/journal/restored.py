@@ -1,21 +1,19 @@
 """The state of a row that did not run here: restored from a journal, or failed before its program began.
 
-Owns: `RestoredState`, which reads as the `ProgramState` that it stands for reads once its program has ended, and
-refuses everything else. There is no branch behind it, so nothing of the base class that needs one is left in place;
-what a later version of the base class adds is refused too, with the same reason (`__getattr__`).
+Knows no branch and no body: it reads a `Finished`, and refuses to say more.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from html import escape
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from ...backend.base import Usage
+from ...backend.waiting import Flow, StreamFlow, no_wait
 from ...lang.errors import OptionError, VariableError, suggest
-from ...lang.expr import Appendable
-from ..colour import LIMIT
-from ..state import ProgramState
+from ..colour import SHOWN_CHARACTERS
+from ..line import Line
+from ..state import Part, ProgramState, needs_a_name
 from ..usage import UsageTree
 from .finished import Finished, Kept, NotKept
 
@@ -34,26 +32,22 @@ class RestoredState(ProgramState):
 
     @classmethod
     def failed(cls, error: BaseException) -> RestoredState:
-        """Of a row that never began."""
+        """The state of a row that never began."""
         state = cls(Finished(0, "", usage=UsageTree("never began", Usage())))
         state._why, state._traceback, state.restored = error, error.__traceback__, False
         return state
 
-    # -- reading values
-    def __getitem__(self, name: str) -> Any:
-        return _told(name, self._kept(name).value, "read s.text(), or set it to plain data")
+    # -- reading: flows that wait for nothing
+    def _read(self, name: str, part: Part) -> Flow[Any]:
+        return no_wait(self._part(name, part))
 
-    def get_var(self, name: str) -> Any:
-        return self[name]
-
-    def value(self, name: str) -> Any:
-        return _told(name, self._kept(name).typed, f"it keeps the text: use sgl.schema(T).parse(s[{name!r}])")
-
-    def get_meta_info(self, name: str) -> Any:
-        return _told(name, self._kept(name).meta, "read s.text()")
-
-    async def aget(self, name: str) -> Any:
-        return self[name]
+    def _part(self, name: str, part: Part) -> Any:
+        kept = self._kept(name)
+        if part == "typed":
+            return _told(name, kept.typed, f"it keeps the text: use sgl.schema(T).parse(s[{name!r}])")
+        if part == "meta":
+            return _told(name, kept.meta, "read s.text()")
+        return _told(name, kept.value, "read s.text(), or set it to plain data")
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._finished.variables
@@ -70,49 +64,35 @@ class RestoredState(ProgramState):
             raise self._why.with_traceback(self._traceback)  # as it was: reads do not add to it
         return self._finished
 
-    # -- reading text
-    def text(self) -> str:
-        return self._row().text
+    def _text(self) -> Flow[str]:
+        return no_wait(self._row().text)
 
-    async def async_text(self) -> str:
-        return self.text()
+    def _messages(self) -> Flow[list[dict[str, str]]]:
+        return no_wait([dict(message) for message in self._row().messages])
 
-    def messages(self) -> list[dict[str, str]]:
-        return [dict(message) for message in self._row().messages]
+    def _sync(self) -> Flow[None]:
+        return no_wait(None)
 
-    def sync(self) -> None:
-        return None
+    def _error(self) -> Flow[BaseException | None]:
+        return no_wait(self._why)
 
-    def error(self) -> BaseException | None:
-        return self._why
-
-    def text_iter(self, name: str | None = None) -> Iterator[str]:
-        text = self.text() if name is None else self._stream(name)
+    def _pieces(self, name: str | None, with_meta: bool = False) -> StreamFlow[Any]:
+        needs_a_name(name, with_meta)
+        text = self._row().text if name is None else self._streamed(name)
         if text:
-            yield text
+            yield (text, None) if with_meta else text
+        if with_meta and name is not None:
+            yield "", self._part(name, "meta")
 
-    async def text_async_iter(self, name: str | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
-        if return_meta_data and name is None:
-            raise OptionError("text_async_iter: return_meta_data needs the name of a variable")
-        for piece in self.text_iter(name):
-            yield (piece, None) if return_meta_data else piece
-        if return_meta_data and name is not None:
-            yield "", self.get_meta_info(name)
-
-    def _stream(self, name: str) -> str:
-        value = self[name]
+    def _streamed(self, name: str) -> str:
+        value = self._part(name, "value")
         if isinstance(value, list) and self._kept(name).meta is not None:  # of several samples or branches
             raise OptionError(f"{name!r} is a list and has no single text to stream; read s[{name!r}]")
         return str(value)
 
-    def value_iter(self, name: str) -> Iterator[Any]:
-        """The final value alone: how it grew is not kept."""
-        self._stream(name)
-        yield self.value(name)
-
-    async def value_async_iter(self, name: str) -> AsyncIterator[Any]:
-        for value in self.value_iter(name):
-            yield value
+    def _values(self, name: str) -> StreamFlow[Any]:
+        self._streamed(name)
+        yield self._part(name, "typed")  # the final value alone: how it grew is not kept
 
     # -- seeing
     @property
@@ -128,16 +108,18 @@ class RestoredState(ProgramState):
         return f"ProgramState({self._finished.text})"
 
     def _repr_html_(self) -> str:
-        """The text for a notebook, uncoloured: where it came from is not kept."""
-        text, more = self._finished.text, len(self._finished.text) - LIMIT
-        shown = (
-            text if more <= 0 else f"{text[: LIMIT // 2]} … {more:,} characters are not shown … {text[-LIMIT // 2 :]}"
-        )
+        """Show the text in a notebook, uncoloured: where it came from is not kept."""
+        text, more = self._finished.text, len(self._finished.text) - SHOWN_CHARACTERS
+        half = SHOWN_CHARACTERS // 2
+        shown = text if more <= 0 else f"{text[:half]} … {more:,} characters are not shown … {text[-half:]}"
         shown = repr(self._why) if self._why is not None else shown
         printable = shown.encode("utf-8", "replace").decode()
         return f'<div style="white-space:pre-wrap;font-family:monospace">{escape(printable)}</div>'
 
     # -- what needs a branch
+    def _open(self, what: str) -> Line:
+        self._refuse(what)
+
     def _refuse(self, what: str) -> NoReturn:
         why = "was restored from a journal (resume=)" if self.restored else "never began"
         raise OptionError(
@@ -149,33 +131,6 @@ class RestoredState(ProgramState):
         if name in _OF_A_LIVE_ONE:
             self._refuse("this read or operation")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    def __iadd__(self, other: Appendable) -> NoReturn:
-        self._refuse("s += ...")
-
-    def _role(self, role: str, expr: Any) -> NoReturn:
-        self._refuse(f"s.{role}(...)")
-
-    def var_scope(self, name: str) -> NoReturn:
-        self._refuse("s.var_scope(...)")
-
-    def set_var(self, name: str, value: object) -> NoReturn:
-        self._refuse("s.set_var(...)")
-
-    def fork(
-        self, size: int = 1, position_ids_offset: object = None, *, on_error: Literal["spare", "cancel"] = "spare"
-    ) -> NoReturn:
-        self._refuse("s.fork(...)")
-
-    def copy(self, position_ids_offset: object = None) -> NoReturn:
-        self._refuse("s.copy()")
-
-    @property
-    def trace(self) -> NoReturn:
-        self._refuse("s.trace")
-
-    def cancel(self) -> NoReturn:
-        self._refuse("s.cancel()")
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise OptionError("the state of a row cannot be copied or pickled: keep s.text() or s.messages()")
