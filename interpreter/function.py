@@ -32,8 +32,8 @@ from .trace.recording import program_trace
 _BATCH_OPTIONS = ("num_threads", "progress_bar", "generator_style", "on_error", "ordered", "resume", "batch_timeout")
 
 if TYPE_CHECKING:
+    from .graph.graph import Graph
     from .graph.lower import CompiledFunction
-    from .graph.nodes import Graph
 
 
 def _start_span(record: ProgramRecord) -> Listener | None:

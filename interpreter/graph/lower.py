@@ -35,7 +35,8 @@ from ..run import _caller
 from ..state import ProgramState
 from .dry_run import Ended, Line, Trace
 from .dry_state import DryInstance, looked_here
-from .nodes import Graph, Stopped
+from .graph import Graph
+from .nodes import Stopped
 
 if TYPE_CHECKING:
     from ..function import SglFunction

@@ -1,21 +1,20 @@
 """The drawing of a program's graph: one SVG document, read from top to bottom.
 
-Owns: layout and colours. A sequence is a column of boxes; roles, scopes and programs are frames around what they hold;
-the branches of a fork stand side by side. Knows nothing of how a graph is found.
+Knows nothing of how a graph is collected. A sequence is a column of boxes. Roles, scopes and programs are frames around
+what they hold. The branches of a fork stand side by side.
 
 Invariants
-- Self-contained: no script, no font, no reference to anything outside. Every text is escaped, and characters that XML
-  cannot hold are replaced.
-- Bounded: long texts, long sequences and wide forks are cut, and a note says how much is missing. `_ROOM` boxes in all.
+1. The document is self-contained: no script, no font, no reference to anything outside. Every text is escaped.
+2. The document is bounded: long texts, long sequences and wide forks are cut, and a note says how much is missing.
 
-Lengths are in pixels. A block knows its width and height before it is painted, so layout is one pass up, one down.
+Lengths are in pixels. A block knows its width and height before it is painted: layout goes up once, painting down once.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -23,26 +22,28 @@ from .nodes import (
     Begin,
     Choose,
     Constant,
-    End,
     Forked,
     Generate,
-    Graph,
     Joined,
     Node,
     Nodes,
     Read,
+    Stopped,
     Subprogram,
     branches_label,
-    gen_details,
     label,
-    quoted,
+    outline,
 )
 
 _WIDTH, _PAD, _GAP, _LINE = 286, 10, 14, 16
-_CHARS = 37  # of monospace text in one line of a box
+"""Pixels: the width of a box, the space within it, the space between boxes, the height of a line of text."""
+_TEXT_COLUMNS, _SMALL_COLUMNS = 37, 42
+"""Characters in one line of a box, in the normal and in the small font."""
 _TEXT_LINES = 6
-_ROOM, _LONGEST = 800, 120  # boxes in all, boxes in one sequence
-_COLUMNS = (6, 4, 3)  # branches drawn side by side, by depth of the fork; 2 below that
+_MOST_BOXES, _MOST_BOXES_OF_SEQUENCE = 800, 120
+_MOST_COLUMNS = (6, 4, 3, 2)
+"""Branches drawn side by side, by depth of the fork (the last also for deeper ones): wider drawings cannot be read."""
+_CSS_CLASS: dict[type, str] = {Generate: "gen", Choose: "select", Joined: "bar", Read: "read"}
 
 _STYLE = """
 .sgl-g text{font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
@@ -74,137 +75,93 @@ class _Block:
 
 
 @dataclass
-class _Room:
-    """How many more boxes may be painted."""
-
-    left: int = _ROOM
-
-    def take(self) -> bool:
-        self.left -= 1
-        return self.left >= 0
-
-
-@dataclass
 class _Row:
-    """One line of text in a box: pieces of (text, class), and what stands at its right end."""
+    """One line of text in a box: pieces of (text, CSS class), and the text at its right end."""
 
-    pieces: list[tuple[str, str]]
+    pieces: Sequence[tuple[str, str]]
     right: str = ""
 
 
-def draw(graph: Graph) -> str:
-    """The whole document."""
-    body = _column(graph.body, 0, _Room())
-    if graph.stopped is not None:
-        rows = [_Row([("stopped here", "bold")], graph.stopped.line)]
-        rows += [_Row([(line, "")]) for line in _wrapped(graph.stopped.why)]
-        body = _stacked([*([body] if graph.body else []), _box("stop", rows)])
-    title = f"{graph.name}({', '.join(f'{{{name}}}' for name in graph.placeholders)})"
-    width = max(body.width, 9.2 * _wide(_cut(title, 60))) + 4 * _PAD
-    height = body.height + 62
-    shown = _spans([(_cut(title, 60), "bold big")])
+def draw(title: str, body: Nodes, stopped: Stopped | None) -> str:
+    """Draw the whole document."""
+    block = _column(body, 0, iter(range(_MOST_BOXES)))
+    if stopped is not None:
+        rows = [_Row([("stopped here", "bold")], stopped.line), *_rows(_wrapped(stopped.why), "")]
+        block = _stacked([*([block] if body else []), _box("stop", rows)])
+    shown = _cut(title, 60)
+    width = max(block.width, 9.2 * _columns(shown)) + 4 * _PAD
+    height = block.height + 62
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="sgl-g" width="{width:g}" height="{height:g}" '
         f'viewBox="0 0 {width:g} {height:g}" role="img" style="max-width:100%">',
         f"<title>{_safe(title)}</title><style>{_STYLE}</style>",
         f'<rect class="page" x=".5" y=".5" width="{width - 1:g}" height="{height - 1:g}" rx="8"/>',
-        f'<text x="{2 * _PAD}" y="28">{shown}</text>',
-        *body.paint((width - body.width) / 2, 46),
+        f'<text x="{2 * _PAD}" y="28">{_spans([(shown, "bold big")])}</text>',
+        *block.paint((width - block.width) / 2, 46),
         "</svg>",
     ]
     return "".join(parts)
 
 
-# -- sequences
-def _column(nodes: Nodes, depth: int, room: _Room) -> _Block:
-    """A sequence; what a role or a scope holds (to its end, or to the end of the sequence) is framed."""
+# -- nodes as blocks
+def _column(nodes: Nodes, depth: int, boxes: Iterator[int]) -> _Block:
+    """Stack the nodes of a sequence. `boxes` yields once for each box that may still be drawn."""
     blocks: list[_Block] = []
-    at = 0
-    while at < len(nodes):
-        if len(blocks) >= _LONGEST or not room.take():
-            blocks.append(_more(f"... {len(nodes) - at:,} more"))
+    held = list(outline(nodes))
+    for node, inside in held:
+        if len(blocks) == _MOST_BOXES_OF_SEQUENCE or next(boxes, None) is None:
+            blocks.append(_note(f"... {len(held) - len(blocks):,} more"))
             break
-        node = nodes[at]
-        at += 1
-        if isinstance(node, Begin):
-            end = _end_of(node, nodes, at)
-            kind = "" if node.what == "role" else f"{node.what} "
-            blocks.append(_framed("frame", kind + node.name, node.line, _column(nodes[at:end], depth, room)))
-            at = end + 1
+        if isinstance(node, Forked):
+            blocks.append(_forked(node, depth, boxes))
+        elif isinstance(node, (Begin, Subprogram)):
+            kind = "frame" if isinstance(node, Begin) else "program"
+            blocks.append(_framed(kind, label(node)[0], node.line, _column(inside, depth, boxes)))
         else:
-            blocks.append(_one(node, depth, room))
-    return _stacked(blocks) if blocks else _more("nothing is said")
+            blocks.append(_leaf(node))
+    return _stacked(blocks) if blocks else _note("nothing is said")
 
 
-def _end_of(begin: Begin, nodes: Nodes, at: int) -> int:
-    """The place of what ends `begin`; the end of the sequence if it is not ended here."""
-    inside = 0
-    for i in range(at, len(nodes)):
-        node = nodes[i]
-        if isinstance(node, Begin):
-            inside += 1
-        elif isinstance(node, End):
-            if inside == 0:
-                return i
-            inside -= 1
-    return len(nodes)
-
-
-def _one(node: Node, depth: int, room: _Room) -> _Block:
-    if isinstance(node, Forked):
-        return _forked(node, depth, room)
-    if isinstance(node, Subprogram):
-        return _framed("program", f"program {_cut(node.name, 28)}", node.line, _column(node.body, depth, room))
+def _leaf(node: Node) -> _Block:
     if isinstance(node, Constant):
-        return _constant(node)
-    if isinstance(node, Generate):
-        rows = _titled([("gen ", "dim"), (_cut(node.name or "(unnamed)", 32), "bold")], node.line)
-        return _box("gen", rows + _small(_filled(gen_details(node), 42)))
-    if isinstance(node, Choose):
-        rows = _titled([("select ", "dim"), (_cut(node.name or "(unnamed)", 29), "bold")], node.line)
-        shown = [quoted(choice, 38) for choice in node.choices[:6]]
-        more = [f"... {len(node.choices) - 6:,} more"] if len(node.choices) > 6 else []
-        return _box("select", rows + _small([*shown, *more]))
-    if isinstance(node, Joined):
-        rows = _titled([("join ", "bold"), (node.mode, "small")], node.line)
-        return _box("bar", rows + _small(_wrapped(", ".join(node.names), 42) if node.names else []))
-    kind = "read" if isinstance(node, Read) else "more"
-    return _box(kind, _titled([(_cut(label(node), 40), "small")], node.line))
-
-
-def _constant(node: Constant) -> _Block:
-    lines = _wrapped(node.text) or [""]
-    names = {f"{{{name}}}": "arg" for name in node.arguments} | {f"{{{name}}}": "val" for name in node.values}
-    return _box("text", [_Row(_marked(line, names)) for line in lines])
+        names = {f"{{{name}}}": "arg" for name in node.arguments} | {f"{{{name}}}": "val" for name in node.values}
+        return _box("text", [_Row(_marked(line, names)) for line in _wrapped(node.text) or [""]])
+    title, details = label(node)
+    what, _, name = title.partition(" ")
+    pieces = [(f"{what} ", "dim"), (_cut(name, 32), "bold")]
+    used = 7.3 * sum(_columns(text) for text, _ in pieces) + 6.4 * min(_columns(node.line), 30)
+    fits = used <= _WIDTH - 2.5 * _PAD  # else the program line stands under the title
+    head = [_Row(pieces, node.line)] if fits else [_Row(pieces), _Row([], node.line)]
+    return _box(_CSS_CLASS.get(type(node), "more"), head + _rows(_wrapped(details, _SMALL_COLUMNS) if details else []))
 
 
 def _marked(line: str, names: dict[str, str]) -> list[tuple[str, str]]:
-    """The line with the placeholders in it set off."""
+    """Cut a line of text into pieces, so that its placeholders can be coloured."""
     if not names:
         return [(line, "")]
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return [(piece, names.get(piece, "")) for piece in re.split(f"({pattern})", line) if piece]
 
 
-def _forked(fork: Forked, depth: int, room: _Room) -> _Block:
-    """A bar with the branches beneath it, side by side; those that are alike once."""
+def _forked(fork: Forked, depth: int, boxes: Iterator[int]) -> _Block:
+    """Set the branches side by side under a bar; equal branches are drawn once."""
     groups = fork.alike()
-    most = _COLUMNS[depth] if depth < len(_COLUMNS) else 2
+    most = _MOST_COLUMNS[min(depth, len(_MOST_COLUMNS) - 1)]
     columns = []
-    for places, branch in groups[: most if len(groups) <= most else most - 1]:
-        said = branches_label(places, len(fork.branches))
-        columns.append(_framed("more", _cut(said, 44), "", _column(branch, depth + 1, room)))
+    for indices, branch in groups[: most if len(groups) <= most else most - 1]:
+        said = branches_label(indices, len(fork.branches))
+        columns.append(_framed("more", said, "", _column(branch, depth + 1, boxes)))
     if rest := len(groups) - len(columns):
-        columns.append(_more(f"... {rest:,} more branches"))
-    if not columns:
-        return _box("bar", [_Row([("fork x0", "bold")], fork.line)])
+        columns.append(_note(f"... {rest:,} more branches"))
     width = sum(c.width for c in columns) + _GAP * (len(columns) - 1)
-    bar = _box("bar", [_Row([(f"fork x{len(fork.branches)}", "bold")], fork.line)], max(width, _WIDTH))
+    bar = _box("bar", [_Row([(label(fork)[0], "bold")], fork.line)], max(width, _WIDTH))
+    if not columns:
+        return bar
     tallest = max(c.height for c in columns)
 
     def paint(x: float, y: float) -> Iterable[str]:
         top, left = y + bar.height + _GAP, x + (bar.width - width) / 2
-        rail, middles = top + tallest + _GAP / 2, []  # where the branches meet again
+        rail, middles = top + tallest + _GAP / 2, []  # the rail is where the branches meet again
         yield from bar.paint(x, y)
         for column in columns:
             middles.append(left + column.width / 2)
@@ -219,7 +176,7 @@ def _forked(fork: Forked, depth: int, room: _Room) -> _Block:
 
 # -- blocks
 def _stacked(blocks: Sequence[_Block]) -> _Block:
-    """Blocks under one another, centred, with edges between them."""
+    """Set blocks under one another, centred, with edges between them."""
     width = max(b.width for b in blocks)
     height = sum(b.height for b in blocks) + _GAP * (len(blocks) - 1)
 
@@ -234,11 +191,12 @@ def _stacked(blocks: Sequence[_Block]) -> _Block:
 
 
 def _framed(kind: str, title: str, line: str, inner: _Block) -> _Block:
+    """Draw a frame with a title around a block."""
     width, height = inner.width + 2 * _PAD, inner.height + 2 * _PAD + _LINE
 
     def paint(x: float, y: float) -> Iterable[str]:
         yield _rect(kind, x, y, width, height)
-        free = int((width - 2.5 * _PAD) / 6.5) - min(_wide(line), 30)
+        free = int((width - 2.5 * _PAD) / 6.5) - min(_columns(line), 30)
         yield _text(_Row([(_cut(title, free), "bold small")], line), x, y + _PAD + 7, width)
         yield from inner.paint(x + _PAD, y + _PAD + _LINE)
 
@@ -256,7 +214,7 @@ def _box(kind: str, rows: Sequence[_Row], width: float = _WIDTH) -> _Block:
     return _Block(width, height, paint)
 
 
-def _more(what: str) -> _Block:
+def _note(what: str) -> _Block:
     return _box("more", [_Row([(what, "dim small")])], 190)
 
 
@@ -268,6 +226,7 @@ def _edge(x: float, top: float, bottom: float) -> str:
     return f'<path class="edge" d="M{x:g} {top:g}V{bottom:g}"/>'
 
 
+# -- text
 def _text(row: _Row, x: float, y: float, width: float) -> str:
     said = f'<text x="{x + _PAD:g}" y="{y:g}">{_spans(row.pieces)}</text>'
     if row.right:
@@ -280,42 +239,35 @@ def _spans(pieces: Sequence[tuple[str, str]]) -> str:
     return "".join(f'<tspan class="{kind}">{_safe(text)}</tspan>' if kind else _safe(text) for text, kind in pieces)
 
 
-def _titled(pieces: list[tuple[str, str]], line: str) -> list[_Row]:
-    """The first row of a box, with the program line at its end, or under it if there is no room."""
-    used = 7.3 * sum(_wide(text) for text, _ in pieces) + 6.4 * min(_wide(line), 30)
-    if used <= _WIDTH - 2.5 * _PAD:
-        return [_Row(pieces, line)]
-    return [_Row(pieces), _Row([], line)]
+def _rows(lines: Iterable[str], css_class: str = "small") -> list[_Row]:
+    return [_Row([(line, css_class)]) for line in lines]
 
 
-def _small(lines: Iterable[str]) -> list[_Row]:
-    return [_Row([(line, "small")]) for line in lines]
-
-
-# -- text
 def _safe(text: str) -> str:
-    """`text` as XML holds it; characters that XML has no place for become a dot."""
+    """Escape `text`. Characters that XML cannot hold become a dot."""
     return escape(re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\u00b7", text))
 
 
-def _wide(text: str) -> int:
-    """Columns of monospace text."""
+def _columns(text: str) -> int:
+    """Count the columns that `text` takes in a monospace font."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def _fitting(text: str, columns: int) -> int:
+    """Count the characters of `text` that fit into `columns`."""
+    for i, c in enumerate(text):
+        columns -= _columns(c)
+        if columns < 0:
+            return i
+    return len(text)
+
+
 def _cut(text: str, columns: int) -> str:
-    if _wide(text) <= columns:
-        return text
-    kept = ""
-    for c in text:
-        if _wide(kept + c) > columns - 3:
-            break
-        kept += c
-    return kept + "..."
+    return text if _fitting(text, columns) == len(text) else f"{text[: _fitting(text, columns - 3)]}..."
 
 
-def _wrapped(text: str, columns: int = _CHARS) -> list[str]:
-    """Lines that fit into a box: the first ones, a note of what is missing, and the last one."""
+def _wrapped(text: str, columns: int = _TEXT_COLUMNS) -> list[str]:
+    """Break `text` into the lines of a box: the first ones, a note of what is missing, and the last one."""
     if len(text) > 4000:  # what is cut away anyway need not be wrapped
         text = f"{text[:2000]} ... {text[-2000:]}"
     lines = [part for line in text.expandtabs(4).split("\n") for part in _broken(line, columns)]
@@ -324,29 +276,10 @@ def _wrapped(text: str, columns: int = _CHARS) -> list[str]:
     return [*lines[: _TEXT_LINES - 2], f"... {len(lines) - _TEXT_LINES + 1:,} more lines ...", lines[-1]]
 
 
-def _broken(line: str, columns: int) -> list[str]:
-    """One line broken at spaces where there are some; nothing is lost but the space it is broken at."""
-    found = []
-    while _wide(line) > columns:
-        fits = 0
-        used = 0
-        while used + (step := _wide(line[fits])) <= columns:
-            used += step
-            fits += 1
+def _broken(line: str, columns: int) -> Iterator[str]:
+    """Break one line, at spaces if it has some. Only the space at a break is lost."""
+    while (fits := _fitting(line, columns)) < len(line):
         space = line.rfind(" ", fits // 2, fits + 1)
-        at = fits if space < 1 else space
-        found.append(line[:at])
-        line = line[at + (space >= 1) :]
-    return [*found, line]
-
-
-def _filled(words: Sequence[str], columns: int) -> list[str]:
-    """Words joined into lines of at most `columns`."""
-    lines: list[str] = []
-    for word in words:
-        word = _cut(word, columns)
-        if lines and _wide(lines[-1]) + 1 + _wide(word) <= columns:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
+        yield line[: fits if space < 1 else space]
+        line = line[fits if space < 1 else space + 1 :]
+    yield line

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 import sgl
 from sgl.interpreter import record
 from sgl.interpreter.graph import lower
+from sgl.interpreter.graph.graph import Graph
 from sgl.interpreter.graph.lower import cache_program, compile_program, trace_program
 from sgl.interpreter.graph.nodes import (
     Begin,
@@ -28,7 +29,6 @@ from sgl.interpreter.graph.nodes import (
     End,
     Forked,
     Generate,
-    Graph,
     Joined,
     Read,
     Stopped,
