@@ -20,12 +20,11 @@ from .batch.results import Results, States
 from .batch.rows import Row, Rows
 from .batch.tasks import TaskBatch
 from .batch.threads import ThreadBatch
-from .graph.started import backend_here, instance_here
 from .hooks import hooks
 from .journal.journal import Journal
 from .partial.values import Partials
 from .record import Listener, ProgramRecord
-from .run import Instance, done, is_async, no_loop_here, run_async, run_here, run_stream
+from .run import Instance, backend_here, done, instance_on, is_async, no_loop_here, run_async, run_here, run_stream
 from .state import ProgramState
 from .trace.recording import program_trace
 
@@ -126,7 +125,7 @@ class SglFunction:
         mine, given = self._declared.split(kwargs)
         options = Options.of(f"{self.__name__}.run", given)
         call = self._declared.bind(args, mine, self.bind_arguments, self.__name__)
-        return instance_here(self.func, self.__name__, call, backend_here(options.backend), options), options
+        return instance_on(backend_here(options.backend), self.func, self.__name__, call, options), options
 
     # -- many at a time
     @overload
@@ -256,7 +255,7 @@ class SglFunction:
         def start(row: Row) -> Instance:
             assert target is not None and row.call is not None
             late = batch_timeout is not None
-            return instance_here(self.func, self.__name__, row.call, target, parsed, row=row.index, may_be_late=late)
+            return instance_on(target, self.func, self.__name__, row.call, parsed, row=row.index, may_be_late=late)
 
         journal = None if resume is None else Journal.open(resume, self.__name__)
         return Results(start, rows, plan, cast(Backend, target), journal)
@@ -283,9 +282,9 @@ class SglFunction:
         `kwargs` are the program's arguments, where they matter; the others are placeholders (`{question}`). Also
         `backend` (whose chat template is used), `limit` (ops, 10,000) and `timeout` (seconds, 30).
         """
-        from .graph.lower import trace_program
+        from .graph.lower import graph_program
 
-        return trace_program(self, kwargs)
+        return graph_program(self, kwargs)
 
     def compile(self, backend: Any = None) -> CompiledFunction:
         """The program bound to a backend (None: the default one): checked and prepared ahead of its first run, with

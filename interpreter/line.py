@@ -258,7 +258,7 @@ class Line:
 
     def _child(self, branch: BackendBranch, label: str) -> Line:
         record = None if self.record is None else self.record.fork(label)
-        child = Line(self.backend, branch, self.defaults, self.pulse, Ledger(label, branch), record)
+        child = type(self)(self.backend, branch, self.defaults, self.pulse, Ledger(label, branch), record)
         child.defers = self.defers
         child.segments = list(self.segments)
         child.log = []

@@ -40,7 +40,7 @@ class LiveState(ProgramState):
         return self._line
 
     def _branches(self, n: int, together: bool) -> list[LiveState]:
-        return [LiveState(line, self._body, outside=self._outside) for line in self._line.fork(n, together)]
+        return [type(self)(line, self._body, outside=self._outside) for line in self._line.fork(n, together)]
 
     # -- how a read is run
     def _is_awaited(self) -> bool:

@@ -24,6 +24,7 @@ from ..backend.waiting import suspend_on
 from ..lang.errors import OptionError, ProgramTimeout
 from .arguments import Arguments, Options
 from .body import Body
+from .defaults import resolve
 from .hooks import hooks
 from .line import Line
 from .live import LiveState
@@ -41,6 +42,8 @@ _caller: contextvars.ContextVar[Instance | None] = contextvars.ContextVar("sgl p
 class Instance:
     """One call of a program on a backend. `state` is the body's own; `outside` is for whoever reads it meanwhile."""
 
+    line_type: type[Line] = Line
+    state_type: type[LiveState] = LiveState
     line: Line
     record: ProgramRecord | None
 
@@ -70,9 +73,9 @@ class Instance:
             caller.line.ledger.fork(ledger)
         self.record = begin(func, name, call, options, backend, branch.seed, inside, row, hooks.start_span)
         root = None if self.record is None else self.record.root
-        self.line = Line(backend, branch, options.sampling, self.body.pulse, ledger, root)
+        self.line = self.line_type(backend, branch, options.sampling, self.body.pulse, ledger, root)
         self.line.defers = self.body.is_async
-        self.state = LiveState(self.line, self.body, root=True)
+        self.state = self.state_type(self.line, self.body, root=True)
         if self.record is not None:
             self.body.record = self.record
 
@@ -81,7 +84,11 @@ class Instance:
         return self.body.is_async
 
     def outside(self) -> ProgramState:
-        return LiveState(self.line, self.body, outside=True, root=True)
+        return self.state_type(self.line, self.body, outside=True, root=True)
+
+    def backend_of_started(self, backend: Any) -> Backend:
+        """The backend of a program that this body starts with `backend=` (None: the default one)."""
+        return resolve(backend)
 
     def execute(self) -> None:
         """Run a plain body here. Its error is noted in `body`, not raised."""
@@ -196,6 +203,20 @@ def _forget(task: asyncio.Future[Any]) -> None:
     """Nobody will ask what became of it."""
     if not task.cancelled():
         task.exception()
+
+
+def backend_here(backend: Any = None) -> Backend:
+    """The backend of a program that is started here: `backend` or the default one, unless the running body decides."""
+    caller = _caller.get()
+    return resolve(backend) if caller is None else caller.backend_of_started(backend)
+
+
+def instance_on(
+    backend: Backend, func: Callable[..., Any], name: str, call: Arguments, options: Options, **batch: Any
+) -> Instance:
+    """Make one call of a program on what `backend_here` gave. `batch` is what its batch tells it."""
+    instance_type: type[Instance] = getattr(backend, "instance_type", Instance)
+    return instance_type(func, name, call, backend, options, **batch)
 
 
 def is_async(func: Callable[..., Any]) -> bool:

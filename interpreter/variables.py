@@ -128,10 +128,10 @@ class Picked(Variable):
 class Scope(Variable):
     """The text written inside `with s.var_scope(name)`. Has no value while it is open."""
 
-    __slots__ = ("_closed", "_name", "_segments", "_start")
+    __slots__ = ("_closed", "_segments", "_start", "name")
 
     def __init__(self, name: str, segments: list[Segment]) -> None:
-        self._name, self._segments, self._start = name, segments, len(segments)
+        self.name, self._segments, self._start = name, segments, len(segments)
         self._closed: tuple[Segment, ...] | None = None
 
     @property
@@ -146,7 +146,7 @@ class Scope(Variable):
 
     def value(self) -> Any:
         if self._closed is None:
-            raise VariableError(f"{self._name!r} is the scope that is being written; read it after its `with` block")
+            raise VariableError(f"{self.name!r} is the scope that is being written; read it after its `with` block")
         for segment in self._closed:
             segment.check()
         return joined(self._closed)

@@ -1,13 +1,13 @@
-"""A backend without a model, for tracing: gens and selects answer at once with placeholders.
+"""A dry run: a body runs without a model, and what it says is collected as a graph.
 
-Owns: the `Backend` and `Branch` of a traced program, the lines of the graph while they grow, and the rules by which a
-run without a model ends. Knows nothing of program states (`dry_state.py`), of printing, or of what a graph is for.
+Gens and selects answer at once with placeholders. Knows nothing of program states (`dry_state.py`), of printing, or of
+what a graph is for.
 
 Invariants
-- Nothing is global: all of it hangs on one `Trace`.
-- Every op, read and look counts against the trace's limit. Once a trace has ended, every further one raises, so no
-  body goes on for ever on the strength of values that do not exist.
-- `Ended` is no `Exception`: a body's own `except Exception` does not swallow it.
+1. Nothing is global: everything hangs on one `GraphCollector`.
+2. Every op, read and look counts against the collector's limit. After the end each further one raises, so a body that
+   waits for a value that does not exist cannot go on for ever.
+3. `GraphEnded` is no `Exception`, so a body's own `except Exception` does not catch it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...backend.base import (
@@ -36,8 +36,9 @@ from ...backend.base import (
 from ...lang.chat import ChatTemplate
 from ...lang.constraint import KINDS, Constraint
 from ...lang.errors import OptionError
+from ..run import Instance, _caller
 from ..source import program_line
-from .nodes import Forked, Nodes, Read, Stopped, Subprogram
+from .nodes import MAX_DEPTH, Forked, Node, Nodes, Read, Stopped, Subprogram
 from .placeholder import Placeholder
 
 PLAIN = ChatTemplate(
@@ -45,240 +46,259 @@ PLAIN = ChatTemplate(
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
     name="plain chat template",
 )
-"""What turns look like when no backend says it: `user: ...`."""
+"""How turns are written when no backend says it: `user: ...`."""
 
 _BRACES = re.compile(r"\{[^{}]*\}")
-_PATIENCE = 1000  # refused ops after the end, before each further one waits a little
+_FREE_REFUSALS = 1000
+"""Ops that are refused after the end at full speed. Each further one waits 0.05 s: a body that catches even
+`GraphEnded` must not keep a core busy."""
 
 
-class Ended(BaseException):
-    """Raised in a body to end its trace."""
+class GraphEnded(BaseException):
+    """Raised in a body to end its dry run."""
 
 
-class Trace:
-    """One traced run. All its threads share it."""
+class GraphCollector:
+    """One dry run: its limit, its placeholders and its end. All threads of the body share it.
 
-    def __init__(self, target: Backend | None, binds: bool, limit: int) -> None:
-        self.target = target
-        self.binds = binds  # the program is bound to `target`: what that one cannot do is an error
-        self.limit = limit
-        self.lock = threading.RLock()
-        self.ops = 0
+    `binds`: the program is bound to a backend, so what that backend cannot do is an error.
+    """
+
+    def __init__(self, binds: bool, limit: int) -> None:
+        self.binds, self.limit = binds, limit
         self.stopped: Stopped | None = None
         self.over = False
         self.guessed = False  # the body has a placeholder,
         self.read = False  # and one that stands for what a model writes
-        self.spelt: dict[str, Placeholder] = {}  # how a placeholder looks in a text -> it
         self.backend_errors: list[BaseException] = []
-        self.prepared = 0.0  # seconds that the backend took to prepare constraints, which has a deadline of its own
-        self.preparing: float | None = None  # since when it does
-        self.on_look: Callable[[Read], None] = lambda read: None
-        self._refused = 0
+        self._prepared = 0.0  # seconds that the backend took to prepare constraints, which has a deadline of its own
+        self._preparing: float | None = None  # since when it does
+        self._spelt: dict[str, Placeholder] = {}  # how a placeholder looks in a text -> it
+        self._lock = threading.RLock()
+        self._ops = self._refused = 0
 
+    # -- placeholders
     def argument(self, name: str) -> Placeholder:
+        """Make the placeholder of a program argument that was not given."""
         self.guessed = True
-        return self.spelt.setdefault(f"{{{name}}}", Placeholder(name, "argument", self))
+        return self._spelt.setdefault(f"{{{name}}}", Placeholder(name, "argument", self))
 
-    def value(self, name: str | None, n: int) -> list[Placeholder]:
-        """What the model would write: `{name}`, or for n > 1 `{name[0]}`, `{name[1]}`, ..."""
+    def values(self, name: str | None, n: int) -> list[Placeholder]:
+        """Make the placeholders of what a model would write: `{name}`, or for n > 1 `{name[0]}`, `{name[1]}`, ..."""
         shown = [name or "gen"] if n == 1 else [f"{name or 'gen'}[{i}]" for i in range(n)]
         found = [Placeholder(each, "value", self) for each in shown]
-        self.spelt.update((str.__str__(p), p) for p in found)
+        self._spelt.update((str.__str__(p), p) for p in found)
         return found
 
     def held_by(self, text: str) -> list[Placeholder]:
-        """The placeholders that stand in a text. (A text that happens to spell one is taken for it.)"""
-        return [p for found in _BRACES.finditer(text) if (p := self.spelt.get(found[0])) is not None]
+        """Find the placeholders in a text. A text that happens to spell one is taken for it."""
+        return [p for found in _BRACES.finditer(text) if (p := self._spelt.get(found[0])) is not None]
 
     def certain_part(self, text: str) -> str:
-        """What comes before the first placeholder."""
-        at = (found.start() for found in _BRACES.finditer(text) if found[0] in self.spelt)
-        return text[: next(at, len(text))]
+        """Cut `text` before its first placeholder."""
+        return text[: next((found.start() for found in _BRACES.finditer(text) if found[0] in self._spelt), len(text))]
 
-    def seconds_excused(self) -> float:
-        since = self.preparing
-        return self.prepared + (0.0 if since is None else time.monotonic() - since)
-
-    # -- the end
-    def count(self, ops: int = 1) -> None:
-        """Every op passes here. Raises once the trace is at its end."""
-        with self.lock:
-            self.ops += ops
-            if self.stopped is None and self.ops > self.limit and not self.over:
-                self._stop(f"the body says and reads more than limit={self.limit} things")
-        if not self.over and self.stopped is None:
-            return
-        self._refused += 1
-        if self._refused > _PATIENCE:
-            time.sleep(0.05)  # a body that catches even this must not burn a core
-        if self.over:
-            raise OptionError("this is the state of a traced program, and its trace is over; use run() to run it")
-        raise Ended(self.stopped)
-
-    def stop(self, why: str, line: str | None = None) -> Ended:
-        with self.lock:
-            self._stop(why, line)
-        return Ended(self.stopped)
-
-    def _stop(self, why: str, line: str | None = None) -> None:
-        self.stopped = self.stopped or Stopped(why, line or program_line())
-
-    # -- what placeholders tell
     def looked(self, placeholder: Placeholder) -> None:
+        """Note on the running body's own branch that the body looks at an argument."""
         if self.over:
             return
         self.count()
-        if placeholder.what == "argument":
-            self.on_look(Read(placeholder.name, "argument", program_line()))
+        branch = branch_here()
+        if placeholder.what == "argument" and branch is not None:
+            branch.certain = False
+            branch.add(Read(placeholder.name, "argument", program_line()))
 
     def refused(self, placeholder: Placeholder, what: str) -> BaseException:
+        """Stop, because the body does with a placeholder what only a value can do; the exception to raise."""
         spelt = str.__str__(placeholder)
         if self.over:
-            return TypeError(f"{spelt} is a placeholder of a trace that is over")
+            return TypeError(f"{spelt} is a placeholder of a graph that is finished")
         return self.stop(f"the body {what} {spelt}, a placeholder; only a run has its value")
 
+    # -- the end
+    def count(self, ops: int = 1) -> None:
+        """Count ops that are about to be done. Raises at the limit and after the end."""
+        with self._lock:
+            self._ops += ops
+            if self.stopped is None and self._ops > self.limit and not self.over:
+                self.stop(f"the body says and reads more than limit={self.limit} things")
+        if not self.over and self.stopped is None:
+            return
+        self._refused += 1
+        if self._refused > _FREE_REFUSALS:
+            time.sleep(0.05)
+        if self.over:
+            raise OptionError("this is the state of a program whose graph is finished; use run() to run the program")
+        raise GraphEnded(self.stopped)
+
+    def stop(self, why: str, line: str | None = None) -> GraphEnded:
+        """End the dry run here, if it has not ended; the exception to raise in the body."""
+        with self._lock:
+            self.stopped = self.stopped or Stopped(why, line or program_line())
+        return GraphEnded(self.stopped)
+
+    # -- time that is not the body's
+    def prepare(self, backend: Backend, constraint: Constraint, where: str) -> None:
+        """Have `backend` prepare a constraint, unless a placeholder is in it: no run has that constraint."""
+        if self.held_by(repr(constraint)):
+            return
+        self._preparing = began = time.monotonic()
+        try:
+            backend.prepare(constraint, where)
+        except Exception as error:
+            self.backend_errors.append(error)
+            raise
+        finally:
+            self._preparing = None
+            self._prepared += time.monotonic() - began
+
+    def seconds_excused(self) -> float:
+        """Seconds that the backend has spent on preparing constraints."""
+        since = self._preparing
+        return self._prepared + (0.0 if since is None else time.monotonic() - since)
+
 
 @dataclass
-class Line:
-    """What was said on one line of a program so far; a fork's branches are lines of their own."""
-
-    depth: int = 0
-    nodes: list[Any] = field(default_factory=list)  # graph nodes, `Open`s among them until `frozen`
-    certain: bool = True  # nothing was read yet that differs from run to run
-
-    def add(self, node: Any) -> None:
-        if not (isinstance(node, Read) and self.nodes and self.nodes[-1] == node):
-            self.nodes.append(node)
-
-    def frozen(self) -> Nodes:
-        return tuple(node.frozen() if isinstance(node, Open) else node for node in list(self.nodes))
-
-
-@dataclass
-class Open:
-    """A fork (`name` None) or a program, while its lines may still grow."""
+class GrowingNode:
+    """A fork (`name` None) or a program, while more may be said on its branches."""
 
     name: str | None
-    lines: list[Line]
+    branches: list[DryBranch]
     line: str
 
     def frozen(self) -> Forked | Subprogram:
         if self.name is not None:
-            return Subprogram(self.name, self.lines[0].frozen(), self.line)
-        return Forked(tuple(line.frozen() for line in self.lines), self.line)
+            return Subprogram(self.name, self.branches[0].frozen(), self.line)
+        return Forked(tuple(branch.frozen() for branch in self.branches), self.line)
 
 
 class DryBranch:
-    """A branch whose ops are done at once. Notes the constant text that every run begins with."""
+    """A backend's branch whose ops are done at once, and the sequence of what was said on it.
 
-    def __init__(self, trace: Trace, line: Line) -> None:
-        self.trace, self.line = trace, line
+    `prefix` is the constant text that every run begins with. It grows while the branch is `certain`: until something
+    is read that differs from run to run.
+    """
+
+    def __init__(self, collector: GraphCollector, depth: int = 0, certain: bool = True) -> None:
+        self.collector, self.depth, self.certain = collector, depth, certain
+        self.prefix: list[tuple[str, bool]] = []
+        self.names: deque[str | None] = deque()  # of the gens and selects about to be enqueued
         self.usage = Usage()
         self.error: BaseException | None = None
         self.seed: int | None = None
-        self.names: deque[str | None] = deque()  # of the gens and selects about to be enqueued
-        self.prefix: list[tuple[str, bool]] = []
+        self._nodes: list[Node | GrowingNode] = []
 
+    # -- the graph
+    def add(self, node: Node | GrowingNode) -> None:
+        """Add a node at the end of the sequence. A read that repeats the one before it is not added."""
+        if not (isinstance(node, Read) and self._nodes and self._nodes[-1] == node):
+            self._nodes.append(node)
+
+    def frozen(self) -> Nodes:
+        """The sequence so far."""
+        return tuple(node.frozen() if isinstance(node, GrowingNode) else node for node in list(self._nodes))
+
+    def deeper(self, certain: bool) -> DryBranch:
+        """Make the branch of a fork's child or of a program that is started here. Stops the dry run at `MAX_DEPTH`."""
+        if self.depth >= MAX_DEPTH:
+            raise self.collector.stop(f"forks and programs are more than {MAX_DEPTH} deep")
+        return DryBranch(self.collector, self.depth + 1, certain)
+
+    # -- the protocol of a backend's branch
     def append(self, text: str, *, markup: bool = False) -> None:
-        if not self.line.certain:
+        if not self.certain:
             return
-        if certain := self.trace.certain_part(text):
+        if certain := self.collector.certain_part(text):
             self.prefix.append((certain, markup))
-        self.line.certain = certain == text
+        self.certain = certain == text
 
     def gen(self, request: GenRequest) -> Handle[list[GenResult]]:
-        texts = self.trace.value(self._name(), request.n)
-        receipt = None if request.constraint is None else Unknown(self.trace, request.where)
+        texts = self.collector.values(self._name(), request.n)
+        receipt = None if request.constraint is None else UnknownReceipt(self.collector, request.where)
         reason = {"type": "stop", "matched": None}
         return self._done([GenResult(t, [], reason, Usage(), receipt=receipt) for t in texts], request.where)
 
     def score(self, request: ScoreRequest) -> Handle[ScoreResult]:
-        first = Placeholder(self._name() or "select", "value", self.trace, request.choices[0])
+        first = Placeholder(self._name() or "select", "value", self.collector, request.choices[0])
         scores = ChoiceScores([[] for _ in request.choices])
         return self._done(ScoreResult(0, first, scores, {}, Usage()), request.where)
-
-    def hold(self, until: Handle[Any]) -> None:
-        """What it would wait for was waited for where it was said."""
 
     def _name(self) -> str | None:
         return self.names.popleft() if self.names else None
 
     def _done(self, result: Any, where: str) -> Handle[Any]:
-        self.line.certain = False
+        self.certain = False
         handle: Handle[Any] = Handle(where)
         handle.finish(result)
         return handle
 
     def fork(self, n: int) -> Sequence[DryBranch]:
-        return [DryBranch(self.trace, Line(self.line.depth + 1, certain=False)) for _ in range(n)]
+        return [self.deeper(certain=False) for _ in range(n)]
 
     def sync(self) -> Handle[None]:
         handle: Handle[None] = Handle("sync")
         handle.finish(None)
         return handle
 
-    def rest(self) -> None:
-        return None
-
-    def cancel(self, error: BaseException | None = None) -> None:
-        return None  # nothing is under way
-
     def closer(self) -> Callable[[], None]:
         return self.close
 
-    def close(self) -> None:
-        return None
+    def hold(self, until: Handle[Any]) -> None: ...  # nothing is under way here, so nothing is held, rested or ended
+    def rest(self) -> None: ...
+    def cancel(self, error: BaseException | None = None) -> None: ...
+    def close(self) -> None: ...
 
 
-class Unknown(dict[str, Any]):
-    """The receipt of a constrained gen that never ran: whoever asks it for the value ends the trace."""
+def branch_here() -> DryBranch | None:
+    """The own branch of the program whose dry body runs in this thread or task."""
+    caller = _caller.get()
+    branch = None if caller is None else caller.line.branch
+    return branch if isinstance(branch, DryBranch) and not branch.collector.over else None
 
-    def __init__(self, trace: Trace, where: str) -> None:
+
+class UnknownReceipt(dict[str, Any]):
+    """The receipt of a constrained gen that never ran. Asking it for the value ends the dry run."""
+
+    def __init__(self, collector: GraphCollector, where: str) -> None:
         super().__init__()
-        self._trace, self._where = trace, where
+        self._collector, self._where = collector, where
 
     def __missing__(self, key: str) -> Any:
-        raise self._trace.stop(f"the body asks for the typed value of {self._where.split(' at ')[0]}, which a run has")
+        gen = self._where.split(" at ")[0]
+        raise self._collector.stop(f"the body asks for the typed value of {gen}, which a run has")
 
 
 class DryBackend:
-    """The `Backend` of a traced program: the chat template and, if the program is bound, the capabilities of `target`,
-    and no model."""
+    """A backend without a model, for a program that is started on `branch`.
 
-    is_dry = True
+    It has the chat template of `target` and, if the program is bound to it, its capabilities.
+    """
 
-    def __init__(self, trace: Trace, target: Backend | None, line: Line) -> None:
-        self.trace, self.line, self.target = trace, line, target
+    instance_type: type[Instance]  # what runs a program here; `dry_state.py` says it
+
+    def __init__(self, branch: DryBranch, target: Backend | None) -> None:
+        self.branch, self.target = branch, target
+        self.collector = branch.collector
         self.where = program_line()  # where programs that are started on it are started
         self.chat_template = PLAIN if target is None else target.chat_template
-        self._bound = target if trace.binds else None
-        self.capabilities = Capabilities("a trace", constraints=KINDS)
+        self._bound = target if self.collector.binds else None
+        self.capabilities = Capabilities("a dry run", constraints=KINDS)
         if self._bound is not None:
             self.capabilities = self._bound.capabilities
 
+    def open(self, *, seed: int | None = None, timeout: float | None = None, caller: Any = None) -> DryBranch:
+        return self.branch
+
     def prepared(self, constraint: Constraint) -> bool:
-        return True  # a traced body has a thread of its own, where it may wait
+        return True  # a dry body has a thread of its own, where it may wait
 
     def prepare(self, constraint: Constraint, where: str) -> None:
-        if self._bound is None or self.trace.held_by(repr(constraint)):
-            return  # what is made of a placeholder is not the constraint of any run
-        trace = self.trace
-        trace.preparing = began = time.monotonic()
-        try:
-            self._bound.prepare(constraint, where)
-        except Exception as error:
-            trace.backend_errors.append(error)
-            raise
-        finally:
-            trace.preparing = None
-            trace.prepared += time.monotonic() - began
-
-    def open(self, *, seed: int | None = None, timeout: float | None = None, caller: Any = None) -> DryBranch:
-        return DryBranch(self.trace, self.line)
+        if self._bound is not None:
+            self.collector.prepare(self._bound, constraint, where)
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
-        """Ours are all done; somebody else's is waited for until the trace is over."""
-        self.trace.count()
+        """Wait for somebody else's handle until the dry run is over; ours are all done."""
+        self.collector.count()
         if handle.ready(seen):
             return True
         woken, ends = threading.Event(), None if timeout is None else time.monotonic() + timeout
@@ -286,16 +306,16 @@ class DryBackend:
         try:
             while not handle.ready(seen) and (ends is None or time.monotonic() < ends):
                 woken.wait(0.02)
-                self.trace.count(0)
+                self.collector.count(0)
         finally:
             handle.unlisten(woken.set)
         return handle.ready(seen)
 
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
-        self.trace.count()
+        self.collector.count()
         while not handle.ready(seen):
             await asyncio.sleep(0.02)
-            self.trace.count(0)
+            self.collector.count(0)
 
     def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
         return 0
@@ -309,5 +329,4 @@ class DryBackend:
     def get_server_info(self) -> dict[str, Any]:
         return {}
 
-    def shutdown(self) -> None:
-        return None
+    def shutdown(self) -> None: ...

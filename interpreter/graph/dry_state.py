@@ -1,273 +1,178 @@
-"""The program state of a traced body, and one traced call of a program.
+"""The program state of a dry run: it says and reads as any program state does, and notes it on a `DryBranch`.
 
-Owns: noting what the body says and reads, on the line of the program where it does. Text, roles, names and joins are
-those of any program state; only the backend (`dry_run.py`) has no model.
-
-Invariants: a traced program is found by the programs that its body starts through a context variable of that body's
-thread or task (`started.py`), never through anything global; after the trace it has no effect.
+Text, roles, names and joins are those of any program state. Knows nothing of how a dry run ends (`dry_run.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ...backend.base import Backend
-from ...backend.waiting import Flow
+from ...backend.waiting import Flow, StreamFlow
 from ...lang.errors import BackendError, OptionError
-from ...lang.expr import Appendable, Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text, as_expr
+from ...lang.expr import Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text
 from ..arguments import Arguments, Options
-from ..body import Body
 from ..defaults import resolve
 from ..join import ProgramStateGroup
-from ..line import flat
+from ..line import Line, flat
 from ..live import LiveState
-from ..run import Instance
+from ..run import Instance, _caller
 from ..source import program_line
-from ..state import ProgramState
-from ..variables import Variable
-from .dry_run import DryBackend, DryBranch, Line, Open, Trace
-from .nodes import MAX_DEPTH, Begin, Choose, Constant, End, Generate, Joined, Node, Read
-from .started import here
+from ..state import Part
+from ..transcript import Segment
+from ..variables import Scope
+from .dry_run import DryBackend, DryBranch, GraphCollector, GrowingNode
+from .nodes import Begin, Choose, Constant, End, Generate, Joined, Node, Read
+
+
+class DryLine(Line):
+    """A line of a program whose branch notes what is said."""
+
+    branch: DryBranch
+
+    def say(self, expr: Expr) -> None:
+        parts, branch, at = _plainly(expr), self.branch, program_line()
+        branch.collector.count(max(1, len(parts)))
+        branch.names = deque(part.name for part in parts if isinstance(part, (Gen, Select)))
+        super().say(Seq(tuple(parts)))
+        for part in parts:
+            branch.add(_node(part, branch.collector, at))
+
+    def open_scope(self, name: str) -> Scope:
+        self.branch.collector.count()
+        scope = super().open_scope(name)
+        self.branch.add(Begin("scope", name, program_line()))
+        return scope
+
+    def close_scope(self, scope: Scope) -> None:
+        super().close_scope(scope)
+        self.branch.add(End("scope", scope.name, program_line()))
+
+    def fork(self, n: int, together: bool = False) -> list[Line]:
+        self.branch.collector.count(1 + n)
+        children = super().fork(n, together)
+        branches = [child.branch for child in children if isinstance(child, DryLine)]
+        self.branch.add(GrowingNode(None, branches, program_line()))
+        return children
 
 
 class DryState(LiveState):
-    """Says and reads as any program state, and notes it."""
+    """A program state that notes what the body reads, and has forks and joins that are noted."""
 
-    @property
-    def _branch(self) -> DryBranch:
-        branch = self._line.branch
-        assert isinstance(branch, DryBranch)
-        return branch
+    _line: DryLine
 
-    # -- saying
-    def __iadd__(self, other: Appendable) -> DryState:
-        parts = _plainly(as_expr(other))
-        with self._saying(parts):
-            super().__iadd__(Seq(tuple(parts)))
-        return self
+    def fork(self, *args: Any, **kwargs: Any) -> ProgramStateGroup:
+        return DryGroup(super().fork(*args, **kwargs).states, self)
 
-    def _role(self, role: str, expr: Any) -> Any:
-        if not isinstance(expr, (str, Expr)):
-            return super()._role(role, expr)  # a block, or a mistake
-        inner = tuple(_plainly(as_expr(expr)))
-        with self._saying([RoleBegin(role), *inner, RoleEnd(role)]):
-            return super()._role(role, Seq(inner))
+    def _read(self, name: str, part: Part) -> Flow[Any]:
+        self._note_read(name, "meta" if part == "meta" else "value")
+        return super()._read(name, part)
 
-    @contextmanager
-    def _saying(self, parts: Sequence[Expr]) -> Iterator[None]:
-        """Note `parts` once they are said."""
-        branch, line = self._branch, program_line()
-        branch.trace.count(max(1, len(parts)))
-        branch.names = deque(part.name for part in parts if isinstance(part, (Gen, Select)))
-        yield
-        for part in parts:
-            branch.line.add(_node(part, branch.trace, line))
+    def _text(self) -> Flow[str]:
+        self._note_read(None, "text")
+        return super()._text()
 
-    @contextmanager
-    def _role_block(self, role: str) -> Iterator[None]:
-        self._branch.trace.count()
-        with super()._role_block(role), self._holding("role", role):
-            yield
+    def _messages(self) -> Flow[list[dict[str, str]]]:
+        self._note_read(None, "text")
+        return super()._messages()
 
-    @contextmanager
-    def var_scope(self, name: str) -> Iterator[None]:
-        self._branch.trace.count()
-        with super().var_scope(name), self._holding("scope", name):
-            yield
+    def _pieces(self, name: str | None, with_meta: bool = False) -> StreamFlow[Any]:
+        self._note_read(name, "text" if name is None else "value")
+        return super()._pieces(name, with_meta)
 
-    @contextmanager
-    def _holding(self, what: str, name: str) -> Iterator[None]:
-        self._branch.line.add(Begin(what, name, program_line()))
-        try:
-            yield
-        finally:
-            self._branch.line.add(End(what, name, program_line()))
+    def _values(self, name: str) -> StreamFlow[Any]:
+        self._note_read(name, "value")
+        return super()._values(name)
 
-    # -- branching
-    def fork(
-        self, size: int = 1, position_ids_offset: object = None, *, on_error: Literal["spare", "cancel"] = "spare"
-    ) -> ProgramStateGroup:
-        branch, line = self._branch, program_line()
-        branch.trace.count(1 + size if isinstance(size, int) and size > 0 else 1)
-        if branch.line.depth >= MAX_DEPTH:
-            raise branch.trace.stop(f"forks and programs are more than {MAX_DEPTH} deep")
-        group = super().fork(size, position_ids_offset, on_error=on_error)
-        states = [DryState(state._line, self._body, outside=self._outside) for state in group]
-        branch.line.add(Open(None, [state._branch.line for state in states], line))
-        return DryGroup(states, self)
-
-    # -- reading
-    def _reading(self, name: str | None, what: str) -> None:
-        """Note a read of what only a run knows: the variable `name`, or (None) the text."""
-        trace, place = self._branch.trace, here.get()
-        trace.count()
-        if not self._asked(name):
+    def _note_read(self, name: str | None, what: str) -> None:
+        """Note a read of the variable `name`, or (None) of the text, if a model writes it."""
+        branch, reader = self._line.branch, _caller.get()
+        branch.collector.count()
+        if not self._is_written(name):
             return
-        trace.guessed = trace.read = True
-        mine = self._branch.line
-        mine.certain = False
-        read = Read(name or "", what, program_line())
-        if place is None or place.trace is not trace:
-            mine.add(read)
-            return
-        place.line.certain = False
-        (mine if place.body is self._body else place.line).add(read)
+        branch.collector.guessed = branch.collector.read = True
+        branch.certain = False
+        if isinstance(reader, DryInstance):
+            reader.branch.certain = False
+            if reader.body is not self._body:  # a body reads what another program wrote
+                branch = reader.branch
+        branch.add(Read(name or "", what, program_line()))
 
-    def _asked(self, name: str | None) -> bool:
-        """Was a model asked for it?"""
-        if name is None:
-            return any(segment.handle is not None for segment in self._line.segments)
-        variable = self._line.find(name)
-        return variable is not None and _asked(variable, name)
-
-    def __getitem__(self, name: str) -> Any:
-        self._reading(name, "value")
-        return super().__getitem__(name)
-
-    def value(self, name: str) -> Any:
-        self._reading(name, "value")
-        return super().value(name)
-
-    def get_meta_info(self, name: str) -> Any:
-        self._reading(name, "meta")
-        return super().get_meta_info(name)
-
-    async def aget(self, name: str) -> Any:
-        self._reading(name, "value")
-        return await super().aget(name)
-
-    def text(self) -> str:
-        self._reading(None, "text")
-        return super().text()
-
-    async def async_text(self) -> str:
-        self._reading(None, "text")
-        return await super().async_text()
-
-    def messages(self) -> list[dict[str, str]]:
-        self._reading(None, "text")
-        return super().messages()
-
-    def text_iter(self, name: str | None = None) -> Iterator[str]:
-        self._reading(name, "text" if name is None else "value")
-        return super().text_iter(name)
-
-    def text_async_iter(self, name: str | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
-        self._reading(name, "text" if name is None else "value")
-        return super().text_async_iter(name, return_meta_data)
+    def _is_written(self, name: str | None) -> bool:
+        """Whether a model writes (some of) the variable `name`, or of the text."""
+        segments: Sequence[Segment] = self._line.segments
+        if name is not None:
+            variable = self._line.find(name)
+            if variable is None:
+                return False
+            try:
+                segments, _ = variable.stream(name)
+            except OptionError:  # a list: of samples, or gathered from branches
+                return True
+        return any(segment.handle is not None for segment in segments)
 
 
 class DryGroup(ProgramStateGroup):
-    """The branches of a traced fork."""
+    """The branches of a fork in a dry run."""
 
     def _join(self, mode: str) -> Flow[None]:
-        parent = self.src_state
-        assert isinstance(parent, DryState)
-        branch, line = parent._branch, program_line()
-        branch.trace.count()
+        parent, line = self.src_state._line, program_line()
+        assert isinstance(parent, DryLine)
+        parent.branch.collector.count()
         gathers = mode == "gather_variable"
         if not gathers:
-            branch.line.certain = False  # what the branches said is said again on the parent
+            parent.branch.certain = False  # what the branches said is said again on the parent
         yield from super()._join(mode)
         names = dict.fromkeys(name for state in self.states for name in state._line.own) if gathers else ()
-        branch.line.add(Joined(mode, len(self), tuple(names), line))
+        parent.branch.add(Joined(mode, len(self), tuple(names), line))
 
 
 class DryInstance(Instance):
-    """One traced call of a program: the program itself, or one that its body starts."""
+    """One call of a program in a dry run: a node on the branch where the program was started."""
+
+    line_type = DryLine
+    state_type = DryState
 
     def __init__(
         self,
         func: Callable[..., Any],
         name: str,
         call: Arguments,
+        backend: Backend,
         options: Options,
-        trace: Trace,
-        line: Line,
-        target: Backend | None,
         **batch: Any,
     ) -> None:
-        super().__init__(func, name, call, DryBackend(trace, target, line), options, **batch)
-        self.state = DryState(self.line, self.body, root=True)
-        self.place = Place(trace, line, self.body)
+        assert isinstance(backend, DryBackend)
+        backend.collector.count()
+        self.branch = backend.branch.deeper(certain=True)
+        backend.branch.add(GrowingNode(name, [self.branch], backend.where))
+        super().__init__(func, name, call, DryBackend(self.branch, backend.target), options, **batch)
 
-    def outside(self) -> ProgramState:
-        return DryState(self.line, self.body, outside=True, root=True)
-
-    def execute(self) -> None:
-        outer = here.set(self.place)
-        try:
-            super().execute()
-        finally:
-            here.reset(outer)
-
-    async def execute_async(self) -> None:
-        outer = here.set(self.place)
-        try:
-            await super().execute_async()
-        finally:
-            here.reset(outer)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a traced body runs."""
-
-    trace: Trace
-    line: Line
-    body: Body
-
-    def backend(self, backend: Any) -> DryBackend:
-        """What a program that is started here runs on. `backend`: what it would run on without the trace."""
+    def backend_of_started(self, backend: Any) -> Backend:
+        if self.branch.collector.over:
+            return super().backend_of_started(backend)
         try:
             target = resolve(backend)
         except BackendError:
             if backend is not None:
                 raise
-            target = None  # no default is set: a trace does without
-        return DryBackend(self.trace, target, self.line)
+            target = None  # no default is set: a dry run needs none
+        return DryBackend(self.branch, target)
 
 
-def started(
-    func: Callable[..., Any], name: str, call: Arguments, backend: Backend, options: Options, **batch: Any
-) -> DryInstance:
-    """A program that a traced body starts: traced too, and noted on the line of that body."""
-    assert isinstance(backend, DryBackend)
-    trace, line = backend.trace, Line(backend.line.depth + 1)
-    trace.count()
-    if line.depth > MAX_DEPTH:
-        raise trace.stop(f"forks and programs are more than {MAX_DEPTH} deep")
-    backend.line.add(Open(name, [line], backend.where))
-    return DryInstance(func, name, call, options, trace, line, backend.target, **batch)
-
-
-def looked_here(read: Read) -> None:
-    """The running body looked at an argument that it was not given."""
-    if (place := here.get()) is not None:
-        place.line.certain = False
-        place.line.add(read)
-
-
-def _asked(variable: Variable, name: str) -> bool:
-    try:
-        segments, _ = variable.stream(name)
-    except OptionError:  # a list: of samples, or gathered from branches
-        return True
-    return any(segment.handle is not None for segment in segments)
+DryBackend.instance_type = DryInstance
 
 
 def _plainly(expr: Expr) -> list[Expr]:
-    """Its parts, with texts that are no placeholders: whoever looks at what was said is not the body."""
+    """The parts of `expr`. Texts are no placeholders any more: to look at what was said is not to look at a value."""
     return [Text(str.__str__(part.text)) if isinstance(part, Text) else part for part in flat(expr)]
 
 
-def _node(part: Expr, trace: Trace, line: str) -> Node:
+def _node(part: Expr, collector: GraphCollector, line: str) -> Node:
     if isinstance(part, Text):
-        held = trace.held_by(part.text)
+        held = collector.held_by(part.text)
         arguments = dict.fromkeys(p.name for p in held if p.what == "argument")
         values = dict.fromkeys(p.name for p in held if p.what == "value")
         return Constant(part.text, tuple(arguments), tuple(values), line)

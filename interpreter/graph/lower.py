@@ -1,14 +1,13 @@
-"""Tracing a program, and binding it to a backend ahead of its first run.
+"""Graphs of programs, and programs that are bound to a backend ahead of their first run.
 
-Owns: `trace`, `cache` and `compile` of a program, and the rules of what ends a trace. A trace runs the body once, in a
-thread of its own, without a model (`dry_run.py`), and gives a `Graph`. Compiling traces with the backend's own chat
-template and capabilities, so whatever a run would refuse is refused then, has every constraint prepared, and pins the
-text that every run begins with.
+A dry run executes the body once, in a thread of its own, without a model (`dry_run.py`). Compiling makes a dry run with
+the backend's own chat template and capabilities. So it refuses whatever a run would refuse, has every constraint
+prepared, and pins the text that every run begins with.
 
 Invariants
-- The body runs exactly once a trace, and only because the user asked for one: no ordinary run ever traces.
-- A trace ends: by the body's end, by a placeholder that was taken for a value, by `limit` ops, or by `timeout` seconds.
-- What a placeholder cannot have caused is the program's own error, and raised as it is.
+1. The body runs exactly once for a graph, and only because the user asked for one.
+2. A dry run ends: by the body's end, by a placeholder taken for a value, by `limit` ops, or by `timeout` seconds.
+3. An error that no placeholder can have caused is the program's own, and is raised as it is.
 """
 
 from __future__ import annotations
@@ -20,9 +19,11 @@ import inspect
 import sys
 import threading
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -33,37 +34,36 @@ from ..defaults import resolve
 from ..record import current as recorders
 from ..run import _caller
 from ..state import ProgramState
-from .dry_run import Ended, Line, Trace
-from .dry_state import DryInstance, looked_here
-from .graph import Graph
-from .nodes import Stopped
+from .dry_run import DryBackend, DryBranch, GraphCollector, GraphEnded
+from .dry_state import DryInstance
+from .graph import Graph, Pieces
+from .nodes import Stopped, Subprogram
 
 if TYPE_CHECKING:
-    from ..function import SglFunction
+    from ..function import SglFunction  # for the annotations; a program imports this module when it is first asked
 
-LIMIT = 10_000
-"""Ops, reads and branches of a trace, if nobody says."""
-TIMEOUT = 30.0
-"""Seconds of a trace, if nobody says."""
+DEFAULT_OPS = 10_000
+"""The `limit` of ops, reads and branches. Real programs say hundreds; a loop without an end gets here in 0.1 s."""
+DEFAULT_SECONDS = 30.0
 
 
-def trace_program(function: SglFunction, kwargs: Mapping[str, Any]) -> Graph:
-    """The graph of a program, found by running its body once without a model.
+def graph_program(function: SglFunction, kwargs: Mapping[str, Any]) -> Graph:
+    """Make the graph of a program by running its body once without a model.
 
-    `kwargs` are the program's arguments (one that is not given, bound or declared with a default is a placeholder), and
-    `backend` (whose chat template renders the prefix; no model of it is asked), `limit` (ops, 10,000) and `timeout`
-    (seconds, 30), unless the program declares these names itself.
+    `kwargs` are the program's arguments; one that is not given, bound or declared with a default is a placeholder. They
+    may also hold `backend` (its chat template renders the prefix; its model is not asked), `limit` (ops, default
+    10,000) and `timeout` (seconds, default 30), unless the program declares these names itself.
     """
-    given = dict(kwargs)
-    limit = LIMIT if "limit" in function.arg_names else given.pop("limit", LIMIT)
+    where, given = f"{function.__name__}.graph", dict(kwargs)
+    limit = DEFAULT_OPS if "limit" in function.arg_names else given.pop("limit", DEFAULT_OPS)
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise OptionError(f"{function.__name__}.trace: limit must be an integer of at least 1, got {limit!r:.60}")
+        raise OptionError(f"{where}: limit must be an integer of at least 1, got {limit!r:.60}")
     mine, run = function._declared.split(given)
-    options = Options.of(f"{function.__name__}.trace", run)
+    options = Options.of(where, run)
     if options.stream:
-        raise OptionError(f"{function.__name__}.trace: stream= has no meaning without a model")
+        raise OptionError(f"{where}: stream= has no meaning without a model")
     target = None if options.backend is None else resolve(options.backend)
-    return _Follow(function, mine, options, Trace(target, False, limit)).graph()
+    return _DryRun(function, mine, options, target, GraphCollector(False, limit)).graph()
 
 
 def cache_program(function: SglFunction, backend: Any = None) -> int:
@@ -73,8 +73,10 @@ def cache_program(function: SglFunction, backend: Any = None) -> int:
 
 
 def compile_program(function: SglFunction, backend: Any = None) -> CompiledFunction:
-    """The program bound to `backend` (None: the default one). Raises what a run there would raise for an op that the
-    backend cannot do, or a constraint that it cannot enforce."""
+    """Bind the program to `backend` (None: the default one).
+
+    Raises what a run there would raise: for an op that the backend cannot do, or a constraint that it cannot enforce.
+    """
     declares = "backend" in function.arg_names
     if declares and backend is not None:
         raise OptionError(
@@ -87,7 +89,7 @@ def compile_program(function: SglFunction, backend: Any = None) -> CompiledFunct
 
 
 def _bound_graph(function: SglFunction, target: Backend) -> Graph:
-    return _Follow(function, {}, Options(), Trace(target, True, LIMIT)).graph()
+    return _DryRun(function, {}, Options(), target, GraphCollector(True, DEFAULT_OPS)).graph()
 
 
 def _pinned(target: Backend, graph: Graph) -> int:
@@ -95,55 +97,61 @@ def _pinned(target: Backend, graph: Graph) -> int:
 
 
 class CompiledFunction:
-    """A program on one backend, prepared: its constraints are compiled and its leading text is computed and pinned
-    (`pinned` tokens, until the backend's cache is flushed). Runs as the program does; `graph` is what was traced."""
+    """A program on one backend, prepared; it runs as the program does.
+
+    Its constraints are compiled, and its leading text is computed and pinned: `pinned` tokens, until the backend's
+    cache is flushed. `graph` is the program's graph.
+    """
 
     def __init__(self, function: SglFunction, backend: Backend, graph: Graph, pinned: int) -> None:
         self.function, self.backend, self.graph, self.pinned = function, backend, graph, pinned
-        self.__name__ = function.__name__
-        self.__doc__ = function.__doc__
-        self._on = {} if "backend" in function.arg_names else {"backend": backend}
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+        self._declares_backend = "backend" in function.arg_names
 
     @property
     def arg_names(self) -> tuple[str, ...]:
+        """The program's parameters after the state."""
         return self.function.arg_names
 
     def run(self, /, *args: Any, **kwargs: Any) -> ProgramState:
-        return self.function.run(*args, **self._bound("run", kwargs))
+        """Run the program, as `SglFunction.run`."""
+        return self.function.run(*args, **self._with_backend("run", kwargs))
 
     async def arun(self, /, *args: Any, **kwargs: Any) -> ProgramState:
-        return await self.function.arun(*args, **self._bound("arun", kwargs))
+        """Run the program without blocking the event loop, as `SglFunction.arun`."""
+        return await self.function.arun(*args, **self._with_backend("arun", kwargs))
 
     def run_batch(self, rows: Any, **options: Any) -> Any:
-        """As the program's: a list of states, or with `generator_style` an iterator of them."""
-        self._refuse("run_batch", options)
+        """Run the program once a row, as `SglFunction.run_batch`."""
+        self._refuse_backend("run_batch", options)
         return self.function.run_batch(rows, **options, backend=self.backend)
 
     def arun_batch(self, rows: Any, **options: Any) -> Any:
-        """As the program's: to be awaited, or with `generator_style` an async iterator."""
-        self._refuse("arun_batch", options)
+        """Run the program once a row without blocking the event loop, as `SglFunction.arun_batch`."""
+        self._refuse_backend("arun_batch", options)
         return self.function.arun_batch(rows, **options, backend=self.backend)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """`run`; or, with a program state first, the body inline on that state."""
+        """Run the program; with a program state as first argument, run the body inline on that state."""
         if args and isinstance(args[0], ProgramState):
             return self.function(*args, **kwargs)
         return self.run(*args, **kwargs)
 
     def bind(self, /, **kwargs: Any) -> CompiledFunction:
-        """The program with some arguments given, compiled again: more of its text is constant."""
-        chosen = None if "backend" in self.function.arg_names else self.backend
-        return compile_program(self.function.bind(**kwargs), chosen)
+        """Give some arguments and compile again: more of the program's text is constant then."""
+        return compile_program(self.function.bind(**kwargs), None if self._declares_backend else self.backend)
 
     def print_graph(self) -> None:
+        """Print the program's graph as text."""
         print(self.graph)
 
-    def _bound(self, what: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        if self._on:
-            self._refuse(what, kwargs)
-        return {**kwargs, **self._on}
+    def _with_backend(self, what: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        if self._declares_backend:
+            return dict(kwargs)
+        self._refuse_backend(what, kwargs)
+        return {**kwargs, "backend": self.backend}
 
-    def _refuse(self, what: str, kwargs: Mapping[str, Any]) -> None:
+    def _refuse_backend(self, what: str, kwargs: Mapping[str, Any]) -> None:
         if "backend" in kwargs:
             raise OptionError(
                 f"{self.__name__}.{what}: the program was compiled for backend {self.backend.capabilities.name!r}; "
@@ -154,69 +162,71 @@ class CompiledFunction:
         return f"<compiled {self.function!r} on {self.backend.capabilities.name!r}, {self.pinned} tokens pinned>"
 
 
-class _Follow:
-    """One trace of one program."""
+class _DryRun:
+    """One dry run of one program, from its arguments to its graph."""
 
-    def __init__(self, function: SglFunction, given: dict[str, Any], options: Options, trace: Trace) -> None:
-        self._function, self._trace = function, trace
-        self._options = replace(options, timeout=None)  # the time is ours to keep
-        self._timeout = TIMEOUT if options.timeout is None else options.timeout
+    def __init__(
+        self,
+        function: SglFunction,
+        given: dict[str, Any],
+        options: Options,
+        target: Backend | None,
+        collector: GraphCollector,
+    ) -> None:
+        self._function, self._collector = function, collector
+        self._options = replace(options, timeout=None)  # the dry run keeps the time itself
+        self._seconds = DEFAULT_SECONDS if options.timeout is None else options.timeout
         missing = _missing(function, given)
-        holes = {name: trace.argument(name) for name in missing}
-        bound = {**function.bind_arguments, **holes}
-        self._call = function._declared.bind((), given, bound, f"{function.__name__}.trace")
+        placeholders = {name: collector.argument(name) for name in missing}
+        bound = {**function.bind_arguments, **placeholders}
+        self._call = function._declared.bind((), given, bound, f"{function.__name__}.graph")
         self._placeholders = tuple(missing)
-        self._line = Line()
+        self._top = DryBranch(collector, depth=-1)  # the program is the one node on it
+        self._backend = DryBackend(self._top, target)
         self._instance: DryInstance | None = None
         self._failed: BaseException | None = None
-        trace.on_look = looked_here
 
     def graph(self) -> Graph:
         """Run the body to its end, or to where it cannot be followed, and give what it said."""
-        thread = self._start()
+        collector, thread = self._collector, self._start()
         try:
-            ends = time.monotonic() + self._timeout
-            while thread.is_alive() and (left := ends + self._trace.seconds_excused() - time.monotonic()) > 0:
+            ends = time.monotonic() + self._seconds
+            while thread.is_alive() and (left := ends + collector.seconds_excused() - time.monotonic()) > 0:
                 thread.join(left)
             if thread.is_alive():
-                where = _line_of_thread(thread, self._code())
-                self._trace.stop(f"the body still ran after {self._timeout:g} seconds", where)
+                frame = sys._current_frames().get(thread.ident or 0)
+                stack = [] if frame is None else list(traceback.walk_stack(frame))
+                where = _line_of(reversed(stack), self._code())
+                collector.stop(f"the body still ran after {self._seconds:g} seconds", where)
         finally:
-            if thread.is_alive():  # too long, or Ctrl-C here
-                self._trace.stop("the trace was interrupted")
+            if thread.is_alive():  # the time is over, or Ctrl-C was pressed here
+                collector.stop("the dry run was interrupted")
                 self._interrupt(thread)
-            self._trace.over = True
-        stopped = self._trace.stopped or self._judge()
-        instance = self._instance
-        prefix = () if instance is None else tuple(instance.state._branch.prefix)  # type: ignore[attr-defined]
-        return Graph(self._function.__name__, self._line.frozen(), _joined(prefix), stopped, self._placeholders)
+            collector.over = True
+        stopped = collector.stopped or self._judge()
+        body = next((node.body for node in self._top.frozen() if isinstance(node, Subprogram)), ())
+        prefix = [] if self._instance is None else self._instance.branch.prefix
+        return Graph(self._function.__name__, body, _joined(prefix), stopped, self._placeholders)
 
     def _start(self) -> threading.Thread:
-        """The body's own thread: it can be left behind, and no event loop of the caller's gets in its way."""
+        """Start the body in a thread of its own: it can be left behind, and is on no event loop of the caller's."""
         context = contextvars.copy_context()
-        context.run(_caller.set, None)  # what is traced here costs no program anything,
-        context.run(recorders.set, ())  # and is no run that a recorder should hear of
+        context.run(_caller.set, None)  # what runs dry costs no program anything,
+        context.run(recorders.set, ())  # and no recorder hears of it
 
         def work() -> None:
-            with suppress(Ended, asyncio.CancelledError):
+            with suppress(GraphEnded, asyncio.CancelledError):
                 self._execute()
 
-        name = f"sgl-trace-{self._function.__name__}"
+        name = f"sgl-graph-{self._function.__name__}"
         thread = threading.Thread(target=context.run, args=(work,), name=name, daemon=True)
         thread.start()
         return thread
 
     def _execute(self) -> None:
+        function = self._function
         try:
-            self._instance = DryInstance(
-                self._function.func,
-                self._function.__name__,
-                self._call,
-                self._options,
-                self._trace,
-                self._line,
-                self._trace.target,
-            )
+            self._instance = DryInstance(function.func, function.__name__, self._call, self._backend, self._options)
             if self._instance.is_async:
                 asyncio.run(self._instance.execute_async())
             else:
@@ -225,21 +235,24 @@ class _Follow:
             self._failed = error
 
     def _judge(self) -> Stopped | None:
-        """The body's error: did a placeholder (perhaps) cause it, or is it the program's own? Raises the latter."""
-        error = self._failed or (None if self._instance is None else self._instance.body.error)
+        """Judge the body's error. The dry run stopped there if a placeholder may have caused it; else raise it."""
+        instance, collector = self._instance, self._collector
+        error = self._failed or (None if instance is None else instance.body.error)
         if error is None:
             return None
         own = not isinstance(error, Exception) or isinstance(error, CapabilityError)
-        if own or not self._trace.guessed or error in self._trace.backend_errors:
-            if self._failed is None and self._instance is not None:
-                self._instance.body.outcome.value()  # raises it, with the traceback that it had
+        if own or not collector.guessed or error in collector.backend_errors:
+            if self._failed is None and instance is not None:
+                instance.body.outcome.value()  # raises it, with the traceback that it had
             raise error
-        only_arguments = self._placeholders and not self._trace.read
+        only_arguments = self._placeholders and not collector.read
         hint = f" (no value was given for {', '.join(self._placeholders)})" if only_arguments else ""
-        return Stopped(f"{type(error).__name__}: {error}{hint}", _line_of(error, self._code()))
+        return Stopped(
+            f"{type(error).__name__}: {error}{hint}", _line_of(traceback.walk_tb(error.__traceback__), self._code())
+        )
 
     def _interrupt(self, thread: threading.Thread) -> None:
-        """End the body, wherever its Python code is. One that is blocked outside Python is left behind."""
+        """End the body, wherever its Python code is. A body that is blocked outside Python is left behind."""
         loop = None if self._instance is None else self._instance.body.loop
         if loop is not None:
             with suppress(RuntimeError):  # it closed meanwhile
@@ -247,7 +260,7 @@ class _Follow:
             thread.join(0.5)
         if thread.is_alive():
             raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-            raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Ended))
+            raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(GraphEnded))
             thread.join(1.0)
 
     def _code(self) -> CodeType | None:
@@ -262,37 +275,14 @@ def _missing(function: SglFunction, given: Mapping[str, Any]) -> list[str]:
     return [name for name in function.arg_names if name not in known and parameters[name].default is empty]
 
 
-def _joined(pieces: tuple[tuple[str, bool], ...]) -> tuple[tuple[str, bool], ...]:
-    """Pieces of one kind that touch, as one."""
-    found: list[tuple[str, bool]] = []
-    for text, markup in pieces:
-        if found and found[-1][1] == markup:
-            found[-1] = (found[-1][0] + text, markup)
-        elif text:
-            found.append((text, markup))
-    return tuple(found)
+def _joined(pieces: Sequence[tuple[str, bool]]) -> Pieces:
+    """Join neighbours of one kind."""
+    groups = groupby(pieces, key=lambda piece: piece[1])
+    return tuple(("".join(text for text, _ in group), markup) for markup, group in groups)
 
 
-# -- where a body is
-def _line_of(error: BaseException, code: CodeType | None) -> str:
-    """The innermost line of the body's own file that the error passed; else its innermost line."""
-    frames = []
-    step = error.__traceback__
-    while step is not None:
-        frames.append((step.tb_frame.f_code.co_filename, step.tb_lineno))
-        step = step.tb_next
-    return _shown(frames, code)
-
-
-def _line_of_thread(thread: threading.Thread, code: CodeType | None) -> str:
-    frames: list[tuple[str, int]] = []
-    frame: FrameType | None = sys._current_frames().get(thread.ident or 0)
-    while frame is not None:
-        frames.insert(0, (frame.f_code.co_filename, frame.f_lineno))
-        frame = frame.f_back
-    return _shown(frames, code)
-
-
-def _shown(frames: list[tuple[str, int]], code: CodeType | None) -> str:
-    own = [f for f in frames if code is not None and f[0] == code.co_filename] or frames
+def _line_of(frames: Iterable[tuple[FrameType, int]], code: CodeType | None) -> str:
+    """The innermost line of the body's own file among `frames` (outermost first); else the innermost of all."""
+    places = [(frame.f_code.co_filename, line) for frame, line in frames]
+    own = [place for place in places if code is not None and place[0] == code.co_filename] or places
     return f"{own[-1][0].replace(chr(92), '/').rpartition('/')[2]}:{own[-1][1]}" if own else "?"

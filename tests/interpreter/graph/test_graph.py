@@ -21,7 +21,7 @@ import sgl
 from sgl.interpreter import record
 from sgl.interpreter.graph import lower
 from sgl.interpreter.graph.graph import Graph
-from sgl.interpreter.graph.lower import cache_program, compile_program, trace_program
+from sgl.interpreter.graph.lower import cache_program, compile_program, graph_program
 from sgl.interpreter.graph.nodes import (
     Begin,
     Choose,
@@ -39,8 +39,8 @@ from sgl.lang.constraint import KINDS
 from ..fake import FakeBackend
 
 
-def trace(program, **kwargs) -> Graph:
-    return trace_program(program, kwargs)
+def graph_of(program, **kwargs) -> Graph:
+    return graph_program(program, kwargs)
 
 
 class PinningBackend(FakeBackend):
@@ -84,7 +84,7 @@ def qa(s, question: str, style="brief"):
 
 
 def test_a_plain_program():
-    graph = trace(qa)
+    graph = graph_of(qa)
     assert kinds(graph.body) == ["Begin", "Constant", "End"] * 2 + ["Begin", "Generate", "End"]
     assert [n.name for n in graph.body if isinstance(n, Begin)] == ["system", "user", "assistant"]
     assert graph.body[4] == Constant("Q: {question}", ("question",), (), graph.body[4].line)
@@ -97,31 +97,31 @@ def test_a_plain_program():
 
 def test_prefix_is_in_the_template_of_the_backend():
     chatml = FakeBackend()
-    assert "".join(text for text, _ in trace(qa, backend=chatml).prefix) == (
+    assert "".join(text for text, _ in graph_of(qa, backend=chatml).prefix) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ: "
     )
-    assert ("Be brief.", False) in trace(qa).prefix and ("<|im_start|>system\n", True) in trace(
+    assert ("Be brief.", False) in graph_of(qa).prefix and ("<|im_start|>system\n", True) in graph_of(
         qa, backend=chatml
     ).prefix
     assert not chatml.branches and not chatml.requests, "the backend was never asked"
 
 
 def test_what_every_run_begins_with_is_what_runs_begin_with():
-    prefix = "".join(text for text, _ in trace(qa, backend=FakeBackend()).prefix)
+    prefix = "".join(text for text, _ in graph_of(qa, backend=FakeBackend()).prefix)
     for question in ("a", "b"):
         assert qa.run(question=question, backend=FakeBackend()).text().startswith(prefix)
 
 
 def test_defaults_and_bound_arguments_are_used():  # weakness 32
-    assert "Be long." in texts(trace(qa.bind(style="long")).body)
-    assert "Be brief." in texts(trace(qa, question="x").body) and trace(qa, question="x").placeholders == ()
-    assert "Q: x" in texts(trace(qa, question="x").body)
+    assert "Be long." in texts(graph_of(qa.bind(style="long")).body)
+    assert "Be brief." in texts(graph_of(qa, question="x").body) and graph_of(qa, question="x").placeholders == ()
+    assert "Q: x" in texts(graph_of(qa, question="x").body)
     with pytest.raises(sgl.OptionError, match="did you mean 'question'"):
-        trace(qa, questoin="x")
+        graph_of(qa, questoin="x")
     with pytest.raises(sgl.OptionError, match="limit"):
-        trace(qa, limit=0)
+        graph_of(qa, limit=0)
     with pytest.raises(sgl.OptionError, match="stream"):
-        trace(qa, stream=True)
+        graph_of(qa, stream=True)
 
 
 def test_the_programs_own_names_win():
@@ -129,7 +129,7 @@ def test_the_programs_own_names_win():
     def program(s, limit, timeout, backend):
         s += f"{limit} {timeout} {backend}"
 
-    assert texts(trace(program, limit="l", backend="b").body) == ["l {timeout} b"]
+    assert texts(graph_of(program, limit="l", backend="b").body) == ["l {timeout} b"]
 
 
 def test_positional_only_and_variadic_parameters():
@@ -137,7 +137,7 @@ def test_positional_only_and_variadic_parameters():
     def program(s, a, /, *rest, key, **others):
         s += f"{a} {key} {rest} {others}"
 
-    assert texts(trace(program).body) == ["{a} {key} () {}"]
+    assert texts(graph_of(program).body) == ["{a} {key} () {}"]
 
 
 def test_methods_partials_and_async_bodies():
@@ -160,9 +160,9 @@ def test_methods_partials_and_async_bodies():
             group += sgl.gen("y")
         s += " ".join(await s.aget("y"))
 
-    assert texts(trace(Judge().ask).body) == ["kind {topic}"]
-    assert texts(trace(sgl.function(functools.partial(plain, "p "))).body) == ["p {topic}"]
-    graph = trace(later)
+    assert texts(graph_of(Judge().ask).body) == ["kind {topic}"]
+    assert texts(graph_of(sgl.function(functools.partial(plain, "p "))).body) == ["p {topic}"]
+    graph = graph_of(later)
     assert texts(graph.body) == ["{topic}", "{x}", "{y} {y}"]
     assert kinds(graph.body) == [
         "Constant",
@@ -183,7 +183,7 @@ def test_an_async_body_is_traced_while_a_loop_runs():
         s += topic
 
     async def main():
-        return trace(later)
+        return graph_of(later)
 
     assert texts(asyncio.run(main()).body) == ["{topic}"]
 
@@ -199,7 +199,7 @@ def test_awaited_reads():
         await s.value("n")
         s += "never"
 
-    graph = trace(program)
+    graph = graph_of(program)
     assert texts(graph.body) == ["{x} {y} {x}{n}"] and "typed value of gen('n')" in graph.stopped.why
     assert [r.name for r in graph.body if isinstance(r, Read)] == ["x", "", "n"]
     fork = next(node for node in graph.body if isinstance(node, Forked))
@@ -219,7 +219,7 @@ def test_inline_programs_and_started_ones():
         assert sub.ret_value == "value"
         s += sub["part"]
 
-    graph = trace(outer)  # no default backend is set: nothing may need one
+    graph = graph_of(outer)  # no default backend is set: nothing may need one
     assert kinds(graph.body) == ["Constant", "Generate", "Subprogram", "Read", "Constant"]
     sub = graph.body[2]
     assert isinstance(sub, Subprogram) and sub.name == "inner" and texts(sub.body) == ["inner x"]
@@ -248,7 +248,7 @@ def test_a_started_program_in_every_way_of_starting_it():
     model = FakeBackend()
     sgl.set_default_backend(model)
     for program, count in ((outer, 4), (plain, 6)):
-        graph = trace(program)
+        graph = graph_of(program)
         assert graph.stopped is None, graph.stopped
         bodies = sorted(node.body[0].text for node in graph.body if isinstance(node, Subprogram))
         assert bodies == [str(i) for i in range(count)]
@@ -278,7 +278,7 @@ def test_forks_roles_scopes_selects_and_constraints():
         tail.join("concate_and_append")
         s += "after"
 
-    graph = trace(program)
+    graph = graph_of(program)
     (select,) = graph.selects()
     assert (select.name, select.choices, select.temperature) == ("tool", ("a", "b"), 0.5)
     forks = [node for node in graph.body if isinstance(node, Forked)]
@@ -309,7 +309,7 @@ def test_placeholders_of_what_a_model_writes():
         s["own"] = 5
         seen["own"] = s["own"]
 
-    graph = trace(program)
+    graph = graph_of(program)
     assert seen["one"] == "{one}" and isinstance(seen["one"], str)
     assert seen["many"] == ["{many[0]}", "{many[1]}", "{many[2]}"] and seen["pick"] == "yes"
     assert seen["text"] == "{one}{many[0]}yes{gen}" and seen["own"] == 5
@@ -332,7 +332,7 @@ def test_reads_that_no_model_answers_are_none():
             s += "said"
         s += s["x"] + s["scope"]
 
-    graph = trace(program)
+    graph = graph_of(program)
     assert not [n for n in graph.body if isinstance(n, Read)] and graph.stopped is None
     assert graph.prefix == (("constantsaid1said", False),)
 
@@ -345,7 +345,7 @@ def test_messages_and_text_of_an_open_role():
             assert s.text().endswith("about {topic}")
         assert s.messages() == [{"role": "user", "content": "about {topic}"}]
 
-    assert trace(program).stopped is None
+    assert graph_of(program).stopped is None
 
 
 # -- where a trace ends
@@ -357,7 +357,7 @@ def test_side_effects_happen_once():  # weakness 7
         calls.append(topic)
         s += topic + sgl.gen("x")
 
-    trace(program)
+    graph_of(program)
     assert calls == ["{topic}"]
     program.run_batch([{"topic": str(i)} for i in range(8)], backend=FakeBackend())
     assert len(calls) == 9, "a batch runs no body an extra time"
@@ -386,7 +386,7 @@ def test_a_placeholder_is_no_value(use, says):
         use(s, s["x"])
         s += "never"
 
-    graph = trace(program)
+    graph = graph_of(program)
     assert isinstance(graph.stopped, Stopped) and re.search(says, graph.stopped.why), graph.stopped
     assert graph.stopped.line.startswith("test_graph.py:") and "never" not in texts(graph.body)
     assert str(graph.stopped) in str(graph) and "stopped here" in graph.svg()
@@ -398,10 +398,10 @@ def test_the_same_for_an_argument_that_was_not_given():
         s += "before"
         s += {"a": "b"}[key]
 
-    assert "KeyError" in trace(program).stopped.why and "no value was given for rows, key" in str(trace(program))
-    assert trace(program, key="a").stopped is None
+    assert "KeyError" in graph_of(program).stopped.why and "no value was given for rows, key" in str(graph_of(program))
+    assert graph_of(program, key="a").stopped is None
     with pytest.raises(KeyError):
-        trace(program, key="c", rows=[])
+        graph_of(program, key="c", rows=[])
 
 
 def test_the_programs_own_error_is_raised_as_it_is():
@@ -411,7 +411,7 @@ def test_the_programs_own_error_is_raised_as_it_is():
         raise LookupError("mine")
 
     with pytest.raises(LookupError, match="mine") as caught:
-        trace(program)
+        graph_of(program)
     assert caught.traceback[-1].name == "program"
 
     @sgl.function
@@ -421,7 +421,7 @@ def test_the_programs_own_error_is_raised_as_it_is():
         raise SystemExit(3)
 
     with pytest.raises(SystemExit):
-        trace(exits)
+        graph_of(exits)
 
 
 def test_a_loop_that_never_ends_is_cut():  # weakness 6
@@ -452,11 +452,11 @@ def test_a_loop_that_never_ends_is_cut():  # weakness 6
 
     for program in (says, reads, compares, swallows):
         began = time.monotonic()
-        graph = trace(program, limit=500)
+        graph = graph_of(program, limit=500)
         assert "limit=500" in graph.stopped.why and time.monotonic() - began < 5
-    assert 200 < len(list(trace(says, limit=500).gens())) <= 250
-    assert 9_000 < len(trace(says).body) <= 10_000
-    assert "limit" in trace(sgl.function(lambda s: s.fork(10**9)), limit=500).stopped.why
+    assert 200 < len(list(graph_of(says, limit=500).gens())) <= 250
+    assert 9_000 < len(graph_of(says).body) <= 10_000
+    assert "limit" in graph_of(sgl.function(lambda s: s.fork(10**9)), limit=500).stopped.why
 
 
 def test_a_body_that_does_not_end_by_itself():
@@ -483,14 +483,14 @@ def test_a_body_that_does_not_end_by_itself():
 
     done = threading.Event()
     for program in (spins, stubborn, sleeps):
-        graph = trace(program, timeout=0.2)
+        graph = graph_of(program, timeout=0.2)
         assert graph.stopped is not None and texts(graph.body)[0] == "said"
     for program in (spins, sleeps):
-        assert "still ran after 0.2 seconds" in trace(program, timeout=0.2).stopped.why
-    assert trace(spins, timeout=0.2).stopped.line.startswith("test_graph.py")
+        assert "still ran after 0.2 seconds" in graph_of(program, timeout=0.2).stopped.why
+    assert graph_of(spins, timeout=0.2).stopped.line.startswith("test_graph.py")
     done.set()
     for thread in threading.enumerate():
-        if thread.name.startswith("sgl-trace"):
+        if thread.name.startswith("sgl-graph"):
             thread.join(5)
             assert not thread.is_alive(), thread.name
 
@@ -508,7 +508,7 @@ def test_depth_is_bounded():
         again.run()
 
     for program in (deeper, again):
-        graph = trace(program)
+        graph = graph_of(program)
         assert "deep" in graph.stopped.why and str(graph) and graph.svg()
 
 
@@ -520,7 +520,7 @@ def test_an_argument_that_the_body_looks_at_is_noted():
             s += "a "
         s += f"{topic.strip()}"
 
-    graph = trace(program)
+    graph = graph_of(program)
     assert kinds(graph.body) == ["Constant", "Read", "Constant"] and graph.body[1].what == "argument"
     assert graph.prefix == (("always ", False),) and graph.body[2].arguments == ("topic",)
 
@@ -535,7 +535,7 @@ def test_every_way_to_look_ends_the_common_beginning(look):
         look(x)
         s += "perhaps"
 
-    assert trace(program).prefix == (("certain ", False),)
+    assert graph_of(program).prefix == (("certain ", False),)
 
 
 def test_a_caught_failure_to_read_an_argument_ends_it_too():
@@ -548,7 +548,7 @@ def test_a_caught_failure_to_read_an_argument_ends_it_too():
             many = 3
         s += f"perhaps {many} {n:.2f} {n:.1}"
 
-    graph = trace(program)
+    graph = graph_of(program)
     assert graph.prefix == (("certain ", False),) and texts(graph.body)[-1] == "perhaps 3 {n} {n}"
 
 
@@ -570,23 +570,25 @@ def test_the_common_beginning_ends_where_anything_is_read():
         group.join("concate_and_append")
         s += "perhaps"
 
-    graph = trace(reads_a_branch)
-    assert graph.prefix == (("certain still ", False),) and trace(joins).prefix == (("certain ", False),)
+    graph = graph_of(reads_a_branch)
+    assert graph.prefix == (("certain still ", False),) and graph_of(joins).prefix == (("certain ", False),)
     assert [kinds(b) for b in graph.body[1].branches] == [["Generate", "Read"], ["Generate"]], "read once a line"
 
 
 def test_a_placeholder_may_be_all_of_a_turn():
-    graph = trace(sgl.function(lambda s, topic: s.__iadd__(sgl.system("Be.") + sgl.user(topic))), backend=FakeBackend())
+    graph = graph_of(
+        sgl.function(lambda s, topic: s.__iadd__(sgl.system("Be.") + sgl.user(topic))), backend=FakeBackend()
+    )
     assert graph.prefix[-1] == ("<|im_end|>\n<|im_start|>user\n", True)
     assert kinds(graph.body) == ["Begin", "Constant", "End"] * 2
-    (select,) = trace(sgl.function(lambda s, topic: s.__iadd__(sgl.select("x", [topic, "b"])))).selects()
+    (select,) = graph_of(sgl.function(lambda s, topic: s.__iadd__(sgl.select("x", [topic, "b"])))).selects()
     assert all(type(text) is str for text in (*texts(graph.body), *select.choices)), "a graph keeps no placeholder"
 
 
 # -- isolation
 def test_threads_trace_and_run_side_by_side():  # weakness 8
     def traces(out):
-        out.append(trace(qa))
+        out.append(graph_of(qa))
 
     def runs(out):
         out.append(qa.run(question="q", backend=FakeBackend()))
@@ -597,7 +599,7 @@ def test_threads_trace_and_run_side_by_side():  # weakness 8
         thread.start()
     for thread in threads:
         thread.join()
-    expected = trace(qa)
+    expected = graph_of(qa)
     for i, (result,) in enumerate(results):
         assert result == expected if i % 2 == 0 else result["answer"] == "ok"
 
@@ -611,7 +613,7 @@ def test_a_thread_of_the_body_runs_programs_as_ever():
         thread.start()
         thread.join()
 
-    trace(program)
+    graph_of(program)
     assert found == ["ok"] and len(model.requests) == 1
 
 
@@ -622,8 +624,8 @@ def test_nothing_is_left_of_a_trace():
     def program(s, topic):
         kept.update(state=s, topic=topic, context=__import__("contextvars").copy_context())
 
-    trace(program)
-    with pytest.raises(sgl.OptionError, match="trace is over"):
+    graph_of(program)
+    with pytest.raises(sgl.OptionError, match="graph is finished"):
         kept["state"] += "x"
     assert kept["topic"].upper() == "{TOPIC}" and list(map(str, (kept["topic"] + "!",))) == ["{topic}!"]
     state = kept["context"].run(lambda: qa.run(question="q", backend=FakeBackend()))
@@ -634,7 +636,7 @@ def test_a_trace_within_a_run_costs_the_run_nothing():
     @sgl.function
     def program(s):
         s += sgl.gen("x")
-        trace(qa)
+        graph_of(qa)
 
     state = program.run(backend=FakeBackend())
     assert len(state.usage.calls) == 1 and state.usage.branches == []
@@ -644,7 +646,7 @@ def test_a_trace_is_no_run_that_a_recorder_hears_of():
     recorder = record.Recorder()
     token = record.current.set((recorder,))
     try:
-        trace(qa)
+        graph_of(qa)
         assert recorder.programs == []
         qa.run(question="q", backend=FakeBackend())
         assert len(recorder.programs) == 1
@@ -663,7 +665,7 @@ def test_text_of_a_graph():
         many.join()
         s += sgl.user(s["x"][0])
 
-    said = re.sub(r" +test_graph.py:\d+", "", str(trace(program)))
+    said = re.sub(r" +test_graph.py:\d+", "", str(graph_of(program)))
     assert said == "\n".join(
         [
             "program program({topic})",
@@ -690,8 +692,8 @@ def test_drawing_is_self_contained_and_escaped(tmp_path):
         a += "a"
         b += "b"
 
-    graph = trace(program)
-    assert b'"?"' in str(trace(sgl.function(lambda s: s.__iadd__("\ud800")))).encode()
+    graph = graph_of(program)
+    assert b'"?"' in str(graph_of(sgl.function(lambda s: s.__iadd__("\ud800")))).encode()
     svg = graph.svg()
     root = ET.fromstring(svg)
     assert root.tag.endswith("svg") and len(svg) < 30_000
@@ -717,7 +719,7 @@ def test_forks_stand_side_by_side_and_alike_ones_are_drawn_once():
         for i, branch in enumerate(group):
             branch += sgl.gen("x") if alike else f"branch {i}"
 
-    once, each = trace(program, alike=True).svg(), trace(program, alike=False).svg()
+    once, each = graph_of(program, alike=True).svg(), graph_of(program, alike=False).svg()
     assert len([b for b in boxes(once) if b[0] == "gen"]) == 1 and "x64" in once
     columns = [b for b in boxes(each) if b[0] == "text"]
     assert len(columns) == 5 and len({y for _, _, y, _, _ in columns}) == 1 and "59 more branches" in each
@@ -776,16 +778,16 @@ def test_a_graph_says_what_the_body_said_in_its_order(parts):
     def program(s):
         say(s, parts, log)
 
-    graph = trace(program)
+    graph = graph_of(program)
     assert graph.stopped is None and shape(graph.body) == log
-    assert hash(graph.body) == hash(trace(program).body) and str(graph)
+    assert hash(graph.body) == hash(graph_of(program).body) and str(graph)
     inside = ET.fromstring(graph.svg())
     width, height = float(inside.get("width")), float(inside.get("height"))
     for _, x, y, w, h in boxes(graph.svg()):
         assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
     log.clear()
     state = program.run(backend=FakeBackend())
-    assert state.text().startswith("".join(text for text, _ in trace(program, backend=FakeBackend()).prefix))
+    assert state.text().startswith("".join(text for text, _ in graph_of(program, backend=FakeBackend()).prefix))
 
 
 @settings(max_examples=100, deadline=None)
@@ -796,7 +798,7 @@ def test_any_text_can_be_drawn(pieces):
         for piece in pieces:
             s += piece
 
-    ET.fromstring(trace(program).svg())
+    ET.fromstring(graph_of(program).svg())
 
 
 # -- compiling
@@ -847,7 +849,7 @@ def test_compile_uses_the_default_backend_and_runs_inline():
         s += compiled.run(question="sub")["answer"]
 
     assert "inline" in outer.run(backend=backend).text()
-    assert kinds(trace(outer).body)[-3:] == ["Subprogram", "Read", "Constant"]
+    assert kinds(graph_of(outer).body)[-3:] == ["Subprogram", "Read", "Constant"]
     assert cache_program(qa, backend) == compiled.pinned and len(backend.pinned) == 2
 
 
@@ -879,7 +881,7 @@ def test_compile_raises_what_a_run_raises(say, backend, error, says):
         with pytest.raises(error, match=says) as caught:
             run(PinningBackend(**backend))
         assert "test_graph.py" in str(caught.value) or "chat template" in says
-    assert trace(program).stopped is None, "a trace is bound to no backend"
+    assert graph_of(program).stopped is None, "a trace is bound to no backend"
 
 
 def test_a_compiled_program_on_the_toy_model_reuses_what_was_pinned():
@@ -902,7 +904,7 @@ def test_the_time_of_preparing_is_not_the_bodys(monkeypatch):
         s += sgl.gen("a", regex="a") + sgl.gen("b", regex="b")
         s += "end"
 
-    monkeypatch.setattr(lower, "TIMEOUT", 0.2)
+    monkeypatch.setattr(lower, "DEFAULT_SECONDS", 0.2)
     assert compile_program(program, Slow()).graph.stopped is None
 
 
@@ -941,7 +943,7 @@ def test_a_program_with_a_parameter_called_backend():
 
 
 def test_tracing_asks_nothing_of_choose_methods():
-    (select,) = trace(
+    (select,) = graph_of(
         sgl.function(lambda s: s.__iadd__(sgl.gen("x", choices=["a", "b"], choices_method=sgl.greedy_token_selection)))
     ).selects()
     assert isinstance(select, Choose) and select.method and isinstance(Generate("x"), Generate)
