@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..function import SglFunction  # for the annotations; a program imports this module when it is first asked
 
 DEFAULT_OPS = 10_000
-"""The `limit` of ops, reads and branches. Real programs say hundreds; a loop without an end gets here in 0.1 s."""
+"""The `limit` of ops, reads and branches. Real programs say hundreds; a loop without an end gets here in 0.3 s."""
 DEFAULT_SECONDS = 30.0
 
 

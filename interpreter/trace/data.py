@@ -1,18 +1,17 @@
-"""Records as the JSON data of a trace: what the file holds, the page draws and a replay compares.
+"""The JSON data of a trace: what its file holds, what the page draws and what a replay compares.
 
-Owns: the format (version 1, as `docs/` says), and every choice of what is written of a program. Reads records that may
-still grow, waits for nothing, and changes nothing.
+Knows nothing of files and pages. Reads records that may still grow; waits for nothing and changes nothing.
 
 Invariants
-- Along a branch (its ancestors' calls before the fork, its own, then its tail) the runs of each prompt and each first
-  sample's text spell exactly what was said there.
-- Times are seconds since the trace began; ids and step numbers are unique in one trace.
+1. The runs of the prompts and the texts of the first samples along a branch spell exactly what was said there: the
+   calls of its ancestors before each fork, its own calls, and its tail.
+2. Times are seconds since the trace began. Ids and step numbers are unique in one trace.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
 from typing import Any
@@ -30,11 +29,15 @@ from .page import VERSION
 
 _USAGE = tuple(f.name for f in fields(Usage) if f.name != "calls")
 _SAMPLING = tuple(f.name for f in fields(Sampling))
+_DESCRIPTION_CHARACTERS = 200
 
 
-class Frame:
-    """What the parts of one trace share: when it began, the ids of its programs, the numbers of its calls, and what is
-    added to a backend's step numbers so that those of several backends differ."""
+class TraceFrame:
+    """What the parts of one trace share: its begin, the ids of its programs, and the numbers of its calls and steps.
+
+    `steps` holds the steps of each backend, by the backend's id. The step numbers of a backend are shifted, so that the
+    steps of several backends differ.
+    """
 
     def __init__(self, began: float, programs: Sequence[ProgramRecord], steps: dict[int, list[StepRecord]]) -> None:
         self.began = began
@@ -42,16 +45,14 @@ class Frame:
         self.steps: list[list[Any]] = []
         self._offsets: dict[int, int] = {}
         self._calls = 0
-        taken = 0
         for backend, records in steps.items():
-            self._offsets[backend] = taken
-            self.steps += [self._step(record, taken) for record in list(records)]
-            taken = max([taken, *(step[0] for step in self.steps)])
+            offset = self._offsets[backend] = max((step[0] for step in self.steps), default=0)
+            self.steps += [self._step(record, offset) for record in list(records)]
         self.steps.sort(key=lambda step: (step[1], step[0]))
 
     def _step(self, step: StepRecord, offset: int) -> list[Any]:
-        number = step.number + offset
-        return [number, self.time(step.began), self.time(step.ended), step.rows, step.prompt_rows, step.branches]
+        times = self.time(step.began), self.time(step.ended)
+        return [step.number + offset, *times, step.rows, step.prompt_rows, step.branches]
 
     def time(self, when: float) -> float:
         return round(when - self.began, 6)
@@ -63,18 +64,18 @@ class Frame:
         self._calls += 1
         return f"{kind}-{self._calls}"
 
-    def step_of(self, record: ProgramRecord, number: int) -> int:
-        """The number of a backend's step in this trace; 0: the token needed none."""
+    def step_number(self, record: ProgramRecord, number: int) -> int:
+        """The number in this trace of a step of the program's backend. 0 stays 0: the token needed no step."""
         return number + self._offsets.get(id(record.backend), 0) if number else 0
 
 
 def trace_data(
     programs: Sequence[ProgramRecord], steps: dict[int, list[StepRecord]], began: float, wall: float
 ) -> dict[str, Any]:
-    """The whole trace. `began` is on the monotonic clock, `wall` the same moment as a Unix time."""
+    """Give the whole trace. `began` is on the monotonic clock, `wall` is the same moment as a Unix time."""
     from ... import __version__
 
-    frame = Frame(began, programs, steps)
+    frame = TraceFrame(began, programs, steps)
     return {
         "sgl_trace": VERSION,
         "created": datetime.fromtimestamp(wall, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -86,7 +87,7 @@ def trace_data(
 
 
 def _backends(programs: Sequence[ProgramRecord]) -> dict[str, Any]:
-    """The backends' names, and what the first says of itself in plain numbers and texts."""
+    """Give the names of the backends, and the options of the first one that are numbers or texts."""
     backends = list({id(record.backend): record.backend for record in programs}.values())
     about: dict[str, Any] = {"name": " and ".join(dict.fromkeys(each.capabilities.name for each in backends)) or None}
     options = getattr(backends[0], "options", None) if backends else None
@@ -98,12 +99,10 @@ def _backends(programs: Sequence[ProgramRecord]) -> dict[str, Any]:
 
 
 # -- a program
-def program_data(record: ProgramRecord, frame: Frame) -> dict[str, Any]:
-    """One program with its branches, parents first."""
-    branches, calls = _branches(record, frame)
-    ends = [call.ended for call in calls]
-    running = record.ended is None or None in ends
-    error = record.error
+def program_data(record: ProgramRecord, frame: TraceFrame) -> dict[str, Any]:
+    """Give one program with its branches, parents first."""
+    branches, error = _branches(record, frame), record.error
+    ends = [frame.moment(record.ended), *(call["ended"] for branch in branches for call in branch["calls"])]
     failed = None if error is None else error_data(error, error_line(error))
     return {
         "id": frame.ids.get(id(record), 1),
@@ -115,7 +114,7 @@ def program_data(record: ProgramRecord, frame: Frame) -> dict[str, Any]:
         "options": _options(record.options),
         "seed": record.seed,
         "began": frame.time(record.began),
-        "ended": None if running else frame.moment(max(t for t in (record.ended, *ends) if t is not None)),
+        "ended": None if None in ends else max(ends),
         "error": failed or branches[0]["error"],
         "value": record.value,
         "branches": branches,
@@ -123,7 +122,7 @@ def program_data(record: ProgramRecord, frame: Frame) -> dict[str, Any]:
 
 
 def _arguments(record: ProgramRecord) -> dict[str, Any]:
-    """The arguments by the names of the program's parameters; `*rest` is a list and `**more` a dict."""
+    """Give the arguments by the names of the program's parameters; `*rest` is a list and `**more` a dict."""
     args, kwargs = record.given
     bound = inspect.signature(record.program).bind(None, *args, **kwargs)
     values = list(bound.arguments.items())[1:]
@@ -131,7 +130,7 @@ def _arguments(record: ProgramRecord) -> dict[str, Any]:
 
 
 def _options(options: Options) -> dict[str, Any]:
-    """What was said to `run`, as `run` takes it."""
+    """Give the run-level options as `run` takes them."""
     said = _said(options.sampling)
     if "max_tokens" in said:
         said["max_new_tokens"] = said.pop("max_tokens")
@@ -148,15 +147,15 @@ def error_data(error: BaseException, where: str) -> dict[str, str]:
 
 
 # -- its branches
-def _branches(record: ProgramRecord, frame: Frame) -> tuple[list[dict[str, Any]], list[CallRecord]]:
+def _branches(record: ProgramRecord, frame: TraceFrame) -> list[dict[str, Any]]:
+    """Give the branches of a program, parents first."""
     found: list[dict[str, Any]] = []
-    every: list[CallRecord] = []
     todo: list[tuple[BranchRecord, str, str | None, int]] = [(record.root, "0", None, 0)]
     while todo:
         branch, name, parent, after = todo.pop()
         calls: list[dict[str, Any]] = []
         children: list[tuple[BranchRecord, str, str | None, int]] = []
-        texts, error = list(branch.lead), None
+        texts = list(branch.lead)
         for event in list(branch.events):
             if isinstance(event, str):
                 texts.append(event)
@@ -164,8 +163,6 @@ def _branches(record: ProgramRecord, frame: Frame) -> tuple[list[dict[str, Any]]
                 children.append((event, f"{name}.{len(children)}", name, len(calls)))
             else:
                 calls.append(call_data(event, "".join(texts), record, frame))
-                every.append(event)
-                error = error or calls[-1]["error"]
                 texts = []
         found.append(
             {
@@ -173,28 +170,30 @@ def _branches(record: ProgramRecord, frame: Frame) -> tuple[list[dict[str, Any]]
                 "parent": parent,
                 "after": after,
                 "label": branch.label,
-                "error": error,
+                "error": next((call["error"] for call in calls if call["error"] is not None), None),
                 "joined": branch.joined,
                 "calls": calls,
                 "tail": "".join(texts),
             }
         )
         todo += reversed(children)
-    return found, every
+    return found
 
 
 # -- a call
-def call_data(call: CallRecord, before: str, record: ProgramRecord, frame: Frame) -> dict[str, Any]:
-    """One call; `before` is the text it was the first to read."""
-    handle = call.handle
-    done, error = handle.done, handle.error
-    over = handle.result if done and error is None else None
-    results: list[GenResult] = over if isinstance(over, list) else []
-    score = over if isinstance(over, ScoreResult) else None
-    finished: list[GenResult | ScoreResult] = [*results, *([] if score is None else [score])]
-    traces = [each.trace for each in finished if each.trace is not None]
-    usage = spent(handle) if done else Usage()
-    ended = max(trace.ended for trace in traces) if traces else call.ended
+def results_of(call: CallRecord) -> list[GenResult | ScoreResult]:
+    """Give the samples of a gen, or the one result of a select; empty while the call runs and when it failed."""
+    result = None if call.handle.error is not None else call.handle.result
+    return list(result) if isinstance(result, list) else [] if result is None else [result]
+
+
+def call_data(call: CallRecord, before: str, record: ProgramRecord, frame: TraceFrame) -> dict[str, Any]:
+    """Give one call. `before` is the text that no earlier call has read."""
+    done, error = call.handle.done, call.handle.error
+    results = results_of(call) if done else []
+    traces = [result.trace for result in results if result.trace is not None]
+    ended = max((trace.ended for trace in traces), default=call.ended)
+    usage = spent(call.handle) if done else Usage()
     return {
         "id": frame.call_id(call.kind),
         "kind": call.kind,
@@ -208,13 +207,13 @@ def call_data(call: CallRecord, before: str, record: ProgramRecord, frame: Frame
         "error": None if error is None else error_data(error, call.where),
         "usage": {name: getattr(usage, name) for name in _USAGE},
         "prompt": _prompt(before, traces[0] if traces else None),
-        "samples": _samples(call, results, score, lambda number: frame.step_of(record, number)),
-        "choices": None if score is None else _choices(call.expr, score),
+        "samples": _samples(call, results, record, frame),
+        "choices": _choices(call.expr, results),
     }
 
 
 def _params(expr: Gen | Select) -> dict[str, Any]:
-    """What was said of it."""
+    """Give the options of the call itself."""
     if isinstance(expr, Select):
         said: dict[str, Any] = {} if not expr.temperature else {"temperature": expr.temperature}
         method = expr.method
@@ -228,15 +227,16 @@ def _said(sampling: Sampling) -> dict[str, Any]:
 
 
 def _prompt(before: str, trace: CallTrace | None) -> list[list[Any]]:
-    """`before` as runs of (text, origin, tokens). The tokens say how long each run is; the text is the program's own,
-    which theirs may differ from: by a begin token that it does not have, by a tokenizer's normal form, by the end that
-    a select's first tokens took over. (A call that was not finished tells of no tokens.)"""
+    """Cut `before` into runs of (text, origin, tokens).
+
+    The lengths of the runs come from the tokens, their text from the program. The two may differ: by a begin token, by
+    the tokenizer's normal form, by the end of the prompt that the first tokens of a select took over.
+    """
     if trace is None or not trace.prompt:
         return [[before, "constant", None if trace is None else 0]] if before else []
     spelled = "".join(text for text, _, _ in trace.prompt)
-    skip = len(spelled) - len(before) if spelled != before and spelled.endswith(before) else 0
+    at = len(before) - len(spelled) if spelled != before and spelled.endswith(before) else 0
     runs: list[list[Any]] = []
-    at = -skip
     for text, reused, tokens in trace.prompt:
         begin, at = max(0, at), at + len(text)
         runs.append([before[begin : max(0, at)], "reused" if reused else "constant", tokens])
@@ -245,27 +245,31 @@ def _prompt(before: str, trace: CallTrace | None) -> list[list[Any]]:
 
 
 def _samples(
-    call: CallRecord, results: list[GenResult], score: ScoreResult | None, step_of: Callable[[int], int]
+    call: CallRecord, results: Sequence[GenResult | ScoreResult], record: ProgramRecord, frame: TraceFrame
 ) -> list[dict[str, Any]]:
-    if score is not None:
-        finish = {"type": "stop", "matched": score.text}
-        return [{"text": score.text, "finish": finish, "tokens": _tokens(score.trace, step_of)}]
-    if results:
-        return [{"text": r.text, "finish": dict(r.finish_reason), "tokens": _tokens(r.trace, step_of)} for r in results]
-    partial = call.handle.text  # of a gen that runs or failed
-    return [{"text": partial, "finish": None, "tokens": []}] if partial else []
+    if not results:
+        partial = call.handle.text  # of a gen that runs or failed
+        return [{"text": partial, "finish": None, "tokens": []}] if partial else []
+    samples = []
+    for result in results:
+        stopped = {"type": "stop", "matched": result.text}
+        finish = dict(result.finish_reason) if isinstance(result, GenResult) else stopped
+        samples.append({"text": result.text, "finish": finish, "tokens": _tokens(result.trace, record, frame)})
+    return samples
 
 
-def _tokens(trace: CallTrace | None, step_of: Callable[[int], int]) -> list[list[Any]]:
+def _tokens(trace: CallTrace | None, record: ProgramRecord, frame: TraceFrame) -> list[list[Any]]:
     if trace is None:
         return []
-    parts = zip(trace.texts, trace.token_ids, trace.logprobs, trace.forced, trace.steps)
-    return [[text, token, logprob, int(forced), step_of(step)] for text, token, logprob, forced, step in parts]
+    steps = (frame.step_number(record, step) for step in trace.steps)
+    parts = zip(trace.texts, trace.token_ids, trace.logprobs, map(int, trace.forced), steps)
+    return [list(token) for token in parts]
 
 
-def _choices(expr: Gen | Select, score: ScoreResult) -> list[dict[str, Any]]:
-    """Each choice with the log-probability of its whole text (an unknown token counts 0)."""
-    assert isinstance(expr, Select)
+def _choices(expr: Gen | Select, results: Sequence[GenResult | ScoreResult]) -> list[dict[str, Any]] | None:
+    """Give each choice with the log-probability of its whole text. A token whose probability is unknown counts 0."""
+    if not (isinstance(expr, Select) and results and isinstance(score := results[0], ScoreResult)):
+        return None
     totals = [sum(token.logprob or 0.0 for token in tokens) for tokens in score.scores.token_logprobs]
     return [
         {"text": text, "logprob": total, "picked": i == score.index}
@@ -273,9 +277,10 @@ def _choices(expr: Gen | Select, score: ScoreResult) -> list[dict[str, Any]]:
     ]
 
 
-def describe(constraint: Constraint, most: int = 200) -> str:
-    """A constraint in a few words."""
-    return _words(constraint)[:most]
+# -- a constraint in words
+def describe(constraint: Constraint) -> str:
+    """Name a constraint in a few words, cut to 200 characters."""
+    return _words(constraint)[:_DESCRIPTION_CHARACTERS]
 
 
 def _words(constraint: Constraint) -> str:

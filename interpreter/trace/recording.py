@@ -26,7 +26,7 @@ from ...backend.base import Backend, Handle
 from ...lang.errors import OptionError
 from ..record import BranchRecord, CallRecord, ProgramRecord, Recorder, current
 from ..source import note
-from .data import Frame, program_data, trace_data
+from .data import TraceFrame, program_data, trace_data
 from .page import page, write_page
 
 
@@ -154,7 +154,7 @@ def program_trace(record: ProgramRecord | None) -> dict[str, Any]:
     """`state.trace`: the part of the trace that is about one program; its times count from its own start."""
     if record is None or not record.tokens:
         raise OptionError("this program was not traced: run it inside `with sgl.trace() as t:`")
-    return program_data(record, Frame(record.began, [record], {}))
+    return program_data(record, TraceFrame(record.began, [record], {}))
 
 
 def calls_of(record: ProgramRecord) -> Iterator[CallRecord]:

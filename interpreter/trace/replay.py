@@ -1,10 +1,10 @@
 """`sgl.replay(trace)`: run the programs of a trace again, and say where they first differ.
 
-Owns: which function a recorded program is, what it is called with, the seeds of the programs that its body starts, and
-the report. What a difference is, is `compare.py`'s.
+Decides which function a recorded program is, what it is called with, and the seeds of the programs that its body
+starts. Knows nothing of what a difference is (`compare.py`).
 
-Invariant: a program that is run again gets the arguments, options and seed of its record, so on the same model it
-writes the same tokens whatever else runs, whatever is cached, and however large the pool is.
+Invariant: a program that is run again gets the arguments, options and seed of its record. So on the same model it
+writes the same tokens, whatever else runs, whatever is cached, and however large the pool is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,18 +26,21 @@ from ..defaults import resolve
 from ..plain import is_spelled, plain
 from ..record import ProgramRecord
 from ..run import Instance, is_async, start_thread
-from .compare import ABSENT, Data, Difference, Found, compare, title_of
+from .compare import ABSENT, Data, Difference, ReplayFindings, compare, title_of
 from .page import VERSION, load
 from .recording import Trace, calls_of
 
-THREADS = 16
-"""Bodies of plain functions that run at a time."""
+REPLAY_THREADS = 16
+"""Bodies of plain functions that run at a time: they wait for the model most of the time."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """One program that was run again, the programs that its body ran included: `calls` were compared, `skipped` were
-    not, since the recorded ones were cancelled, timed out or not finished. `difference`: the first one."""
+    """One program that was run again, with the programs that its body ran.
+
+    `calls` were compared. `skipped` were not, since the recorded calls were cancelled, timed out or not finished.
+    `difference` is the first one.
+    """
 
     title: str
     calls: int
@@ -52,11 +56,12 @@ class ReplayReport:
 
     @property
     def difference(self) -> Difference | None:
-        """The first one, in program order; None if there is none."""
+        """The first difference, in program order; None if there is none."""
         return next((each.difference for each in self.programs if each.difference is not None), None)
 
     @property
     def ok(self) -> bool:
+        """Whether every compared call is as recorded."""
         return self.difference is None
 
     def __bool__(self) -> bool:
@@ -81,39 +86,49 @@ def replay(
     *,
     backend: Any = None,
 ) -> ReplayReport:
-    """Run every program of `trace` again that was not started by another one, and compare each of its calls with the
-    record: texts, token ids, choices, error types, and what the body returned.
+    """Run the programs of a trace again and compare each of their calls with the record.
 
-    `trace`: what `sgl.trace()` gave, its `to_dict()`, or the name of its file. A live trace knows its functions and
-    backends; for a file say them: `program=f`, or `{"qa": f, ...}` by name; `backend=` or the default one. The bodies
-    really run: what they do besides (a file written, a mail sent) happens again.
+    Compared are texts, token ids, choices, error types, and what the body returned. Programs that a body starts are run
+    by that body. The bodies really run: what they do besides (write a file, send a mail) happens again. An error of a
+    program is part of the comparison and is not raised.
 
-    Raises `OptionError` for a trace of another model, a function that is missing, or arguments that a file could not
-    hold; an error of a program is part of the comparison and is not raised.
+    Args:
+        trace: what `sgl.trace()` gave, its `to_dict()`, or the name of its file.
+        program: the function to run, or a dict of functions by name such as `{"qa": qa}`. A file needs it; a live trace
+            knows its functions (default None).
+        backend: where to run; default: for a live trace the recorded backend, for a file the default backend.
+
+    Returns:
+        A report that is true if nothing differs; its `difference` is the first one, and it prints in words.
+
+    Raises:
+        OptionError: for a trace of another model, a missing function, or arguments that a file could not hold.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def greet(s, name):
+        ...     s += f"Hello {name}:" + sgl.gen("greeting", max_tokens=4)
+        >>> with sgl.Runtime.toy() as runtime:
+        ...     with sgl.trace() as traced:
+        ...         state = greet.run("Ada", backend=runtime)
+        ...     print(sgl.replay(traced))
+        replay: 1 programs, 1 calls: all as recorded
     """
-    records: Sequence[ProgramRecord] = ()
-    if isinstance(trace, Trace):
-        records = list(trace.programs)
-        data: Mapping[str, Any] = trace.to_dict()
-    elif isinstance(trace, Mapping):
-        data = trace
-    elif isinstance(trace, (str, os.PathLike)):
-        data = load(trace)
-    else:
+    if not isinstance(trace, (Trace, Mapping, str, os.PathLike)):
         raise OptionError(f"replay: a trace, its dict or the name of its file is needed, got {trace!r:.60}")
+    records = list(trace.programs) if isinstance(trace, Trace) else []
+    data = trace.to_dict() if isinstance(trace, Trace) else trace if isinstance(trace, Mapping) else load(trace)
     _check_whole(data)
     plan = [
         _plan(old, records[i] if records else None, program, backend, data)
         for i, old in enumerate(data["programs"])
         if old["caller"] is None
     ]
-    script = Script(data["programs"])
-    instances = _run(plan, script)
-    now = script.to_dict()["programs"]
-    new_of = {id(record): each for record, each in zip(script.programs, now)}
-    return ReplayReport(
-        tuple(_report(run.old, instance.record, new_of, script) for run, instance in zip(plan, instances))
-    )
+    script = ReplayScript(data["programs"])
+    records = _run(plan, script)
+    now = {id(record): new for record, new in zip(script.programs, script.to_dict()["programs"])}
+    return ReplayReport(tuple(_report(run.old, record, now, script) for run, record in zip(plan, records)))
 
 
 _PARTS = {
@@ -125,9 +140,8 @@ _PARTS = {
 
 
 def _check_whole(data: Mapping[str, Any]) -> None:
-    """A file may have been edited."""
-    version = data.get("sgl_trace")
-    if version != VERSION:
+    """Refuse data that lacks a part, as an edited file may."""
+    if (version := data.get("sgl_trace")) != VERSION:
         raise OptionError(
             f"replay: a trace of version {VERSION} is needed, as sgl.trace() writes it, got {version!r:.40}"
         )
@@ -148,7 +162,7 @@ def _check_part(kind: str, part: Any) -> None:
 
 # -- what is to run
 @dataclass(frozen=True)
-class Run:
+class ReplayRun:
     """One program to run again."""
 
     old: Data
@@ -158,25 +172,23 @@ class Run:
     backend: Backend
 
 
-def _plan(old: Data, record: ProgramRecord | None, program: Any, backend: Any, data: Mapping[str, Any]) -> Run:
+def _plan(old: Data, record: ProgramRecord | None, program: Any, backend: Any, data: Mapping[str, Any]) -> ReplayRun:
     title = title_of(old)
     func = _function(old, record, program, title)
-    call = _call(old, record, func, title)
     if record is not None:
-        options, target = record.options, record.backend if backend is None else resolve(backend)
+        call, options = _live_arguments(record), record.options
+        target = record.backend if backend is None else resolve(backend)
+        recorded = [record.backend.capabilities.name]
     else:
-        options, target = Options.of(f"replay: {title}", old["options"]), resolve(backend)
-    name, recorded = target.capabilities.name, data["backend"]["name"]
-    if record is None and name not in str(recorded).split(" and "):
+        call, options = _file_arguments(old, func, title), Options.of(f"replay: {title}", old["options"])
+        target = resolve(backend)
+        recorded = str(data["backend"]["name"]).split(" and ")
+    if target.capabilities.name not in recorded:
         raise OptionError(
-            f"replay: the trace was recorded on {recorded}, and this backend is {name}: pass backend= with that model"
+            f"replay: {title} was recorded on {' and '.join(recorded)}, and this backend is "
+            f"{target.capabilities.name}: pass backend= with that model"
         )
-    if record is not None and record.backend.capabilities.name != name:
-        raise OptionError(
-            f"replay: {title} was recorded on {record.backend.capabilities.name}, and this backend is {name}: pass "
-            "backend= with that model"
-        )
-    return Run(old, func, call, replace(options, seed=old["seed"], stream=False), target)
+    return ReplayRun(old, func, call, replace(options, seed=old["seed"], stream=False), target)
 
 
 def _function(old: Data, record: ProgramRecord | None, program: Any, title: str) -> Callable[..., Any]:
@@ -199,37 +211,13 @@ def _function(old: Data, record: ProgramRecord | None, program: Any, title: str)
     return func  # type: ignore[no-any-return]
 
 
-def _call(old: Data, record: ProgramRecord | None, func: Callable[..., Any], title: str) -> Arguments:
-    """The arguments as they were at the start; of a live trace the objects themselves where they are no JSON data."""
-    if record is not None:
-        args, kwargs = record.given
-        return Arguments(
-            tuple(_as_given(now, was) for now, was in zip(record.call.args, args)),
-            {name: _as_given(now, kwargs[name]) for name, now in record.call.kwargs.items()},
-        )
-    lost = [name for name, value in old["args"].items() if is_spelled(value)]
-    if lost:
-        raise OptionError(
-            f"replay: {title}: the file holds only the repr of its argument {', '.join(map(repr, lost))}: replay the "
-            "live trace, or give the program arguments that are JSON data"
-        )
-    bound = inspect.signature(func).bind_partial(None)
-    parameters = bound.signature.parameters
-    state, *_ = parameters
-    unknown = [name for name in old["args"] if name not in parameters or name == state]
-    bound.arguments.update({name: old["args"][name] for name in parameters if name in old["args"]})
-    missing = [
-        name
-        for name, p in parameters.items()
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and name not in bound.arguments
-    ]
-    if unknown or missing:
-        raise OptionError(
-            f"replay: {title} was recorded with the arguments {', '.join(old['args']) or '(none)'}, and the program "
-            f"given is {old['name']}{bound.signature}: pass the one that was recorded"
-        )
-    bound.apply_defaults()
-    return Arguments(bound.args[1:], bound.kwargs)
+def _live_arguments(record: ProgramRecord) -> Arguments:
+    """The arguments as they were at the start; the objects themselves where they are no JSON data."""
+    args, kwargs = record.given
+    return Arguments(
+        tuple(map(_as_given, record.call.args, args)),
+        {name: _as_given(now, kwargs[name]) for name, now in record.call.kwargs.items()},
+    )
 
 
 def _as_given(now: Any, was: Any) -> Any:
@@ -238,7 +226,7 @@ def _as_given(now: Any, was: Any) -> Any:
 
 
 def _same_kinds(now: Any, was: Any) -> bool:
-    """JSON data keeps no tuples: is there one?"""
+    """Whether `now` holds no tuple where JSON data, which has none, holds a list."""
     if isinstance(now, tuple):
         return False
     if type(now) is list and type(was) is list:
@@ -248,26 +236,52 @@ def _same_kinds(now: Any, was: Any) -> bool:
     return True
 
 
+def _file_arguments(old: Data, func: Callable[..., Any], title: str) -> Arguments:
+    args: Mapping[str, Any] = old["args"]
+    lost = [name for name, value in args.items() if is_spelled(value)]
+    if lost:
+        raise OptionError(
+            f"replay: {title}: the file holds only the repr of its argument {', '.join(map(repr, lost))}: replay the "
+            "live trace, or give the program arguments that are JSON data"
+        )
+    bound = inspect.signature(func).bind_partial(None)
+    _, *parameters = bound.signature.parameters.values()
+    names = [p.name for p in parameters]
+    bound.arguments.update({name: args[name] for name in names if name in args})
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    missing = [p for p in parameters if p.default is p.empty and p.kind not in optional and p.name not in args]
+    if missing or not args.keys() <= set(names):
+        raise OptionError(
+            f"replay: {title} was recorded with the arguments {', '.join(args) or '(none)'}, and the program "
+            f"given is {old['name']}{bound.signature}: pass the one that was recorded"
+        )
+    bound.apply_defaults()
+    return Arguments(bound.args[1:], bound.kwargs)
+
+
 # -- running
-class Script(Trace):
-    """Records a replay, and gives the programs that bodies start the seeds of their records: those of the same caller,
-    name, row and arguments, in order."""
+class ReplayScript(Trace):
+    """Records a replay, and gives the programs that bodies start the seeds of their records.
+
+    A program that starts repeats the first recorded one of the same caller, name, row and (if any has them) arguments
+    that was not repeated yet.
+    """
 
     def __init__(self, programs: Sequence[Data]) -> None:
         super().__init__()
-        self._script = threading.Lock()
+        self.old: dict[int, Data] = {}  # by the id of a new record: the recorded program that it repeats
+        self.started: dict[int, list[ProgramRecord]] = {}  # by the id of a new record: the programs of its body
         self._waiting: dict[int, list[Data]] = {}  # by the id of the caller: its programs that did not start again
+        self._claimed: dict[tuple[int, int | None], Data] = {}
+        self._claiming = threading.Lock()
         for program in programs:
             if program["caller"] is not None:
                 self._waiting.setdefault(program["caller"], []).append(program)
-        self.old: dict[int, Data] = {}  # by the id of a new record: the recorded program that it repeats
-        self._claimed: dict[tuple[int, int | None], Data] = {}
-        self.new: dict[int, list[ProgramRecord]] = {}  # by the id of the caller's new record, in order
 
     def seed(self, caller: ProgramRecord | None, name: str, call: Arguments, row: int | None) -> int | None:
         if caller is None:
             return None
-        with self._script:
+        with self._claiming:
             found = self._claim(caller, name, call, row)
             if found is not None:
                 self._claimed[id(caller), found["seed"]] = found
@@ -278,8 +292,8 @@ class Script(Trace):
         caller = record.caller
         if caller is None:
             return
-        with self._script:
-            self.new.setdefault(id(caller), []).append(record)
+        with self._claiming:
+            self.started.setdefault(id(caller), []).append(record)
             found = self._claimed.pop((id(caller), record.seed), None)
             found = found or self._claim(caller, record.name, record.call, record.row)
             if found is not None:
@@ -290,26 +304,26 @@ class Script(Trace):
         waiting = [] if old is None else self._waiting.get(old["id"], [])
         alike = [each for each in waiting if each["name"] == name and each["row"] == row]
         values = [plain(value) for value in (*call.args, *call.kwargs.values())]
-        same = next((each for each in alike if _values(each["args"]) == values), alike[0] if alike else None)
-        if same is not None:
-            waiting.remove(same)
-        return same
+        same = [each for each in alike if list(each["args"].values()) == values]
+        if not alike:
+            return None
+        found = (same or alike)[0]
+        waiting.remove(found)
+        return found
 
     def never_started(self, old: Data) -> list[Data]:
+        """The programs that the body of `old` ran, and the new body did not."""
         return self._waiting.get(old["id"], [])
 
 
-def _values(args: Mapping[str, Any]) -> list[Any]:
-    return list(args.values())
-
-
-def _run(plan: Sequence[Run], script: Script) -> list[Instance]:
-    """Run all of `plan`; their instances, finished."""
-    instances: dict[int, Instance] = {}
+def _run(plan: Sequence[ReplayRun], script: ReplayScript) -> list[ProgramRecord]:
+    """Run all of `plan` to the end of every call; their records."""
+    instances: list[Instance] = []
+    records: dict[int, ProgramRecord] = {}
     unstartable: list[BaseException] = []
-    todo = deque(i for i, run in enumerate(plan) if not is_async(run.func))
-    taking = threading.Lock()
-    if asyncio._get_running_loop() is not None and any(is_async(run.func) for run in plan):
+    coroutines = [i for i, run in enumerate(plan) if is_async(run.func)]
+    bodies = deque(i for i, run in enumerate(plan) if not is_async(run.func))
+    if coroutines and asyncio._get_running_loop() is not None:
         raise OptionError(
             "replay: the trace has async programs and an event loop is running here: use "
             "`await asyncio.to_thread(sgl.replay, ...)`"
@@ -318,30 +332,28 @@ def _run(plan: Sequence[Run], script: Script) -> list[Instance]:
     def started(i: int) -> Instance:
         run = plan[i]
         instance = Instance(run.func, run.old["name"], run.call, run.backend, run.options, run.old["row"])
-        assert instance.record is not None
+        assert instance.record is not None  # the script hears of it
         script.old[id(instance.record)] = run.old
-        instances[i] = instance
+        records[i] = instance.record
+        instances.append(instance)
         return instance
 
-    async def coroutines(places: list[int]) -> None:
-        await asyncio.gather(*[started(i).execute_async() for i in places])
+    async def run_coroutines() -> None:
+        await asyncio.gather(*[started(i).execute_async() for i in coroutines])
 
-    def bodies() -> None:
-        while not unstartable:
-            with taking:
-                if not todo:
-                    return
-                i = todo.popleft()
-            try:
-                started(i).execute()
-            except BaseException as error:
-                unstartable.append(error)
+    def run_bodies() -> None:
+        with suppress(IndexError):  # no body is left
+            while not unstartable:
+                i = bodies.popleft()
+                try:
+                    started(i).execute()
+                except BaseException as error:
+                    unstartable.append(error)
 
     try:
         with script:
-            threads = [start_thread("replay", bodies) for _ in range(min(THREADS, len(todo)))]
-            if places := [i for i, run in enumerate(plan) if is_async(run.func)]:
-                asyncio.run(coroutines(places))
+            threads = [start_thread("replay", run_bodies) for _ in range(min(REPLAY_THREADS, len(bodies)))]
+            asyncio.run(run_coroutines()) if coroutines else None
             for thread in threads:
                 thread.join()
             if unstartable:
@@ -350,32 +362,31 @@ def _run(plan: Sequence[Run], script: Script) -> list[Instance]:
                 for call in calls_of(record):
                     record.backend.wait(call.handle)
     except BaseException:
-        todo.clear()
-        for instance in list(instances.values()):
+        bodies.clear()
+        for instance in list(instances):
             instance.line.cancel()
         raise
-    return [instances[i] for i in range(len(plan))]
+    return [records[i] for i in range(len(plan))]
 
 
 # -- comparing
-def _report(old: Data, record: ProgramRecord | None, new_of: Mapping[int, Data], script: Script) -> Replayed:
-    assert record is not None
-    found = Found()
-    _compare(old, record, new_of, script, found)
-    return Replayed(title_of(old), found.calls, found.skipped, found.first)
+def _report(old: Data, record: ProgramRecord, now: Mapping[int, Data], script: ReplayScript) -> Replayed:
+    findings = ReplayFindings()
+    _compare(old, record, now, script, findings)
+    return Replayed(title_of(old), findings.calls, findings.skipped, findings.first)
 
 
-def _compare(old: Data, record: ProgramRecord, new_of: Mapping[int, Data], script: Script, found: Found) -> None:
-    """The program and those that its body ran."""
-    compare(old, new_of[id(record)], found)
-    for inner in script.new.get(id(record), ()):
+def _compare(
+    old: Data, record: ProgramRecord, now: Mapping[int, Data], script: ReplayScript, findings: ReplayFindings
+) -> None:
+    """Compare the program and those that its body ran."""
+    compare(old, now[id(record)], findings)
+    title, what = title_of(old), "a program that it runs"
+    for inner in script.started.get(id(record), ()):
         recorded = script.old.get(id(inner))
         if recorded is not None:
-            _compare(recorded, inner, new_of, script, found)
+            _compare(recorded, inner, now, script, findings)
         else:
-            found.note(
-                (1, 0.0), Difference(title_of(old), None, None, "a program that it runs", "(nothing)", inner.name)
-            )
+            findings.note((1, 0.0), Difference(title, None, None, what, ABSENT, inner.name))
     for missing in script.never_started(old):
-        lost = Difference(title_of(old), None, None, "a program that it runs", missing["name"], ABSENT)
-        found.note((0, missing["began"]), lost)
+        findings.note((0, missing["began"]), Difference(title, None, None, what, missing["name"], ABSENT))
