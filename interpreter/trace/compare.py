@@ -57,9 +57,7 @@ class _ShownToken(str):
     """A token as it is shown: its text, id and probability."""
 
     @staticmethod
-    def of(token: list[Any] | None) -> str:
-        if token is None:
-            return ABSENT
+    def of(token: list[Any]) -> _ShownToken:
         text, number, logprob, forced, _ = token
         how = "forced" if forced else "no logprob" if logprob is None else f"logprob {logprob:.4f}"
         return _ShownToken(f"{text!r} (id {number}, {how})")
@@ -121,7 +119,7 @@ def _compare_branch(title: str, old: Data, new: Data, before: str, findings: Rep
             return
         findings.calls += 1
         lost = "the call", f"{call['kind']} {call['name']!r}", ABSENT, ""
-        found = next(_differences(call, calls[i]), None) if i < len(calls) else lost
+        found = _first_difference(call, calls[i]) if i < len(calls) else lost
         if found is not None:
             what, recorded, now, text = found
             difference = Difference(title, name, call["where"], what, recorded, now, before + text)
@@ -136,41 +134,40 @@ def _compare_branch(title: str, old: Data, new: Data, before: str, findings: Rep
         findings.note(rank, Difference(title, name, None, "the last text", old["tail"], new["tail"], before))
 
 
-def _differences(old: Data, new: Data) -> Iterator[tuple[str, Any, Any, str]]:
-    """Yield (what, recorded, now, the text of this call before it) for each way in which two calls differ, in order."""
-    prompt = _prompt(old)
-    if prompt != _prompt(new):
-        yield "the text before it", prompt, _prompt(new), ""
+def _first_difference(old: Data, new: Data) -> tuple[str, Any, Any, str] | None:
+    """Find the first fact in which two calls differ: what it is, as recorded, as it is now, the text before it."""
+    for (what, value, shown, before), (other, now, now_shown, before_now) in zip(_facts(old), _facts(new)):
+        if what == other and value != now:
+            return what, shown, now_shown, before
+        if what != other:  # one of them wrote more tokens
+            mine = what.startswith("token")
+            return (what, shown, ABSENT, before) if mine else (other, ABSENT, now_shown, before_now)
+    return None
+
+
+def _facts(call: Data) -> Iterator[tuple[str, Any, Any, str]]:
+    """Yield what a call has to repeat, in order: (what, its value, the value as shown, the call's text before it)."""
+    prompt, error = _prompt(call), call["error"]
+    yield "the text before it", prompt, prompt, ""
     for what in ("kind", "name", "params", "constraint"):
-        if old[what] != new[what]:
-            yield what, old[what], new[what], prompt
-    failed, fails = _error_type(old), _error_type(new)
-    if failed != fails:
-        yield "the error", failed or ABSENT, f"{fails}: {new['error']['message']}" if fails else ABSENT, prompt
-    if failed and fails:
+        yield what, call[what], call[what], prompt
+    shown = ABSENT if error is None else f"{error['type']}: {error.get('message', '')}"
+    yield "the error", _error_type(call), shown, prompt
+    if error is not None:
         return  # how far a failed call got depends on when it failed
-    for what, look in (("the list of choices", _choices), ("the choice", _picked)):
-        if look(old) != look(new):
-            yield what, look(old), look(new), prompt
-    if len(old["samples"]) != len(new["samples"]):
-        yield "the number of samples", len(old["samples"]), len(new["samples"]), prompt
-    for i, (one, other) in enumerate(zip(old["samples"], new["samples"])):
-        yield from _sample_differences(one, other, f" of sample {i}" if len(old["samples"]) > 1 else "", prompt)
-
-
-def _sample_differences(old: Data, new: Data, of: str, prompt: str) -> Iterator[tuple[str, Any, Any, str]]:
-    ours, theirs = old["tokens"], new["tokens"]
-    if ours and theirs:  # else only the texts are known
-        for k in range(max(len(ours), len(theirs))):
-            a, b = (tokens[k] if k < len(tokens) else None for tokens in (ours, theirs))
-            if a is None or b is None or a[1] != b[1]:
-                before = prompt + "".join(token[0] for token in ours[:k])
-                yield f"token {k}{of}", _ShownToken.of(a), _ShownToken.of(b), before
-                break
-    if old["text"] != new["text"]:
-        yield f"the text{of}", old["text"], new["text"], prompt
-    elif old["finish"] != new["finish"]:
-        yield f"the reason why it ended{of}", old["finish"], new["finish"], prompt + old["text"]
+    choices = call["choices"] or ()
+    texts, picked = [each["text"] for each in choices], [each["text"] for each in choices if each["picked"]]
+    yield "the list of choices", texts, texts, prompt
+    yield "the choice", picked, ", ".join(picked), prompt
+    samples = call["samples"]
+    yield "the number of samples", len(samples), len(samples), prompt
+    for i, sample in enumerate(samples):
+        of, before = f" of sample {i}" if len(samples) > 1 else "", prompt
+        for k, token in enumerate(sample["tokens"]):
+            yield f"token {k}{of}", token[1], _ShownToken.of(token), before
+            before += token[0]
+        yield f"the text{of}", sample["text"], sample["text"], prompt
+        yield f"the reason why it ended{of}", sample["finish"], sample["finish"], prompt + sample["text"]
 
 
 def _compare_end(title: str, old: Data, new: Data, findings: ReplayFindings) -> None:
@@ -193,14 +190,6 @@ def _prompt(call: Data) -> str:
 
 def _text(call: Data) -> str:
     return call["samples"][0]["text"] if call["samples"] else ""
-
-
-def _choices(call: Data) -> list[str]:
-    return [choice["text"] for choice in call["choices"] or ()]
-
-
-def _picked(call: Data) -> str | None:
-    return next((choice["text"] for choice in call["choices"] or () if choice["picked"]), None)
 
 
 def _without_addresses(value: Any) -> Any:

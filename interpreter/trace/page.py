@@ -1,10 +1,12 @@
 """A recorded trace as one HTML page that needs nothing else: no network, no fonts, no library.
 
-Owns: reading a trace file, checking that it is one, and putting it into the template `page.html` as data. What the page
-shows of it is the template's. Knows nothing of recording.
+Reads a trace file, checks that it is one, and puts it as data into the template `page.html`, which draws it. Knows
+nothing of recording.
 
-Invariants: the trace enters the page once, as JSON in which `<`, `>`, `&` and every character beyond ASCII are escaped,
-so that no text of a user can end the element that holds it; numbers that JavaScript would change are texts.
+Invariants
+1. The trace enters the page once, as JSON in which `<`, `>`, `&` and every character beyond ASCII are escaped. So no
+   text of a user can end the element that holds it.
+2. Numbers that JavaScript cannot hold are texts.
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ from typing import Any
 
 from ...lang.errors import OptionError
 
-VERSION = 1  # of the trace format that `load` and `page` know, as its "sgl_trace" says
+VERSION = 1
+"""The version of the trace format, as its "sgl_trace" says."""
 _MARK = "TRACE_JSON"
-_EXACT = 2**53  # beyond it JavaScript's numbers skip integers
+_LARGEST_EXACT_INT = 2**53  # beyond it JavaScript's numbers skip integers
+_DECIMAL_BITS = 10_000  # Python refuses to spell much longer integers in decimal
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})  # in JSON these stand only within texts
 _LISTS = {"trace": ("programs", "steps"), "program": ("branches",), "branch": ("calls",)}
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The trace in a file. `OptionError` if it cannot be read, is no trace, or is of a version unknown here."""
+    """Read the trace in a file. Raises `OptionError` if it cannot be read, is no trace, or has another version."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -41,14 +45,14 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def page(trace: Mapping[str, Any]) -> str:
-    """The whole HTML of a trace. `OptionError` for data that is no trace."""
+    """Give the HTML page of a trace. Raises `OptionError` for data that is no trace."""
     _check(trace, "the data")
     head, tail = files(__package__).joinpath("page.html").read_text(encoding="utf-8").split(_MARK + "</script>")
     return f"{head}{_embedded(trace)}</script>{tail}"
 
 
 def write_page(trace: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write `page(trace)` to `path`. `OptionError` if the file cannot be written."""
+    """Write `page(trace)` to `path`. Raises `OptionError` if the file cannot be written."""
     text = page(trace)
     try:
         Path(path).write_text(text, encoding="utf-8")
@@ -57,7 +61,7 @@ def write_page(trace: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def _check(data: object, what: str) -> None:
-    """Is this a trace, so far that the page can draw it? Deeper mistakes would be the recorder's."""
+    """Refuse data that the page could not draw. Deeper mistakes would be the recorder's."""
     if not isinstance(data, Mapping) or "sgl_trace" not in data:
         raise OptionError(f'{what} is not a trace: it has no "sgl_trace"; a trace is the file that sgl.trace() writes')
     version = data["sgl_trace"]
@@ -80,7 +84,7 @@ def _check_lists(record: object, kind: str, what: str) -> None:
 
 
 def _embedded(trace: Mapping[str, Any]) -> str:
-    """The trace as JSON that is safe inside a script element."""
+    """Give the trace as JSON that is safe inside a script element."""
     plain = {**trace, "programs": [_faithful(program) for program in trace["programs"]]}
     try:
         text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
@@ -90,7 +94,7 @@ def _embedded(trace: Mapping[str, Any]) -> str:
 
 
 def _faithful(program: Mapping[str, Any]) -> dict[str, Any]:
-    """A program whose own data (arguments, value, ...) can be shown as it is. Its calls' numbers are small."""
+    """Give a program with the numbers of the user's own data as JavaScript can hold them. Other numbers are small."""
     shown = dict(program)
     for name in ("args", "options", "seed", "value"):
         try:
@@ -101,13 +105,13 @@ def _faithful(program: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _exact(data: Any) -> Any:
-    """`data` with the numbers that JavaScript cannot hold as texts of the same spelling."""
+    """Replace the numbers that JavaScript cannot hold with texts of the same spelling."""
     if isinstance(data, Mapping):
         return {str(key): _exact(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
         return [_exact(value) for value in data]
     if isinstance(data, float) and not math.isfinite(data):
         return str(data)
-    if isinstance(data, int) and abs(data) > _EXACT:
-        return {"repr": str(data) if data.bit_length() < 10_000 else hex(data)}  # Python refuses to spell longer ones
+    if isinstance(data, int) and abs(data) > _LARGEST_EXACT_INT:
+        return {"repr": str(data) if data.bit_length() < _DECIMAL_BITS else hex(data)}
     return data

@@ -1,11 +1,11 @@
-"""`sgl.trace()`: the programs of a `with` block as a tree of calls and tokens, in memory, in a file, or as a page.
+"""`sgl.trace()`: records the programs of a `with` block, in memory, in a file, or as a page.
 
-Owns: the block (what is heard, when recording ends, what happens at its end) and the file. What a trace holds is
-`trace_data.py`'s, how it looks `page.py`'s.
+Knows nothing of what a trace's data is (`data.py`) or how it looks (`page.py`).
 
-A block that ends without an error finishes the calls of programs whose bodies have ended, as reading their values would
-(generation is lazy: a program that was only started would be traced without a token). It never waits for a body, and on
-an event loop only `async with` waits. Later calls of a program that is still running are noted; new programs are not.
+1. A block that ends without an error finishes the calls of programs whose bodies have ended, as reading their values
+   would. (Generation is lazy: a program that was only started would be traced without a token.)
+2. The end of a block never waits for a body. On an event loop only `async with` waits.
+3. After the block, later calls of a program that still runs are recorded; new programs are not.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ from .page import page, write_page
 
 
 class Trace(Recorder):
-    """`programs`: the records of the programs that started in the block, in that order; `to_dict()` is what the file
-    holds. Usable once, as `with` or `async with`; traces may be nested, and each hears all that is started in it."""
+    """A recording of the programs that started in one block; what `sgl.trace()` gives.
+
+    Use a trace once, with `with` or `async with`. Traces may be nested: each hears all that is started in its block.
+    `programs` are the records in the order of their start. `to_dict()` is what the file holds.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
@@ -74,13 +77,13 @@ class Trace(Recorder):
             self._close(error)
 
     def _leave(self) -> None:
-        """Hear of no new programs, wherever the context of the block was copied to."""
+        """Stop hearing of new programs, also where the context of the block was copied to."""
         self.listening = False
         current.set(tuple(recorder for recorder in current.get() if recorder is not self))
 
     def _close(self, error: BaseException | None) -> None:
         if any(record.ended is None for record in self.programs) or next(self._open_calls(), None) is not None:
-            weakref.finalize(self, _end_all, self._watched).atexit = False  # the steps of what still runs count
+            weakref.finalize(self, _end_all, self._watched).atexit = False  # steps of programs that still run count
         else:
             self.stop()
         if self.path is None:
@@ -93,7 +96,7 @@ class Trace(Recorder):
             note(error, f"and the trace was not written: {failed}")
 
     def _open_calls(self) -> Iterator[tuple[Backend, Handle[Any]]]:
-        """The calls that are not over, of programs whose bodies are."""
+        """Yield the calls that still run, of programs whose bodies have ended."""
         for record in list(self.programs):
             if record.ended is not None:
                 for call in calls_of(record):
@@ -102,11 +105,11 @@ class Trace(Recorder):
 
     # -- what it holds
     def to_dict(self) -> dict[str, Any]:
-        """The trace as JSON data, as it is now: what is not finished is shown as far as it is. Waits for nothing."""
+        """Give the trace as JSON data (a dict), as it is now. Waits for nothing."""
         return trace_data(list(self.programs), dict(self.steps), self.began, self.wall)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_dict()` as a JSON file, whole or not at all. `OptionError` if it cannot be written."""
+        """Write `to_dict()` to a JSON file, whole or not at all. Raises `OptionError` if that fails."""
         text = json.dumps(self.to_dict(), separators=(",", ":"))
         target = Path(path)
         try:
@@ -115,7 +118,7 @@ class Trace(Recorder):
             raise _unwritable(target, error.strerror or str(error)) from error
 
     def html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The trace as one self-contained HTML page, which is also written to `path` if one is given."""
+        """Give the trace as one self-contained HTML page; write it to `path`, too, if one is given."""
         data = self.to_dict()
         if path is not None:
             write_page(data, path)
@@ -131,34 +134,51 @@ class Trace(Recorder):
         return f"<sgl trace: {', '.join(counts)}>"
 
     def _repr_html_(self) -> str:
-        """In a notebook: the page, in a frame of its own."""
+        """Show the page in a notebook, in a frame of its own."""
         return f'<iframe srcdoc="{html.escape(self.html())}" style="width:100%;height:640px;border:0"></iframe>'
 
 
 def trace(path: str | os.PathLike[str] | None = None) -> Trace:
-    """`with sgl.trace("run.json") as t:` records every program that is started in the block: its branches and calls,
-    each token with its probability and where it came from, times and steps.
+    """Record every program that is started in a `with` (or `async with`) block.
 
-    At the end of the block the calls of programs whose bodies have ended are finished, and the trace is written to
-    `path` (if one is given; also if the block raises). `t.html("run.html")` writes it as a page, `sgl.replay(t)` runs
-    it again. Programs are heard of if they start in the block's own context: its thread, the tasks it makes,
-    `asyncio.to_thread` and the threads of sgl itself; a `threading.Thread` of your own needs
-    `contextvars.copy_context().run`.
+    Recorded are branches and calls, each token with its probability and where it came from, times and steps. At the end
+    of the block the calls of programs whose bodies have ended are finished. A trace hears of programs that start in the
+    block's own context: its thread, the tasks it makes, `asyncio.to_thread` and the threads of sgl. A
+    `threading.Thread` of your own needs `contextvars.copy_context().run`.
 
-    Raises `OptionError` if the file cannot be written.
+    Args:
+        path: the JSON file to write at the end of the block, also if the block raises (default None: no file).
+
+    Returns:
+        The trace, for `with`. `t.html("run.html")` writes it as a page, `sgl.replay(t)` runs it again.
+
+    Raises:
+        OptionError: if the file cannot be written.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def greet(s, name):
+        ...     s += f"Hello {name}:" + sgl.gen("greeting", max_tokens=4)
+        >>> with sgl.Runtime.toy() as runtime, sgl.trace() as traced:
+        ...     state = greet.run("Ada", backend=runtime)
+        >>> traced
+        <sgl trace: 1 programs, 1 calls>
+        >>> len(traced.to_dict()["programs"][0]["branches"][0]["calls"][0]["samples"][0]["tokens"])
+        4
     """
     return Trace(path)
 
 
 def program_trace(record: ProgramRecord | None) -> dict[str, Any]:
-    """`state.trace`: the part of the trace that is about one program; its times count from its own start."""
+    """Give the part of a trace that is about one program (`state.trace`). Its times count from its own start."""
     if record is None or not record.tokens:
         raise OptionError("this program was not traced: run it inside `with sgl.trace() as t:`")
     return program_data(record, TraceFrame(record.began, [record], {}))
 
 
 def calls_of(record: ProgramRecord) -> Iterator[CallRecord]:
-    """Every call of a program, branch by branch."""
+    """Yield every call of a program, branch by branch."""
     todo = [record.root]
     while todo:
         for event in list(todo.pop().events):
@@ -178,7 +198,7 @@ def _unwritable(path: Path, why: str) -> OptionError:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace `path` as a whole; a device or a pipe is written to as it is."""
+    """Replace the file `path` as a whole. A device or a pipe is written to directly."""
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return

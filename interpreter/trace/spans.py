@@ -1,14 +1,13 @@
 """OpenTelemetry spans of programs and their calls, if the application uses OpenTelemetry.
 
-Owns: the names and attributes of the spans, after the semantic conventions for generative AI (`gen_ai.*`, status
-"development", v1.41), and which span is whose parent. Hears of a program through its record, as a trace does. Imported
-only where the application has imported `opentelemetry.trace` itself.
+Hears of a program through its record, as a trace does. Knows nothing of the data of a trace. Names and attributes
+follow the semantic conventions for generative AI (`gen_ai.*`, status "development", v1.41).
 
-A program is an `invoke_workflow` span, a gen or select a `text_completion` span under it; both are INTERNAL, as the
-model runs in this process. A program's parent is the span that is current where it starts or, in the body of another
-program without a span opened there, that program. A call's span is made when the call is over, with the times of its
-turn and of its end. Texts are recorded only where OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is "true". Spans
-are handed to the processor where a step ends, so use one that exports elsewhere (`BatchSpanProcessor`).
+1. This module is imported only where the application has imported `opentelemetry.trace` itself.
+2. A program is an `invoke_workflow` span, and a gen or select a `text_completion` span under it. Both are INTERNAL.
+3. The parent of a program's span is the span that is current where the program starts. In the body of another program
+   that opened no span of its own there, it is that program's span.
+4. Texts are recorded only where OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is "true".
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from ...backend.base import GenResult, ScoreResult, Usage
 from ...lang.constraint import JsonSchema
 from ...lang.expr import Gen
 from ..record import BranchRecord, CallRecord, Listener, ProgramRecord
+from .data import results_of
 
 log = logging.getLogger("sgl")
 
@@ -42,11 +42,11 @@ _REQUEST = {
     "seed": "seed",
     "stop": "stop_sequences",
 }
-"""A gen's option -> `gen_ai.request.` and this."""
+"""Names of a gen's options -> their names after `gen_ai.request.`."""
 
 
 def start(record: ProgramRecord) -> Listener | None:
-    """Begin the span of a program that starts here; None if nobody collects spans."""
+    """Begin the span of a program that starts here. None: the application collects no spans."""
     if isinstance(otel.get_tracer_provider(), (otel.ProxyTracerProvider, otel.NoOpTracerProvider)):
         return None
     from ... import __version__
@@ -59,7 +59,11 @@ def start(record: ProgramRecord) -> Listener | None:
 
 
 class ProgramSpan:
-    """The span of one program and those of its calls. It ends when the body and every call of it have ended."""
+    """The span of one program, and the spans of its calls. It ends when the body and every call have ended.
+
+    A call's span is made when the call is over, with its true times. The span is handed to the processor in the thread
+    that ends a step, so use a processor that exports elsewhere (`BatchSpanProcessor`).
+    """
 
     def __init__(self, record: ProgramRecord, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -91,7 +95,7 @@ class ProgramSpan:
     # -- what it hears
     def called(self, branch: BranchRecord, call: CallRecord) -> None:
         if not self.span.is_recording():
-            return  # not sampled, or over: a call that is said after the program has no span
+            return  # not sampled, or over: a call that is said after the program's end has no span
         before = "".join(branch.unread()) if _captures() else None
         with self._count:
             self._left += 1
@@ -133,7 +137,7 @@ class ProgramSpan:
     # -- a call
     def _call(self, call: CallRecord, before: str | None) -> None:
         handle = call.handle
-        results = _results(call)
+        results = results_of(call)
         usage = sum((each.usage for each in results), Usage())
         ended = call.ended if call.ended is not None else time.monotonic()
         took = max((each.usage.queued + each.usage.running for each in results), default=ended - call.enqueued)
@@ -153,7 +157,7 @@ class ProgramSpan:
         span.end(self._time(ended))
 
     def _time(self, when: float) -> int:
-        """Nanoseconds since 1970 of a moment on the monotonic clock."""
+        """Convert a moment on the monotonic clock to nanoseconds since 1970."""
         return self._clock + int(when * 1e9)
 
 
@@ -163,11 +167,6 @@ def _model(record: ProgramRecord) -> str:
 
 def _captures() -> bool:
     return os.environ.get(_CAPTURE, "").strip().lower() == "true"
-
-
-def _results(call: CallRecord) -> list[GenResult | ScoreResult]:
-    result = None if call.handle.error is not None else call.handle.result
-    return list(result) if isinstance(result, list) else [] if result is None else [result]
 
 
 def _request(call: CallRecord) -> dict[str, Any]:
@@ -187,7 +186,7 @@ def _request(call: CallRecord) -> dict[str, Any]:
 
 
 def _response(results: list[GenResult | ScoreResult], usage: Usage) -> dict[str, Any]:
-    """`n` samples read one prompt: it is counted once."""
+    """Give the attributes of a response. The prompt that `n` samples share is counted once."""
     first = results[0].usage
     return {
         "gen_ai.response.finish_reasons": [_finish(each) for each in results],
@@ -206,7 +205,7 @@ def _finish(result: GenResult | ScoreResult) -> str:
 
 
 def _content(before: str, results: list[GenResult | ScoreResult]) -> dict[str, str]:
-    """The text that the call was the first of its line to read, and what it wrote, as the conventions' messages."""
+    """Give the text that no earlier call has read, and what the call wrote, as messages of the conventions."""
 
     def message(role: str, text: str, **more: str) -> dict[str, Any]:
         return {"role": role, "parts": [{"type": "text", "content": text}], **more}
