@@ -10,7 +10,7 @@ An error of a wait is raised inside the flow, at its `yield`. So `try`, `with` a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any, TypeVar
 
 from .base import Backend, Handle
@@ -89,7 +89,7 @@ async def suspend_on(flow: Flow[T]) -> T:
         return end.value  # type: ignore[no-any-return]
 
 
-def iterate(flow: StreamFlow[T]) -> Iterator[T]:
+def iterate(flow: StreamFlow[T]) -> Generator[T, None, None]:
     """Give the items of a stream; wait for them on the calling thread. Closing the iterator closes the flow."""
     try:
         while (item := block_on(_next_item(flow))) is not None:
@@ -98,7 +98,7 @@ def iterate(flow: StreamFlow[T]) -> Iterator[T]:
         flow.close()
 
 
-async def iterate_async(flow: StreamFlow[T]) -> AsyncIterator[T]:
+async def iterate_async(flow: StreamFlow[T]) -> AsyncGenerator[T, None]:
     """Give the items of a stream; wait for them in the running coroutine."""
     try:
         while (item := await suspend_on(_next_item(flow))) is not None:

@@ -62,8 +62,9 @@ class LiveState(ProgramState):
         return isinstance(name, str) and self._line.find(name) is not None
 
     def _read(self, name: str, part: Part) -> Flow[Any]:
-        variable = yield from self._find(name)
-        yield from self._done(variable.handles())
+        variable = self._look(name) or (yield from self._find(name))
+        if handles := variable.handles():
+            yield from self._done(handles)
         return self._take(variable, part)
 
     def _take(self, variable: Variable, part: Part) -> Any:
@@ -74,18 +75,21 @@ class LiveState(ProgramState):
             self._line.explain(error)
             raise
 
-    def _find(self, name: str, *, growing: bool = False) -> Flow[Variable]:
+    def _find(self, name: str, growing: bool = False) -> Flow[Variable]:
         """The variable, once there is one. A scope that the body still writes counts only with `growing`."""
         while True:
             version = self._body.pulse.version
-            complete = self._complete()  # before looking: what is not there then never will be
-            found = self._line.find(name)
-            if found is None and complete:
-                self._unknown(name)
-            unfinished = isinstance(found, Scope) and found.open and not complete and not growing
-            if found is not None and not unfinished:
+            if (found := self._look(name, growing)) is not None:
                 return found
             yield AtPulse(self._body, version)
+
+    def _look(self, name: str, growing: bool = False) -> Variable | None:
+        complete = self._complete()  # before looking: what is not there then never will be
+        found = self._line.find(name)
+        if found is None and complete:
+            self._unknown(name)
+        unfinished = not complete and not growing and isinstance(found, Scope) and found.open
+        return None if unfinished else found
 
     def _unknown(self, name: str) -> NoReturn:
         if self._root and self._body.error is not None:

@@ -11,22 +11,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, closing
 from typing import Any
 
+from ...backend.waiting import iterate_async, suspend_on
 from ..run import CLEANUP_SECONDS
 from ..state import ProgramState
+from .batch import RowBatch
 from .progress import Progress
 from .results import Results, States
 from .rows import Row
 
 
-class TaskBatch:
+class TaskBatch(RowBatch):
     """A batch whose rows are tasks of one loop."""
 
     def __init__(self, results: Results, is_async: bool) -> None:
-        self._results, self._plan, self._rows = results, results.plan, results.rows
+        super().__init__(results)
         self._most_bodies = self._plan.in_flight if is_async else self._plan.threads
         self._bodies = 0  # rows whose body runs
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,38 +38,24 @@ class TaskBatch:
 
     # -- giving out
     async def arun(self) -> States:
-        results = self._results
-        with closing(results), Progress(self._rows.total, self._plan.progress) as bar:
-            async with aclosing(self._finished()) as finished:
-                async for i in finished:
-                    results.given += 1
-                    if results.fails(found := results.seen(i, bar)):
-                        assert found.error is not None
-                        results.failed[i] = found.error
-                    if results.failed or results.unwritten is not None:
-                        self._stopping = True  # what runs may finish; nothing more starts
-        return results.states()
+        """Wait for every row; their states."""
+        async with self._running() as bar:
+            await suspend_on(self._all(bar))
+        return self._results.states()
 
     async def aiterate(self) -> AsyncIterator[ProgramState]:
-        results = self._results
-        with closing(results), Progress(self._rows.total, self._plan.progress) as bar:
-            async with aclosing(self._finished()) as finished:
-                waiting: set[int] = set()
-                async for i in finished:
-                    results.seen(i, bar)
-                    waiting.add(i)
-                    for turn in results.turns(waiting):
-                        state = results.give(turn)
-                        results.given += 1
-                        yield state
-        results.end_of_stream()
+        """Give rows as they finish, in order or as completed. Closing the iterator cancels the rest."""
+        async with self._running() as bar, aclosing(iterate_async(self._each(bar))) as states:
+            async for state in states:
+                yield state
+        self._results.end_of_stream()
 
     def run(self) -> States:
-        """For a caller without a loop."""
+        """Run for a caller without a loop."""
         return asyncio.run(self.arun())
 
     def iterate(self) -> Iterator[ProgramState]:
-        """For a caller without a loop: a private one runs while the caller waits for the next row."""
+        """Run for a caller without a loop: a private loop runs while the caller waits for the next row."""
         loop = asyncio.new_event_loop()
         states = self.aiterate()
         row: asyncio.Task[ProgramState] | None = None
@@ -87,32 +75,40 @@ class TaskBatch:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
-    # -- the tasks
-    async def _finished(self) -> AsyncGenerator[int, None]:
-        """Rows in the order in which they finish. Closing cancels the rest."""
+    def _given(self) -> None:
+        self._results.given += 1
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[Progress]:
+        """Run the tasks. What still runs at the end of the block is cancelled."""
         self._news = asyncio.Event()
-        try:
-            while True:
-                if self._done:
-                    yield self._done.popleft()
-                    continue
-                self._start_more()
-                if self._done:  # a row that was never a program
-                    continue
-                if not self._tasks and (self._reading is None or self._stopping):
-                    break
-                self._news.clear()
-                await _wait(self._news, self._results.next_deadline())
-                self._give_up_late()
-            for i in self._results.missing():
-                yield i
-        finally:
-            self._closing = True
-            left: set[asyncio.Task[Any]] = {*self._tasks, *([] if self._reading is None else [self._reading])}
-            for task in left:
-                task.cancel()
-            if left:  # a body may refuse to be cancelled
-                await asyncio.wait(left, timeout=CLEANUP_SECONDS)
+        with closing(self._results), self._progress() as bar:
+            try:
+                yield bar
+            finally:
+                self._closing = True
+                left: set[asyncio.Task[Any]] = {*self._tasks, *([] if self._reading is None else [self._reading])}
+                for task in left:
+                    task.cancel()
+                if left:  # a body may refuse to be cancelled
+                    await asyncio.wait(left, timeout=CLEANUP_SECONDS)
+
+    # -- the tasks
+    async def next_row(self) -> int | None:
+        """Wait for the next row to finish; None when no more will. Starts rows as there is room."""
+        while True:
+            if not self._done:
+                self._start_more()  # may finish a row at once: one that was never a program
+            if self._done:
+                return self._done.popleft()
+            if not self._tasks and (self._reading is None or self._stopping):
+                return None
+            self._news.clear()
+            await _wait(self._news, self._results.next_deadline())
+            self._give_up_late()
 
     def _start_more(self) -> None:
         while self._reading is None and self._may_start():

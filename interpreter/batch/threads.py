@@ -15,21 +15,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 
 from ...backend.base import Handle
+from ...backend.waiting import block_on, iterate
 from ...lang.errors import BackendError
 from ..run import Instance, start_thread
 from ..state import ProgramState
+from .batch import RowBatch
 from .progress import Progress
 from .results import Results, States
 from .rows import Row
 
 
-class ThreadBatch:
+class ThreadBatch(RowBatch):
+    """A batch whose bodies run on a pool of threads."""
+
     def __init__(self, results: Results) -> None:
-        self._results, self._plan, self._rows = results, results.plan, results.rows
+        super().__init__(results)
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # threads wait here for a row they may start
         self._news = threading.Condition(self._lock)  # the waiter, while only Python runs
@@ -46,34 +50,20 @@ class ThreadBatch:
 
     # -- giving out
     def run(self) -> States:
-        """Every row, finished."""
-        results = self._results
-        with closing(results), self._progress() as bar, closing(self._finished()) as finished:
-            for i in finished:
-                self._given()
-                if results.fails(found := results.seen(i, bar)):
-                    assert found.error is not None
-                    results.failed[i] = found.error
-                if results.failed or results.unwritten is not None:
-                    self._stop()  # what runs may finish; nothing more starts
-        return results.states()
+        """Wait for every row; their states."""
+        with self._running() as bar:
+            block_on(self._all(bar))
+        return self._results.states()
 
     def iterate(self) -> Iterator[ProgramState]:
-        """Rows as they finish, in order or as completed; closing cancels the rest."""
-        results, over = self._results, Handle[None]("run_batch")
+        """Give rows as they finish, in order or as completed. Closing the iterator cancels the rest."""
+        over = Handle[None]("run_batch")
         if self._rows.total != 0:
             start_thread("batch-driver", lambda: self._drive(over))
         try:
-            with closing(results), self._progress() as bar, closing(self._finished()) as finished:
-                waiting: set[int] = set()
-                for i in finished:
-                    results.seen(i, bar)
-                    waiting.add(i)
-                    for turn in results.turns(waiting):
-                        state = results.give(turn)
-                        self._given()
-                        yield state
-            results.end_of_stream()
+            with self._running() as bar:
+                yield from iterate(self._each(bar))
+            self._results.end_of_stream()
         finally:
             over.finish(None)
 
@@ -82,34 +72,31 @@ class ThreadBatch:
         with suppress(BackendError):  # whoever reads a row hears of it
             self._results.backend.wait(over)
 
-    def _progress(self) -> Progress:
-        return Progress(self._rows.total, self._plan.progress)
-
     def _given(self) -> None:
         with self._lock:
             self._results.given += 1
             self._room.notify()
 
-    # -- the waiter
-    def _finished(self) -> Generator[int, None, None]:
-        """Rows in the order in which they finish. Closing stops and cancels the rest."""
-        self._start_thread()
-        over = False
-        try:
-            while (i := self._wait()) is not None:
-                yield i
-            yield from self._results.missing()
-            over = True
-        finally:
-            self._cancelled = not over
-            self._stop()
-            if not over:
-                for instance in list(self._results.running.values()):
-                    if not instance.body.ended or instance.line.pending():
-                        instance.line.cancel()
+    @contextmanager
+    def _running(self) -> Iterator[Progress]:
+        """Run the pool. What still runs at the end of the block is cancelled, unless the block ended by itself."""
+        with closing(self._results), self._progress() as bar:
+            self._start_thread()
+            over = False
+            try:
+                yield bar
+                over = True
+            finally:
+                self._cancelled = not over
+                self._stop()
+                if not over:
+                    for instance in list(self._results.running.values()):
+                        if not instance.body.ended or instance.line.pending():
+                            instance.line.cancel()
 
-    def _wait(self) -> int | None:
-        """The next row to finish; None when no more will. Drives the backend while programs wait for it."""
+    # -- the waiter
+    def next_row(self) -> int | None:
+        """Wait for the next row to finish; None when no more will. Drives the backend while programs wait for it."""
         while True:
             with self._lock:
                 if self._done:

@@ -139,13 +139,13 @@ def test_a_reader_that_stops_early_closes_the_flow() -> None:
 
     pieces = iterate(flow())
     assert next(pieces) == "a"
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     assert ended == [True]
 
     async def read() -> None:
         pieces = iterate_async(flow())
         assert await pieces.__anext__() == "a"
-        await pieces.aclose()  # type: ignore[attr-defined]
+        await pieces.aclose()
 
     asyncio.run(read())
     assert ended == [True, True]
