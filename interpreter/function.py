@@ -1,6 +1,8 @@
-"""`@sgl.function`: an ordinary Python function as a program.
+"""`@sgl.function`: an ordinary Python function as a program, and everything that can be done with one.
 
-Owns: the decorator and `SglFunction`'s methods, which sort arguments and hand over to `run.py` and `batch.py`.
+This is the one file that joins the core and the wings: its methods hand over to `run.py`, `batch/` and `graph/`, and it
+hangs what the core needs of `partial/` and `trace/` into the core's hooks. Nothing else at the top of `interpreter/`
+imports a wing. Knows nothing of how bodies run or rows finish.
 """
 
 from __future__ import annotations
@@ -53,8 +55,28 @@ def function(
 def function(
     func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None
 ) -> SglFunction | Callable[[Callable[..., Any]], SglFunction]:
-    """Make a program of a function (plain or async), a method, a partial or any callable: its first parameter, whatever
-    its name, is the state. As `@sgl.function` or `@sgl.function()`."""
+    """Make a program of a function: `@sgl.function` or `@sgl.function()`.
+
+    Args:
+        func: A function (plain or `async def`), a method, a partial or any callable. Its first parameter, whatever its
+            name, is the state; the others are the program's arguments.
+        num_api_spec_tokens: SGLang's argument; only None is possible yet.
+
+    Returns:
+        The program; without `func`, the decorator that makes one.
+
+    Raises:
+        OptionError: `func` is no function, has no parameter for the state, or contains `yield`.
+        NotYet: `num_api_spec_tokens` was given.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def qa(s, question):
+        ...     s += question + sgl.gen("answer", max_tokens=4)
+        >>> qa
+        <sgl program qa>
+    """
     if num_api_spec_tokens is not None:
         raise NotYet("function: num_api_spec_tokens= (speculation through an API) is not supported by this version yet")
     if func is None:
@@ -63,7 +85,11 @@ def function(
 
 
 class SglFunction:
-    """A program. Immutable; hashable by identity."""
+    """A program: what `@sgl.function` makes of a function. Immutable; hashable by identity.
+
+    `f(...)` is `f.run(...)`. `f(s, ...)`, in the body of another program, runs the body inline on the state `s` and
+    returns what the body returns.
+    """
 
     def __init__(self, func: Callable[..., Any], bind_arguments: Mapping[str, Any] | None = None) -> None:
         if isinstance(func, SglFunction) or not callable(func):
@@ -80,24 +106,73 @@ class SglFunction:
 
     @property
     def arg_names(self) -> tuple[str, ...]:
-        """The program's parameters after the state."""
+        """The names of the program's parameters after the state."""
         return self._declared.names
 
     # -- running
     def run(self, /, *args: Any, **kwargs: Any) -> ProgramState:
-        """Run the body now; values are read lazily from the state. An error of the body itself is raised here.
+        """Run the body now. It returns when the body ends; values are read from the state, which waits for them.
 
-        `kwargs` are the program's arguments and run-level options (`max_new_tokens`, `temperature`, `stop`, `seed`,
-        `timeout`, `backend`, ...). With `stream=True` the body runs in the background, and the state is returned at
-        once.
+        Args:
+            *args: Arguments of the program, after its state.
+            **kwargs: Arguments of the program by name, and run-level options. A name that the function itself declares
+                is the program's.
+
+        Run-level options:
+            max_new_tokens, temperature, top_p, top_k, min_p, frequency_penalty, presence_penalty, repetition_penalty,
+            stop, stop_token_ids, stop_regex, ignore_eos, n, return_logprob, logprob_start_len, top_logprobs_num,
+            return_text_in_logprobs: Defaults for every gen of the program; what a gen says itself wins. Meaning, unit
+                and default are those of `sgl.gen`.
+            seed: An integer. With it the same program and arguments give the same result. Default: a new one.
+            timeout: Seconds for the whole program, after which it fails with `ProgramTimeout`. Default: none.
+            budget: The most the program may cost: generated tokens, or a dict of counts of `sgl.Usage`, such as
+                `{"generated": 2000, "calls": 20}`. The next call fails with `BudgetExceeded`. Default: none.
+            stream: True: run the body elsewhere and return the state at once. Default False.
+            backend: Where to run. Default: the one given to `sgl.set_default_backend`.
+
+        Returns:
+            The program's state.
+
+        Raises:
+            OptionError: An unknown, missing or wrong argument or option.
+            BackendError: There is no backend to run on.
+            Exception: What the body raised. (What a gen raises is raised where its value is read.)
+
+        Example:
+            >>> import sgl
+            >>> @sgl.function
+            ... def qa(s, question):
+            ...     s += question + sgl.gen("answer", max_tokens=4)
+            >>> state = qa.run("Why?", temperature=0, backend=sgl.Runtime.toy())
+            >>> state.text() == "Why?" + state["answer"]
+            True
         """
         instance, options = self._instance(args, kwargs)
         return run_stream(instance) if options.stream else run_here(instance)
 
     async def arun(self, /, *args: Any, **kwargs: Any) -> ProgramState:
-        """`run` without blocking the event loop; everything is finished when it returns.
+        """Run the program without blocking the event loop. Everything is finished when it returns.
 
-        An error of the body is raised; an error of a gen is raised where it is read, and given by `state.error()`.
+        Args:
+            *args: Arguments of the program, as for `run`.
+            **kwargs: Arguments by name and run-level options, as for `run`. `stream` is not possible: use
+                `run(stream=True)` and `state.text_async_iter()`.
+
+        Returns:
+            The program's state.
+
+        Raises:
+            OptionError, BackendError, Exception: As `run` does. The error of a gen is raised where its value is read,
+                and `state.error()` gives it.
+
+        Example:
+            >>> import asyncio, sgl
+            >>> @sgl.function
+            ... async def qa(s, question):
+            ...     s += question + sgl.gen("answer", max_tokens=4)
+            ...     return len(await s["answer"]) > 0
+            >>> asyncio.run(qa.arun("Why?", backend=sgl.Runtime.toy())).ret_value
+            True
         """
         instance, options = self._instance(args, kwargs)
         if options.stream:
@@ -105,7 +180,6 @@ class SglFunction:
         return await run_async(instance)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """`f(...)` is `f.run(...)`; `f(s, ...)` runs the body inline on the program state `s` and returns its value."""
         if not (args and isinstance(args[0], ProgramState)):
             return self.run(*args, **kwargs)
         mine, options = self._declared.split(kwargs)
@@ -146,35 +220,59 @@ class SglFunction:
         backend: Any = None,
         **options: Any,
     ) -> States | Iterator[ProgramState]:
-        """Run the program once a row (a dict by name, or a tuple by position); finished states, in the rows' order.
+        """Run the program once for each row, many at a time.
 
-        `rows`: a list, or any iterable, which is read as there is room and never kept; with `generator_style` a batch
-        holds a bounded number of rows, however many there are.
-        `num_threads`: bodies at a time (of an async program: programs at a time); many more programs are in flight.
-        `on_error="raise"`: the first failing row's original error is raised when the running ones ended, with all
-        states as its `.states`; "keep": every row gives its state, and `state.error()` says what happened, to a row of
-        the wrong shape too.
-        `generator_style`: yield states as they finish, in order or (`ordered=False`) as completed; closing the
-        generator cancels the rest.
-        `resume`: a journal file. Each finished row is noted there, and rows that it has already are not run again
-        (their states are read-only); see `docs/running.md`.
-        `batch_timeout`: seconds for all rows together; `timeout` is each program's own.
-        The rest are run-level options, as in `run`.
+        Args:
+            rows: Each row is a dict of arguments by name, or a tuple by position. A list is checked before anything
+                runs. Any other iterable is read as there is room and never kept, so it may be endless.
+            num_threads: Bodies that run at a time (of an async program: programs at a time); many more programs are in
+                flight. Default "auto": 64 bodies, 256 programs.
+            progress_bar: Show rows, tokens a second and reuse. Default False.
+            generator_style: Yield states as they finish; a bounded number of rows is held. Closing the generator
+                cancels the rest. Default False.
+            on_error: "raise" (default): no more rows start once one failed; its original error is raised when the
+                running ones ended, with all states as its `.states`. "keep": every row gives a state, and
+                `state.error()` says what happened, to a row of the wrong shape too.
+            ordered: With `generator_style`, give rows in their order (default True) or as they complete.
+            resume: Path of a journal file. Each finished row is noted there, and a row that the file has already does
+                not run again: its state can only be read. Default None.
+            batch_timeout: Seconds for all rows together (`timeout` is each program's own). Default None.
+            backend: Where to run. Default: the one given to `sgl.set_default_backend`.
+            **options: Run-level options, as for `run`.
+
+        Returns:
+            The finished states, in the rows' order: a list with `.errors` and `.usage`. With `generator_style`, an
+            iterator of states.
+
+        Raises:
+            OptionError: A wrong option, a wrong row, or a file that is no journal of this program.
+            ProgramTimeout: `batch_timeout` passed.
+            JournalError: The journal could not be written.
+            Exception: With `on_error="raise"`, the error of the first failed row.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.function
+            ... def qa(s, question):
+            ...     s += question + sgl.gen("answer", max_tokens=4)
+            >>> states = qa.run_batch([{"question": "Why?"}, ("How?",)], backend=sgl.Runtime.toy())
+            >>> [state.text()[:4] for state in states], states.errors
+            (['Why?', 'How?'], {})
         """
         if is_async(self.func):
             no_loop_here(self.__name__, "arun_batch")  # before a journal is opened
         results = self._results(
             rows,
             False,
-            num_threads,
-            progress_bar,
-            on_error,
-            ordered,
-            generator_style,
             resume,
-            batch_timeout,
             backend,
             options,
+            num_threads=num_threads,
+            progress=progress_bar,
+            on_error=on_error,
+            ordered=ordered,
+            windowed=generator_style,
+            batch_timeout=batch_timeout,
         )
         batch = TaskBatch(results, True) if is_async(self.func) else ThreadBatch(results)
         return batch.iterate() if generator_style else batch.run()
@@ -201,60 +299,61 @@ class SglFunction:
         backend: Any = None,
         **options: Any,
     ) -> Coroutine[Any, Any, States] | AsyncIterator[ProgramState]:
-        """`run_batch` without blocking the event loop: to be awaited, or with `generator_style` an async iterator.
-        `rows` may be an async iterable too."""
+        """Run the program once for each row without blocking the event loop.
+
+        Args:
+            rows: As for `run_batch`, or an async iterable.
+            num_threads, progress_bar, generator_style, on_error, ordered, resume, batch_timeout, backend: As for
+                `run_batch`.
+            **options: Run-level options, as for `run`.
+
+        Returns:
+            A coroutine that gives the finished states; with `generator_style`, an async iterator of states.
+
+        Raises:
+            OptionError, ProgramTimeout, JournalError, Exception: As `run_batch` does.
+
+        Example:
+            >>> import asyncio, sgl
+            >>> @sgl.function
+            ... async def qa(s, question):
+            ...     s += question + sgl.gen("answer", max_tokens=4)
+            >>> len(asyncio.run(qa.arun_batch([("Why?",), ("How?",)], backend=sgl.Runtime.toy())))
+            2
+        """
         results = self._results(
             rows,
             True,
-            num_threads,
-            progress_bar,
-            on_error,
-            ordered,
-            generator_style,
             resume,
-            batch_timeout,
             backend,
             options,
+            num_threads=num_threads,
+            progress=progress_bar,
+            on_error=on_error,
+            ordered=ordered,
+            windowed=generator_style,
+            batch_timeout=batch_timeout,
         )
         batch = TaskBatch(results, is_async(self.func))
         return batch.aiterate() if generator_style else batch.arun()
 
     def _results(
-        self,
-        given: Any,
-        on_loop: bool,
-        num_threads: Any,
-        progress_bar: bool,
-        on_error: str,
-        ordered: bool,
-        windowed: bool,
-        resume: Any,
-        batch_timeout: float | None,
-        backend: Any,
-        options: dict[str, Any],
+        self, given: Any, on_loop: bool, resume: Any, backend: Any, options: dict[str, Any], **plan_options: Any
     ) -> Results:
+        """What a batch needs to know, its options checked. `on_loop`: it is to be awaited."""
         where = f"{self.__name__}.run_batch"
         known = (*(o for o in RUN_OPTIONS if o != "stream"), *_BATCH_OPTIONS)
         for name in options:
             if name not in known:
                 raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}")
         parsed = Options.of(where, options)
-        plan = BatchPlan(
-            where,
-            num_threads=num_threads,
-            progress=progress_bar,
-            on_error=on_error,
-            ordered=ordered,
-            windowed=windowed,
-            batch_timeout=batch_timeout,
-            is_async=is_async(self.func),
-        )
+        plan = BatchPlan(where, is_async=is_async(self.func), **plan_options)
         rows = Rows(self._declared, given, self.bind_arguments, plan.keep, on_loop)
         target = backend_here(backend) if rows.total != 0 else None
 
         def start(row: Row) -> Instance:
             assert target is not None and row.call is not None
-            late = batch_timeout is not None
+            late = plan.deadline is not None
             return instance_on(target, self.func, self.__name__, row.call, parsed, row=row.index, may_be_late=late)
 
         journal = None if resume is None else Journal.open(resume, self.__name__)
@@ -262,7 +361,25 @@ class SglFunction:
 
     # -- shaping
     def bind(self, /, **kwargs: Any) -> SglFunction:
-        """The program with some arguments given. What is passed to `run` wins over what was bound."""
+        """Give some arguments of the program. What is passed to `run` wins over what was bound.
+
+        Args:
+            **kwargs: Arguments of the program by name.
+
+        Returns:
+            A new program.
+
+        Raises:
+            OptionError: The program has no such parameter.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.function
+            ... def qa(s, question, tone):
+            ...     s += f"{tone}: {question}"
+            >>> qa.bind(tone="kind").run("Why?", backend=sgl.Runtime.toy()).text()
+            'kind: Why?'
+        """
         self._declared.check_names(f"{self.__name__}.bind", kwargs)
         return SglFunction(self.func, {**self.bind_arguments, **kwargs})
 
@@ -270,31 +387,82 @@ class SglFunction:
         self._owner = owner
 
     def __get__(self, instance: object, owner: type | None = None) -> SglFunction:
-        """A program defined in a class is a method: `obj.program.run(...)` passes `obj` before the state."""
+        """Bind a program that is defined in a class: `obj.program.run(...)` passes `obj` before the state."""
         if instance is None:
             return self
         bound = cast(Callable[..., Any], MethodType(self.func, instance))
         return SglFunction(bound, self.bind_arguments)
 
-    def trace(self, /, **kwargs: Any) -> Graph:
-        """The program's graph, found by running the body once without a model: it prints, and draws itself (`svg()`).
+    def graph(self, /, **kwargs: Any) -> Graph:
+        """Draw the program: run its body once without a model and give the graph of what it says.
 
-        `kwargs` are the program's arguments, where they matter; the others are placeholders (`{question}`). Also
-        `backend` (whose chat template is used), `limit` (ops, 10,000) and `timeout` (seconds, 30).
+        Args:
+            **kwargs: Arguments of the program, where they matter; the others are placeholders (`{question}`). Also,
+                unless the program declares these names itself: `backend` (its chat template is used; its model is not
+                asked), `limit` (ops, default 10,000) and `timeout` (seconds, default 30).
+
+        Returns:
+            The graph. It prints, and draws itself (`graph.svg()`). A body that depends on what a model would say ends
+            the graph there.
+
+        Raises:
+            OptionError: A wrong argument.
+            Exception: What the body raised, if no placeholder can have caused it.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.function
+            ... def qa(s, question):
+            ...     s += "Q: " + question + sgl.gen("answer")
+            >>> "gen" in str(qa.graph())
+            True
         """
         from .graph.lower import graph_program
 
         return graph_program(self, kwargs)
 
+    def trace(self, /, **kwargs: Any) -> Graph:
+        """Give `graph(**kwargs)`: the name that SGLang's programs use. (To record a run, use `with sgl.trace()`.)"""
+        return self.graph(**kwargs)
+
     def compile(self, backend: Any = None) -> CompiledFunction:
-        """The program bound to a backend (None: the default one): checked and prepared ahead of its first run, with
-        the text that every run begins with computed and pinned."""
+        """Prepare the program for a backend ahead of its first run.
+
+        Its ops are checked against what the backend can do, its constraints are compiled, and the KV of the text that
+        every run begins with is computed and kept.
+
+        Args:
+            backend: Where the program will run. Default: the one given to `sgl.set_default_backend`.
+
+        Returns:
+            The program bound to that backend; it runs as the program does.
+
+        Raises:
+            CapabilityError, ConstraintError: What a run there would raise.
+            OptionError: The program has an argument `backend` of its own.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.function
+            ... def qa(s, question):
+            ...     s += "Answer briefly. " + question + sgl.gen("answer", max_tokens=4)
+            >>> compiled = qa.compile(sgl.Runtime.toy())
+            >>> compiled.pinned > 0 and compiled.run("Why?")["answer"] != ""
+            True
+        """
         from .graph.lower import compile_program
 
         return compile_program(self, backend)
 
     def cache(self, backend: Any = None) -> int:
-        """Compute and pin the text that every run begins with, until the cache is flushed; its length in tokens."""
+        """Compute the KV of the text that every run begins with, and keep it until the cache is flushed.
+
+        Args:
+            backend: Where the program will run. Default: the one given to `sgl.set_default_backend`.
+
+        Returns:
+            The length of that text in tokens.
+        """
         from .graph.lower import cache_program
 
         return cache_program(self, backend)
