@@ -15,7 +15,7 @@ from typing import Any
 
 from ..lang.errors import OptionError, suggest
 from ..lang.sampling import RUN_NAMES, Sampling
-from .budget import Budget
+from .usage import Budget
 
 RUN_OPTIONS = (*RUN_NAMES, "budget", "stream", "backend")
 """Names of the run-level options. `seed`, `timeout` and `budget` are the program's as a whole."""

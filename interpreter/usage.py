@@ -1,19 +1,56 @@
-"""What a program cost: a tree of program, branches and calls, with token counts.
+"""What a program cost, as a tree of program, branches and calls; and what it may cost (`budget=`).
 
-Owns: the tree and its printing. Counting is the backend's (`BackendBranch.usage`, and the usage of each result).
+Counts nothing itself: that is the backend's (`BackendBranch.usage`, and the usage of each result).
 
-`Ledger` grows while a program runs and holds no state of it, so a dropped branch is freed although its costs are kept;
-`UsageTree` is a snapshot for the user.
+`Ledger` grows while a program runs. It holds no state of the program, so a dropped branch is freed although its costs
+are kept. `UsageTree` is a snapshot for the user.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..backend.base import BackendBranch, Handle, Usage
-from .budget import Budget
+from ..lang.errors import BudgetExceeded, OptionError, suggest
+
+_COUNTS = tuple(f.name for f in fields(Usage))
+_NOUNS = {"generated": "generated tokens", "prompt": "prompt tokens", "computed": "computed tokens"}
+
+
+class Budget:
+    """What a program may cost before its next call is refused.
+
+    Calls that run already finish, so a program may end above its budget by what ran side by side when it was reached.
+    `asked`: a number of generated tokens, or a dict from counts of `Usage` to the most there may be of each, such as
+    `{"generated": 2000, "calls": 20, "computed": 50_000}`.
+    """
+
+    __slots__ = ("limits",)
+
+    def __init__(self, where: str, asked: Any) -> None:
+        limits = {"generated": asked} if not isinstance(asked, Mapping) else dict(asked)
+        if not limits:
+            raise OptionError(f"{where}: budget is empty; say at least one of {', '.join(_COUNTS)}")
+        for name, most in limits.items():
+            if name not in _COUNTS:
+                raise OptionError(f"{where}: budget has no count {name!r}{suggest(str(name), _COUNTS)}")
+            if isinstance(most, bool) or not isinstance(most, (int, float)) or not most >= 0:
+                raise OptionError(f"{where}: budget of {name} must be a number of at least 0, got {most!r:.60}")
+        self.limits: dict[str, float] = limits
+
+    def check(self, spent: Usage, label: str) -> None:
+        """Raise `BudgetExceeded` if nothing is left of some count."""
+        for name, most in self.limits.items():
+            so_far = getattr(spent, name)
+            if so_far >= most:
+                noun = _NOUNS.get(name, name)
+                said = f"{so_far:.3g} s of {name}" if isinstance(so_far, float) else f"{so_far} {noun}"
+                raise BudgetExceeded(
+                    f"program {label} has spent {said}, and its budget is {most:g}; raise budget={{{name!r}: ...}}",
+                    spent + Usage(),
+                )
 
 
 @dataclass(frozen=True)
@@ -26,7 +63,14 @@ class Call:
 
 @dataclass(frozen=True)
 class UsageTree:
-    """`own`: this branch alone. `total`: with every branch forked from it, and every program that its body ran."""
+    """Token counts of a branch and of everything beneath it. It prints as an indented list.
+
+    Attributes:
+        label: The name of the program, or which branch it is.
+        own: The counts of this branch alone.
+        calls: Its finished gens and selects.
+        branches: The branches forked from it, and the programs that its body ran.
+    """
 
     label: str
     own: Usage
@@ -35,6 +79,7 @@ class UsageTree:
 
     @property
     def total(self) -> Usage:
+        """The counts of this branch and of all beneath it."""
         total = Usage()
         for tree in self.walk():
             total.add(tree.own)
@@ -45,11 +90,11 @@ class UsageTree:
         return UsageTree(label, Usage(), [], rows)
 
     def walk(self) -> Iterator[UsageTree]:
-        """This tree and all beneath it, parents first. (Programs may be forked deeper than Python recurses.)"""
+        """Give this tree and all beneath it, parents first."""
         return (tree for tree, _ in self._walk())
 
     def _walk(self) -> Iterator[tuple[UsageTree, int]]:
-        stack = [(self, 0)]
+        stack = [(self, 0)]  # programs may be forked deeper than Python recurses
         while stack:
             tree, depth = stack.pop()
             yield tree, depth
@@ -99,12 +144,12 @@ class Ledger:
                 each._spent.add(spent(handle))
 
     def fork(self, child: Ledger) -> None:
-        """What the child costs is part of what this costs."""
+        """Make the costs of `child` a part of these."""
         child._limited = (*self._limited, *child._limited)
         self._children.append(child)
 
     def gate(self) -> Callable[[], None] | None:
-        """What refuses a call once a budget here or above is spent; None where there is none."""
+        """The check that refuses a call once a budget here or above is spent; None without a budget."""
         return self._check if self._limited else None
 
     def _check(self) -> None:
@@ -113,7 +158,7 @@ class Ledger:
             each._budget.check(each._spent, each._label)
 
     def total(self) -> Usage:
-        """What this branch and all beneath it cost so far."""
+        """The costs so far of this branch and all beneath it."""
         return self.tree(calls=False).total
 
     def tree(self, calls: bool = True) -> UsageTree:
