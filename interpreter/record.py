@@ -1,14 +1,11 @@
-"""What is noted of a program while it runs, for `sgl.trace()`, `replay` and telemetry.
+"""What is noted of a program while it runs, for those who listen: a tree of programs, branches and calls.
 
-Owns: the tree of programs, branches and calls as it grows, and who hears of a program. Knows nothing of files or pages
-(`trace_data.py`, `page.py`) nor of spans (`telemetry.py`). A record holds no state of a program: a dropped branch is
-freed although its record is kept.
+Knows nothing of files, pages or spans. A recorder is found through a context variable. So it hears of the programs that
+start within its block, and in tasks and threads that have its context (sgl's own have), and of no others.
 
-A recorder is found through a context variable, so it hears of the programs that are started within its block, in the
-tasks and threads that come from there with its context (sgl's own do), and of no others. Where there is none, and the
-application uses no OpenTelemetry, a program carries None, and every hook is one comparison.
-
-Invariant: `BranchRecord.events` only grows, so a copy of it at any time is a consistent beginning of what was said.
+1. A record holds no state of a program: a dropped branch is freed although its record is kept.
+2. `BranchRecord.events` only grows, so a copy of it at any time is a consistent beginning of what was said.
+3. A program that nobody listens to has no record: each note costs one comparison.
 """
 
 from __future__ import annotations
@@ -31,8 +28,7 @@ current: contextvars.ContextVar[tuple[Recorder, ...]] = contextvars.ContextVar("
 
 
 class CallRecord:
-    """One gen or select. Everything that is known when it is over is in the handle's results; `ended` is when the
-    handle was done (`time.monotonic()` seconds)."""
+    """One gen or select. Its results are in its handle. `enqueued` and `ended` are `time.monotonic()` seconds."""
 
     __slots__ = ("ended", "enqueued", "expr", "handle", "kind", "name", "where")
 
@@ -48,18 +44,20 @@ class CallRecord:
 
 
 class Listener(Protocol):
-    """Hears of one program as it runs. Called from whichever thread runs it; must not raise."""
+    """Hears of one program as it runs, in the thread that runs it. Must not raise."""
 
     def called(self, branch: BranchRecord, call: CallRecord) -> None:
-        """A gen or select is being said; `branch.unread()` is the text that it is the first to read."""
+        """A gen or select is enqueued; `branch.unread()` is the text that no call before it has read."""
 
     def ended(self, record: ProgramRecord) -> None:
         """The body has ended."""
 
 
 class BranchRecord:
-    """One line of a program. `events` in order: constant texts, calls, and the branches that were forked here. `lead`:
-    what its parent had said since its last call when this branch was forked."""
+    """One line of a program. `events`, in order: constant texts, calls, and the branches that were forked here.
+
+    `lead`: what the parent had said since its last call when this branch was forked.
+    """
 
     __slots__ = ("events", "joined", "label", "lead", "listener", "tokens")
 
@@ -86,7 +84,7 @@ class BranchRecord:
         return child
 
     def unread(self) -> tuple[str, ...]:
-        """The constant texts that no call of this line has read: those since its last call, its parent's included."""
+        """The constant texts since the last call of this line, its parent's included: no call has read them."""
         texts: list[str] = []
         for event in reversed(self.events):
             if isinstance(event, CallRecord):
@@ -101,8 +99,11 @@ Event = str | CallRecord | BranchRecord
 
 @dataclass(eq=False)
 class ProgramRecord:
-    """One run of a program. Times are `time.monotonic()` seconds. `given`: its arguments as they were at its start, as
-    JSON data (`plain.py`), by position and by name. `value`: what it returned, as JSON data."""
+    """One run of a program. Times are `time.monotonic()` seconds.
+
+    `given`: its arguments at its start as JSON data (`plain.py`), by position and by name. `value`: what the body
+    returned, as JSON data.
+    """
 
     program: Callable[..., Any]  # the SglFunction's function, to run it again
     name: str
@@ -154,11 +155,11 @@ class Recorder:
                 self._watched[key] = watch(self.steps.setdefault(key, []).append)
 
     def seed(self, caller: ProgramRecord | None, name: str, call: Arguments, row: int | None) -> int | None:
-        """The seed that a program which starts now is to have; None: no wish."""
+        """The seed for a program that starts now; None: any."""
         return None
 
     def stop(self) -> None:
-        """Hear of no more steps."""
+        """Stop hearing of steps."""
         with self._lock:
             watched, self._watched = self._watched, {}
         for end in watched.values():
@@ -166,22 +167,18 @@ class Recorder:
 
 
 def begin(
-    program: Any,
-    name: str,
-    call: Arguments,
-    options: Options,
-    backend: Backend,
-    seed: int | None,
-    caller: ProgramRecord | None,
-    row: int | None,
-    start_span: Callable[[ProgramRecord], Listener | None],
+    make: Callable[[bool], ProgramRecord], start_span: Callable[[ProgramRecord], Listener | None]
 ) -> ProgramRecord | None:
-    """The record of a program that starts here; None if nobody listens. `start_span` begins its OpenTelemetry span."""
+    """The record of a program that starts here; None if nobody listens.
+
+    `make` makes it; the argument says whether calls are to tell of each token. `start_span` begins an OpenTelemetry
+    span.
+    """
     recorders = [recorder for recorder in current.get() if recorder.listening]
     spans = "opentelemetry.trace" in sys.modules  # the application uses it: importing it costs nothing
     if not recorders and not spans:
         return None
-    record = ProgramRecord(program, name, call, options, backend, seed, caller, row, bool(recorders))
+    record = make(bool(recorders))
     if spans:
         record.listener = record.root.listener = start_span(record)
         if not recorders and record.listener is None:
@@ -192,7 +189,7 @@ def begin(
 
 
 def seed_of(given: int | None, name: str, call: Arguments, caller: ProgramRecord | None, row: int | None) -> int | None:
-    """The seed to open a program's branch with: the `given` one, or that of the run which a replay repeats."""
+    """The seed for the branch of a program: the `given` one, or that of the run which a replay repeats."""
     if given is None:
         for recorder in current.get():
             if recorder.listening and (seed := recorder.seed(caller, name, call, row)) is not None:

@@ -1,8 +1,7 @@
-"""One run of a program: its state, its body, and where the body is executed.
+"""One run of a program: it opens a branch, executes the body somewhere, and notes how the body ended.
 
-Owns: opening a branch, calling the body, and noting how it ended. Bodies of plain functions run inline (`run`), or on a
-daemon thread (`run(stream=True)`, `arun`); bodies of `async def` programs are coroutines on the caller's loop, or on a
-private one. Knows nothing of batches.
+Knows nothing of batches. Bodies of plain functions run inline (`run`) or on a daemon thread (`run(stream=True)`,
+`arun`). Bodies of `async def` programs are coroutines on the caller's loop, or on a private one.
 
 A run returns when the Python body ends, not when generation does: values are read lazily. `arun` returns when
 everything is finished.
@@ -33,14 +32,14 @@ from .state import ProgramState
 from .usage import Ledger
 
 CLEANUP_SECONDS = 1.0
-"""Seconds that a cancelled body has to clean up before it is left behind."""
+"""How long a cancelled body may clean up before it is left behind. A choice: a `finally` takes milliseconds."""
 
 _caller: contextvars.ContextVar[Instance | None] = contextvars.ContextVar("sgl program", default=None)
-"""The program whose body runs here: what a program run inside it costs is part of its costs."""
+"""The program whose body runs here. A program that this body runs is part of its costs."""
 
 
 class Instance:
-    """One call of a program on a backend. `state` is the body's own; `outside` is for whoever reads it meanwhile."""
+    """One call of a program on a backend. `state` is the body's own; `outside()` is for readers elsewhere."""
 
     line_type: type[Line] = Line
     state_type: type[LiveState] = LiveState
@@ -59,9 +58,9 @@ class Instance:
     ) -> None:
         self._func, self.call, self.name = func, call, name
         self.timeout = options.timeout
-        self.may_be_late = may_be_late  # its batch has a time limit
+        self.may_be_late = may_be_late  # the batch has a time limit
         self.deadline = None if options.timeout is None else time.monotonic() + options.timeout
-        self._given_up: asyncio.Event | None = None  # set: whoever awaits the body need not wait for its end
+        self._given_up: asyncio.Event | None = None  # set: do not wait for the end of the body any more
         self.body = Body(is_async(func))
         caller = _caller.get()
         inside = None if caller is None else caller.record
@@ -71,19 +70,21 @@ class Instance:
         ledger = Ledger(name, branch, options.budget)
         if caller is not None:
             caller.line.ledger.fork(ledger)
-        self.record = begin(func, name, call, options, backend, branch.seed, inside, row, hooks.start_span)
+        self.record = self.body.record = begin(
+            lambda tokens: ProgramRecord(func, name, call, options, backend, branch.seed, inside, row, tokens),
+            hooks.start_span,
+        )
         root = None if self.record is None else self.record.root
         self.line = self.line_type(backend, branch, options.sampling, self.body.pulse, ledger, root)
         self.line.defers = self.body.is_async
         self.state = self.state_type(self.line, self.body, root=True)
-        if self.record is not None:
-            self.body.record = self.record
 
     @property
     def is_async(self) -> bool:
         return self.body.is_async
 
     def outside(self) -> ProgramState:
+        """A state for readers that do not run in the body: it waits for what the body has still to say."""
         return self.state_type(self.line, self.body, outside=True, root=True)
 
     def backend_of_started(self, backend: Any) -> Backend:
@@ -91,7 +92,7 @@ class Instance:
         return resolve(backend)
 
     def execute(self) -> None:
-        """Run a plain body here. Its error is noted in `body`, not raised."""
+        """Run a plain body here. An error is noted in `body`, not raised."""
         outer = _caller.set(self)
         self.body.runs_here()
         try:
@@ -104,7 +105,7 @@ class Instance:
             _caller.reset(outer)
 
     async def execute_async(self) -> None:
-        """Run the body of an `async def` program on this loop. Only a cancelled task raises, and cancels its branch."""
+        """Run the body of an `async def` program on this loop. Raises only `CancelledError`: the task was cancelled."""
         self.body.loop = asyncio.get_running_loop()
         outer = _caller.set(self)
         try:
@@ -122,7 +123,7 @@ class Instance:
                 _caller.reset(outer)
 
     async def _within(self, body: Coroutine[Any, Any, Any]) -> Any:
-        """The body's value; where it has a time limit, in a task that can be left behind."""
+        """Await the body. With a time limit it runs in a task of its own, which can be left behind."""
         if self.deadline is None and not self.may_be_late:
             self.body.runs_here()
             return await body
@@ -151,7 +152,7 @@ class Instance:
         return value
 
     async def finish_body(self) -> None:
-        """Run the body on this loop, or (a plain one) on a thread; until it has ended or is given up."""
+        """Run the body on this loop, or a plain body on a thread, until it has ended or is given up."""
         if self.is_async:
             await self.execute_async()
             return
@@ -161,7 +162,7 @@ class Instance:
             self.give_up(self._timeout_error())
 
     def give_up(self, error: BaseException) -> None:
-        """End the program with `error`, whatever its body does: a thread or a task that runs it is left to itself."""
+        """End the program with `error`. A thread or a task that still runs the body is left to itself."""
         if not self.body.ended:
             self._end(error=error)
         self.line.cancel(error)
@@ -173,7 +174,7 @@ class Instance:
 
     def _end(self, value: Any = None, error: BaseException | None = None) -> None:
         if self.body.ended:
-            return  # given up meanwhile
+            return  # it was given up meanwhile
         try:
             self.line.rest()
         except BaseException as flushing:  # the chat template refuses the role that the body left open
@@ -183,14 +184,14 @@ class Instance:
         self.body.end(value, error)
 
     def raise_body_error(self) -> None:
-        """Give up on what the body left behind, and raise its error."""
+        """If the body failed, cancel its branch and raise its error."""
         if self.body.error is not None:
             self.line.cancel()
             self.body.outcome.value()
 
 
 async def _contained(body: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """(value, error): an interruption that a task raised would end the whole loop."""
+    """Await a body as (value, error): an interruption raised by a task would end the whole loop."""
     try:
         return await body, None
     except asyncio.CancelledError:
@@ -200,7 +201,7 @@ async def _contained(body: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException
 
 
 def _forget(task: asyncio.Future[Any]) -> None:
-    """Nobody will ask what became of it."""
+    """Read the outcome of a task, so that asyncio does not warn about it."""
     if not task.cancelled():
         task.exception()
 
@@ -224,7 +225,7 @@ def is_async(func: Callable[..., Any]) -> bool:
 
 
 def done(value: Any, name: str) -> Any:
-    """What a plain body returned. A coroutine that nobody can await would be a body that silently never ran."""
+    """Check what a plain body returned: a coroutine would be a body that silently never ran."""
     if inspect.iscoroutine(value):
         value.close()
         raise OptionError(
@@ -260,7 +261,7 @@ def run_stream(instance: Instance) -> ProgramState:
 
 
 async def run_async(instance: Instance) -> ProgramState:
-    """Run the body without blocking the loop, until all it said is finished. A failed gen raises where it is read."""
+    """Run the body without blocking the loop, until everything it said is finished."""
     try:
         await instance.finish_body()
         instance.raise_body_error()
@@ -279,15 +280,17 @@ def no_loop_here(name: str, instead: str) -> None:
 
 
 def start_thread(name: str, work: Callable[[], Any]) -> threading.Thread:
-    """A daemon thread (it never keeps the interpreter alive) with this context's variables."""
+    """Start a daemon thread, which never keeps Python alive, with this context's variables."""
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name=f"sgl-{name}", daemon=True)
     thread.start()
     return thread
 
 
 async def in_thread(name: str, work: Callable[[], None], ended: asyncio.Event, timeout: float | None) -> bool:
-    """Await `work` (which raises nothing) on a daemon thread, until it is done or `ended` is set; False if `timeout`
-    seconds passed first. The default executor's threads would block the exit."""
+    """Await `work` (which raises nothing) on a daemon thread, until it is done or `ended` is set.
+
+    False if `timeout` seconds passed first. The default executor's threads would block Python's exit.
+    """
     loop = asyncio.get_running_loop()
 
     def body() -> None:
