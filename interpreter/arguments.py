@@ -1,9 +1,7 @@
-"""Whose argument is it: the program's, or the run's?
+"""What a user passes to a program, sorted into the program's arguments and options of the run.
 
-Owns: a program's signature, and the sorting of what a user passes into program arguments and run-level options. A name
-the function itself declares is the program's, even `n` or `stop`; every other name must be a run-level option.
-
-Nothing a caller passes is changed: rows, dicts and lists are read and copied.
+Knows nothing of running. A name that the function itself declares is the program's, even `n` or `stop`; every other
+name must be a run-level option. Rows, dicts and lists of a caller are read and copied, never changed.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ RUN_OPTIONS = (*RUN_NAMES, "budget", "stream", "backend")
 
 @dataclass(frozen=True)
 class Options:
-    """Run-level options, checked. `seed`, `timeout` (seconds) and `budget` are of the whole program."""
+    """Run-level options, checked. `seed`, `timeout` (seconds) and `budget` hold for the whole program."""
 
     sampling: Sampling = field(default_factory=Sampling)
     seed: int | None = None
@@ -46,14 +44,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the body is called with, after the state."""
+    """The arguments of one call of a body, after the state."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
 class Declared:
-    """What a program declares: the parameters after its state."""
+    """The parameters that a program declares after its state."""
 
     def __init__(self, func: Callable[..., Any], name: str) -> None:
         self.name = name
@@ -71,7 +69,7 @@ class Declared:
         self._open = any(p.kind is kinds.VAR_KEYWORD for p in rest.values())
 
     def split(self, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(the program's, the run's); a function with `**kwargs` of its own takes what is nobody else's."""
+        """Sort `kwargs` into (the program's, the run's). A function with `**kwargs` takes unknown names."""
         mine: dict[str, Any] = {}
         run: dict[str, Any] = {}
         for name, value in kwargs.items():
@@ -91,7 +89,7 @@ class Declared:
                 raise OptionError(f"{where}: no parameter {name!r}{suggest(str(name), self.names)}; {self}")
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], bound: Mapping[str, Any], where: str) -> Arguments:
-        """The call: what is given, then what was bound, then the function's own defaults."""
+        """The arguments of a call: those given, then those bound, then the function's own defaults."""
         try:
             call = self._signature.bind_partial(*args, **kwargs)
         except TypeError as error:

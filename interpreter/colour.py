@@ -1,10 +1,8 @@
 """A transcript as HTML for a notebook: text coloured by where it came from.
 
-Owns: the colours, what may be shown of a long text, and which part of a transcript is of which origin. Knows nothing of
-states and groups (they hand over their text) and waits for nothing.
-
-Styles are inline, as notebooks strip style blocks, and translucent, as they are read on light and dark. Each origin has
-an underline of its own too, so that nothing hangs on telling colours apart. Every text is escaped.
+Knows nothing of states and groups, which hand over their text, and waits for nothing. Styles are inline, as notebooks
+strip style blocks, and translucent, for light and dark pages. Each origin has an underline of its own, so no reader has
+to tell colours apart. Every text is escaped.
 """
 
 from __future__ import annotations
@@ -52,10 +50,10 @@ def html_of_group(branches: Sequence[tuple[str, Sequence[Part]]], limit: int = 2
 
 
 def parts_of(segments: Iterable[Segment]) -> list[Part]:
-    """The parts of a transcript as far as it has come: tokens where a call was traced, whole texts where not.
+    """Split a transcript, as far as it has come, into parts: tokens where a call was traced, whole texts elsewhere.
 
-    "reused" and "forced" are known of traced calls alone. Where the trace tells of the constants before a call
-    something else than the transcript (they were said on a branch that was joined, say), the transcript is right.
+    Only a traced call tells of "reused" and "forced" text. Where its trace and the transcript differ on the constants
+    before the call (they were said on a branch that was joined, say), the transcript is right.
     """
     found: list[Part] = []
     said: list[str] = []  # constants since the last call
@@ -74,7 +72,7 @@ def parts_of(segments: Iterable[Segment]) -> list[Part]:
 
 
 def since_fork(segments: Sequence[Segment], parent: Sequence[Segment]) -> Sequence[Segment]:
-    """What a branch said of its own: a fork starts with its parent's segments, the very objects."""
+    """The segments that a branch said itself: a fork starts with its parent's segments, the very objects."""
     same = next((i for i, (own, theirs) in enumerate(zip(segments, parent)) if own is not theirs), None)
     return segments[min(len(segments), len(parent)) if same is None else same :]
 

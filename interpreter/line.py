@@ -1,13 +1,11 @@
-"""A program's place on one branch: what was said so far, and the door through which more is said.
+"""One line of text of a program: it says more on a branch of the backend, and keeps what was said.
 
-Owns: the branch, the transcript, the variables and the roles of one line of a program, and their common order: an op
-is enqueued on the branch, enters the transcript and defines its name in one go. Reads nothing and waits for nothing;
-that is `state.py`.
+An op is enqueued on the branch, enters the transcript and defines its name in one go. Knows nothing of waiting
+(`live.py`) or of how the body runs.
 
-Invariants
-- Only `say`, `fork` and the few methods beside them enqueue, under the line's own lock, which no listener takes.
-- A name is known from the moment its op is enqueued.
-- The branch is closed when the line is dropped, so a forgotten fork costs nothing.
+1. Only `say`, `fork` and the few methods beside them enqueue, under the line's own lock, which no listener takes.
+2. A name is known from the moment its op is enqueued.
+3. The branch is closed when the line is dropped, so a forgotten fork costs nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +30,8 @@ from .variables import Generated, Picked, Scope, Variable
 
 
 class Line:
+    """The branch, the transcript, the variables and the roles of one line of a program."""
+
     def __init__(
         self,
         backend: Backend,
@@ -50,9 +50,9 @@ class Line:
         self.inherited: dict[str, Variable] = {}
         self.roles = Roles(backend.chat_template)
         self.ledger = ledger
-        self.defers = False  # said from a coroutine: a constraint is compiled elsewhere, and the branch waits for it
+        self.defers = False  # in a coroutine: a constraint is compiled on a thread, and the branch waits for it
         self.record = record  # where a trace notes what is said here
-        self._bond: Bond | None = None  # siblings that this branch's failure cancels
+        self._bond: Bond | None = None  # the siblings that a failure of this branch cancels
         self.joined: list[Line] = []  # children whose variables were gathered here
         self._forked: list[weakref.ref[Line]] = []
         self._writing = threading.RLock()
@@ -64,7 +64,7 @@ class Line:
 
     # -- saying more
     def say(self, expr: Expr) -> None:
-        """Enqueue an expression. Raises only for what is wrong with the expression itself, before any of it is said."""
+        """Enqueue an expression. Raises only for a fault of the expression itself, before any of it is said."""
         at = program_line()
         parts = [self._resolved(part, at) for part in flat(expr)]
         with self._writing:
@@ -121,7 +121,7 @@ class Line:
             self.own[select.name] = Picked(segment)
 
     def _is_traced(self) -> bool:
-        """Whether a trace wants to know of each token."""
+        """Whether a trace records each token."""
         return self.record is not None and self.record.tokens
 
     def _wrote(self, segment: Segment, kind: str, expr: Gen | Select) -> None:
@@ -145,7 +145,7 @@ class Line:
             self.segments.append(Segment(text, markup=markup))
 
     def graft(self, said: Sequence[Expr | Segment]) -> None:
-        """Say again what was said on finished branches, with what the model wrote there as constant text."""
+        """Say again what was said on finished branches; what the model wrote there becomes constant text."""
         with self._writing:
             self._check_open()
             try:
@@ -163,13 +163,13 @@ class Line:
         self.pulse.beat()
 
     def flush(self) -> None:
-        """Render what an open role held back: the text is wanted now."""
+        """Append the text that an open role held back."""
         if self.roles.open is not None:
             with self._writing:
                 self._append(self.roles.release())
 
     def _resolved(self, part: Expr, at: str) -> Expr:
-        """`part` with the program's sampling defaults under its own; refuses what this backend cannot do."""
+        """`part` with the program's sampling defaults under its own. Raises for what this backend cannot do."""
         can = self.backend.capabilities
         if isinstance(part, Select) and not can.score:
             raise CapabilityError(f"{_where('select', part.name, at)}: backend {can.name!r} cannot score choices")
@@ -243,7 +243,7 @@ class Line:
 
     # -- branching and ending
     def fork(self, n: int, together: bool = False) -> list[Line]:
-        """`n` branches that go on from here; `together`: when one fails the others are cancelled."""
+        """Open `n` lines that go on from here. With `together`, when one fails the others are cancelled."""
         with self._writing:
             self._check_open()
             self.flush()
@@ -272,7 +272,7 @@ class Line:
         return child
 
     def seal(self, why: str) -> None:
-        """Nothing may be said here any more; what was said is finished and can be read."""
+        """Refuse more text from now on; what was said is finished and can be read. `why` is for messages."""
         with self._writing:
             if self._sealed is None:
                 self.flush()
@@ -286,21 +286,21 @@ class Line:
             )
 
     def rest(self) -> None:
-        """Nothing follows for now."""
+        """Tell the backend that nothing follows for now."""
         with self._writing:
             if self._closed is None:
                 self.flush()
                 self.branch.rest()
 
     def close(self, barrier: Handle[None]) -> None:
-        """Free the branch of a sealed line whose `barrier` is done; its text and values stay readable."""
+        """Close the branch of a sealed line whose `barrier` is done; text and values stay readable."""
         assert barrier.done and self._sealed is not None
         with self._writing:
             self._closed = self._closed or barrier
             self.branch.close()
 
     def cancel(self, error: BaseException | None = None) -> None:
-        """Takes no lock of ours, so a listener may cancel."""
+        """Cancel this branch and all branches forked from it. Takes no lock of the line, so a listener may cancel."""
         for ref in list(self._forked):
             if (child := ref()) is not None:
                 child.cancel(error)
@@ -318,9 +318,9 @@ class Line:
             return self._synced
 
     def failure(self) -> Handle[None]:
-        """`barrier()` for a program that is not over: it carries the branch's error even if what was said was finished.
+        """`barrier()` for a program that is not over: it carries an error of the branch that came after all ops ended.
 
-        Keeps one handle, so that every read raises the error with the same traceback.
+        One handle is kept, so every read raises the error with the same traceback.
         """
         with self._writing:
             if (
@@ -337,11 +337,11 @@ class Line:
         return [self.barrier(), *(barrier for child in self.joined for barrier in child.barriers())]
 
     def pending(self) -> bool:
-        """Is some gen or select of this branch, or of one joined here, not done?"""
+        """Whether some gen or select of this branch, or of one joined here, is not done."""
         return any(not s.done for s in self.segments) or any(child.pending() for child in self.joined)
 
     def explain(self, error: BaseException) -> BaseException:
-        """The same exception, with a note of the op it comes from."""
+        """Add a note to `error`: the op that it comes from."""
         failed = first_failure(self.segments, error)
         if failed is not None:
             note(error, f"raised by {failed.where}")
@@ -349,8 +349,10 @@ class Line:
 
 
 class Bond:
-    """Branches of one fork that fall together: when one fails, its siblings are cancelled. (One that the program itself
-    cancelled has not failed.)"""
+    """Branches of one fork that fall together: when one fails, its siblings are cancelled.
+
+    A branch that the program itself cancelled has not failed.
+    """
 
     __slots__ = ("_members", "_size")
 

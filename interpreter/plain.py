@@ -1,9 +1,8 @@
-"""A Python value as JSON data, for what is written down of a program: its arguments and what it returned.
+"""A Python value as JSON data, for notes of a program's arguments and of what it returned. Knows nothing of files.
 
-Owns: which values are JSON data, and how the others are spelled. Knows nothing of files.
-
-Invariants: `plain(x)` is JSON data that equals `x` (a tuple becomes a list), or exactly `{"repr": text}`; so a dict
-that has only the key "repr" is itself spelled. Spelling a value never waits for a program's text.
+1. `plain(x)` is JSON data that equals `x` (a tuple becomes a list), or exactly `{"repr": text}`. So a dict that has only
+   the key "repr" is itself given by its repr.
+2. It never waits for a program's text.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import math
 import reprlib
 from typing import Any
 
-_LONGEST_INT = 10_000  # bits; Python refuses to spell much longer ones in decimal
-_LONGEST = 2_000  # characters of a value that is spelled
+_MOST_INT_BITS = 10_000  # Python refuses to write much longer integers in decimal
+_MOST_REPR_CHARACTERS = 2_000
 
 
 def plain(value: Any) -> Any:
@@ -21,11 +20,11 @@ def plain(value: Any) -> Any:
     try:
         return _plain(value)
     except (_NotPlain, RecursionError):
-        return {"repr": _SPELLING.repr(value)[:_LONGEST]}
+        return {"repr": _SPELLING.repr(value)[:_MOST_REPR_CHARACTERS]}
 
 
 def is_spelled(data: Any) -> bool:
-    """Is this what is left of a value that was not JSON data?"""
+    """Whether `data` stands for a value that was no JSON data."""
     return isinstance(data, dict) and data.keys() == {"repr"}
 
 
@@ -37,7 +36,7 @@ def _plain(value: Any) -> Any:
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
-    if kind is int and value.bit_length() <= _LONGEST_INT:
+    if kind is int and value.bit_length() <= _MOST_INT_BITS:
         return value
     if kind is float and math.isfinite(value):
         return value
@@ -49,14 +48,13 @@ def _plain(value: Any) -> Any:
 
 
 class _Spelling(reprlib.Repr):
-    """`repr` that is bounded, survives an object's broken one, and does not wait for a program's text as the `repr` of
-    its state does."""
+    """A bounded `repr` that survives an object's broken one, and does not wait for text as the repr of a state does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel = 8
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = self.maxdeque = 100
-        self.maxstring = self.maxother = self.maxlong = _LONGEST
+        self.maxstring = self.maxother = self.maxlong = _MOST_REPR_CHARACTERS
 
     def repr_ProgramState(self, value: Any, level: int) -> str:  # found by the name of the type
         return "<ProgramState>"
@@ -65,7 +63,11 @@ class _Spelling(reprlib.Repr):
         return "<ProgramStateGroup>"
 
     def repr_int(self, value: int, level: int) -> str:
-        return super().repr_int(value, level) if value.bit_length() <= _LONGEST_INT else hex(value)[:_LONGEST]
+        return (
+            super().repr_int(value, level)
+            if value.bit_length() <= _MOST_INT_BITS
+            else hex(value)[:_MOST_REPR_CHARACTERS]
+        )
 
 
 _SPELLING = _Spelling()

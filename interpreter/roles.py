@@ -1,10 +1,9 @@
-"""The chat side of a program: which role is open, what the messages are, how they become text.
+"""The chat side of a program: the open role, the messages, and how the chat template turns them into text.
 
-Owns: the open role and the messages. Turns roles into pieces `(text, markup)` through the chat template's
-`Conversation`; whoever calls appends the pieces. Knows nothing of branches.
+Gives pieces `(text, markup)`, which the caller appends. Knows nothing of branches.
 
-A message of constant text is held back until its role ends, so that the template renders it as one whole turn. As soon
-as something dynamic comes (a gen, a select, a fork, a read of the text), the turn is opened and what was held follows.
+A message of constant text is held back until its role ends, so that the template renders it as one whole turn. A gen, a
+select, a fork or a read of the text opens the turn before its end, and the held text follows.
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ class Message:
 
 
 class Roles:
+    """The roles of one line of a program."""
+
     __slots__ = ("_conversation", "_held", "_template", "messages", "open")
 
     def __init__(self, template: ChatTemplate | None) -> None:
@@ -66,7 +67,7 @@ class Roles:
         self.messages.append(Message(role, []))
 
     def add(self, text: str) -> Pieces:
-        """Constant text of the program; in a role that holds text back, nothing is to be appended yet."""
+        """Add constant text. Gives no pieces in a role that holds its text back."""
         if self.open is None:
             return [(text, False)]
         self.messages[-1].parts.append(Segment(text))
@@ -76,12 +77,12 @@ class Roles:
         return []
 
     def wrote(self, segment: Segment) -> None:
-        """The model writes inside the open role, if one is open."""
+        """Add text of the model to the open role, if one is open."""
         if self.open is not None:
             self.messages[-1].parts.append(segment)
 
     def release(self) -> Pieces:
-        """Something dynamic comes: open the turn for real."""
+        """Open the turn whose text was held back; its text follows."""
         if self.open is None or self._held is None:
             return []
         assert self._conversation is not None
@@ -108,12 +109,12 @@ class Roles:
         return pieces
 
     def _forget(self) -> None:
-        """The template refused the open turn before any of it was appended: it was never said."""
+        """Drop the open turn: the template refused it before any of it was appended."""
         self.messages.pop()
         self._held = self.open = None
 
     def copy(self) -> Roles:
-        """For a fork. Closed messages never change and are shared; the open one goes on separately."""
+        """Copy for a fork. Closed messages never change and are shared; the open one goes on separately."""
         twin = Roles(self._template)
         twin._conversation = None if self._conversation is None else self._conversation.copy()
         twin._held = None if self._held is None else list(self._held)

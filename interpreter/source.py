@@ -1,8 +1,7 @@
-"""Where in the user's program an op was written.
+"""The line of the user's program where an op was written: the nearest frame that is not sgl's own.
 
-Owns: finding the nearest frame, on the stack or of an error, that is not sgl's own. Knows nothing of states or ops. It
-costs about a microsecond, so every gen carries its line from the moment it was enqueued: by the time it fails, that
-frame is gone.
+Knows nothing of states or ops. It costs about a microsecond, so every gen carries its line from the moment it was
+enqueued: when it fails, that frame is gone.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def program_line() -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """The innermost line outside sgl that an error has passed."""
+    """The innermost line outside sgl in the traceback of `error`."""
     found, at = "?", error.__traceback__
     while at is not None:
         if not _is_ours(at.tb_frame):
@@ -46,7 +45,7 @@ def _spelled(frame: FrameType, line: int) -> str:
 
 
 def note(error: BaseException, text: str) -> None:
-    """Add `text` to a traceback's end (Python 3.11 and later), once; a message that says it already is left alone."""
+    """Add a note to an error (Python 3.11 and later), once, unless its message says the same already."""
     notes = getattr(error, "__notes__", ())
     if hasattr(error, "add_note") and text not in notes and text not in str(error):
         error.add_note(text)

@@ -1,9 +1,9 @@
-"""The text of one branch: constants and what the model wrote, in order.
+"""The text of one line: segments of constant text and of text that the model wrote, in order.
 
-Owns: segments. Knows nothing of tokens (text is never re-derived from them), roles or variables.
+Knows nothing of tokens, roles or variables.
 
-Invariants: a list of segments only grows at its end; a constant never changes; the text of a written segment only
-grows, and is final once its handle is done.
+1. A list of segments only grows at its end. A constant never changes.
+2. The text of a written segment only grows, and is final once its handle is done.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..backend.base import GenResult, Handle, ScoreResult
 
 
 class Segment:
-    """A constant, or (with a handle) text the model writes or picks. `where` names op and line for messages."""
+    """A constant, or (with a handle) text that the model writes or picks. `where` names op and line for messages."""
 
     __slots__ = ("_text", "handle", "markup", "where")
 
@@ -42,7 +42,7 @@ class Segment:
 
     @property
     def text(self) -> str:
-        """The text there is now: a prefix of the final text."""
+        """The text so far: a prefix of the final text."""
         if self.handle is None:
             return self._text
         if self.handle.done and self.handle.error is None:
@@ -51,7 +51,7 @@ class Segment:
 
 
 def final_text(result: object) -> str:
-    """What a finished op left in the transcript: the first sample of a gen, the winner of a select."""
+    """The text of a finished op in the transcript: the first sample of a gen, the winner of a select."""
     if isinstance(result, ScoreResult):
         return result.text
     assert isinstance(result, list) and isinstance(result[0], GenResult), result

@@ -1,8 +1,7 @@
-"""What a name in a program stands for, from the moment its op was enqueued.
+"""What a name in a program stands for, from the moment its op was enqueued: the kinds of variables.
 
-Owns: the kinds of variables and how each becomes a value. Knows nothing of waiting: `handles()` says what to wait for
-and `value()`, called after that, gives the value or raises the original error. That split lets threads, event loops and
-streams share one definition.
+Knows nothing of waiting: `handles()` says what to wait for; `value()`, called after that, gives the value or raises the
+original error.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from .transcript import Segment, joined, pending
 
 
 class Variable:
-    """Base: a value that is there."""
+    """Base: a variable that has its value already."""
 
     __slots__ = ()
 
     def handles(self) -> Sequence[Handle[Any]]:
-        """What to wait for before `value()`; grows no more once it is empty, an open scope apart."""
+        """The handles to wait for before `value()`. Once there are none, there will be none, an open scope apart."""
         return ()
 
     def value(self) -> Any:
         raise NotImplementedError
 
     def typed(self) -> Any:
-        """The value that a constrained gen's text stands for; `value()` for everything else."""
+        """The value that the text of a constrained gen stands for; `value()` of any other variable."""
         return self.value()
 
     def meta(self) -> Any:
-        """The meta information of the op, or None where no model was asked. After `handles()` are done."""
+        """The meta information of a finished op; None of a variable that no single call made."""
         return None
 
     def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
