@@ -1,13 +1,12 @@
-"""The seam: what the interpreter asks of a backend, and what it gets back.
+"""The protocol between the interpreter and a backend. Knows nothing of programs, models or KV.
 
-A backend is *stateful*. It opens a **branch** that text is appended to, generated on, scored on, forked and closed.
-Every call enqueues an op and returns at once; a gen or a score gives back a **handle** to wait on. Because ops are
-queued, a backend sees what comes next (the constant after a gen, a coming fork) and may use it.
+A backend is *stateful*: it opens a **branch**, on which text is appended, generated, scored, forked and closed.
 
-Whoever waits drives: `Backend.wait` makes progress on the calling thread until its handle is ready.
-
-Errors: a failing op stores its exception in its handle and in its branch; every later op of the branch (and of
-branches forked from it) fails with the same exception. Nothing hangs, nothing is lost.
+1. Every call on a branch enqueues an op and returns at once; a gen or a score gives back a **handle** to wait on. So a
+   backend sees what comes next (the constant after a gen, a coming fork) and may use it.
+2. The waiter drives: `Backend.wait` makes progress on the calling thread until its handle is ready.
+3. A failing op stores its exception in its handle and its branch. Every later op of the branch, and of branches forked
+   from it, fails with the same exception. Nothing hangs, nothing is lost.
 """
 
 from __future__ import annotations
@@ -30,17 +29,21 @@ log = logging.getLogger("sgl")
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts of one call, one branch or one program (sums of its calls).
+    """Token counts of one call, one branch or one program (sums of its calls). `a + b` adds them up.
 
-    `prompt`: tokens of context the calls started from: what a runtime that re-sends the text would process.
-    `reused`: of those, tokens whose KV this branch did not have to compute.
-    `computed`: rows this branch sent through the model, for prompts and for generation.
-    `generated`: tokens of output. `forced`: of those, tokens that a grammar left no choice about, appended without
-    asking the model. `recomputed`: rows computed again after a preemption (within `computed`). `drafted`, `accepted`:
-    tokens that speculation guessed, and of those the ones that were right.
-    `calls`: gens and selects. `steps`: steps they took part in. `queued`: seconds between a call's turn in its
-    program and its first step; `running`: seconds from there to its end. (Sums: calls that ran side by side count
-    twice.)
+    Attributes:
+        calls: Gens and selects.
+        prompt: Tokens of context that the calls started from: what a runtime that re-sends the text would process.
+        reused: Of `prompt`, the tokens whose KV this branch did not have to compute.
+        computed: Rows that this branch sent through the model, for prompts and for generation.
+        generated: Tokens of output.
+        recomputed: Of `computed`, the rows computed again after a preemption.
+        forced: Of `generated`, the tokens that a grammar left no choice about; the model was not asked for them.
+        drafted: Tokens that speculation guessed.
+        accepted: Of `drafted`, the tokens that were right.
+        steps: Steps of the model that the calls took part in.
+        queued: Seconds between a call's turn in its program and its first step.
+        running: Seconds from a call's first step to its end. Calls that ran side by side count twice.
     """
 
     calls: int = 0
@@ -81,11 +84,11 @@ class Usage:
 class CallTrace:
     """What one traced call (or one of its n samples) did, token by token.
 
-    `prompt`: the context that no earlier traced call of this line of the program told of, as runs of (text, was its KV
-    reused, tokens). The lists after it have one entry a generated token (of a select: of the winner). `texts` are whole
-    characters: a token that ends within one has "" and the next has it all. `logprobs`: under the model's own
-    distribution, None where no model was asked. `steps`: the step that committed the token (0: none did). Times are
-    `time.monotonic()` seconds; `began`: its first step (None: it needed none).
+    `prompt`: the context that no earlier traced call of this line told of, as runs of (text, was its KV reused,
+    tokens). The lists after it have one entry a generated token (of a select: of the winner). `texts` are whole
+    characters: a token that ends within a character has "", and the next token has all of it. `logprobs` are under the
+    model's own distribution, None where no model was asked. `steps`: the step that committed the token (0: none did).
+    Times are `time.monotonic()` seconds; `began`: the first step (None: it needed none).
     """
 
     prompt: list[tuple[str, bool, int]]
@@ -100,8 +103,8 @@ class CallTrace:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step of a backend: when (`time.monotonic()` seconds), how many rows went through the model, how many of them
-    were not sampled from (prompts), and of how many branches."""
+    """One step of a backend. Times are `time.monotonic()` seconds; `rows` went through the model for `branches`
+    branches, and `prompt_rows` of them were not sampled from."""
 
     number: int
     began: float
@@ -126,8 +129,8 @@ class GenResult:
     """One finished generation. `text` is without the stop that ended it; `token_ids` spell exactly `text`.
 
     `finish_reason`: {"type": "stop", "matched": str | int | None} (None: the constraint was complete) or
-    {"type": "length", "length": int}. Of a constrained gen: `value` is what the checked text says, `receipt` how the
-    constraint was enforced.
+    {"type": "length", "length": int}. For a constrained gen, `value` is the value of the checked text, and `receipt`
+    says how the constraint was enforced.
     """
 
     text: str
@@ -143,7 +146,7 @@ class GenResult:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceScores:
-    """What a choice method decides on: per choice, the log-probability of each of its tokens."""
+    """The log-probability of each token of each choice: what a choice method decides on."""
 
     token_logprobs: list[list[TokenLogprob]]
     unconditional: list[list[TokenLogprob]] | None = None
@@ -151,7 +154,7 @@ class ChoiceScores:
 
 @dataclass(slots=True)
 class ScoreResult:
-    """A finished select: the winner, what the method said of it, and the scores it saw."""
+    """A finished select: the winner, the method's remarks (`meta`), and the scores that it decided on."""
 
     index: int
     text: str
@@ -163,7 +166,7 @@ class ScoreResult:
 
 @dataclass(frozen=True, slots=True)
 class GenRequest:
-    """One gen as a backend sees it. `where` names op and program line for error messages.
+    """One gen. `where` names op and program line for error messages.
 
     `gate` is called when the op's turn comes, before anything is done for it; what it raises fails the op. `trace` asks
     for a `CallTrace` with each result.
@@ -181,6 +184,8 @@ class GenRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
+    """One select; fields as of `GenRequest`."""
+
     choices: tuple[str, ...]
     method: ChoiceMethod
     temperature: float = 0.0
@@ -191,15 +196,14 @@ class ScoreRequest:
 
 
 _completing = threading.RLock()
-"""Held for a moment while a handle is completed or listened to. One for all handles: there are many of them, and such
-a moment is short."""
+"""Held while a handle is completed or listened to. One lock for all handles: they are many, and hold it briefly."""
 
 
 class Handle(Generic[T]):
     """The future of one op. Thread-safe; written by the backend, read by anyone.
 
-    `text` (of a gen) only grows, holds whole characters, and is always a prefix of the final text (invariant 7).
-    For n > 1 it is the text of the first sample.
+    `text` (of a gen) only grows, holds whole characters, and is always a prefix of the final text. For n > 1 it is the
+    text of the first sample.
     """
 
     __slots__ = ("_listeners", "_traceback", "done", "error", "result", "text", "usage", "where")
@@ -210,7 +214,7 @@ class Handle(Generic[T]):
         self.error: BaseException | None = None
         self.result: T | None = None
         self.text = ""
-        self.usage: Usage | None = None  # what a call that failed has cost; of one that succeeded its results tell
+        self.usage: Usage | None = None  # of a call that failed; the results of any other have it
         self._traceback: TracebackType | None = None
         self._listeners: list[Callable[[], None]] | None = None
 
@@ -223,7 +227,7 @@ class Handle(Generic[T]):
                 _tell(tuple(listeners))
 
     def finish(self, result: T | None, error: BaseException | None = None) -> bool:
-        """Complete the handle; the first completion wins. Whether this was it."""
+        """Complete the handle. Whether this was the first completion, which counts."""
         with _completing:
             if self.done:
                 return False
@@ -247,16 +251,17 @@ class Handle(Generic[T]):
         callback()
 
     def unlisten(self, callback: Callable[[], None]) -> None:
+        """Call `callback` no more."""
         with _completing:
             if self._listeners and callback in self._listeners:
                 self._listeners.remove(callback)
 
     def ready(self, seen: int | None = None) -> bool:
-        """Complete, or (with `seen`) streamed beyond `seen` characters."""
+        """Whether the op is over or, with `seen`, has more than `seen` characters of text."""
         return self.done or (seen is not None and len(self.text) > seen)
 
     def value(self) -> T:
-        """The result, or the original error raised here, at the read. Only after `done`."""
+        """The result. Raises the original error. To be called only after `done`."""
         if self.error is not None:
             raise self.error.with_traceback(self._traceback)  # as it was: reads do not add to it
         assert self.done, "value() before the handle is done; wait for it first"
@@ -264,7 +269,7 @@ class Handle(Generic[T]):
 
 
 def _tell(listeners: Iterable[Callable[[], None]]) -> None:
-    """Call listeners; one that raises is logged, and keeps neither the others nor the backend from going on."""
+    """Call listeners. An error of one is logged and stops neither the others nor the backend."""
     for listener in listeners:
         try:
             listener()
@@ -273,48 +278,52 @@ def _tell(listeners: Iterable[Callable[[], None]]) -> None:
 
 
 class BackendBranch(Protocol):
-    """A live cursor. Every method enqueues and returns at once; none raises for an earlier failure. `seed` is what
-    `Backend.open(seed=)` would repeat this program with (None: this backend cannot)."""
+    """One text that grows on a backend. Every method enqueues and returns at once; none raises for an earlier failure.
+
+    `seed`: the seed with which `Backend.open(seed=)` repeats this program (None: this backend cannot).
+    """
 
     usage: Usage
     error: BaseException | None
     seed: int | None
 
     def append(self, text: str, *, markup: bool = False) -> None:
-        """Add constant text. Only `markup` (a chat template's own text) may spell control tokens."""
+        """Append constant text. Only `markup` (a chat template's own text) may spell control tokens."""
 
     def gen(self, request: GenRequest) -> Handle[list[GenResult]]:
-        """Generate here. n > 1 gives n results; the branch continues after the first."""
+        """Generate text here. With n > 1 there are n results; the branch continues after the first."""
 
     def score(self, request: ScoreRequest) -> Handle[ScoreResult]:
         """Score choices here and continue after the winner."""
 
     def fork(self, n: int) -> Sequence[BackendBranch]:
-        """n branches that continue from here. Their usage starts at zero."""
+        """Open n branches that continue from here. Their usage starts at zero."""
 
     def hold(self, until: Handle[Any]) -> None:
-        """Ops after this one wait for `until`; its error is the branch's."""
+        """Let the ops after this one wait for `until`. An error of `until` is the branch's."""
 
     def sync(self) -> Handle[None]:
-        """A handle that completes when every op enqueued so far has, or raises the branch's error."""
+        """A handle that completes when every op enqueued so far has completed, or carries the branch's error."""
 
     def rest(self) -> None:
-        """Nothing follows for now: after the queued ops the KV becomes ordinary cache. Appending wakes the branch."""
+        """Let the KV become ordinary cache after the queued ops: nothing follows for now. Appending ends the rest."""
 
     def cancel(self, error: BaseException | None = None) -> None:
         """Fail the branch now (`Cancelled` by default): pending handles complete with the error, KV is freed."""
 
     def close(self) -> None:
-        """The branch will never be used again. Queued ops are dropped. Idempotent, safe from a finaliser."""
+        """Drop the branch and its queued ops. Idempotent, safe from a finaliser."""
 
     def closer(self) -> Callable[[], None]:
-        """What a finaliser calls in place of `close`: it lets go of a branch that has failed, since the frames in its
-        error's traceback may hold the owner."""
+        """A function for a finaliser to call in place of `close`.
+
+        It holds no branch that has failed: the frames in the traceback of a branch's error may hold the owner.
+        """
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do. Programs are checked against it when they are bound, not in mid-run."""
+    """What a backend can do. An op that it cannot do is refused before anything of it is enqueued."""
 
     name: str
     score: bool = True
@@ -330,8 +339,10 @@ class Backend(Protocol):
     chat_template: ChatTemplate | None
 
     def prepare(self, constraint: Constraint, where: str) -> None:
-        """Get a constraint ready before a gen with it is enqueued; on the caller's thread. Raises `ConstraintError` for
-        what cannot be enforced. Called only for kinds that `capabilities.constraints` has."""
+        """Compile a constraint on the calling thread, before a gen with it is enqueued.
+
+        Called only for kinds in `capabilities.constraints`. Raises `ConstraintError` for what cannot be enforced.
+        """
 
     def prepared(self, constraint: Constraint) -> bool:
         """Whether `prepare` would return at once."""
@@ -339,26 +350,35 @@ class Backend(Protocol):
     def open(
         self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
     ) -> BackendBranch:
-        """A new empty branch. With `seed`, what it samples depends on (seed, text) alone; `timeout` in seconds is for
-        the branch and everything forked from it (`ProgramTimeout`); `caller` is a branch of the program whose body runs
-        this one, if one does."""
+        """Open an empty branch.
+
+        With `seed`, its samples depend on (seed, text) alone. After `timeout` seconds the branch and everything forked
+        from it fail with `ProgramTimeout`. `caller` is a branch of the program whose body starts this one, if any.
+        """
 
     def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
-        """Compute the KV of a beginning (pieces of text, each with whether it is markup) and keep it until
-        `flush_cache()`; its length in tokens, 0 for a backend without a cache of its own."""
+        """Compute the KV of a leading text and keep it until `flush_cache()`.
+
+        `pieces` are pairs (text, is it markup). Gives the length in tokens; 0 for a backend without a cache of its own.
+        """
 
     def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:
-        """Call `listener` after each step, from whichever thread drives; gives what ends that."""
+        """Call `listener` after each step, on the thread that drives. Gives a function that ends this."""
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
-        """Make progress until `handle.ready(seen)`. False if `timeout` seconds passed first. The handle may be
-        anybody's: a caller can complete one of its own, from a listener, to be woken by several."""
+        """Make progress until `handle.ready(seen)`. False if `timeout` seconds passed first.
+
+        The handle may be the caller's own. A caller that waits for any of several completes one from their listeners.
+        """
 
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
-        """The same, without blocking the running event loop."""
+        """Wait until `handle.ready(seen)`, without blocking the running event loop."""
 
-    def flush_cache(self) -> bool: ...
+    def flush_cache(self) -> bool:
+        """Drop cached KV; False if the backend was busy and kept it."""
 
-    def get_server_info(self) -> dict[str, Any]: ...
+    def get_server_info(self) -> dict[str, Any]:
+        """What runs, and how full it is."""
 
-    def shutdown(self) -> None: ...
+    def shutdown(self) -> None:
+        """Fail what still runs and free everything. Idempotent."""

@@ -1,7 +1,7 @@
-"""`get_meta_info`: what is known of one finished gen or select, as plain dicts with SGLang's keys.
+"""`get_meta_info`: a finished gen or select as a plain dict with SGLang's keys. Knows nothing of programs.
 
-Owns: the names of the keys. A token's log-probability is `[logprob, token id, text]`; the top alternatives of a
-position are a list of such. Keys of log-probabilities are there when they were asked for.
+A token's log-probability is `[logprob, token id, text]`; the top alternatives of a position are a list of such. Keys of
+log-probabilities are there when they were asked for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def call_id(kind: str) -> str:
 
 
 def of_gen(id: str, result: GenResult) -> dict[str, Any]:
+    """The meta information of one sample of a gen."""
     meta = {"id": id, "finish_reason": dict(result.finish_reason), **_counts(result.usage)}
     meta["completion_tokens"] = len(result.token_ids)
     meta["token_ids"] = list(result.token_ids)
@@ -36,7 +37,7 @@ def of_gen(id: str, result: GenResult) -> dict[str, Any]:
 
 
 def of_select(id: str, result: ScoreResult) -> dict[str, Any]:
-    """Log-probabilities of a select are lists with one entry a choice."""
+    """The meta information of a select. Log-probabilities are lists with one entry a choice."""
     scores = result.scores.token_logprobs
     meta = {
         "id": id,

@@ -70,8 +70,8 @@ def get_server_info(backend: Any = None) -> dict[str, Any]:
 
     Example:
         >>> import sgl
-        >>> "version" in sgl.get_server_info(sgl.Runtime.toy())
-        True
+        >>> sgl.get_server_info(sgl.Runtime.toy())["model"]
+        'toy'
     """
     return resolve(backend).get_server_info()
 

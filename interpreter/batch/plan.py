@@ -1,4 +1,4 @@
-"""How a batch is run: its options, checked."""
+"""The options of a batch, checked. Knows nothing of rows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 from ...lang.errors import OptionError, ProgramTimeout
 
 MAX_THREADS = 64
+"""Bodies at a time for `num_threads="auto"`. A body that has returned needs no thread."""
 IN_FLIGHT = 256
 """Programs in flight for `num_threads="auto"`; of async programs, which need no thread, four times as many."""
 
 
 class BatchPlan:
-    """`in_flight`: most programs that are unfinished. `window`: most that are started and not given out.
+    """`in_flight`: the most programs that are unfinished. `window`: the most that are started and not given out.
 
-    `batch_timeout` in seconds from now; `expired` is set once it has passed.
+    `batch_timeout` counts in seconds from now; `expired` is set once they have passed.
     """
 
     def __init__(

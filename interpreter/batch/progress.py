@@ -1,4 +1,4 @@
-"""The progress bar of a batch: rows, generated tokens a second, and how much of the prompts was reused."""
+"""The progress bar of a batch: rows, generated tokens a second, and the share of prompt tokens that was reused."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...backend.base import Usage
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # results hand their rows to the bar
     from .results import RowOutcome
 
 
 class Progress:
-    """A context manager around tqdm; without `show` it does nothing. Closed however the block ends. Without a number of
-    `rows` there is no time left to be told."""
+    """A context manager around tqdm; without `show` it does nothing. `rows` is None where their number is not known."""
 
     def __init__(self, rows: int | None, show: bool) -> None:
         self._bar: Any = None
@@ -26,7 +25,7 @@ class Progress:
             self._bar = tqdm(total=rows, unit="row")
 
     def finished(self, found: RowOutcome) -> None:
-        """A row is finished. What was restored or never ran cost nothing now."""
+        """Count a finished row. A row that was restored or never ran cost nothing now."""
         if self._bar is None:
             return
         if found.instance is not None:

@@ -1,7 +1,7 @@
-"""The rows of one batch as they finish: what `batch.py` (threads) and `batch_async.py` (coroutines) share.
+"""What became of each row of a batch, and the list of states that comes of it.
 
-Owns: starting a program for a row, what became of each row, the order in which rows are given out, the journal, and
-which rows have run out of time; the list of states that comes of it. Knows nothing of threads or tasks.
+Starts a program for a row, tells which rows' turn it is and which have run out of time, and notes finished rows in the
+journal. Knows nothing of threads or tasks.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from .rows import Row, Rows
 
 
 class RowOutcome:
-    """What became of a row: its state, and the error of the row or None. `kept`: the error is the row's own, which
-    `on_error="keep"` keeps (a backend that cannot open is everybody's)."""
+    """What became of a row: its state, its program, and its error or None.
+
+    `kept`: the error is the row's own, which `on_error="keep"` keeps. (A backend that cannot open fails the batch.)
+    """
 
     __slots__ = ("error", "instance", "kept", "state")
 
@@ -38,7 +40,7 @@ class RowOutcome:
 
 
 class Results:
-    """Rows of one batch as they finish: shared by threads and coroutines. `start` opens a program for a row."""
+    """The rows of one batch as they finish. `start` opens a program for a row."""
 
     def __init__(
         self, start: Callable[[Row], Instance], rows: Rows, plan: BatchPlan, backend: Backend, journal: Journal | None
@@ -50,10 +52,10 @@ class Results:
         self.given = 0  # rows given out
         self.timed = plan.deadline is not None  # or a row that began has a time limit
         self.failed: dict[int, BaseException] = {}
-        self.unwritten: JournalError | None = None  # what the journal says of its failure
+        self.unwritten: JournalError | None = None  # the journal's failure
 
     def begin(self, row: Row) -> Instance | None:
-        """Start a row; None if it is finished already (wrong, restored, or impossible to start)."""
+        """Start a row. None if it is finished already: it is wrong, restored, or impossible to start."""
         i = row.index
         if row.call is None:
             assert row.error is not None
@@ -62,7 +64,7 @@ class Results:
         if self.journal is not None:
             try:
                 restored = self.journal.restored(i, row.call)
-            except OptionError as error:  # arguments that cannot be known again
+            except OptionError as error:  # arguments that cannot be recognised in a later run
                 self.found[i] = RowOutcome(RestoredState.failed(error), None, error)
                 return None
             if restored is not None:
@@ -77,13 +79,13 @@ class Results:
         return instance
 
     def end(self, i: int) -> None:
-        """A started row is finished: its body has ended, and so has everything it said."""
+        """Note that a started row is finished: its body has ended, and so has everything it said."""
         instance = self.running.pop(i)
         error = instance.body.error or instance.line.branch.error
         self.found[i] = RowOutcome(instance.state, instance, error)
 
     def seen(self, i: int, bar: Progress) -> RowOutcome:
-        """Whoever gives rows out sees that one is finished."""
+        """Look at a finished row before it is given out: note it on the bar and in the journal."""
         found = self.found[i]
         bar.finished(found)
         if self.journal is not None and found.instance is not None:
@@ -94,15 +96,15 @@ class Results:
         return found
 
     def _unwritten(self, error: JournalError) -> None:
-        """The journal has failed, and says so once. No row is harmed by that: with errors kept all of them run on, else
-        those that run now."""
+        """Note a failure of the journal, which is told once. It harms no row: with errors kept, rows go on being run;
+        else only those that run now do."""
         if self.plan.keep:
             warnings.warn(str(error), RuntimeWarning, stacklevel=2)
         else:
             self.unwritten = error
 
     def close(self) -> None:
-        """Nothing more will be noted."""
+        """Close the journal."""
         if self.journal is not None:
             try:
                 self.journal.close()
@@ -110,10 +112,11 @@ class Results:
                 self._unwritten(error)
 
     def fails(self, found: RowOutcome) -> bool:
+        """Whether a row ends the batch with its error."""
         return found.error is not None and not (self.plan.keep and found.kept)
 
     def missing(self) -> Iterator[int]:
-        """After a `batch_timeout`, with errors kept: the rows that never began, each with that error."""
+        """Give the rows that never began before `batch_timeout`, each with that error, if errors are kept."""
         if self.plan.expired and self.plan.keep and self.rows.total is not None:
             for i in range(self.taken, self.rows.total):
                 why = self.plan.timeout_error()
@@ -121,7 +124,7 @@ class Results:
                 yield i
 
     def states(self) -> States:
-        """Every row's state, in order. Raises the first row's error, with all states as its `.states`."""
+        """The state of every row, in order. Raises the error of the first failed row, with all states as `.states`."""
         self._raise_if_late()
         first = min(self.failed, default=None)
         error = self.unwritten if first is None else self.failed[first]
@@ -137,11 +140,12 @@ class Results:
         )
 
     def so_far(self) -> list[ProgramState | None]:
+        """The states there are, in order; None for a row that has none."""
         total = max(self.found, default=-1) + 1 if self.rows.total is None else self.rows.total
         return [self.found[i].state if i in self.found else None for i in range(total)]
 
     def raise_row(self, i: int) -> NoReturn:
-        """Raise a row's error, with a note of the row. (One that is only kept gets none: many rows may share it.)"""
+        """Raise a row's error, with a note of the row. (A kept error gets no note: many rows may share it.)"""
         found = self.found[i]
         assert found.error is not None
         if found.instance is not None:
@@ -149,26 +153,27 @@ class Results:
         raise found.error
 
     def _raise_if_late(self) -> None:
-        """A batch that was cut short says so, unless errors are kept: then each row says it."""
+        """Raise the error of a batch that was cut short, unless errors are kept: then each row has it."""
         if self.plan.expired and not self.plan.keep:
             error = self.plan.timeout_error()
             error.states = self.so_far()  # type: ignore[attr-defined]
             raise error
 
     def end_of_stream(self) -> None:
+        """Raise what a stream of rows has to say at its end."""
         self._raise_if_late()
         if self.unwritten is not None:
             raise self.unwritten
 
     def turns(self, waiting: set[int]) -> Iterator[int]:
-        """Of the finished rows, those whose turn it is to be given out."""
+        """Take out of `waiting`, the finished rows, those whose turn it is to be given out."""
         while waiting and (not self.plan.ordered or self.given in waiting):
             turn = self.given if self.plan.ordered else waiting.pop()
             waiting.discard(turn)
             yield turn
 
     def give(self, i: int) -> ProgramState:
-        """The state of a row, which is kept no longer. Raises its error."""
+        """Give out the state of a row and forget the row. Raises the row's error."""
         if self.fails(self.found[i]):
             self.raise_row(i)
         if self.unwritten is not None:
@@ -178,7 +183,7 @@ class Results:
         return state
 
     def late(self, now: float) -> dict[int, ProgramTimeout]:
-        """Running rows whose time is over, with why."""
+        """The running rows whose time is over, each with its error."""
         if self.plan.deadline is not None and now >= self.plan.deadline:
             why = self.plan.timeout_error()
             return dict.fromkeys(self.running, why)
@@ -191,7 +196,7 @@ class Results:
     def next_deadline(self) -> float | None:
         """Seconds until some running row may be late."""
         if not self.timed:
-            return None  # most batches: rows are many, and this is asked for each
+            return None  # most batches have no time limit, and this is asked for each row
         times = [i.deadline for i in list(self.running.values()) if i.deadline is not None and not i.body.ended]
         if self.plan.deadline is not None and not self.plan.expired:
             times.append(self.plan.deadline)
@@ -199,7 +204,7 @@ class Results:
 
 
 class States(list[ProgramState]):
-    """The states of a batch, in the rows' order: a list that also knows what went wrong and what it cost."""
+    """The states of a batch, in the rows' order: a list that also has the rows' errors and the batch's costs."""
 
     def __init__(self, where: str, states: Iterable[ProgramState]) -> None:
         super().__init__(states)
@@ -207,13 +212,13 @@ class States(list[ProgramState]):
 
     @property
     def errors(self) -> dict[int, BaseException]:
-        """Row -> its error, for the rows that failed."""
+        """The errors of the rows that failed, by row. Waits for all rows."""
         found = ((i, state.error()) for i, state in enumerate(self))
         return {i: error for i, error in found if error is not None}
 
     @property
     def usage(self) -> UsageTree:
-        """What the batch cost, a branch a row."""
+        """What the batch cost: a tree with a branch for each row."""
         return UsageTree.of_batch(f"{self._where}, {len(self)} rows", [state.usage for state in self])
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:

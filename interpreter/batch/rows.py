@@ -1,10 +1,7 @@
-"""The rows of a batch, one at a time.
+"""The rows of a batch: read one at a time, and checked against the program's parameters.
 
-Owns: reading what the user passed (a list, or any iterable, which may be endless and is never kept), checking each row
-against the program's parameters, and what becomes of a row that is wrong or of an iterable that raises.
-
-A list is checked as a whole before anything runs, unless errors are kept. Anything else is read row by row, as there is
-room for more. Thread-safe: one reader at a time.
+Knows nothing of running them. A list is checked as a whole before anything runs, unless errors are kept. Any other
+iterable may be endless: it is read row by row, as there is room, and never kept. Thread-safe: one reader at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from ..source import note
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Row `index`: the program's arguments, or why there are none."""
+    """One set of arguments for a program, or the error that takes its place."""
 
     index: int
     call: Arguments | None
@@ -29,7 +26,7 @@ class Row:
 
 
 class Rows:
-    """`total` is None where the number of rows is not known. `keep`: a wrong row is a row too, with its error."""
+    """`total` is None where the number of rows is not known. With `keep`, a wrong row is a row too, with its error."""
 
     def __init__(self, declared: Declared, rows: Any, bound: Mapping[str, Any], keep: bool, is_async: bool) -> None:
         self._declared, self._bound = declared, bound
@@ -70,7 +67,7 @@ class Rows:
             return self._row(row)
 
     async def anext(self) -> Row | None:
-        """The same for a coroutine (one at a time)."""
+        """`next` for a coroutine, one at a time: rows of an async iterable are awaited."""
         if self._awaited is None:
             return self.next()
         if self._over:
@@ -94,7 +91,7 @@ class Rows:
             return Row(i, None, error)
 
     def _broken(self, error: BaseException) -> Row:
-        """The iterable raised: its error takes the place of the row that it did not give, and there are no more."""
+        """End the rows: the error of the iterable takes the place of the row that it did not give."""
         self._over = True
         note(error, f"raised by the rows of {self._where} after {self.count} rows")
         return Row(self.count, None, error)

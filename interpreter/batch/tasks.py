@@ -1,9 +1,7 @@
 """A batch on an event loop: of async programs, or (`arun_batch`) of plain ones, whose bodies run on daemon threads.
 
-Owns: the tasks, one a row, and one that reads the next row where that has to be awaited. What is shared with the pool
-of threads is `results.py`.
-
-Everything here runs on the loop; whoever changes something that `_finished` waits for sets `_news`.
+Knows nothing of how rows are given out (`batch.py`). There is a task for each row, and one that reads the next row
+where that has to be awaited. Everything runs on the loop; every change that `next_row` waits for sets `_news`.
 """
 
 from __future__ import annotations
@@ -177,7 +175,7 @@ class TaskBatch(RowBatch):
                 self._done.append(i)
 
     def _give_up_late(self) -> None:
-        """End what the batch's own time has run out for; a program's own `timeout` is watched by itself."""
+        """End all rows once `batch_timeout` has passed. (A program watches its own `timeout`.)"""
         if self._plan.expired or self._plan.deadline is None or time.monotonic() < self._plan.deadline:
             return
         self._plan.expired = self._stopping = True

@@ -1,13 +1,13 @@
-"""A batch of a plain function: bodies on a bounded pool of daemon threads.
+"""A batch of a plain function: bodies run on a bounded pool of daemon threads.
 
-Owns: the pool, and the waiter. A thread is not held by a program whose body has returned, so a few threads keep many
-more programs in flight. The caller's own thread waits for the programs, which drives the backend; while it is elsewhere
-(between two rows of `generator_style`) a thread of the batch does.
+Knows nothing of how rows are given out (`batch.py`). A program whose body has returned holds no thread, so a few
+threads keep many more programs in flight. The caller's thread waits, which drives the backend; while the caller is busy
+with a row of `generator_style`, a thread of the batch drives.
 
-Invariants: at most `plan.in_flight` programs are unfinished; with a window, at most `plan.window` are started and not
-yet given out; a row is never started after a stop; every row that was read before it is finished exactly once: while
-its body runs it is in `_inside`, and whoever takes it out finishes it. The lock is never held while the backend, the
-rows or the program are called.
+1. At most `plan.in_flight` programs are unfinished, and at most `plan.window` are started and not yet given out.
+2. No row is started after a stop. Every row that was read before the stop is finished exactly once: while its body runs
+   it is in `_inside`, and the thread that takes it out finishes it.
+3. The lock is never held while the backend, the rows or the program are called.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class ThreadBatch(RowBatch):
         self._threads = self._idle = 0
         self._pulling = False  # a thread is reading the next row
         self._unfinished = 0  # rows that were read and are not finished
-        self._bodies = 0  # of them, in the hands of a thread
-        self._inside: set[int] = set()  # of them, those whose body runs
+        self._bodies = 0  # of the unfinished rows, those in the hands of a thread
+        self._inside: set[int] = set()  # of the rows in the hands of a thread, those whose body runs
         self._done: deque[int] = deque()  # finished rows that the waiter has not seen
         self._any: Handle[None] | None = None  # what the waiter waits for: any row to finish
         self._until: float | None = None  # when the waiter looks again by itself
         self._stopping = self._exhausted = False
-        self._cancelled = False  # nobody wants what still runs
+        self._cancelled = False  # rows that begin now are cancelled at once
 
     # -- giving out
     def run(self) -> States:
@@ -69,7 +69,7 @@ class ThreadBatch(RowBatch):
 
     def _drive(self, over: Handle[None]) -> None:
         """Keep the model busy while the consumer is busy with a row."""
-        with suppress(BackendError):  # whoever reads a row hears of it
+        with suppress(BackendError):  # a read of the row raises it
             self._results.backend.wait(over)
 
     def _given(self) -> None:
@@ -116,14 +116,14 @@ class ThreadBatch(RowBatch):
                 self._give_up_late()
 
     def _wake_waiter(self) -> Handle[None] | None:
-        """Under the lock; gives a handle that is to be finished after it."""
+        """Wake the waiter, under the lock. A handle that is given is to be finished after the lock is released."""
         self._news.notify()
         anyone, self._any = self._any, None
         return anyone
 
     def _give_up_late(self) -> None:
-        """Rows whose time is over are finished with `ProgramTimeout`, even while their body blocks: its thread is left
-        to itself, and another takes its place."""
+        """Finish the rows whose time is over, with `ProgramTimeout`. The thread of a body that blocks is left to
+        itself, and another takes its place."""
         now = time.monotonic()
         if self._plan.deadline is not None and now >= self._plan.deadline:
             self._plan.expired = True
@@ -154,14 +154,14 @@ class ThreadBatch(RowBatch):
             self._threads += 1
         try:
             start_thread("batch", self._work)
-        except RuntimeError:  # the system gives no more threads: those that are there do
+        except RuntimeError:  # the system gives no more threads: go on with those there are
             with self._lock:
                 self._threads -= 1
                 if not self._threads:
                     raise
 
     def _work(self) -> None:
-        """One thread of the pool."""
+        """Run rows, one after the other: one thread of the pool."""
         while (row := self._take()) is not None:
             i = row.index
             instance = self._results.begin(row)
@@ -188,6 +188,7 @@ class ThreadBatch(RowBatch):
             self._threads -= 1
 
     def _take(self) -> Row | None:
+        """Wait for room and read the next row; None when no more is to be started."""
         with self._lock:
             while not self._may_take():
                 if self._stopping or self._exhausted:
@@ -229,7 +230,7 @@ class ThreadBatch(RowBatch):
         )
 
     def _watch(self, i: int, instance: Instance) -> None:
-        """The body has ended: the row is finished when everything it said is."""
+        """Finish row `i`, whose body has ended, when everything it said is finished."""
         left = instance.line.barriers()
         count = threading.Lock()
 
@@ -244,7 +245,7 @@ class ThreadBatch(RowBatch):
             barrier.listen(one_less)
 
     def _finish(self, i: int, body: bool = False, started: bool = True) -> None:
-        """Row i is finished; `body`: its thread is done with it now; not `started`: it was never a program."""
+        """Note that row `i` is finished. `body`: a thread has it in its hands; not `started`: it was no program."""
         if started:
             self._results.end(i)
         with self._lock:

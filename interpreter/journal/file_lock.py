@@ -1,6 +1,6 @@
 """One writer a file: a lock that the operating system releases when its process ends.
 
-Owns: taking it, and finding out who has it. Where the file system has no locks, there is none.
+Knows nothing of what is in the file. Where the file system has no locks, `take` locks nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from contextlib import suppress
 
 from ...lang.errors import OptionError
 
-_FAR = 1 << 62  # Windows locks bytes, and nobody may read a locked one: this one does not exist
+_LOCKED_BYTE = 1 << 62  # Windows locks bytes, and no process may read a locked one: this one does not exist
 
 
 def take(fd: int, path: str) -> None:
-    """Lock an open file until it is closed. Raises `OptionError` if another process, or another open file of this one,
-    has the lock."""
+    """Lock an open file until it is closed. Raises `OptionError` if the file is locked already, by any process."""
     try:
         _lock(fd)
     except OSError as error:
@@ -29,7 +28,7 @@ def take(fd: int, path: str) -> None:
 
 
 def release(fd: int) -> None:
-    """Let others have it now: a process that was forked meanwhile has the file open too."""
+    """Release the lock before the file is closed: a process forked meanwhile has the file open too."""
     with suppress(OSError):
         _unlock(fd)
 
@@ -42,7 +41,7 @@ if sys.platform == "win32":
     def _lock(fd: int) -> None:
         import msvcrt
 
-        os.lseek(fd, _FAR, os.SEEK_SET)
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
         finally:
@@ -62,7 +61,7 @@ else:
 
 
 def _holder(fd: int) -> str:
-    """Who has the lock, where the system tells (Linux)."""
+    """The process that has the lock, for a message, where the system tells (Linux)."""
     try:
         inode = str(os.fstat(fd).st_ino)
         with open("/proc/locks") as file:

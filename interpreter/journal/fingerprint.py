@@ -1,16 +1,13 @@
-"""Are these the arguments of the row that was run before?
+"""`fingerprint`: a hash of a program's arguments, equal in every process and for every order of a dict.
 
-Owns: `fingerprint`, a hash of a program's arguments that is the same in every process and for every order of a dict.
-Two arguments that are not equal, or not of one type (1, 1.0 and True; a list and a tuple), have different ones.
+Knows nothing of files. Arguments that are not equal, or not of one type (1, 1.0 and True; a list and a tuple), have
+different hashes. A value is read by the first rule that fits:
 
-How a value is read, by what fits first:
-- None, bool, int, float, str, bytes and containers of them: exactly.
-- Enums by name; classes and functions by module and name; dataclasses, attrs classes and Pydantic models by their
-  fields; other kinds of str, list, tuple, ... as these, with the name of their class.
-- What gives its memory as a buffer (arrays): its format, shape and bytes.
-- Anything else by its type and its `repr`. A repr with a memory address, which is another in each process, or one that
-  leaves something out ("...") or rounds (what numpy could convert) would compare wrongly: `OptionError`, with the name
-  of the argument.
+1. None, bool, int, float, str, bytes and containers of them: exactly.
+2. Enums by name; classes and functions by module and name; dataclasses, attrs classes and Pydantic models by their
+   fields; subclasses of str, list, tuple, ... as these, with the name of the class.
+3. An object that gives its memory as a buffer (an array): its format, shape and bytes.
+4. Anything else by type and `repr`. A repr that has a memory address, leaves something out or rounds: `OptionError`.
 """
 
 from __future__ import annotations
@@ -56,7 +53,7 @@ class _Unknown(Exception):
 
 
 def _tagged(tag: str, content: bytes) -> bytes:
-    """Of a known length, so that no two sequences of these are the same bytes."""
+    """Encode `content` with its tag and length, so that no two sequences of such are the same bytes."""
     return b"%s:%d:%s" % (tag.encode(), len(content), content)
 
 

@@ -1,11 +1,8 @@
-"""What is kept of a finished row: plain data, and its spelling as JSON.
+"""`Finished`: what is kept of a finished row as plain data, and its spelling as JSON. Knows nothing of files.
 
-Owns: `Finished`, how it is taken from a program that has ended, and how its values go to JSON and come back. Knows
-nothing of files.
-
-A value comes back as it was, if it is made of None, bools, numbers, strings, bytes, lists, tuples, sets and dicts. What
-JSON cannot spell is an object with one key that begins with "!": `{"!tuple": [1, 2]}`, `{"!float": "nan"}`. Any other
-value is not kept but remembered as `NotKept`, with its type; whoever reads it is told.
+A value comes back as it was if it is made of None, bools, numbers, strings, bytes, lists, tuples, sets and dicts. A
+value that JSON cannot spell is an object with one key that begins with "!": `{"!tuple": [1, 2]}`, `{"!float": "nan"}`.
+Any other value becomes `NotKept`, which has its type, and a read of it raises.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from ..usage import Call, UsageTree
 
 @dataclass(frozen=True)
 class NotKept:
-    """A value that is not kept: what it was, as JSON has no spelling for it; or (`failed`) why there was none."""
+    """The place of a value that JSON cannot spell (`what` it was) or, `failed`, that there never was (`what`: why)."""
 
     what: str
     failed: bool = False
@@ -35,7 +32,7 @@ class NotKept:
 
 @dataclass(frozen=True)
 class Kept:
-    """A variable: `s[name]`, `s.value(name)` and `s.get_meta_info(name)`; each perhaps `NotKept`."""
+    """A variable: `s[name]`, `s.value(name)` and `s.get_meta_info(name)`. Each may be `NotKept`."""
 
     value: Any
     typed: Any
@@ -44,8 +41,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Finished:
-    """One row that ran to its end. `error` is None, or says why it failed; then there are no variables and no value.
-    `seconds`: from its start to its end."""
+    """One row that ran to its end. A failed one has an `error`, and no variables and no value.
+
+    `seconds`: from the start of the row to its end.
+    """
 
     index: int
     text: str
@@ -58,8 +57,10 @@ class Finished:
 
     @staticmethod
     def of(index: int, instance: Instance, error: BaseException | None, seconds: float) -> Finished:
-        """Of a program whose body has ended and that has nothing pending. A branch that was joined and had failed makes
-        it a failed one too: a hole cannot be kept."""
+        """Take a row from a program whose body and ops have ended.
+
+        A joined branch that failed makes the row a failed one, as the failed place in a list cannot be kept.
+        """
         line = instance.line
         error = error or _first_hole(line)
         usage = line.ledger.tree()
@@ -76,7 +77,7 @@ class Finished:
         )
 
     def to_json(self, call: Arguments) -> dict[str, Any]:
-        """With the program's arguments, for whoever reads the file."""
+        """Spell the row as JSON data, with the program's arguments for human readers."""
         return {
             "arguments": [_spelled(value, brief=True) for value in call.args],
             "named_arguments": {_printable(name): _spelled(value, brief=True) for name, value in call.kwargs.items()},
@@ -91,7 +92,7 @@ class Finished:
 
     @staticmethod
     def from_json(index: int, data: dict[str, Any]) -> Finished:
-        """Raises `KeyError`, `TypeError` or `ValueError` for what `to_json` never wrote."""
+        """Read the row back. Raises `KeyError`, `TypeError` or `ValueError` for data that `to_json` never wrote."""
         return Finished(
             index,
             read_back(data["text"]),
@@ -105,7 +106,7 @@ class Finished:
 
 
 def _first_hole(line: Line) -> BaseException | None:
-    """Why a branch that was joined here failed, if one did."""
+    """The error of the first failed branch that was joined here."""
     for child in line.joined:
         error = child.barrier().error or _first_hole(child)
         if error is not None:
@@ -120,7 +121,7 @@ def _kept(line: Line, name: str) -> Kept:
     for read in (variable.value, variable.typed, variable.meta):
         try:
             parts.append(read())
-        except Exception as error:  # it has no such value: a text that was cut has none of its type
+        except Exception as error:  # there is no such value: a text that was cut has none of its type
             parts.append(NotKept(_said(error), failed=True))
     return Kept(*parts)
 
@@ -128,12 +129,12 @@ def _kept(line: Line, name: str) -> Kept:
 def _said(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # an exception of the user's own that cannot be printed
+    except Exception:  # a user's exception that cannot be printed
         return type(error).__name__
 
 
 def _kept_to_json(kept: Kept) -> list[Any]:
-    """[value, meta], then the typed value if it is another."""
+    """[value, meta], then the typed value if that differs from the value."""
     value, typed = _spelled(kept.value), _spelled(kept.typed)
     same = json.dumps(value) == json.dumps(typed)  # 1, True and 1.0 are equal and not the same
     return [value, _spelled(kept.meta), *([] if same else [typed])]
@@ -148,12 +149,12 @@ def _kept_from_json(parts: list[Any]) -> Kept:
 # Values
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MOST_BITS = 3000
-"""Of an int that is written in decimal: Python refuses to read very long ones."""
+_MOST_DECIMAL_BITS = 3000
+"""Bits of an int that is written in decimal: Python refuses to read more than about 14,000."""
 
 
 def _spelled(value: Any, brief: bool = False) -> Any:
-    """A value as JSON data; `brief`: for people, so that what has no spelling is shown by its repr."""
+    """A value as JSON data. `brief`, for human readers: a value without a spelling is shown by its repr."""
     if isinstance(value, NotKept):
         return {"!failed" if value.failed else "!lost": _printable(value.what)}
     try:
@@ -178,7 +179,7 @@ def _to_json(value: Any) -> Any:
     if kind is str:
         return {"!str": value.encode("utf-8", "surrogatepass").hex()} if _SURROGATE.search(value) else value
     if kind is int:
-        return value if value.bit_length() <= _MOST_BITS else {"!int": f"{value:x}"}
+        return value if value.bit_length() <= _MOST_DECIMAL_BITS else {"!int": f"{value:x}"}
     if kind is float:
         return value if value - value == 0 else {"!float": repr(value)}
     if kind is bytes:
@@ -196,7 +197,7 @@ def _to_json(value: Any) -> Any:
 
 
 def read_back(data: Any) -> Any:
-    """The value that `_spelled` wrote."""
+    """Read a value that `_spelled` wrote."""
     if isinstance(data, list):
         return [read_back(item) for item in data]
     if not isinstance(data, dict):

@@ -1,19 +1,13 @@
-"""The journal of a batch (`resume="file.jsonl"`): its finished rows, from which an interrupted batch continues.
+"""The journal of a batch (`resume="file.jsonl"`): a file of finished rows, from which an interrupted batch continues.
 
-Owns: the file. What a row's line says is `finished.py`'s; whether a row is the same is `fingerprint.py`'s.
-
-The file is JSON lines. The first names the program; each other line is one finished row, in the order of finishing:
+Knows nothing of what a row's line says (`finished.py`). The first line names the program; each other line is a row:
 
     {"sgl_journal": 1, "program": "qa"}
     {"crc": "0b1c2d3e", "i": 7, "ok": true, "key": "<fingerprint of its arguments>", "text": ..., ...}
 
-`crc` is that of the bytes from `"i"` on, so a line that was not written whole is recognised without being parsed, and
-opening reads a million lines in seconds. Of each row only its place and a part of its key are in memory (16 bytes).
-
-Invariants: a line is written with one `write` when its row finishes, and reaches the disk at `close`. A last line
-that is not whole (its process was killed) is cut off when the file is opened, and its row runs again. One process at a
-time writes (a lock that dies with it). After a failed write the file ends with the last whole line, and nothing more is
-written. Thread-safe.
+1. A row's line is written with one `write` when the row finishes, and reaches the disk at `close`.
+2. A last line that is not whole (its process was killed) is cut off by the next `open`, and its row runs again.
+3. One process at a time writes. After a failed write the file ends with a whole line, and nothing more is written.
 """
 
 from __future__ import annotations
@@ -39,15 +33,19 @@ from .fingerprint import fingerprint
 from .finished import Finished
 
 _HEAD = b'{"sgl_journal": '
-_LONGEST_HEAD = 1 << 16
+_MOST_HEAD_BYTES = 1 << 16
 _ROW = re.compile(
     rb'\{"crc": "([0-9a-f]{8})", ("i": ([0-9]{1,18}), "ok": (true|false), "key": "([0-9a-f]{32})", .*\}\n)'
 )
-_PAGE = 256
+_PAGE_ROWS = 256
 
 
 class Journal:
-    """One journal that is open. Made by `Journal.open`; to be closed."""
+    """An open journal, made by `Journal.open` and to be closed. Thread-safe.
+
+    `crc` is the checksum of a line from `"i"` on, so opening finds damage without parsing, a million lines in seconds.
+    Of each row only its place and a part of its key are in memory: 16 bytes.
+    """
 
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
@@ -62,8 +60,11 @@ class Journal:
 
     @staticmethod
     def open(path: str | os.PathLike[str], program: str) -> Journal:
-        """The journal at `path`, which is made if it is not there. Raises `OptionError` for what is no journal of this
-        program, is damaged, is in use, or cannot be read and written."""
+        """Open the journal at `path`, or make one.
+
+        Raises `OptionError` for a file that is no journal of this program, is damaged or in use, or cannot be read and
+        written.
+        """
         name = _checked_path(path)
         try:
             fd = os.open(name, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
@@ -84,17 +85,17 @@ class Journal:
     # -- what is there
     def _load(self, program: str) -> None:
         with open(self._file, "rb") as file:
-            head = file.readline(_LONGEST_HEAD)
+            head = file.readline(_MOST_HEAD_BYTES)
             if head.endswith(b"\n"):
                 self._check_head(head, program)
                 self._end = len(head)
                 for number, line in enumerate(file, 2):
-                    if not self._index(line) and not self._is_torn(line, file.readline(_LONGEST_HEAD)):
+                    if not self._index(line) and not self._is_torn(line, file.readline(_MOST_HEAD_BYTES)):
                         raise OptionError(
                             f"resume: line {number} of {self.path!r} is damaged (did two programs write to it, or was "
                             "it edited?): remove that line, and its row runs again"
                         )
-            elif len(head) == _LONGEST_HEAD or not (head.startswith(_HEAD) or _HEAD.startswith(head)):
+            elif len(head) == _MOST_HEAD_BYTES or not (head.startswith(_HEAD) or _HEAD.startswith(head)):
                 raise self._no_journal()
         if os.fstat(self._fd).st_size != self._end:
             os.ftruncate(self._fd, self._end)
@@ -134,7 +135,7 @@ class Journal:
         )
 
     def _index(self, line: bytes) -> bool:
-        """Note where a whole line's row is. False if it is not whole."""
+        """Note the place of a line's row. False if the line is not whole."""
         found = _ROW.fullmatch(line)
         if found is None or int(found[1], 16) != zlib.crc32(found[2]):
             return False
@@ -148,10 +149,10 @@ class Journal:
         return isinstance(i, int) and self._rows.get(i) is not None
 
     def restored(self, i: int, call: Arguments) -> Finished | None:
-        """Row `i` if it is there with these arguments and did not fail. If not, the row is taken to start now: it is
-        noted with the arguments of this moment, whatever its program does to them.
+        """Row `i`, if it is there with these arguments and did not fail.
 
-        Raises `OptionError` for arguments that cannot be recognised (`fingerprint.py`).
+        If not, the row is taken to start now: its line will have the fingerprint of these arguments, whatever the
+        program does to them. Raises `OptionError` for arguments that cannot be recognised (`fingerprint.py`).
         """
         key = fingerprint(call, f"resume: row {i}")
         with self._lock:
@@ -165,7 +166,7 @@ class Journal:
         return None
 
     def _read(self, i: int, offset: int, key: str) -> Finished | None:
-        """The row of a line; None if the file was changed meanwhile, so that it runs again."""
+        """Read the row of a line. None if the file was changed meanwhile: the row runs again."""
         try:
             with open(self._file, "rb") as file:
                 file.seek(offset)
@@ -183,8 +184,7 @@ class Journal:
             self.write(instance.call, Finished.of(i, instance, error, time.monotonic() - began))
 
     def write(self, call: Arguments, row: Finished) -> None:
-        """Add a row, after its end. What cannot be written raises `JournalError` once; after that nothing is written,
-        and nothing is said of it again."""
+        """Add a finished row. The first write that fails raises `JournalError`; after it nothing is written."""
         began = self._began.pop(row.index, None)
         if self._broken or self._closed:
             return
@@ -229,7 +229,7 @@ class Journal:
         )
 
     def close(self) -> None:
-        """Bring the file to the disk, and let others have it. Raises `JournalError` if that fails; idempotent."""
+        """Bring the file to the disk and release it. Raises `JournalError` if that fails. Idempotent."""
         with self._lock:
             if self._closed:
                 return
@@ -250,7 +250,7 @@ class Journal:
 
 
 class _Places:
-    """Row -> where its line begins and the first 64 bits of its key. In pages of rows, as most rows are there."""
+    """For each row the offset of its line and the first 64 bits of its key, in pages of rows."""
 
     __slots__ = ("_pages",)
 
@@ -258,17 +258,17 @@ class _Places:
         self._pages: dict[int, array[int]] = {}
 
     def put(self, i: int, offset: int, key: int) -> None:
-        page = self._pages.get(i // _PAGE)
+        page = self._pages.get(i // _PAGE_ROWS)
         if page is None:
-            page = self._pages[i // _PAGE] = array("Q", bytes(16 * _PAGE))
-        at = 2 * (i % _PAGE)
+            page = self._pages[i // _PAGE_ROWS] = array("Q", bytes(16 * _PAGE_ROWS))
+        at = 2 * (i % _PAGE_ROWS)
         page[at], page[at + 1] = offset, key
 
     def get(self, i: int) -> tuple[int, int] | None:
-        page = self._pages.get(i // _PAGE)
+        page = self._pages.get(i // _PAGE_ROWS)
         if page is None:
             return None
-        at = 2 * (i % _PAGE)
+        at = 2 * (i % _PAGE_ROWS)
         return (page[at], page[at + 1]) if page[at] else None  # no row begins where the file does
 
 
