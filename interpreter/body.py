@@ -1,16 +1,14 @@
 """The Python side of one run of a program: whether its body still runs, what it returned, and how to wait for news.
 
 Knows nothing of text or backends. All branches of a program share one body and its pulse.
-
-Invariant: nobody calls a backend while holding the pulse's lock. So a backend may beat the pulse inside its own locks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from ..backend.base import Handle
@@ -20,56 +18,23 @@ from .record import ProgramRecord
 
 
 class Pulse:
-    """A counter of changes in a program, to wait on without polling: text was said, a name appeared, the body ended.
+    """Tells of changes in a program: text was said, a name appeared, the body ended.
 
-    A reader notes `version`, looks at the program, and if there is nothing for it waits for a version after the noted
-    one. A change in between ends that wait at once.
+    `news` is a handle that is done at the next change. A reader notes it, looks at the program, and if there is nothing
+    for the reader waits for the noted handle. So a change between the look and the wait ends the wait at once.
     """
 
-    __slots__ = ("_changed", "_wakers", "version")
+    __slots__ = ("_lock", "news")
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._wakers: list[Callable[[], None]] = []
-        self.version = 0
+        self.news: Handle[None] = Handle("news")
+        self._lock = threading.Lock()
 
     def beat(self) -> None:
-        """Note a change and wake every waiter."""
-        with self._changed:
-            self.version += 1
-            self._changed.notify_all()
-            wakers, self._wakers = self._wakers, []
-        for wake in wakers:
-            wake()
-
-    def wait(self, seen: int) -> None:
-        """Block until `version != seen`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.version != seen)
-
-    async def wait_async(self, seen: int) -> None:
-        """Wait on the running event loop until `version != seen`."""
-        loop = asyncio.get_running_loop()
-        woken: asyncio.Future[None] = loop.create_future()
-
-        def settle() -> None:
-            if not woken.done():
-                woken.set_result(None)
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits on it any more
-                loop.call_soon_threadsafe(settle)
-
-        with self._changed:
-            if self.version != seen:
-                return
-            self._wakers.append(wake)
-        try:
-            await woken
-        finally:
-            with self._changed:
-                if wake in self._wakers:
-                    self._wakers.remove(wake)
+        """Tell of a change."""
+        with self._lock:
+            news, self.news = self.news, Handle("news")
+        news.finish(None)
 
 
 class Body:
@@ -119,13 +84,13 @@ class Body:
             )
 
 
-class AtPulse(Wait):
-    """Wait until the program is at another version than `version`."""
+class AtNews(Wait):
+    """Wait until `news`, a handle of the program's pulse, is done. Only the body brings that about, not a backend."""
 
-    __slots__ = ("_body", "_version")
+    __slots__ = ("_body", "_news")
 
-    def __init__(self, body: Body, version: int) -> None:
-        self._body, self._version = body, version
+    def __init__(self, body: Body, news: Handle[None]) -> None:
+        self._body, self._news = body, news
 
     def block(self) -> None:
         self._body._refuse_itself(threading.get_ident())
@@ -134,8 +99,20 @@ class AtPulse(Wait):
                 "the program runs on this very event loop, which a blocking read would stop; "
                 "use `await state.aget(name)` or `async for ... in state.text_async_iter(...)`"
             )
-        self._body.pulse.wait(self._version)
+        told = threading.Event()
+        self._news.listen(told.set)
+        told.wait()
 
     async def suspend(self) -> None:
         self._body._refuse_itself(asyncio.current_task())
-        await self._body.pulse.wait_async(self._version)
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits on it any more
+                loop.call_soon_threadsafe(told.set)
+
+        self._news.listen(tell)
+        try:
+            await told.wait()
+        finally:
+            self._news.unlisten(tell)

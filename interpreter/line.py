@@ -80,10 +80,8 @@ class Line:
         if isinstance(part, Text):
             if part.text:
                 self._append(self.roles.add(part.text))
-        elif isinstance(part, Gen):
-            self._gen(part, at, follow)
-        elif isinstance(part, Select):
-            self._select(part, at)
+        elif isinstance(part, (Gen, Select)):
+            self._ask(part, at, follow)
         elif isinstance(part, RoleBegin):
             self.roles.begin(part.role)
         elif isinstance(part, RoleEnd):
@@ -91,50 +89,36 @@ class Line:
         else:
             raise OptionError(f"{type(part).__name__} is not an expression this interpreter knows")
 
-    def _gen(self, gen: Gen, at: str, follow: str) -> None:
-        where = _where("gen", gen.name, at)
+    def _ask(self, part: Gen | Select, at: str, follow: str) -> None:
+        """Enqueue a call of the model and define its name."""
+        where = _where(part, at)
         self.flush()
         self._synced = None
-        request = GenRequest(
-            gen.sampling, gen.n, where, gen.constraint, gen.on_budget, follow, self.ledger.gate(), self._is_traced()
-        )
-        segment = Segment(handle=self.branch.gen(request), where=where)
-        self._wrote(segment, "gen", gen)
-        if gen.name is not None:
-            self.own[gen.name] = Generated(segment, gen.n, gen.constraint)
-
-    def _select(self, select: Select, at: str) -> None:
-        where = _where("select", select.name, at)
-        self.flush()
-        request = ScoreRequest(
-            select.choices,
-            select.method,
-            select.temperature,
-            where=where,
-            gate=self.ledger.gate(),
-            trace=self._is_traced(),
-        )
-        self._synced = None
-        segment = Segment(handle=self.branch.score(request), where=where)
-        self._wrote(segment, "select", select)
-        if select.name is not None:
-            self.own[select.name] = Picked(segment)
-
-    def _is_traced(self) -> bool:
-        """Whether a trace records each token."""
-        return self.record is not None and self.record.tokens
-
-    def _wrote(self, segment: Segment, kind: str, expr: Gen | Select) -> None:
-        assert segment.handle is not None
+        gate = self.ledger.gate()
+        trace = self.record is not None and self.record.tokens
+        handle: Handle[Any]
+        if isinstance(part, Gen):
+            handle = self.branch.gen(
+                GenRequest(part.sampling, part.n, where, part.constraint, part.on_budget, follow, gate, trace)
+            )
+        else:
+            handle = self.branch.score(
+                ScoreRequest(part.choices, part.method, part.temperature, where=where, gate=gate, trace=trace)
+            )
+        segment = Segment(handle=handle, where=where)
         if self.record is not None:
-            self.record.call(kind, segment.where, expr, segment.handle)
+            self.record.call(_op(part), where, part, handle)
         if self._bond is not None:
-            self._bond.watch(self, segment.handle)
+            self._bond.watch(self, handle)
         self.segments.append(segment)
         if self.log is not None:
             self.log.append(segment)
         self.roles.wrote(segment)
-        self.ledger.call(segment.where, segment.handle)
+        self.ledger.call(where, handle)
+        if part.name is not None:
+            self.own[part.name] = (
+                Generated(segment, part.n, part.constraint) if isinstance(part, Gen) else Picked(segment)
+            )
 
     def _append(self, pieces: Pieces) -> None:
         for text, markup in pieces:
@@ -172,25 +156,23 @@ class Line:
         """`part` with the program's sampling defaults under its own. Raises for what this backend cannot do."""
         can = self.backend.capabilities
         if isinstance(part, Select) and not can.score:
-            raise CapabilityError(f"{_where('select', part.name, at)}: backend {can.name!r} cannot score choices")
+            raise CapabilityError(f"{_where(part, at)}: backend {can.name!r} cannot score choices")
         if not isinstance(part, Gen):
             return part
         sampling = part.sampling.over(self.defaults)
         if sampling.return_logprob and not can.logprobs:
-            raise CapabilityError(f"{_where('gen', part.name, at)}: backend {can.name!r} gives no log-probabilities")
+            raise CapabilityError(f"{_where(part, at)}: backend {can.name!r} gives no log-probabilities")
         if not sampling.return_logprob and (sampling.top_logprobs_num or sampling.logprob_start_len is not None):
             option = "top_logprobs_num" if sampling.top_logprobs_num else "logprob_start_len"
-            raise OptionError(f"{_where('gen', part.name, at)}: {option}= needs return_logprob=True")
+            raise OptionError(f"{_where(part, at)}: {option}= needs return_logprob=True")
         least = sampling.min_tokens or 0
         if part.constraint is not None:
-            self._prepare(part.constraint, _where("gen", part.name, at))
-        if sampling.max_tokens is None and part.constraint is not None:
-            pass  # as much as the context has room for
-        elif sampling.max_tokens is None:
+            self._prepare(part.constraint, _where(part, at))
+        most = sampling.max_tokens
+        if most is None and part.constraint is None:  # a constrained gen may take what the context has room for
             sampling = replace(sampling, max_tokens=max(DEFAULT_MAX_TOKENS, least))
-        elif least > sampling.max_tokens:
-            where = _where("gen", part.name, at)
-            raise OptionError(f"{where}: min_tokens={least} is more than max_tokens={sampling.max_tokens}")
+        elif most is not None and least > most:
+            raise OptionError(f"{_where(part, at)}: min_tokens={least} is more than max_tokens={most}")
         return Gen(part.name, sampling, sampling.n or 1, part.constraint, part.on_budget)
 
     def _prepare(self, constraint: Constraint, where: str) -> None:
@@ -386,5 +368,10 @@ def flat(expr: Expr) -> list[Expr]:
     return [expr]
 
 
-def _where(op: str, name: str | None, at: str) -> str:
-    return f"{op}({'' if name is None else repr(name)}) at {at}"
+def _op(part: Gen | Select) -> str:
+    return "gen" if isinstance(part, Gen) else "select"
+
+
+def _where(part: Gen | Select, at: str) -> str:
+    """How messages name a call: `gen('answer') at prog.py:12`."""
+    return f"{_op(part)}({'' if part.name is None else repr(part.name)}) at {at}"

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..backend.base import Backend, Handle
 from ..backend.waiting import AtHandle, Flow, StreamFlow, T, Wait, block_on, suspend_on
 from ..lang.errors import OptionError, VariableError, suggest
-from .body import AtPulse, Body
+from .body import AtNews, Body
 from .colour import html_of, parts_of
 from .hooks import hooks
 from .line import Line
@@ -78,10 +78,10 @@ class LiveState(ProgramState):
     def _find(self, name: str, growing: bool = False) -> Flow[Variable]:
         """The variable, once there is one. A scope that the body still writes counts only with `growing`."""
         while True:
-            version = self._body.pulse.version
+            news = self._body.pulse.news
             if (found := self._look(name, growing)) is not None:
                 return found
-            yield AtPulse(self._body, version)
+            yield AtNews(self._body, news)
 
     def _look(self, name: str, growing: bool = False) -> Variable | None:
         complete = self._complete()  # before looking: what is not there then never will be
@@ -199,10 +199,10 @@ class LiveState(ProgramState):
 
     def _until(self, enough: Callable[[], bool]) -> Flow[None]:
         while True:
-            version = self._body.pulse.version
+            news = self._body.pulse.news
             if enough():
                 return
-            yield AtPulse(self._body, version)
+            yield AtNews(self._body, news)
 
     def _done(self, handles: Iterable[Handle[Any]]) -> Flow[None]:
         for handle in handles:

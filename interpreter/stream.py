@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ..backend.base import Backend
 from ..backend.waiting import AtHandle, StreamFlow
-from .body import AtPulse, Body
+from .body import AtNews, Body
 from .transcript import Segment
 
 
@@ -22,12 +22,12 @@ def growing(body: Body, backend: Backend, source: Callable[[], tuple[Sequence[Se
     """
     index = seen = 0  # the segment the walk stands at, and how many of its characters were given
     while True:
-        version = body.pulse.version  # before looking: a change after this ends the wait
+        news = body.pulse.news  # before looking: a change after this ends the wait
         segments, complete = source()
         if index >= len(segments):
             if complete:
                 return
-            yield AtPulse(body, version)
+            yield AtNews(body, news)
             continue
         segment = segments[index]
         done, text = segment.done, segment.text  # in this order: done means that the text is final

@@ -6,7 +6,7 @@ original error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backend import meta
@@ -56,37 +56,50 @@ class Given(Variable):
         return (Segment(str(self._value)),), True
 
 
-class Generated(Variable):
-    """Written by a gen: a string, or for n > 1 a list of n strings."""
+class Written(Variable):
+    """Written by one call of the model, whose name for `get_meta_info` is `_id`."""
 
-    __slots__ = ("_id", "_n", "_segment", "constraint")
+    __slots__ = ("_id", "_segment")
 
-    def __init__(self, segment: Segment, n: int, constraint: Constraint | None = None) -> None:
-        self._segment, self._n, self._id = segment, n, meta.call_id("gen")
-        self.constraint = constraint
+    def __init__(self, kind: str, segment: Segment) -> None:
+        self._segment, self._id = segment, meta.call_id(kind)
 
     def handles(self) -> Sequence[Handle[Any]]:
         return pending([self._segment])
 
-    def value(self) -> Any:
+    def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
+        return (self._segment,), True
+
+    def _result(self) -> Any:
         assert self._segment.handle is not None
-        results = self._segment.handle.value()
-        return results[0].text if self._n == 1 else [r.text for r in results]
+        return self._segment.handle.value()
+
+
+class Generated(Written):
+    """Written by a gen: a string, or for n > 1 a list of n strings."""
+
+    __slots__ = ("_n", "constraint")
+
+    def __init__(self, segment: Segment, n: int, constraint: Constraint | None = None) -> None:
+        super().__init__("gen", segment)
+        self._n, self.constraint = n, constraint
+
+    def value(self) -> Any:
+        results = self._result()
+        return results[0].text if self._n == 1 else [result.text for result in results]
 
     def typed(self) -> Any:
-        assert self._segment.handle is not None
-        values = [_complete(r, self._segment.where) for r in self._segment.handle.value()]
-        return values[0] if self._n == 1 else values
+        return self._each(lambda result: _complete(result, self._segment.where))
 
     def meta(self) -> Any:
-        assert self._segment.handle is not None
-        infos = [meta.of_gen(self._id, r) for r in self._segment.handle.value()]
-        return infos[0] if self._n == 1 else infos
+        return self._each(lambda result: meta.of_gen(self._id, result))
+
+    def _each(self, read: Callable[[GenResult], Any]) -> Any:
+        found = [read(result) for result in self._result()]
+        return found[0] if self._n == 1 else found
 
     def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
-        if self._n > 1:
-            return super().stream(name)
-        return (self._segment,), True
+        return super().stream(name) if self._n == 1 else Variable.stream(self, name)
 
 
 def _complete(result: GenResult, where: str) -> Any:
@@ -101,27 +114,19 @@ def _complete(result: GenResult, where: str) -> Any:
     return result.value
 
 
-class Picked(Variable):
+class Picked(Written):
     """The winner of a select."""
 
-    __slots__ = ("_id", "_segment")
+    __slots__ = ()
 
     def __init__(self, segment: Segment) -> None:
-        self._segment, self._id = segment, meta.call_id("select")
-
-    def handles(self) -> Sequence[Handle[Any]]:
-        return pending([self._segment])
+        super().__init__("select", segment)
 
     def value(self) -> Any:
-        assert self._segment.handle is not None
-        return self._segment.handle.value().text
+        return self._result().text
 
     def meta(self) -> Any:
-        assert self._segment.handle is not None
-        return meta.of_select(self._id, self._segment.handle.value())
-
-    def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
-        return (self._segment,), True
+        return meta.of_select(self._id, self._result())
 
 
 class Scope(Variable):
