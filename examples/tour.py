@@ -1,7 +1,11 @@
 """A tour of sgl on a real model: what `make demo` runs.
 
-Few-shot questions, a chat, a select, a fork with a join, typed records, a batch of real problems, a stream. It prints
-the text as it comes, and at the end what each part cost: tokens asked for, computed and reused, and seconds.
+Seven programs: few-shot questions, a chat, a select, a fork with a join, typed records, a batch of real problems, a
+stream. A program is a function marked `@sgl.function`; its first parameter `s` is the text so far, and `s += ...` goes
+on with it. At the end a table shows what each part cost: tokens asked for, computed and reused, and seconds.
+
+The model is small (135 M parameters), so that it runs on any laptop. Its answers are often wrong; what they cost, and
+that every record has its type, does not depend on that.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ Solution: The hat costs 20 - 8 = 12 dollars. Together they cost 20 + 12 = 32 dol
 
 @sgl.function
 def few_shot(s: sgl.ProgramState, question: str) -> None:
-    s += FACTS
+    s += FACTS  # the same text in each run: computed once
     s += f"Q: {question}\nA:" + sgl.gen("answer", max_tokens=12, stop="\n", temperature=0)
 
 
@@ -55,15 +59,18 @@ def chat(s: sgl.ProgramState, first: str, second: str) -> None:
     s += sgl.system("You answer in one short sentence.")
     s += sgl.user(first)
     s += sgl.assistant(sgl.gen("one", max_tokens=48, temperature=0))
-    s += sgl.user(second)
+    s += sgl.user(second)  # the chat goes on where it is: nothing before this line is computed again
     s += sgl.assistant(sgl.gen("two", max_tokens=48, temperature=0))
+
+
+LABELS = [" positive", " negative", " neutral"]
 
 
 @sgl.function
 def sentiment(s: sgl.ProgramState, review: str) -> None:
     s += "Review: I loved every minute of it.\nSentiment: positive\n"
     s += "Review: A waste of time and money.\nSentiment: negative\n"
-    s += f"Review: {review}\nSentiment:" + sgl.select("label", [" positive", " negative", " neutral"])
+    s += f"Review: {review}\nSentiment:" + sgl.select("label", LABELS)
 
 
 @sgl.function
@@ -71,14 +78,14 @@ def tips(s: sgl.ProgramState, topic: str) -> None:
     s += sgl.user(f"Give me three tips about {topic}.")
     with s.assistant():
         s += "Here are three tips."
-        forks = s.fork(3)
+        forks = s.fork(3)  # three branches that share all text so far and are written side by side
         for i, branch in enumerate(forks):
             branch += f"\n{i + 1}." + sgl.gen("tip", max_tokens=32, stop=["\n", f"{i + 2}."], temperature=0)
-        forks.join("concate_and_append")
+        forks.join("concate_and_append")  # their texts, one after the other, become the text of `s`
         s += "\nIn short:" + sgl.gen("summary", max_tokens=32, temperature=0, stop="\n")
 
 
-class Quantity(BaseModel):
+class Quantity(BaseModel):  # any Pydantic model, dataclass or type hint can be the type of a gen
     what: str = Field(max_length=30)
     number: float
 
@@ -112,6 +119,7 @@ def bold(text: str) -> str:
 
 
 def show_few_shot() -> list[sgl.ProgramState]:
+    """The examples before each question are the same text: it is computed once, in the first run."""
     questions = ["What is the capital of France?", "What do cows drink?", "How many days are in a week?"]
     states = few_shot.run_batch([{"question": q} for q in questions])
     for question, state in zip(questions, states):
@@ -120,6 +128,7 @@ def show_few_shot() -> list[sgl.ProgramState]:
 
 
 def show_chat() -> list[sgl.ProgramState]:
+    """The second turn goes on after the first: nothing is sent or computed twice."""
     state = chat.run(first="What is the capital of France?", second="And what is it famous for?")
     for message in state.messages():
         print(f"  {message['role']:>9}: {message['content']}")
@@ -127,31 +136,37 @@ def show_chat() -> list[sgl.ProgramState]:
 
 
 def show_select() -> list[sgl.ProgramState]:
+    """The model picks one of the given labels. All of them are scored in one step."""
     reviews = ["The food was great and the staff were friendly.", "Terrible. I want my money back."]
     states = sentiment.run_batch([{"review": r} for r in reviews])
     for review, state in zip(reviews, states):
-        means = state.get_meta_info("label")["normalized_prompt_logprobs"]
-        print(f"  {review} ->{bold(state['label'])}  (mean logprobs {[round(m, 2) for m in means]})")
+        means = state.get_meta_info("label")["normalized_prompt_logprobs"]  # mean log-probability of a label's tokens
+        scores = ", ".join(f"{label} {mean:.2f}" for label, mean in zip(LABELS, means))
+        print(f"  {review} ->{bold(state['label'])}  (scores:{scores})")
     return states
 
 
 def show_fork() -> list[sgl.ProgramState]:
+    """The program splits into three branches, which are written side by side, and goes on with all three texts."""
     state = tips.run(topic="staying healthy")
     print("  " + state.messages()[-1]["content"].replace("\n", "\n  "))
     return [state]
 
 
 def show_records() -> list[sgl.ProgramState]:
-    print(f"  how a Quantity is enforced:\n{sgl.explain(Quantity)}".replace("\n", "\n    "))
+    """The text is JSON of a Python type by construction, and is read as an instance of that type."""
+    print(f"  how a Quantity is enforced (sgl.explain):\n{sgl.explain(Quantity)}".replace("\n", "\n    "))
     states = record.run_batch([{"problem": p["question"]} for p in PROBLEMS[:4]])
     for state in states:
         print(f"  {state.value('record')!r}")
     counts = [state.get_meta_info("record") for state in states]
-    print(f"  {sum(c['forced'] for c in counts)} of {sum(c['generated'] for c in counts)} tokens were forced")
+    forced, written = (sum(count[kind] for count in counts) for kind in ("forced", "generated"))
+    print(f"  {forced} of {written} tokens were forced: the type left no choice, so the model was not asked")
     return states
 
 
 def show_batch() -> list[sgl.ProgramState]:
+    """Many runs of one program at a time: `run_batch`."""
     states = solve.run_batch([{"question": p["question"]} for p in PROBLEMS], progress_bar=True)
     right = sum(number(s["solution"]) == number(p["answer"]) for s, p in zip(states, PROBLEMS))
     print(f"  first: {states[0]['solution'].strip()[:200]}")
@@ -166,6 +181,7 @@ def number(text: str) -> str | None:
 
 
 def show_stream() -> list[sgl.ProgramState]:
+    """The text is shown while it is written: `run(stream=True)`."""
     state = story.run(stream=True)
     print("  ", end="")
     for piece in state.text_iter("story"):
@@ -192,7 +208,7 @@ def main() -> None:
     print(f"{runtime!r}, loaded in {time.perf_counter() - began:.1f} s")
     rows: list[tuple[str, sgl.Usage, float]] = []
     for title, part in PARTS:
-        print(f"\n{bold(title)}")
+        print(f"\n{bold(title)}\n{part.__doc__}")
         start = time.perf_counter()
         states = part()
         seconds = time.perf_counter() - start
@@ -202,16 +218,15 @@ def main() -> None:
 
 
 def summary(rows: list[tuple[str, sgl.Usage, float]]) -> str:
-    """Draw the table of costs. *Asked for*: the tokens that a runtime would process if it got the whole text with every
-    call. The columns after it say what was done instead."""
+    """Draw the table of costs. "Asked for" is what a server would process, which gets the whole text with each call."""
     total = sum((usage for _, usage, _ in rows), sgl.Usage()), sum(seconds for *_, seconds in rows)
     table = [("part", "calls", "asked for", "computed", "reused", "generated", "seconds")]
     table += [cells(*row) for row in [*rows, ("all", *total)]]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table]
     rule = "-" * len(lines[0])
-    note = "asked for = prompt tokens of every call + generated tokens"
-    return "\n".join([bold("\nwhat it cost"), lines[0], rule, *lines[1:-1], rule, lines[-1], note])
+    note = "asked for: the tokens of each call's prompt and answer; computed: those that went through the model"
+    return "\n".join([bold("\nwhat it cost, in tokens"), lines[0], rule, *lines[1:-1], rule, lines[-1], note])
 
 
 def cells(title: str, usage: sgl.Usage, seconds: float) -> tuple[str, ...]:

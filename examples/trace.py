@@ -1,8 +1,8 @@
-"""A traced run: `python examples/trace.py` writes `run.json` and the page `run.html`.
+"""A recorded run: `python examples/trace.py` writes `run.json` and the page `run.html`.
 
-Six mails are answered side by side: a select, a typed record, and two drafts of a reply of which the first to be
-finished wins. Open the page in a browser: the programs on a time axis, the steps they shared, and every token with
-where it came from.
+Six mails are answered side by side. For each the model picks a kind, fills in a typed ticket, and writes two drafts of
+a reply, of which the first to be finished wins. Open the page in a browser: it shows the programs on a time axis, the
+steps that they shared, and every token with its probability and where it came from.
 """
 
 from __future__ import annotations
@@ -38,24 +38,27 @@ async def answer(s: Any, mail: str) -> Ticket:
     s += sgl.user("Make a ticket of it, as JSON.")
     s += sgl.assistant(sgl.gen("ticket", schema=Ticket, max_tokens=60))
     s += sgl.user("Now write the reply, in one sentence.")
-    drafts = s.fork(2)
+    drafts = s.fork(2)  # two branches that go on from here
     for draft, tone in zip(drafts, ("Dear", "Thank")):
         draft += sgl.assistant(tone + sgl.gen("reply", max_tokens=30, stop="\n"))
-    best = await sgl.first(drafts)
-    await best["reply"]
+    best = await sgl.first(drafts)  # the other one is cancelled
+    await best["reply"]  # in an `async def` program every read is awaited
     return await s.value("ticket")
 
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     sgl.set_default_backend(sgl.Runtime())
-    with sgl.trace(folder / "run.json") as traced:
+    with sgl.trace(folder / "run.json") as traced:  # every program that starts in this block is recorded
         states = answer.run_batch([{"mail": mail} for mail in MAILS], seed=4, temperature=0.7)
     traced.html(folder / "run.html")
     for mail, state in zip(MAILS, states):
         print(f"{mail}\n    {state['kind']}: {state.ret_value!r}")
-    print(states.usage.total)
-    print(f"{folder / 'run.json'} and {folder / 'run.html'} are written")
+    usage = states.usage.total
+    print(
+        f"\n{usage.calls} calls had {usage.prompt:,} tokens of prompt, of which {usage.reused:,} were computed already."
+    )
+    print(f"Open {folder / 'run.html'} in a browser. {folder / 'run.json'} is the trace itself, for sgl.replay().")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Draw the tree of KV of a forked program from a real run, and what each branch cost."""
+"""What a fork shares: the tree of a real run's KV, and what each branch cost.
+
+KV is what the model keeps of the text that it has read, so that the text need not be read again. A node of the tree is
+text that all branches below it share, kept once; `live x3` counts those branches. `own` are the tokens of one branch.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,17 @@ def dinner(s: sgl.ProgramState, runtime: sgl.Runtime) -> None:
             branch += f"On {day}, cook" + sgl.gen("dish", max_tokens=12, stop=[".", ","], temperature=0)
             branch += ". Is that hard?" + sgl.select("hard", [" No", " Yes", " Yes, but it is worth it"])
         for branch in forks:
-            branch.sync()
+            branch.sync()  # wait for its calls, so that the drawing shows all of them
         print(runtime.draw(width=48))
-        forks.join()
+        forks.join()  # the variables of the branches become lists: s["dish"] has three values
 
 
 def main() -> None:
     with sgl.Runtime(random_seed=0) as runtime:
         state = dinner.run(runtime=runtime, backend=runtime)
         for day, dish, hard in zip(DAYS, state["dish"], state["hard"]):
-            print(f"{day}:{dish} (hard?{hard})")
-        print(state.usage)
+            print(f"{day}: cook{dish}. Is that hard?{hard}.")
+        print(f"\n{state.usage}")
 
 
 if __name__ == "__main__":
