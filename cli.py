@@ -1,8 +1,7 @@
-"""The command line: `sgl models pull | list`, `sgl trace`.
+"""The command line: `sgl models list | pull` and `sgl trace`.
 
-Owns: argument parsing and how errors look (one line on stderr, exit code 1). Each command is a function of its parsed
-arguments that returns an exit code; a new command is one more entry in `_parser`. Imports are inside the commands, so
-that `sgl --help` is instant.
+Each command is a function that takes its parsed arguments and returns an exit code. An error of sgl is one line on
+stderr and exit code 1. Commands import what they need when they run, so `sgl --help` is instant.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from .lang.errors import SglError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line (`sys.argv` by default) and return its exit code."""
+    """Run a command line, `argv` or that of the process, and return its exit code."""
     args = _parser().parse_args(argv)
     try:
         return int(args.command(args))
@@ -29,16 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sgl", description="Programs that call a language model many times, fast.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_models(commands.add_parser("models", help="the models that can be had from the package index"))
-    _add_trace(commands.add_parser("trace", help="a recorded run as one HTML page"))
+    _add_models(commands.add_parser("models", help="list the models of the package index, or fetch one"))
+    _add_trace(commands.add_parser("trace", help="draw a recorded run as one HTML page"))
     return parser
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listed = commands.add_parser("list", help="list models, and which of them are here")
+    listed = commands.add_parser("list", help="list the models, and say which of them are here")
     listed.set_defaults(command=_models_list)
-    pulled = commands.add_parser("pull", help="fetch a model into the cache")
+    pulled = commands.add_parser("pull", help="fetch a model into the cache and print its path")
     pulled.add_argument("name", metavar="NAME", help="a name from `sgl models list`")
     pulled.set_defaults(command=_models_pull)
 
@@ -61,8 +60,8 @@ def _models_pull(args: argparse.Namespace) -> int:
 
 
 def _add_trace(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="RUN.json", help="what sgl.trace() wrote")
-    parser.add_argument("--html", metavar="OUT.html", required=True, help="where the page goes")
+    parser.add_argument("file", metavar="RUN.json", help="the file that sgl.trace() wrote")
+    parser.add_argument("--html", metavar="OUT.html", required=True, help="the page to write")
     parser.set_defaults(command=_trace)
 
 

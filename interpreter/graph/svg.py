@@ -37,8 +37,11 @@ from .nodes import (
 
 _WIDTH, _PAD, _GAP, _LINE = 286, 10, 14, 16
 """Pixels: the width of a box, the space within it, the space between boxes, the height of a line of text."""
+_CHAR, _SMALL_CHAR, _BIG_CHAR = 7.3, 6.4, 9.2
+"""Pixels: the width of a character in the fonts of 12, 10.5 and 15 pixels; a little more than most fonts need."""
 _TEXT_COLUMNS, _SMALL_COLUMNS = 37, 42
 """Characters in one line of a box, in the normal and in the small font."""
+_PLACE_COLUMNS = 30
 _TEXT_LINES = 6
 _MOST_BOXES, _MOST_BOXES_OF_SEQUENCE = 800, 120
 _MOST_COLUMNS = (6, 4, 3, 2)
@@ -89,7 +92,7 @@ def draw(title: str, body: Nodes, stopped: Stopped | None) -> str:
         rows = [_Row([("stopped here", "bold")], stopped.line), *_rows(_wrapped(stopped.why), "")]
         block = _stacked([*([block] if body else []), _box("stop", rows)])
     shown = _cut(title, 60)
-    width = max(block.width, 9.2 * _columns(shown)) + 4 * _PAD
+    width = max(block.width, _BIG_CHAR * _columns(shown)) + 4 * _PAD
     height = block.height + 62
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="sgl-g" width="{width:g}" height="{height:g}" '
@@ -129,7 +132,7 @@ def _leaf(node: Node) -> _Block:
     title, details = label(node)
     what, _, name = title.partition(" ")
     pieces = [(f"{what} ", "dim"), (_cut(name, 32), "bold")]
-    used = 7.3 * sum(_columns(text) for text, _ in pieces) + 6.4 * min(_columns(node.line), 30)
+    used = _CHAR * sum(_columns(text) for text, _ in pieces) + _SMALL_CHAR * min(_columns(node.line), _PLACE_COLUMNS)
     fits = used <= _WIDTH - 2.5 * _PAD  # else the program line stands under the title
     head = [_Row(pieces, node.line)] if fits else [_Row(pieces), _Row([], node.line)]
     return _box(_CSS_CLASS.get(type(node), "more"), head + _rows(_wrapped(details, _SMALL_COLUMNS) if details else []))
@@ -196,7 +199,7 @@ def _framed(kind: str, title: str, line: str, inner: _Block) -> _Block:
 
     def paint(x: float, y: float) -> Iterable[str]:
         yield _rect(kind, x, y, width, height)
-        free = int((width - 2.5 * _PAD) / 6.5) - min(_columns(line), 30)
+        free = int((width - 2.5 * _PAD) / _SMALL_CHAR) - min(_columns(line), _PLACE_COLUMNS) - 1
         yield _text(_Row([(_cut(title, free), "bold small")], line), x, y + _PAD + 7, width)
         yield from inner.paint(x + _PAD, y + _PAD + _LINE)
 
@@ -230,7 +233,7 @@ def _edge(x: float, top: float, bottom: float) -> str:
 def _text(row: _Row, x: float, y: float, width: float) -> str:
     said = f'<text x="{x + _PAD:g}" y="{y:g}">{_spans(row.pieces)}</text>'
     if row.right:
-        place = _safe(_cut(row.right, 30))
+        place = _safe(_cut(row.right, _PLACE_COLUMNS))
         said += f'<text class="dim small" x="{x + width - _PAD:g}" y="{y:g}" text-anchor="end">{place}</text>'
     return said
 

@@ -71,10 +71,10 @@ class ProgramSpan:
         self._around = otel.get_current_span()
         self._common = {"gen_ai.provider.name": "sgl", "gen_ai.request.model": _model(record)}
         caller = record.caller.listener if record.caller is not None else None
-        inside = isinstance(caller, ProgramSpan) and caller._around is self._around
+        parent = caller if isinstance(caller, ProgramSpan) and caller._around is self._around else None
         self.span: Span = tracer.start_span(
             f"invoke_workflow {record.name}",
-            context=caller.context if inside and isinstance(caller, ProgramSpan) else None,
+            context=None if parent is None else parent.context,
             kind=SpanKind.INTERNAL,
             attributes={
                 "gen_ai.operation.name": "invoke_workflow",

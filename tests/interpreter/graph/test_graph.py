@@ -1,4 +1,4 @@
-"""Tracing programs without a model, what a graph shows, and programs that are compiled for a backend."""
+"""Graphs of programs without a model: what they show, where they stop, and programs compiled for a backend."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def texts(nodes):
     return [node.text for node in nodes if isinstance(node, Constant)]
 
 
-# -- what a trace shows
+# -- what a graph shows
 @sgl.function
 def qa(s, question: str, style="brief"):
     s += sgl.system(f"Be {style}.")
@@ -176,7 +176,7 @@ def test_methods_partials_and_async_bodies():
     ]
 
 
-def test_an_async_body_is_traced_while_a_loop_runs():
+def test_an_async_body_runs_dry_while_a_loop_runs():
     @sgl.function
     async def later(s, topic):
         await asyncio.sleep(0.001)
@@ -348,7 +348,7 @@ def test_messages_and_text_of_an_open_role():
     assert graph_of(program).stopped is None
 
 
-# -- where a trace ends
+# -- where a dry run ends
 def test_side_effects_happen_once():  # weakness 7
     calls = []
 
@@ -586,15 +586,15 @@ def test_a_placeholder_may_be_all_of_a_turn():
 
 
 # -- isolation
-def test_threads_trace_and_run_side_by_side():  # weakness 8
-    def traces(out):
+def test_threads_make_graphs_and_run_side_by_side():  # weakness 8
+    def draws(out):
         out.append(graph_of(qa))
 
     def runs(out):
         out.append(qa.run(question="q", backend=FakeBackend()))
 
     results = [[] for _ in range(16)]
-    threads = [threading.Thread(target=(traces, runs)[i % 2], args=(results[i],)) for i in range(16)]
+    threads = [threading.Thread(target=(draws, runs)[i % 2], args=(results[i],)) for i in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -617,7 +617,7 @@ def test_a_thread_of_the_body_runs_programs_as_ever():
     assert found == ["ok"] and len(model.requests) == 1
 
 
-def test_nothing_is_left_of_a_trace():
+def test_nothing_is_left_of_a_dry_run():
     kept = {}
 
     @sgl.function
@@ -632,7 +632,7 @@ def test_nothing_is_left_of_a_trace():
     assert state["answer"] == "ok"
 
 
-def test_a_trace_within_a_run_costs_the_run_nothing():
+def test_a_dry_run_within_a_run_costs_the_run_nothing():
     @sgl.function
     def program(s):
         s += sgl.gen("x")
@@ -642,7 +642,7 @@ def test_a_trace_within_a_run_costs_the_run_nothing():
     assert len(state.usage.calls) == 1 and state.usage.branches == []
 
 
-def test_a_trace_is_no_run_that_a_recorder_hears_of():
+def test_a_dry_run_is_no_run_that_a_recorder_hears_of():
     recorder = record.Recorder()
     token = record.current.set((recorder,))
     try:
@@ -881,7 +881,7 @@ def test_compile_raises_what_a_run_raises(say, backend, error, says):
         with pytest.raises(error, match=says) as caught:
             run(PinningBackend(**backend))
         assert "test_graph.py" in str(caught.value) or "chat template" in says
-    assert graph_of(program).stopped is None, "a trace is bound to no backend"
+    assert graph_of(program).stopped is None, "a graph is bound to no backend"
 
 
 def test_a_compiled_program_on_the_toy_model_reuses_what_was_pinned():
@@ -942,7 +942,7 @@ def test_a_program_with_a_parameter_called_backend():
     assert compile_program(program).run(backend="x").text() == "on x"
 
 
-def test_tracing_asks_nothing_of_choose_methods():
+def test_a_dry_run_asks_nothing_of_choice_methods():
     (select,) = graph_of(
         sgl.function(lambda s: s.__iadd__(sgl.gen("x", choices=["a", "b"], choices_method=sgl.greedy_token_selection)))
     ).selects()
