@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ _LARGEST_EXACT_INT = 2**53  # beyond it JavaScript's numbers skip integers
 _DECIMAL_BITS = 10_000  # Python refuses to spell much longer integers in decimal
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})  # in JSON these stand only within texts
 _LISTS = {"trace": ("programs", "steps"), "program": ("branches",), "branch": ("calls",)}
+_INNER = {"trace": ("programs", "program"), "program": ("branches", "branch"), "branch": ("calls", "call")}
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -70,17 +71,22 @@ def _check(data: object, what: str) -> None:
             f"{what} is a trace of version {version!r:.40}, and this sgl reads version {VERSION}: "
             "use the sgl that recorded it, or record it again"
         )
-    _check_lists(data, "trace", what)
-    for program in data["programs"]:
-        _check_lists(program, "program", what)
-        for branch in program["branches"]:
-            _check_lists(branch, "branch", what)
+
+    def check_lists(kind: str, part: Any) -> None:
+        for name in _LISTS.get(kind, ()):
+            if not isinstance(part, Mapping) or not isinstance(part.get(name), (list, tuple)):
+                raise OptionError(f"{what} is not a whole trace: a {kind} in it has no list {name!r}; record it again")
+
+    check_parts("trace", data, check_lists)
 
 
-def _check_lists(record: object, kind: str, what: str) -> None:
-    for name in _LISTS[kind]:
-        if not isinstance(record, Mapping) or not isinstance(record.get(name), (list, tuple)):
-            raise OptionError(f"{what} is not a whole trace: a {kind} in it has no list {name!r}; record it again")
+def check_parts(kind: str, part: Any, check: Callable[[str, Any], None]) -> None:
+    """Check a part of a trace, and then the parts in it: its programs, their branches, their calls."""
+    check(kind, part)
+    if kind in _INNER:
+        name, inner = _INNER[kind]
+        for each in part[name]:
+            check_parts(inner, each, check)
 
 
 def _embedded(trace: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from ...backend.base import Backend, Handle
+from ...backend.waiting import AtHandle, Flow, block_on, suspend_on
 from ...lang.errors import OptionError
 from ..record import BranchRecord, CallRecord, ProgramRecord, Recorder, current
 from ..source import note
@@ -56,30 +57,23 @@ class Trace(Recorder):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._leave()
-        try:
-            if error is None and asyncio._get_running_loop() is None:
-                for backend, handle in self._open_calls():
-                    backend.wait(handle)
-        finally:
-            self._close(error)
+        block_on(self._end_block(error, may_wait=asyncio._get_running_loop() is None))
 
     async def __aenter__(self) -> Trace:
         return self.__enter__()
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._leave()
+        await suspend_on(self._end_block(error, may_wait=True))
+
+    def _end_block(self, error: BaseException | None, may_wait: bool) -> Flow[None]:
+        self.listening = False  # also where the context of the block was copied to
+        current.set(tuple(recorder for recorder in current.get() if recorder is not self))
         try:
-            if error is None:
+            if error is None and may_wait:
                 for backend, handle in self._open_calls():
-                    await backend.wait_async(handle)
+                    yield AtHandle(backend, handle)
         finally:
             self._close(error)
-
-    def _leave(self) -> None:
-        """Stop hearing of new programs, also where the context of the block was copied to."""
-        self.listening = False
-        current.set(tuple(recorder for recorder in current.get() if recorder is not self))
 
     def _close(self, error: BaseException | None) -> None:
         if any(record.ended is None for record in self.programs) or next(self._open_calls(), None) is not None:

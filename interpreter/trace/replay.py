@@ -27,7 +27,7 @@ from ..plain import is_spelled, plain
 from ..record import ProgramRecord
 from ..run import Instance, is_async, start_thread
 from .compare import ABSENT, Data, Difference, ReplayFindings, compare, title_of
-from .page import VERSION, load
+from .page import VERSION, check_parts, load
 from .recording import Trace, calls_of
 
 REPLAY_THREADS = 16
@@ -145,13 +145,7 @@ def _check_whole(data: Mapping[str, Any]) -> None:
         raise OptionError(
             f"replay: a trace of version {VERSION} is needed, as sgl.trace() writes it, got {version!r:.40}"
         )
-    _check_part("trace", data)
-    for program in data["programs"]:
-        _check_part("program", program)
-        for branch in program["branches"]:
-            _check_part("branch", branch)
-            for call in branch["calls"]:
-                _check_part("call", call)
+    check_parts("trace", data, _check_part)
 
 
 def _check_part(kind: str, part: Any) -> None:

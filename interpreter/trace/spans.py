@@ -32,17 +32,8 @@ from .data import results_of
 log = logging.getLogger("sgl")
 
 _CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-_REQUEST = {
-    "temperature": "temperature",
-    "max_tokens": "max_tokens",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "seed": "seed",
-    "stop": "stop_sequences",
-}
-"""Names of a gen's options -> their names after `gen_ai.request.`."""
+_REQUEST = ("temperature", "max_tokens", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed", "stop")
+"""The options of a gen that the conventions name, as `gen_ai.request.temperature` (`stop` as `stop_sequences`)."""
 
 
 def start(record: ProgramRecord) -> Listener | None:
@@ -176,8 +167,9 @@ def _request(call: CallRecord) -> dict[str, Any]:
     expr = call.expr
     if not isinstance(expr, Gen):
         return {**said, "sgl.choices": len(expr.choices), "gen_ai.output.type": "text"}
-    for option, name in _REQUEST.items():
+    for option in _REQUEST:
         if (value := getattr(expr.sampling, option)) is not None:
+            name = "stop_sequences" if option == "stop" else option
             said[f"gen_ai.request.{name}"] = list(value) if isinstance(value, tuple) else value
     if expr.n != 1:
         said["gen_ai.request.choice.count"] = expr.n
