@@ -141,7 +141,7 @@ def show_select() -> list[sgl.ProgramState]:
     states = sentiment.run_batch([{"review": r} for r in reviews])
     for review, state in zip(reviews, states):
         means = state.get_meta_info("label")["normalized_prompt_logprobs"]  # mean log-probability of a label's tokens
-        scores = ", ".join(f"{label} {mean:.2f}" for label, mean in zip(LABELS, means))
+        scores = ",".join(f"{label} {mean:.2f}" for label, mean in zip(LABELS, means))
         print(f"  {review} ->{bold(state['label'])}  (scores:{scores})")
     return states
 
