@@ -215,19 +215,11 @@ def _live_arguments(record: ProgramRecord) -> Arguments:
 
 
 def _as_given(now: Any, was: Any) -> Any:
-    """A list or dict of JSON data as it was at the start, though the body may have changed it; else the object."""
-    return plain(was) if type(now) in (list, dict) and not is_spelled(was) and _same_kinds(now, was) else now
-
-
-def _same_kinds(now: Any, was: Any) -> bool:
-    """Whether `now` holds no tuple where JSON data, which has none, holds a list."""
-    if isinstance(now, tuple):
-        return False
-    if type(now) is list and type(was) is list:
-        return all(map(_same_kinds, now, was))
-    if type(now) is dict and type(was) is dict:
-        return all(_same_kinds(now[key], was[key]) for key in now.keys() & was.keys())
-    return True
+    """Give the object; of a list or dict of JSON data a copy as it was at the start, since the body may change it."""
+    if type(now) not in (list, dict) or is_spelled(was):
+        return now
+    holds_tuples = now != was and plain(now) == was  # JSON data has none
+    return now if holds_tuples else plain(was)
 
 
 def _file_arguments(old: Data, func: Callable[..., Any], title: str) -> Arguments:
