@@ -218,7 +218,7 @@ def _as_given(now: Any, was: Any) -> Any:
     """Give the object; of a list or dict of JSON data a copy as it was at the start, since the body may change it."""
     if type(now) not in (list, dict) or is_spelled(was):
         return now
-    holds_tuples = now != was and plain(now) == was  # JSON data has none
+    holds_tuples = plain(now) == was and now != was  # JSON data has none
     return now if holds_tuples else plain(was)
 
 
