@@ -99,11 +99,22 @@ class Trace(Recorder):
 
     # -- what it holds
     def to_dict(self) -> dict[str, Any]:
-        """Give the trace as JSON data (a dict), as it is now. Waits for nothing."""
+        """Give the trace as JSON data, as it is now: calls that still run are shown as far as they are.
+
+        Returns:
+            A new dict, as the file holds it (version 1 of the format). Waits for nothing.
+        """
         return trace_data(list(self.programs), dict(self.steps), self.began, self.wall)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_dict()` to a JSON file, whole or not at all. Raises `OptionError` if that fails."""
+        """Write `to_dict()` to a JSON file, whole or not at all.
+
+        Args:
+            path: The file to write or replace.
+
+        Raises:
+            OptionError: The file cannot be written.
+        """
         text = json.dumps(self.to_dict(), separators=(",", ":"))
         target = Path(path)
         try:
@@ -112,7 +123,17 @@ class Trace(Recorder):
             raise _unwritable(target, error.strerror or str(error)) from error
 
     def html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Give the trace as one self-contained HTML page; write it to `path`, too, if one is given."""
+        """Draw the trace as one HTML page that needs no network.
+
+        Args:
+            path: The file to write the page to (default None: no file).
+
+        Returns:
+            The page.
+
+        Raises:
+            OptionError: The file cannot be written.
+        """
         data = self.to_dict()
         if path is not None:
             write_page(data, path)
@@ -141,13 +162,13 @@ def trace(path: str | os.PathLike[str] | None = None) -> Trace:
     `threading.Thread` of your own needs `contextvars.copy_context().run`.
 
     Args:
-        path: the JSON file to write at the end of the block, also if the block raises (default None: no file).
+        path: The JSON file to write at the end of the block, also if the block raises (default None: no file).
 
     Returns:
         The trace, for `with`. `t.html("run.html")` writes it as a page, `sgl.replay(t)` runs it again.
 
     Raises:
-        OptionError: if the file cannot be written.
+        OptionError: The file cannot be written.
 
     Example:
         >>> import sgl

@@ -93,16 +93,16 @@ def replay(
     program is part of the comparison and is not raised.
 
     Args:
-        trace: what `sgl.trace()` gave, its `to_dict()`, or the name of its file.
-        program: the function to run, or a dict of functions by name such as `{"qa": qa}`. A file needs it; a live trace
+        trace: What `sgl.trace()` gave, its `to_dict()`, or the name of its file.
+        program: The function to run, or a dict of functions by name such as `{"qa": qa}`. A file needs it; a live trace
             knows its functions (default None).
-        backend: where to run; default: for a live trace the recorded backend, for a file the default backend.
+        backend: Where to run. Default: for a live trace the recorded backend, for a file the default backend.
 
     Returns:
         A report that is true if nothing differs; its `difference` is the first one, and it prints in words.
 
     Raises:
-        OptionError: for a trace of another model, a missing function, or arguments that a file could not hold.
+        OptionError: The trace is of another model, a function is missing, or an argument is none that a file can hold.
 
     Example:
         >>> import sgl
