@@ -1,7 +1,7 @@
 """A recorded run: `python examples/trace.py` writes `run.json` and the page `run.html`.
 
 Six mails are answered side by side. For each the model picks a kind, fills in a typed ticket, and writes two drafts of
-a reply, of which the first to be finished wins. Open the page in a browser: it shows the programs on a time axis, the
+a reply. The first draft to be finished wins. Open the page in a browser: it shows the programs on a time axis, the
 steps that they shared, and every token with its probability and where it came from.
 """
 

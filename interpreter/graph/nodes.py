@@ -5,8 +5,8 @@ state, branch, backend or argument value.
 
 Invariants
 1. A node never changes. Equal nodes say the same at the same program line.
-2. A sequence holds what was said on one line of the program, in that order. A fork holds the sequences of its branches
-   whole, although what the parent says between the fork and its join is said at the same time.
+2. A sequence holds what was said on one line of the program, in that order. A fork holds the whole sequences of its
+   branches, although the parent may go on at the same time.
 3. Forks and programs are at most `MAX_DEPTH` deep, so every walk may recurse.
 """
 

@@ -249,8 +249,8 @@ def _file_arguments(old: Data, func: Callable[..., Any], title: str) -> Argument
 class ReplayScript(Trace):
     """Records a replay, and gives the programs that bodies start the seeds of their records.
 
-    A program that starts repeats the first recorded one of the same caller, name, row and (if any has them) arguments
-    that was not repeated yet.
+    A program that starts repeats a recorded one of the same caller, name and row that was not repeated yet. The first
+    with the same arguments is taken; if none has them, the first.
     """
 
     def __init__(self, programs: Sequence[Data]) -> None:
