@@ -34,7 +34,7 @@ from .usage import Ledger
 CLEANUP_SECONDS = 1.0
 """How long a cancelled body may clean up before it is left behind. A choice: a `finally` takes milliseconds."""
 
-_caller: contextvars.ContextVar[Instance | None] = contextvars.ContextVar("sgl program", default=None)
+running: contextvars.ContextVar[Instance | None] = contextvars.ContextVar("sgl program", default=None)
 """The program whose body runs here. A program that this body runs is part of its costs."""
 
 
@@ -62,7 +62,7 @@ class Instance:
         self.deadline = None if options.timeout is None else time.monotonic() + options.timeout
         self._given_up: asyncio.Event | None = None  # set: do not wait for the end of the body any more
         self.body = Body(is_async(func))
-        caller = _caller.get()
+        caller = running.get()
         inside = None if caller is None else caller.record
         seed = seed_of(options.seed, name, call, inside, row)
         outer = None if caller is None else caller.line.branch
@@ -93,7 +93,7 @@ class Instance:
 
     def execute(self) -> None:
         """Run a plain body here. An error is noted in `body`, not raised."""
-        outer = _caller.set(self)
+        outer = running.set(self)
         self.body.runs_here()
         try:
             value = done(self._func(self.state, *self.call.args, **self.call.kwargs), self.name)
@@ -102,12 +102,12 @@ class Instance:
         else:
             self._end(value)
         finally:
-            _caller.reset(outer)
+            running.reset(outer)
 
     async def execute_async(self) -> None:
         """Run the body of an `async def` program on this loop. Raises only `CancelledError`: the task was cancelled."""
         self.body.loop = asyncio.get_running_loop()
-        outer = _caller.set(self)
+        outer = running.set(self)
         try:
             value = await self._within(self._func(self.state, *self.call.args, **self.call.kwargs))
         except asyncio.CancelledError as error:
@@ -120,7 +120,7 @@ class Instance:
             self._end(value)
         finally:
             with suppress(ValueError):  # a dropped coroutine is closed in whatever context it is dropped
-                _caller.reset(outer)
+                running.reset(outer)
 
     async def _within(self, body: Coroutine[Any, Any, Any]) -> Any:
         """Await the body. With a time limit it runs in a task of its own, which can be left behind."""
@@ -208,7 +208,7 @@ def _forget(task: asyncio.Future[Any]) -> None:
 
 def backend_here(backend: Any = None) -> Backend:
     """The backend of a program that is started here: `backend` or the default one, unless the running body decides."""
-    caller = _caller.get()
+    caller = running.get()
     return resolve(backend) if caller is None else caller.backend_of_started(backend)
 
 

@@ -36,7 +36,7 @@ from ...backend.base import (
 from ...lang.chat import ChatTemplate
 from ...lang.constraint import KINDS, Constraint
 from ...lang.errors import OptionError
-from ..run import Instance, _caller
+from ..run import Instance, running
 from ..source import program_line
 from .nodes import MAX_DEPTH, Forked, Node, Nodes, Read, Stopped, Subprogram
 from .placeholder import Placeholder
@@ -251,7 +251,7 @@ class DryBranch:
 
 def branch_here() -> DryBranch | None:
     """The own branch of the program whose dry body runs in this thread or task."""
-    caller = _caller.get()
+    caller = running.get()
     branch = None if caller is None else caller.line.branch
     return branch if isinstance(branch, DryBranch) and not branch.collector.over else None
 

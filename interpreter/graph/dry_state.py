@@ -18,7 +18,7 @@ from ..defaults import resolve
 from ..join import ProgramStateGroup
 from ..line import Line, flat
 from ..live import LiveState
-from ..run import Instance, _caller
+from ..run import Instance, running
 from ..source import program_line
 from ..state import Part
 from ..transcript import Segment
@@ -88,7 +88,7 @@ class DryState(LiveState):
 
     def _note_read(self, name: str | None, what: str) -> None:
         """Note a read of the variable `name`, or (None) of the text, if a model writes it."""
-        branch, reader = self._line.branch, _caller.get()
+        branch, reader = self._line.branch, running.get()
         branch.collector.count()
         if not self._is_written(name):
             return

@@ -32,7 +32,7 @@ from ...lang.errors import CapabilityError, OptionError
 from ..arguments import Options
 from ..defaults import resolve
 from ..record import current as recorders
-from ..run import _caller
+from ..run import running
 from ..state import ProgramState
 from .dry_run import DryBackend, DryBranch, GraphCollector, GraphEnded
 from .dry_state import DryInstance
@@ -211,7 +211,7 @@ class _DryRun:
     def _start(self) -> threading.Thread:
         """Start the body in a thread of its own: it can be left behind, and is on no event loop of the caller's."""
         context = contextvars.copy_context()
-        context.run(_caller.set, None)  # what runs dry costs no program anything,
+        context.run(running.set, None)  # what runs dry costs no program anything,
         context.run(recorders.set, ())  # and no recorder hears of it
 
         def work() -> None:
