@@ -169,7 +169,7 @@ def label(node: Node) -> tuple[str, str]:
     """Put a node into words: its title ("gen answer") and its details ("max_tokens=8")."""
     match node:
         case Constant():
-            return quoted(node.text, 60), ""
+            return _quoted(node.text, 60), ""
         case Begin():
             return node.name if node.what == "role" else f"scope {node.name}", ""
         case End():
@@ -177,7 +177,7 @@ def label(node: Node) -> tuple[str, str]:
         case Generate():
             return f"gen {node.name or '(unnamed)'}", _gen_details(node)
         case Choose():
-            choices = [quoted(choice, 24) for choice in node.choices[:8]]
+            choices = [_quoted(choice, 24) for choice in node.choices[:8]]
             more = [f"... {len(node.choices) - 8} more"] if len(node.choices) > 8 else []
             heat = f" temperature={node.temperature:g}" if node.temperature else ""
             return f"select {node.name or '(unnamed)'}", " | ".join(choices + more) + heat
@@ -200,7 +200,7 @@ def _gen_details(node: Generate) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, tuple) and len(value) == 1:
         return _shown(value[0])
-    return quoted(value, 30) if isinstance(value, str) else f"{value!r:.40}"
+    return _quoted(value, 30) if isinstance(value, str) else f"{value!r:.40}"
 
 
 def branches_label(indices: Sequence[int], total: int) -> str:
@@ -217,7 +217,7 @@ def branches_label(indices: Sequence[int], total: int) -> str:
     return f"branches {', '.join(shown)}{', all alike' if len(indices) == total else ''} (x{len(indices)})"
 
 
-def quoted(text: str, width: int) -> str:
+def _quoted(text: str, width: int) -> str:
     """Put `text` on one line, in quotes, cut in the middle to about `width` characters."""
     if len(text) > width:
         half = (width - 5) // 2
