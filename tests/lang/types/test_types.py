@@ -56,6 +56,11 @@ from sgl.lang.types.decimals import decimals
 T = TypeVar("T")
 
 
+def named(value: object) -> str:
+    """`value` as a test's name: without addresses, because the workers of one run must find the same names."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
 class Color(enum.Enum):
     RED = "red"
     BLUE = "blue"
@@ -396,7 +401,7 @@ GOLDEN: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("tp, schema", GOLDEN, ids=lambda value: None if isinstance(value, dict) else str(value))
+@pytest.mark.parametrize("tp, schema", GOLDEN, ids=lambda value: None if isinstance(value, dict) else named(value))
 def test_golden(tp: Any, schema: Any) -> None:
     made = from_type(tp)
     assert isinstance(made, JsonSchema) and made.schema == schema
@@ -535,7 +540,7 @@ MORE: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("tp", [tp for tp, _ in GOLDEN] + MORE, ids=str)
+@pytest.mark.parametrize("tp", [tp for tp, _ in GOLDEN] + MORE, ids=named)
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(data=st.data())
 def test_pydantic_takes_what_the_schema_admits(tp: Any, data: st.DataObject) -> None:
@@ -578,7 +583,7 @@ ROUND_TRIPS: list[tuple[Any, str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("tp, text, value", ROUND_TRIPS, ids=str)
+@pytest.mark.parametrize("tp, text, value", ROUND_TRIPS, ids=named)
 def test_values(tp: Any, text: str, value: Any) -> None:
     found = parse(tp, text)
     assert found == value and type(found) is type(value)
@@ -701,7 +706,7 @@ def kind_of(value: Any) -> str:
         Annotated[Decimal, Field(multiple_of=Decimal("0.3"))],
         Annotated[Union[Annotated[Cat, Tag("cat")], Annotated[Dog, Tag("dog")]], Discriminator(kind_of)],
     ],
-    ids=str,
+    ids=named,
 )
 def test_checked_afterwards(tp: Any) -> None:
     from_type(tp)
@@ -806,7 +811,7 @@ REFUSED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("tp, message", REFUSED, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize("tp, message", REFUSED, ids=lambda value: named(value)[:60])
 def test_refused(tp: Any, message: str) -> None:
     with pytest.raises(ConstraintError, match=message) as caught:
         from_type(tp, "gen('x'): schema=")
