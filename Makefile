@@ -4,6 +4,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
+# Tests run on this many processes (without pytest-xdist: on one); each takes about 1.5 GB.
+WORKERS     ?= 2
+GPU_WORKERS ?= 4
+# The Python of the tests on a GPU. A machine that has torch, triton, transformers, pytest and hypothesis, but no
+# package registry: GPU_PYTHON=python3, and PYTHONPATH names a folder with wheels of the library's other dependencies.
+GPU_PYTHON  ?= $(BIN)/python
+with_workers = $(shell $(1) -c "import xdist; print('-n $(2) --dist worksteal')" 2>/dev/null)
+
+# They run in Triton's interpreter in `make test`, and once more where there is a GPU.
+KERNEL_TESTS = $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul \
+	model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
 
 .PHONY: install docs demo test format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
 
@@ -20,7 +31,7 @@ demo: model
 	$(BIN)/python examples/tour.py
 
 test: model lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(call with_workers,$(BIN)/python,$(WORKERS))
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,11 +44,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 test-slow: model
-	$(BIN)/python -m pytest -m slow
+	SGL_TESTS=slow $(BIN)/python -m pytest -m slow $(call with_workers,$(BIN)/python,$(WORKERS))
 
-test-gpu: model
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python -m pytest $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
+test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),model)
+	$(GPU_PYTHON) -m pytest -m gpu tests/backend $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS))
+	$(GPU_PYTHON) -m pytest $(KERNEL_TESTS) $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS))
 
 # The trace page in a real headless Chromium (skipped where there is none).
 test-browser: $(READY)
