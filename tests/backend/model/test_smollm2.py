@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -47,13 +49,16 @@ def model(checkpoint) -> Llama:
 @pytest.fixture(scope="module")
 def reference():
     """transformers' own model over its own reading of the same file (`from_pretrained` would want accelerate)."""
+    import gguf
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     path = str(stored_path(DEFAULT_MODEL, cache_folder()))
-    config = LlamaConfig(**load_gguf_checkpoint(path)["config"], attn_implementation="eager")
-    model = LlamaForCausalLM(config).eval()
-    tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))  # it takes seconds, and is wanted twice
+        config = LlamaConfig(**load_gguf_checkpoint(path)["config"], attn_implementation="eager")
+        model = LlamaForCausalLM(config).eval()
+        tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"]
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert missing == ["lm_head.weight"] and not unexpected
     model.tie_weights()

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Dict, Generic, List, Literal, NamedTuple, NewType, Optional, TypeVar, Union
 
@@ -540,13 +541,21 @@ MORE: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("tp", [tp for tp, _ in GOLDEN] + MORE, ids=named)
+CHECKED = [tp for tp, _ in GOLDEN] + MORE
+
+
+@cache
+def admitted(key: int) -> st.SearchStrategy[Any]:
+    """Instances of the schema of the type in CHECKED that has this id (not every type can be hashed)."""
+    schema = from_type(next(tp for tp in CHECKED if id(tp) == key)).schema
+    return instances(schema, schema.get("$defs", {}))
+
+
+@pytest.mark.parametrize("tp", CHECKED, ids=named)
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(data=st.data())
 def test_pydantic_takes_what_the_schema_admits(tp: Any, data: st.DataObject) -> None:
-    schema = from_type(tp).schema
-    value = data.draw(instances(schema, schema.get("$defs", {})))
-    parse(tp, json.dumps(value))
+    parse(tp, json.dumps(data.draw(admitted(id(tp)))))
 
 
 ROUND_TRIPS: list[tuple[Any, str, Any]] = [
