@@ -259,13 +259,28 @@ class _DryRun:
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
             thread.join(0.5)
         if thread.is_alive():
-            raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-            raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(GraphEnded))
-            thread.join(1.0)
+            _raise_in(thread)
+            thread.join(0.5)
+        if thread.is_alive() and self._code() in _codes(thread):
+            # Lost where the collector was calling a weak reference's callback in the thread: nothing rises out of that.
+            _raise_in(thread)
+            thread.join(0.5)
 
     def _code(self) -> CodeType | None:
         func = inspect.unwrap(getattr(self._function.func, "func", self._function.func))
         return getattr(getattr(func, "__func__", func), "__code__", None)
+
+
+def _raise_in(thread: threading.Thread) -> None:
+    """Raise `GraphEnded` in `thread`, at the next line of Python that it runs."""
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    raise_in(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(GraphEnded))
+
+
+def _codes(thread: threading.Thread) -> list[CodeType]:
+    """Return the code of every function that `thread` is in."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [frame.f_code for frame, _ in traceback.walk_stack(frame)] if frame is not None else []
 
 
 def _missing(function: SglFunction, given: Mapping[str, Any]) -> list[str]:
