@@ -10,7 +10,9 @@ GPU_WORKERS ?= 4
 # The Python of the tests on a GPU. A machine that has torch, triton, transformers, pytest and hypothesis, but no
 # package registry: GPU_PYTHON=python3, and PYTHONPATH names a folder with wheels of the library's other dependencies.
 GPU_PYTHON  ?= $(BIN)/python
-with_workers = $(shell $(1) -c "import xdist; print('-n $(2) --dist worksteal')" 2>/dev/null)
+with_workers = $(shell $(1) -c "import xdist; print('-n $(2) --dist $(3)')" 2>/dev/null)
+# A file is one process's: its tests share models, and texts of the oracle.
+BY_FILE = loadfile --no-loadscope-reorder
 
 # They run in Triton's interpreter in `make test`, and once more where there is a GPU.
 KERNEL_TESTS = $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul \
@@ -31,7 +33,7 @@ demo: model
 	$(BIN)/python examples/tour.py
 
 test: model lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(call with_workers,$(BIN)/python,$(WORKERS))
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(call with_workers,$(BIN)/python,$(WORKERS),$(BY_FILE))
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -44,11 +46,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 test-slow: model
-	SGL_TESTS=slow $(BIN)/python -m pytest -m slow $(call with_workers,$(BIN)/python,$(WORKERS))
+	$(BIN)/python -m pytest -m slow $(call with_workers,$(BIN)/python,$(WORKERS),$(BY_FILE))
 
 test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),model)
-	$(GPU_PYTHON) -m pytest -m gpu tests/backend $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS))
-	$(GPU_PYTHON) -m pytest $(KERNEL_TESTS) $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS))
+	$(GPU_PYTHON) -m pytest -m gpu tests/backend $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS),worksteal)
+	$(GPU_PYTHON) -m pytest $(KERNEL_TESTS) $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS),worksteal)
 
 # The trace page in a real headless Chromium (skipped where there is none).
 test-browser: $(READY)
