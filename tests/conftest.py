@@ -1,7 +1,8 @@
-"""Every run of the tests: a watchdog for each test, Ctrl-C that works, one thread of torch for each worker."""
+"""Every run of the tests: a watchdog for each test, Ctrl-C that works, as many threads of torch as cores are free."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -13,15 +14,32 @@ from .watchdog import rest, watch
 TEST_SECONDS = 100
 """The longest test takes 10 s on an idle core."""
 
-WORKER = "PYTEST_XDIST_WORKER" in os.environ
-if WORKER:  # before anything imports torch: threads of several workers on the same cores wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+# Before anything imports torch. With a thread for every core, on a busy machine, threads spin for each other.
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, ((os.cpu_count() or 1) - 1) // WORKERS)))
+
+LONG = (
+    "tests/test_determinism.py",
+    "tests/backend/model/test_transformers_device.py",
+    "tests/backend/model/test_smollm2.py",
+)
+"""Files of half a minute or more: they go first, so that no worker is left with one at the end."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # A shell's background job inherits an ignored SIGINT: tests of Ctrl-C would wait for ever.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Spare every `gc.collect()` of a test the modules that are loaded by now: they are most of the heap."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -85,7 +85,7 @@ def test_every_module_imports_from_the_wheel_in_a_fresh_environment(wheel: Path,
         check=True,
         capture_output=True,
     )
-    done = subprocess.run([python, "-c", IMPORT_ALL], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([python, "-I", "-c", IMPORT_ALL], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     where, count = done.stdout.split()
     assert Path(where).is_relative_to(tmp_path) and int(count) > 50

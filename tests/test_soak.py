@@ -41,11 +41,12 @@ from sgl.backend.runtime import invariants
 from sgl.backend.runtime.grammar.sharing.recalled import Memory
 
 from .backend.naive import rush
+from .watchdog import slowness
 
 SECONDS = 120.0
 EVERY = 3.0  # seconds between two looks at the idle runtimes
 POOL = 700  # tokens of KV: a few programs' worth
-HANG = 60  # seconds after which a round counts as hung
+HANG = 60  # seconds of an idle machine after which a round counts as hung
 THREADS = 12  # alive when nobody runs: this one, loops' executors, mask threads, drivers that are about to end
 KNOWN_BYTES = 200_000  # what is known of grammars: so little that it is forgotten many times
 GROWTH = 1.03  # what the last third may hold more than the first, of objects and of memory
@@ -487,7 +488,7 @@ def make(tight: bool) -> Any:
 
 def quiet(runtimes: list[Any]) -> None:
     """Nobody runs: nothing is held, and nobody is left."""
-    end = time.monotonic() + 20  # bodies whose programs were given up are still to come to their ends
+    end = time.monotonic() + 20 * slowness()  # bodies whose programs were given up are still to come to their ends
     while True:
         gc.collect()
         for runtime in runtimes:
@@ -558,7 +559,7 @@ def soak(seconds: float, seed: int, only: int | None = None, report: Any = 2) ->
     number = 0 if only is None else only
     with nothing_is_swallowed() as swallowed:
         while time.monotonic() < end and only in (None, number):
-            faulthandler.dump_traceback_later(HANG, exit=True, file=report)
+            faulthandler.dump_traceback_later(HANG * slowness(), exit=True, file=report)
             try:
                 Round(runtimes[number % 2], f"{seed}:{number}", outcomes).play(expected)
                 if time.monotonic() - looked > EVERY or only is not None:

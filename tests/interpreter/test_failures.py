@@ -12,6 +12,7 @@ import pytest
 import sgl
 from sgl.lang.chat import ChatTemplate
 
+from ..watchdog import slowness
 from .fake import FakeBackend
 
 STRICT = (
@@ -195,5 +196,7 @@ except KeyboardInterrupt:
     print("interrupted")
 """
     root = str(Path(__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", code.format(root=root)], timeout=15, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(root=root)], timeout=15 * slowness(), capture_output=True, text=True
+    )
     assert done.stdout == "interrupted\n" and done.stderr == ""

@@ -12,6 +12,7 @@ import pytest
 
 import sgl
 
+from ..watchdog import slowness
 from .fake import FakeBackend
 
 
@@ -298,7 +299,7 @@ def reads(s):
 stuck = reads.run(backend=FakeBackend(manual=True), stream=True)
 """
     root = str(Path(__file__).parents[2])
-    subprocess.run([sys.executable, "-c", code.format(root=root)], check=True, timeout=15)
+    subprocess.run([sys.executable, "-c", code.format(root=root)], check=True, timeout=15 * slowness())
 
 
 def test_a_failed_branch_keeps_its_place_in_names_it_never_reached():

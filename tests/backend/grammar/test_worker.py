@@ -25,6 +25,8 @@ from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.lang.errors import BackendError, ConstraintError
 from sgl.lang.pattern import parse_regex
 
+from ...watchdog import slowness, within
+
 TASKS = """
 import ctypes, os, sys, time
 
@@ -91,7 +93,7 @@ def gone(pid: int) -> bool:
 
 
 def wait_until(condition, seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * slowness()
     while time.monotonic() < end:
         if condition():
             return True
@@ -110,10 +112,9 @@ def test_one_child_serves_many_tasks(worker, toy):
 def test_deadline_kills_and_replaces(worker):
     run(worker, "echo")
     before = worker.pid
-    start = time.monotonic()
-    with pytest.raises(ConstraintError, match=r"more than 0.3 s"):
+    with within(5), pytest.raises(ConstraintError, match=r"more than 0.3 s"):
         run(worker, "sleep", "60", deadline_s=0.3)
-    assert time.monotonic() - start < 5 and gone(before)
+    assert gone(before)
     assert run(worker, "echo", "again").startswith(b"again")
     assert worker.pid != before
 

@@ -46,6 +46,7 @@ from sgl.interpreter.state import ProgramState
 from sgl.interpreter.usage import Call, UsageTree
 from sgl.lang.errors import JournalError, OptionError, VariableError
 
+from ...watchdog import rest, slowness
 from ..fake import FakeBackend
 
 
@@ -882,9 +883,7 @@ def test_a_strange_row_number_costs_nothing(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_a_million_rows(tmp_path: pathlib.Path) -> None:
-    import faulthandler
-
-    faulthandler.cancel_dump_traceback_later()  # this takes minutes
+    rest()  # this takes minutes
     path, rows = tmp_path / "j", 1_000_000
     began = time.monotonic()
     with Journal.open(path, "p") as journal:
@@ -904,4 +903,4 @@ def test_a_million_rows(tmp_path: pathlib.Path) -> None:
     print(
         f"\n{path.stat().st_size / 1e6:.0f} MB: wrote {wrote:.0f} s, opened {opened:.1f} s, a row {read * 1e6:.0f} us"
     )
-    assert opened < 30 and grown < 60_000, (opened, grown)  # seconds, kB
+    assert opened < 30 * slowness() and grown < 60_000, (opened, grown)  # seconds, kB
