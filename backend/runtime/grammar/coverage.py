@@ -18,14 +18,14 @@ from ....lang.constraint import Choices, Constraint, Either, Exactly, Grammar, J
 from ....lang.errors import ConstraintError
 from ....lang.pattern import PatternError, is_empty, parse_regex, size
 from .lark import schemas, to_source
-from .schema.lower import Row, lower
+from .schema.lower import KeywordRow, lower
 
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
     """A row for each keyword of a constraint."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[KeywordRow, ...]
 
     @property
     def ok(self) -> bool:
@@ -63,15 +63,15 @@ def explain(constraint: Constraint) -> Explanation:
     return Explanation(rows)
 
 
-def _joints(constraint: Constraint) -> Iterator[Row]:
+def _joints(constraint: Constraint) -> Iterator[KeywordRow]:
     """What is refused of the joints between parts that are right by themselves."""
     try:
         to_source(constraint, {part: lower(part.schema).mask for part in schemas(constraint)})
     except ConstraintError as error:
-        yield Row("", constraint.kind, "refused", str(error))
+        yield KeywordRow("", constraint.kind, "refused", str(error))
 
 
-def _rows(constraint: Constraint) -> Iterator[Row]:
+def _rows(constraint: Constraint) -> Iterator[KeywordRow]:
     if isinstance(constraint, (Sequenced, Either)):
         parts, word = (
             (constraint.parts, "part") if isinstance(constraint, Sequenced) else (constraint.branches, "branch")
@@ -80,45 +80,45 @@ def _rows(constraint: Constraint) -> Iterator[Row]:
             for row in _rows(part):
                 yield replace(row, pointer=f"{word} {number}" + (f": {row.pointer}" if row.pointer else ""))
     elif isinstance(constraint, Exactly):
-        yield Row("", "text", "enforced", _count(len(constraint.text), "character"))
+        yield KeywordRow("", "text", "enforced", _count(len(constraint.text), "character"))
     elif isinstance(constraint, Choices):
-        yield Row("", "choices", "enforced", _count(len(constraint.choices), "choice"))
+        yield KeywordRow("", "choices", "enforced", _count(len(constraint.choices), "choice"))
     elif isinstance(constraint, Regex):
         yield _regex(constraint.pattern)
     elif isinstance(constraint, JsonSchema):
         yield from _schema(constraint)
     elif isinstance(constraint, Grammar):
-        yield Row("", constraint.syntax, "enforced", "by the grammar's own engine; there is no second check")
+        yield KeywordRow("", constraint.syntax, "enforced", "by the grammar's own engine; there is no second check")
     else:
         raise TypeError(f"explain takes a constraint, not {type(constraint).__name__}")
 
 
-def _regex(pattern: str) -> Row:
+def _regex(pattern: str) -> KeywordRow:
     try:
         node = parse_regex(pattern)
         if is_empty(node):
-            return Row("", "regex", "refused", "no text matches this pattern")
+            return KeywordRow("", "regex", "refused", "no text matches this pattern")
     except PatternError as error:
-        return Row("", "regex", "refused", str(error))
-    return Row("", "regex", "enforced", f"normalised, {_count(size(node), 'position')}")
+        return KeywordRow("", "regex", "refused", str(error))
+    return KeywordRow("", "regex", "enforced", f"normalised, {_count(size(node), 'position')}")
 
 
-def _schema(constraint: JsonSchema) -> Iterator[Row]:
+def _schema(constraint: JsonSchema) -> Iterator[KeywordRow]:
     try:
         yield from lower(constraint.schema).rows
     except ConstraintError as error:
         pointer, _, why = str(error).partition(": ")
         known = pointer == "(root)" or pointer.startswith("/")
-        yield Row(pointer if known else "", "", "refused", why if known else str(error))
+        yield KeywordRow(pointer if known else "", "", "refused", why if known else str(error))
         return
     if constraint.type is not None:
         from ....lang.types.conversion import checked_afterwards
 
         for what in checked_afterwards(constraint.type):
-            yield Row("", "type", "checked", what)
+            yield KeywordRow("", "type", "checked", what)
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _cells(row: KeywordRow) -> tuple[str, str, str, str]:
     return row.pointer or "(root)", row.keyword or "-", row.status, row.note
 
 

@@ -1,6 +1,6 @@
-"""The languages of strings that sets are made of: what a `Pattern` means, and how it is spelled for the engine.
+"""The languages of strings that sets are made of: what a `Language` means, and how it is spelled for the engine.
 
-Owns: `Pattern` to an automaton (`lang/pattern.py`), to text that the engine takes, and to a test of one string;
+Owns: `Language` to an automaton (`lang/pattern.py`), to text that the engine takes, and to a test of one string;
 whether a conjunction of them is surely empty. All of it is cached: schemas say the same patterns again and again.
 """
 
@@ -15,14 +15,14 @@ from .....lang import pattern as regular
 from .....lang.checking.formats import FORMATS, check_format
 from .....lang.pattern.nodes import repeated
 from .....lang.pattern.search import EcmaSearch
-from .sets import Class, Pattern
+from .sets import Language, Languages
 
 LIMIT = 2000  # states of an automaton that is made to decide something
 SPELLED = 60_000  # characters of a pattern that is given to the engine
 
 
 @functools.lru_cache(maxsize=4096)
-def node(pattern: Pattern) -> regular.PatternNode:
+def node(pattern: Language) -> regular.PatternNode:
     """The language as a node. Raises `PatternError` if it cannot be read."""
     if not pattern.positive:
         return regular.complement(node(pattern.opposite()))
@@ -34,7 +34,7 @@ def node(pattern: Pattern) -> regular.PatternNode:
 
 
 @functools.lru_cache(maxsize=65536)
-def admits(pattern: Pattern, text: str) -> bool:
+def admits(pattern: Language, text: str) -> bool:
     """Whether a string is in the language."""
     if pattern.kind == "ecma":
         found = _search(pattern.text).search(text)
@@ -51,23 +51,23 @@ def _search(text: str) -> EcmaSearch:
 
 
 @functools.lru_cache(maxsize=4096)
-def listed(pattern: Pattern) -> frozenset[str]:
+def listed(pattern: Language) -> frozenset[str]:
     """The strings of a "names" pattern (whatever its sign)."""
     return frozenset(json.loads(pattern.text))
 
 
-def names(texts: Iterable[str]) -> Pattern:
+def names(texts: Iterable[str]) -> Language:
     """The language of these strings."""
-    return Pattern("names", json.dumps(sorted(set(texts))))
+    return Language("names", json.dumps(sorted(set(texts))))
 
 
-def member(group: Class, text: str) -> bool:
+def member(group: Languages, text: str) -> bool:
     """Whether a string is in all of the languages."""
     return all(admits(pattern, text) for pattern in group)
 
 
 @functools.lru_cache(maxsize=4096)
-def vacant(group: Class) -> bool:
+def vacant(group: Languages) -> bool:
     """Whether the languages surely have no string in common."""
     if any(pattern.opposite() in group for pattern in group if pattern.positive):
         return True
@@ -82,7 +82,7 @@ def vacant(group: Class) -> bool:
         return False
 
 
-def _intersection_is_empty(group: Class) -> bool:
+def _intersection_is_empty(group: Languages) -> bool:
     nodes = [node(pattern) for pattern in sorted(group, key=lambda p: (p.kind, p.text, p.positive))]
     if len(nodes) == 1:
         return regular.disjoint(nodes[0], regular.ANY_TEXT, LIMIT) is True
@@ -90,7 +90,7 @@ def _intersection_is_empty(group: Class) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def spelled(group: Class) -> str | None:
+def spelled(group: Languages) -> str | None:
     """One pattern for the engine that says all of the group, or None if it cannot be said in one."""
     if not group:
         return "^(?s:.*)$"
@@ -146,7 +146,7 @@ def _short(text: str) -> str | None:
     return text if len(text) <= SPELLED else None
 
 
-def _merged(group: Class) -> Class:
+def _merged(group: Languages) -> Languages:
     """The group with its exclusions of names as one."""
     outside = [p for p in group if p.kind == "names" and not p.positive]
     if len(outside) < 2:

@@ -1,6 +1,6 @@
 """JSON Schema lowered to what the engine enforces, with a row for each keyword that says how.
 
-Owns: `lower`, `Lowered`, `Row`: the order of the steps (lint, read, reach, write, try) and the account of them. The
+Owns: `lower`, `Lowered`, `KeywordRow`: the order of the steps (lint, read, reach, write, try) and the account of them. The
 mask is never weaker than the schema without a row that says "checked"; the finished text is then validated against
 the original.
 
@@ -23,12 +23,12 @@ from .....lang.errors import ConstraintError
 from .....lang.pattern import PatternError
 from .engine import engine_refuses
 from .lint import ANNOTATIONS, ENFORCED, lint
-from .places import Places
+from .places import SchemaPlaces
 from .reach import children, inhabited, reach
-from .read import Reader
-from .sets import ANY, NEVER, Cond, Loss, Origin, Shape
+from .read import SchemaReader
+from .sets import ANY, NEVER, Condition, Loss, Origin, ValueSet
 from .typed import NUMERIC
-from .write import Writer
+from .write import SchemaWriter
 
 NO_EFFECT = {
     "then": "if",
@@ -40,7 +40,7 @@ OPEN_NOTE = "a key that repeats is found by the check"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class KeywordRow:
     """What becomes of a keyword. `status`: "enforced", "checked" or "annotation" (or "refused", in `explain`)."""
 
     pointer: str
@@ -54,7 +54,7 @@ class Lowered:
     """A schema for strict llguidance, and what it leaves to the check."""
 
     mask: Any
-    rows: tuple[Row, ...]
+    rows: tuple[KeywordRow, ...]
 
     @property
     def fully_enforced(self) -> bool:
@@ -107,8 +107,8 @@ def _key(schema: Any) -> str:
 def _lower(schema: Any) -> Lowered:
     try:
         draft = lint(schema)
-        places = Places(schema, draft)
-        reader = Reader(places)
+        places = SchemaPlaces(schema, draft)
+        reader = SchemaReader(places)
         root = places.cond("", schema)
         found, known = _found(reader, root)
     except RecursionError:
@@ -119,7 +119,7 @@ def _lower(schema: Any) -> Lowered:
     return Lowered(mask, tuple(_rows(reader, root, losses)))
 
 
-def _found(reader: Reader, root: Cond) -> tuple[dict[Cond, Shape], set[Cond]]:
+def _found(reader: SchemaReader, root: Condition) -> tuple[dict[Condition, ValueSet], set[Condition]]:
     if root == NEVER:
         raise ConstraintError("(root): the schema is false: nothing can match")
     found = reach(root, reader.shape)
@@ -138,7 +138,9 @@ def _found(reader: Reader, root: Cond) -> tuple[dict[Cond, Shape], set[Cond]]:
     return found, known
 
 
-def _needed(reader: Reader, root: Cond, found: dict[Cond, Shape], known: set[Cond]) -> str | None:
+def _needed(
+    reader: SchemaReader, root: Condition, found: dict[Condition, ValueSet], known: set[Condition]
+) -> str | None:
     """What an impossible place says that the root cannot do without."""
     seen, stack = set(), [root]
     while stack:
@@ -153,7 +155,7 @@ def _needed(reader: Reader, root: Cond, found: dict[Cond, Shape], known: set[Con
     return None
 
 
-def _endless(reader: Reader, found: dict[Cond, Shape], known: set[Cond]) -> str:
+def _endless(reader: SchemaReader, found: dict[Condition, ValueSet], known: set[Condition]) -> str:
     """The pointer of a place of the document that nothing satisfies."""
     for cond in found:
         if cond not in known and len(cond) == 1:
@@ -163,21 +165,23 @@ def _endless(reader: Reader, found: dict[Cond, Shape], known: set[Cond]) -> str:
     return "(root)"
 
 
-def _written(reader: Reader, root: Cond, found: dict[Cond, Shape], known: set[Cond]) -> tuple[Any, set[Loss]]:
+def _written(
+    reader: SchemaReader, root: Condition, found: dict[Condition, ValueSet], known: set[Condition]
+) -> tuple[Any, set[Loss]]:
     """The mask that the engine takes: exact, else with what it refuses relaxed, else any JSON."""
     if root == ANY:
         return {}, set()
-    writer = Writer(found, known)
+    writer = SchemaWriter(found, known)
     mask = writer.document(root)
     why = engine_refuses(mask)
     if why is None:
         return mask, _losses(reader, writer)
-    relaxed: dict[Cond, str] = {}
+    relaxed: dict[Condition, str] = {}
     for cond in found:
         if cond in known and cond != root and (said := _refused_alone(cond, found, known)) is not None:
             relaxed[cond] = said
     if relaxed:
-        writer = Writer(found, known, relaxed)
+        writer = SchemaWriter(found, known, relaxed)
         mask = writer.document(root)
         if engine_refuses(mask) is None:
             losses = {Loss(origin, said) for cond, said in relaxed.items() for origin in _origins(reader, cond)}
@@ -187,13 +191,13 @@ def _written(reader: Reader, root: Cond, found: dict[Cond, Shape], known: set[Co
     }
 
 
-def _refused_alone(cond: Cond, found: dict[Cond, Shape], known: set[Cond]) -> str | None:
+def _refused_alone(cond: Condition, found: dict[Condition, ValueSet], known: set[Condition]) -> str | None:
     """What the engine says against a condition with what is below it left open."""
     others = {other: "" for other in found if other != cond}
-    return engine_refuses(Writer(found, known, others).document(cond))
+    return engine_refuses(SchemaWriter(found, known, others).document(cond))
 
 
-def _losses(reader: Reader, writer: Writer) -> set[Loss]:
+def _losses(reader: SchemaReader, writer: SchemaWriter) -> set[Loss]:
     """What was lost in writing, the numbers out of reach with the keywords that speak of numbers."""
     return writer.losses | {
         Loss(origin, "the engine cannot count so far or so finely; the mask is a little wider")
@@ -202,7 +206,7 @@ def _losses(reader: Reader, writer: Writer) -> set[Loss]:
     }
 
 
-def _origins(reader: Reader, cond: Cond, keywords: Set[str] = frozenset()) -> list[Origin]:
+def _origins(reader: SchemaReader, cond: Condition, keywords: Set[str] = frozenset()) -> list[Origin]:
     """The keywords at the places of a condition, of those given if there are any."""
     out = []
     for number in cond:
@@ -219,23 +223,23 @@ def _origins(reader: Reader, cond: Cond, keywords: Set[str] = frozenset()) -> li
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
-def _rows(reader: Reader, root: Cond, losses: set[Loss]) -> list[Row]:
+def _rows(reader: SchemaReader, root: Condition, losses: set[Loss]) -> list[KeywordRow]:
     """A row for each keyword of each place that was read, in the order of the document."""
     booked: dict[tuple[str, str], list[str]] = {}
     for loss in losses:
         booked.setdefault((loss.origin.pointer, loss.origin.keyword), []).append(loss.note)
-    out: list[Row] = []
+    out: list[KeywordRow] = []
     for pointer, node in _read(reader):
         for keyword, value in node.items():
             notes = booked.pop((pointer, keyword), []) + booked.get((pointer, "*"), [])
             out.append(_row(reader, pointer, node, keyword, value, sorted(set(notes))))
     for (pointer, keyword), notes in booked.items():
         if keyword != "*":
-            out.append(Row(pointer, keyword, "checked", "; ".join(sorted(set(notes)))))
+            out.append(KeywordRow(pointer, keyword, "checked", "; ".join(sorted(set(notes)))))
     return out
 
 
-def _read(reader: Reader) -> list[tuple[str, dict[str, Any]]]:
+def _read(reader: SchemaReader) -> list[tuple[str, dict[str, Any]]]:
     seen: dict[str, dict[str, Any]] = {}
     for number in reader.read_places:
         place = reader.places[number]
@@ -253,24 +257,28 @@ def _document_order(document: Any) -> list[str]:
     return [pointer for pointer, _ in subschemas(document)]
 
 
-def _row(reader: Reader, pointer: str, node: dict[str, Any], keyword: str, value: Any, notes: list[str]) -> Row:
+def _row(
+    reader: SchemaReader, pointer: str, node: dict[str, Any], keyword: str, value: Any, notes: list[str]
+) -> KeywordRow:
     if keyword not in ENFORCED:
         note = "" if keyword in ANNOTATIONS or keyword.startswith("x-") else "unknown keyword: it says nothing"
-        return Row(pointer, keyword, "annotation", note)
+        return KeywordRow(pointer, keyword, "annotation", note)
     if keyword == "format" and not known_format(value):
-        return Row(pointer, keyword, "annotation", f"no meaning is known for the format {value!r}")
+        return KeywordRow(pointer, keyword, "annotation", f"no meaning is known for the format {value!r}")
     if keyword in NO_EFFECT and NO_EFFECT[keyword] not in node:
-        return Row(pointer, keyword, "annotation", f"says nothing without {NO_EFFECT[keyword]}")
+        return KeywordRow(pointer, keyword, "annotation", f"says nothing without {NO_EFFECT[keyword]}")
     if keyword == "additionalItems" and not isinstance(node.get("items"), list):
-        return Row(pointer, keyword, "annotation", "says nothing without a list of items")
+        return KeywordRow(pointer, keyword, "annotation", "says nothing without a list of items")
     if "$ref" in node and keyword != "$ref" and reader.places.draft <= 7:
-        return Row(pointer, keyword, "annotation", "what stands beside $ref is ignored in this draft of JSON Schema")
+        return KeywordRow(
+            pointer, keyword, "annotation", "what stands beside $ref is ignored in this draft of JSON Schema"
+        )
     if notes:
-        return Row(pointer, keyword, "checked", "; ".join(notes))
+        return KeywordRow(pointer, keyword, "checked", "; ".join(notes))
     note = reader.notes.get(Origin(pointer, keyword), "")
     if not note and keyword in ("additionalProperties", "patternProperties") and value is not False:
         note = OPEN_NOTE
-    return Row(pointer, keyword, "enforced", note)
+    return KeywordRow(pointer, keyword, "enforced", note)
 
 
-__all__ = ["Lowered", "Row", "lower"]
+__all__ = ["KeywordRow", "Lowered", "lower"]

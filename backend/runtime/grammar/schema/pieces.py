@@ -12,7 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from .languages import member, names, vacant
-from .sets import ANY, NEVER, Items, Num, Origin, Pattern, Some, Text, meet, negated
+from .sets import ANY, NEVER, ArraySet, Duty, Language, NumberSet, Origin, StringSet, meet, negated
 
 WAYS = 64  # ways in which a duty is spelled out, at most
 MOST_WAYS = 512  # ways in which all duties of a piece are
@@ -25,7 +25,7 @@ class Inexact(Exception):
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
-def both_num(a: Num, b: Num) -> list[Num]:
+def both_number(a: NumberSet, b: NumberSet) -> list[NumberSet]:
     low, low_open = _tighter((a.low, a.low_open), (b.low, b.low_open), up=True)
     high, high_open = _tighter((a.high, a.high_open), (b.high, b.high_open), up=False)
     multiple = a.multiple or b.multiple
@@ -33,10 +33,10 @@ def both_num(a: Num, b: Num) -> list[Num]:
         multiple = _common(a.multiple, b.multiple)
     integer = a.integer or b.integer or (multiple is not None and multiple.denominator == 1)
     apart, fractional, steps = a.apart | b.apart, a.fractional | b.fractional, a.steps | b.steps
-    return tidy_num(Num(low, low_open, high, high_open, integer, multiple, apart, fractional, steps))
+    return tidy_number(NumberSet(low, low_open, high, high_open, integer, multiple, apart, fractional, steps))
 
 
-def tidy_num(num: Num) -> list[Num]:
+def tidy_number(num: NumberSet) -> list[NumberSet]:
     """The piece with whole bounds if it is of integers; none if it is empty."""
     if num.integer:
         low = num.low if num.low is None else Fraction(math.floor(num.low) + 1 if num.low_open else math.ceil(num.low))
@@ -50,7 +50,7 @@ def tidy_num(num: Num) -> list[Num]:
         if num.low > num.high or (num.low == num.high and (num.low_open or num.high_open)):
             return []
         if num.low == num.high:
-            return [Num(num.low, high=num.high)] if holds_num(num, num.low) else []
+            return [NumberSet(num.low, high=num.high)] if holds_number(num, num.low) else []
     step = num.multiple or (Fraction(1) if num.integer else None)
     if step is not None and any(step % apart == 0 for apart, _ in num.apart):
         return []
@@ -63,7 +63,7 @@ def tidy_num(num: Num) -> list[Num]:
     return [num]
 
 
-def holds_num(num: Num, value: Fraction) -> bool:
+def holds_number(num: NumberSet, value: Fraction) -> bool:
     """Whether a number is in the piece."""
     return not (
         (num.low is not None and (value < num.low or (num.low_open and value == num.low)))
@@ -75,23 +75,23 @@ def holds_num(num: Num, value: Fraction) -> bool:
     )
 
 
-def is_point(num: Num) -> bool:
+def is_point(num: NumberSet) -> bool:
     return num.low is not None and num.low == num.high
 
 
-def not_num(num: Num, origin: Origin) -> list[Num]:
-    out: list[Num] = []
+def not_number(num: NumberSet, origin: Origin) -> list[NumberSet]:
+    out: list[NumberSet] = []
     if num.low is not None:
-        out.append(Num(high=num.low, high_open=not num.low_open))
+        out.append(NumberSet(high=num.low, high_open=not num.low_open))
     if num.high is not None:
-        out.append(Num(low=num.high, low_open=not num.high_open))
+        out.append(NumberSet(low=num.high, low_open=not num.high_open))
     if num.multiple is not None:
-        out.append(Num(apart=frozenset({(num.multiple, origin)})))
+        out.append(NumberSet(apart=frozenset({(num.multiple, origin)})))
     if num.integer:
-        out.append(Num(fractional=frozenset({origin})))
-    out += [Num(multiple=apart) for apart, _ in num.apart]
+        out.append(NumberSet(fractional=frozenset({origin})))
+    out += [NumberSet(multiple=apart) for apart, _ in num.apart]
     if num.fractional:
-        out.append(Num(integer=True))
+        out.append(NumberSet(integer=True))
     return out
 
 
@@ -113,16 +113,16 @@ def _common(a: Fraction, b: Fraction) -> Fraction:
 # ---------------------------------------------------------------------------------------------------------- strings
 
 
-def both_text(a: Text, b: Text) -> list[Text]:
+def both_string(a: StringSet, b: StringSet) -> list[StringSet]:
     most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
     values = b.values if a.values is None else a.values
     if a.values is not None and b.values is not None:
         other = frozenset(b.values)
         values = tuple(value for value in a.values if value in other)
-    return tidy_text(Text(values, a.patterns | b.patterns, max(a.least, b.least), most, a.spans | b.spans))
+    return tidy_string(StringSet(values, a.patterns | b.patterns, max(a.least, b.least), most, a.spans | b.spans))
 
 
-def tidy_text(text: Text) -> list[Text]:
+def tidy_string(text: StringSet) -> list[StringSet]:
     group = frozenset(pattern for pattern, _ in text.patterns)
     if text.values is not None:
         kept = tuple(
@@ -130,62 +130,62 @@ def tidy_text(text: Text) -> list[Text]:
             for value in text.values
             if text.least <= len(value) and (text.most is None or len(value) <= text.most) and member(group, value)
         )
-        return [Text(kept)] if kept else []
+        return [StringSet(kept)] if kept else []
     if (text.most is not None and text.least > text.most) or vacant(group):
         return []
     if text.most == 0:
-        return [Text(("",))] if member(group, "") else []
+        return [StringSet(("",))] if member(group, "") else []
     return [text]
 
 
-def not_text(text: Text, origin: Origin) -> list[Text]:
+def not_string(text: StringSet, origin: Origin) -> list[StringSet]:
     if text.values is not None:
-        return [Text(patterns=frozenset({(names(text.values).opposite(), origin)}))]
-    out: list[Text] = []
+        return [StringSet(patterns=frozenset({(names(text.values).opposite(), origin)}))]
+    out: list[StringSet] = []
     for pattern, _ in sorted(text.patterns, key=lambda p: (p[0].text, p[0].positive)):
         out += outside(pattern, origin)
     if text.least > 0:
-        out.append(Text(most=text.least - 1, spans=frozenset({origin})))
+        out.append(StringSet(most=text.least - 1, spans=frozenset({origin})))
     if text.most is not None:
-        out.append(Text(least=text.most + 1, spans=frozenset({origin})))
-    return [tidy for piece in out for tidy in tidy_text(piece)]
+        out.append(StringSet(least=text.most + 1, spans=frozenset({origin})))
+    return [tidy for piece in out for tidy in tidy_string(piece)]
 
 
-def outside(pattern: Pattern, origin: Origin) -> list[Text]:
+def outside(pattern: Language, origin: Origin) -> list[StringSet]:
     """The strings that are not in a language."""
     opposite = pattern.opposite()
     if opposite.kind == "names" and opposite.positive:
         import json
 
-        return [Text(tuple(json.loads(opposite.text)))]
-    return [Text(patterns=frozenset({(opposite, origin)}))]
+        return [StringSet(tuple(json.loads(opposite.text)))]
+    return [StringSet(patterns=frozenset({(opposite, origin)}))]
 
 
 # ----------------------------------------------------------------------------------------------------------- arrays
 
 
-def both_items(a: Items, b: Items) -> list[Items]:
+def both_array(a: ArraySet, b: ArraySet) -> list[ArraySet]:
     length = max(len(a.prefix), len(b.prefix))
     most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
-    made = Items(
+    made = ArraySet(
         tuple(meet(item(a, i), item(b, i)) for i in range(length)),
         meet(a.rest, b.rest),
         max(a.least, b.least),
         most,
         a.unique | b.unique,
         a.repeated | b.repeated,
-        a.some | b.some,
+        a.duties | b.duties,
         a.counts | b.counts,
     )
-    return tidy_items(made)
+    return tidy_array(made)
 
 
-def item(items: Items, index: int) -> frozenset[int]:
+def item(items: ArraySet, index: int) -> frozenset[int]:
     """What the item at an index must meet."""
     return items.prefix[index] if index < len(items.prefix) else items.rest
 
 
-def tidy_items(items: Items) -> list[Items]:
+def tidy_array(items: ArraySet) -> list[ArraySet]:
     prefix, most = items.prefix, items.most
     if items.rest == NEVER:
         most = len(prefix) if most is None else min(most, len(prefix))
@@ -211,50 +211,50 @@ def tidy_items(items: Items) -> list[Items]:
     return _with_some(replace(items, prefix=prefix, rest=rest, least=least, most=most, unique=unique))
 
 
-def _with_some(items: Items) -> list[Items]:
+def _with_some(items: ArraySet) -> list[ArraySet]:
     """The piece with its duties spelled out where that is possible in a few ways."""
-    for some in sorted(items.some, key=lambda s: (s.start, sorted(s.cond), s.origin.pointer)):
-        others = replace(items, some=items.some - {some})
+    for some in sorted(items.duties, key=lambda s: (s.start, sorted(s.cond), s.origin.pointer)):
+        others = replace(items, duties=items.duties - {some})
         if all(some.cond <= cond for cond in items.prefix[some.start :]) and some.cond <= items.rest:
-            return tidy_items(replace(others, least=max(items.least, some.start + 1)))
+            return tidy_array(replace(others, least=max(items.least, some.start + 1)))
         if some.start < items.least and some.start < len(items.prefix) and some.cond <= item(items, some.start):
-            return tidy_items(others)
+            return tidy_array(others)
         if items.most is None or items.most - some.start > WAYS or _ways(items, items.most) > MOST_WAYS:
             continue
-        out: list[Items] = []
+        out: list[ArraySet] = []
         for index in range(some.start, items.most):
             prefix = [item(items, i) for i in range(max(index + 1, len(items.prefix)))]
             prefix[index] = meet(prefix[index], some.cond)
             if prefix[index] != NEVER:
-                out += tidy_items(replace(others, prefix=tuple(prefix), least=max(items.least, index + 1)))
+                out += tidy_array(replace(others, prefix=tuple(prefix), least=max(items.least, index + 1)))
         return out
     return [items]
 
 
-def _ways(items: Items, most: int) -> int:
+def _ways(items: ArraySet, most: int) -> int:
     """In how many ways all duties can be met, at most."""
-    return math.prod(max(most - some.start, 1) for some in items.some)
+    return math.prod(max(most - some.start, 1) for some in items.duties)
 
 
-def not_items(items: Items, origin: Origin) -> list[Items]:
+def not_array(items: ArraySet, origin: Origin) -> list[ArraySet]:
     if items.counts:
         raise Inexact
-    out: list[Items] = []
+    out: list[ArraySet] = []
     if items.least > 0:
-        out.append(Items(most=items.least - 1))
+        out.append(ArraySet(most=items.least - 1))
     if items.most is not None:
-        out.append(Items(least=items.most + 1))
+        out.append(ArraySet(least=items.most + 1))
     for index, cond in enumerate(items.prefix):
-        out += [Items((ANY,) * index + (negated(place),), least=index + 1) for place in sorted(cond)]
+        out += [ArraySet((ANY,) * index + (negated(place),), least=index + 1) for place in sorted(cond)]
     if items.most is None or items.most > len(items.prefix):
         start = len(items.prefix)
-        out += [Items(some=frozenset({Some(negated(place), origin, start=start)})) for place in sorted(items.rest)]
+        out += [ArraySet(duties=frozenset({Duty(negated(place), origin, start=start)})) for place in sorted(items.rest)]
     if items.unique:
-        out.append(Items(repeated=frozenset({origin})))
+        out.append(ArraySet(repeated=frozenset({origin})))
     if items.repeated:
-        out.append(Items(unique=frozenset({origin})))
-    for some in items.some:
+        out.append(ArraySet(unique=frozenset({origin})))
+    for some in items.duties:
         if len(some.cond) > 1:
             raise Inexact
-        out.append(Items((ANY,) * some.start, negated(next(iter(some.cond))) if some.cond else NEVER))
-    return [tidy for piece in out for tidy in tidy_items(piece)]
+        out.append(ArraySet((ANY,) * some.start, negated(next(iter(some.cond))) if some.cond else NEVER))
+    return [tidy for piece in out for tidy in tidy_array(piece)]

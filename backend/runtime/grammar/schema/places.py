@@ -1,6 +1,6 @@
 """The places of a schema: each subschema has a number, and a reference stands for the place it leads to.
 
-Owns: pointers, base URIs and anchors, `$ref` resolution, and the numbering that conditions (`sets.Cond`) are made of.
+Owns: pointers, base URIs and anchors, `$ref` resolution, and the numbering that conditions (`sets.Condition`) are made of.
 Knows nothing of what keywords mean, but for those that name or refer.
 
 A schema that says nothing has no place (its condition is ANY); `false` is the place FALSE. Remote references are
@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from .....lang.errors import ConstraintError
-from .sets import ANY, NEVER, Cond
+from .sets import ANY, NEVER, Condition
 
 DATA = frozenset({"const", "enum", "default", "examples", "example"})  # their values are data, not schemas
 NAMED = frozenset({"properties", "patternProperties", "definitions", "$defs", "dependentSchemas", "dependencies"})
@@ -26,7 +26,7 @@ SILENT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SchemaPlace:
     """A subschema. `branch`: one of several alternatives, so nothing is lost if nothing satisfies it. `made`: it is
     not in the document; it stands for a part of the value of the const or enum at the pointer."""
 
@@ -41,23 +41,23 @@ def child(pointer: str, *names: str | int) -> str:
     return pointer + "".join("/" + str(name).replace("~", "~0").replace("/", "~1") for name in names)
 
 
-class Places:
+class SchemaPlaces:
     """The places of one document."""
 
     def __init__(self, document: Any, draft: int) -> None:
         self.document = document
         self.root: dict[str, Any] = document if isinstance(document, dict) else {}
         self.draft = draft
-        self.places: list[Place] = [Place("", None, True), Place("", False, True)]
+        self.places: list[SchemaPlace] = [SchemaPlace("", None, True), SchemaPlace("", False, True)]
         self._numbers: dict[str, int] = {}
         self._bases: dict[str, str] = {}
         self._uris: dict[str, str] = {}
         self._index("", document, "", True)
 
-    def __getitem__(self, number: int) -> Place:
+    def __getitem__(self, number: int) -> SchemaPlace:
         return self.places[number]
 
-    def cond(self, pointer: str, schema: Any, *, branch: bool = False) -> Cond:
+    def cond(self, pointer: str, schema: Any, *, branch: bool = False) -> Condition:
         """The condition that a subschema stands for, references followed."""
         seen: list[str] = []
         while True:
@@ -79,18 +79,18 @@ class Places:
         """The number of a place, a new one if it has not been seen."""
         if pointer not in self._numbers:
             self._numbers[pointer] = len(self.places)
-            self.places.append(Place(pointer, schema, branch))
+            self.places.append(SchemaPlace(pointer, schema, branch))
         number = self._numbers[pointer]
         if self.places[number].branch and not branch:
-            self.places[number] = Place(pointer, schema, False)
+            self.places[number] = SchemaPlace(pointer, schema, False)
         return number
 
-    def constant(self, pointer: str, value: Any) -> Cond:
+    def constant(self, pointer: str, value: Any) -> Condition:
         """The condition of being equal to a value (part of the one at `pointer`)."""
         key = f"{pointer}\0{json.dumps(value)}"
         if key not in self._numbers:
             self._numbers[key] = len(self.places)
-            self.places.append(Place(pointer, {"const": value}, True, True))
+            self.places.append(SchemaPlace(pointer, {"const": value}, True, True))
         return frozenset({self._numbers[key]})
 
     def is_static(self, keyword: str, reference: Any) -> bool:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 from .....lang.errors import ConstraintError
 from .pieces import item
-from .sets import ANY, NEVER, Cond, Items, Members, Shape, meet
+from .sets import ANY, NEVER, ArraySet, Condition, ObjectSet, ValueSet, meet
 
 MOST = 20_000  # conditions of a schema
 
 
-def children(shape: Shape) -> Iterator[Cond]:
+def children(shape: ValueSet) -> Iterator[Condition]:
     """The conditions that the pieces of a shape speak of."""
     for items in shape.arrays:
         yield from items.prefix
@@ -28,7 +28,7 @@ def children(shape: Shape) -> Iterator[Cond]:
         yield members.others
 
 
-def overlaps(conds: list[Cond]) -> list[Cond]:
+def overlaps(conds: list[Condition]) -> list[Condition]:
     """The conditions that members of several kinds can come to."""
     out = dict.fromkeys(conds)
     for cond in conds:
@@ -39,9 +39,9 @@ def overlaps(conds: list[Cond]) -> list[Cond]:
     return list(out)
 
 
-def reach(root: Cond, shape: Callable[[Cond], Shape]) -> dict[Cond, Shape]:
+def reach(root: Condition, shape: Callable[[Condition], ValueSet]) -> dict[Condition, ValueSet]:
     """Each condition that can be reached, with its shape."""
-    found: dict[Cond, Shape] = {}
+    found: dict[Condition, ValueSet] = {}
     stack = [root]
     while stack:
         cond = stack.pop()
@@ -54,10 +54,10 @@ def reach(root: Cond, shape: Callable[[Cond], Shape]) -> dict[Cond, Shape]:
     return found
 
 
-def inhabited(found: dict[Cond, Shape]) -> set[Cond]:
+def inhabited(found: dict[Condition, ValueSet]) -> set[Condition]:
     """The conditions that some finite value meets."""
-    out: set[Cond] = {ANY}
-    waiting: dict[Cond, list[Cond]] = {}
+    out: set[Condition] = {ANY}
+    waiting: dict[Condition, list[Condition]] = {}
     for cond, shape in found.items():
         for needed in children(shape):
             waiting.setdefault(needed, []).append(cond)
@@ -70,21 +70,21 @@ def inhabited(found: dict[Cond, Shape]) -> set[Cond]:
     return out
 
 
-def _holds(shape: Shape, known: set[Cond]) -> bool:
+def _holds(shape: ValueSet, known: set[Condition]) -> bool:
     return (
         shape.null
         or bool(shape.booleans or shape.numbers or shape.strings)
-        or any(possible_items(items, known) for items in shape.arrays)
-        or any(possible_members(members, known) for members in shape.objects)
+        or any(possible_array(items, known) for items in shape.arrays)
+        or any(possible_object(members, known) for members in shape.objects)
     )
 
 
-def possible_items(items: Items, known: set[Cond]) -> bool:
+def possible_array(items: ArraySet, known: set[Condition]) -> bool:
     """Whether the items that an array needs can be."""
     return all(item(items, index) in known for index in range(min(items.least, len(items.prefix) + 1)))
 
 
-def possible_members(members: Members, known: set[Cond]) -> bool:
+def possible_object(members: ObjectSet, known: set[Condition]) -> bool:
     """Whether the members that an object needs can be."""
     named = dict(members.named)
     if not all(named[name] in known for name in members.required):

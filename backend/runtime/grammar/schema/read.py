@@ -16,21 +16,21 @@ from dataclasses import replace
 from typing import Any
 
 from .....lang.errors import ConstraintError
-from .combine import Busy, Sets
+from .combine import Busy, SetAlgebra
 from .lint import ENFORCED, contradiction, crossed
-from .members import tidy_members
-from .places import Places, child
+from .objects import tidy_object
+from .places import SchemaPlaces, child
 from .sets import (
     ANY,
     EVERYTHING,
     NEVER,
     NOTHING,
     NULL,
-    Cond,
+    Condition,
     Loss,
-    Members,
+    ObjectSet,
     Origin,
-    Shape,
+    ValueSet,
 )
 from .typed import enumerated, of_type, typed
 from .unevaluated import unevaluated_items, unevaluated_properties
@@ -39,15 +39,15 @@ BRANCHES = 64  # of a oneOf that are told apart, at most
 NEGATING = re.compile(r"^(.*)/(oneOf|not|if|dependentSchemas|dependencies|anyOf)(/|$)")
 
 
-class Reader:
+class SchemaReader:
     """Reads the places of a document. `notes`: what there is to say on a keyword that is enforced."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: SchemaPlaces) -> None:
         self.places = places
         self.notes: dict[Origin, str] = {}
         self.impossible: dict[str, str] = {}  # places that no value matches by what they say themselves
         self.read_places: set[int] = set()
-        self.sets = Sets(self.read, self.origin)
+        self.sets = SetAlgebra(self.read, self.origin)
 
     def origin(self, number: int) -> Origin:
         """The keyword that a place is negated by, or that holds it."""
@@ -62,10 +62,10 @@ class Reader:
             return Origin(pointer, next((key for key in schema if key in ENFORCED), "type"))
         return Origin(owner, keyword) if keyword in ("properties", "patternProperties") else Origin(parent, name)
 
-    def cond(self, pointer: str, schema: Any, *, branch: bool = False) -> Cond:
+    def cond(self, pointer: str, schema: Any, *, branch: bool = False) -> Condition:
         return self.places.cond(pointer, schema, branch=branch)
 
-    def shape(self, cond: Cond) -> Shape:
+    def shape(self, cond: Condition) -> ValueSet:
         """What a condition comes to. A place that needs itself is an error of the schema."""
         try:
             return self.sets.shape(cond)
@@ -76,7 +76,7 @@ class Reader:
                 f"recursion must go through properties or items"
             ) from None
 
-    def read(self, number: int) -> Shape:
+    def read(self, number: int) -> ValueSet:
         """The values that a place admits."""
         place = self.places[number]
         schema, pointer = place.schema, place.pointer
@@ -88,7 +88,7 @@ class Reader:
         out = self._direct(pointer, schema)
         if out.empty and not self._nullable(schema):
             self._impossible(pointer, schema, place.branch)
-        steps: dict[str, Callable[[str, dict[str, Any]], Shape]] = {
+        steps: dict[str, Callable[[str, dict[str, Any]], ValueSet]] = {
             "$ref": self._reference,
             "$recursiveRef": self._reference,
             "$dynamicRef": self._reference,
@@ -114,7 +114,7 @@ class Reader:
     def _nullable(schema: dict[str, Any]) -> bool:
         return schema.get("nullable") is True
 
-    def _direct(self, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _direct(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         """What the keywords say that look at the value itself."""
         out = EVERYTHING
         if "type" in schema:
@@ -125,7 +125,7 @@ class Reader:
             out = self.sets.both(out, self._enum(pointer, [schema["const"]], "const"), Origin(pointer, "const"))
         return self.sets.both(out, typed(self, pointer, schema), Origin(pointer, "type"))
 
-    def _enum(self, pointer: str, values: list[Any], keyword: str) -> Shape:
+    def _enum(self, pointer: str, values: list[Any], keyword: str) -> ValueSet:
         return enumerated(values, lambda value: self.places.constant(child(pointer, keyword), value))
 
     def _impossible(self, pointer: str, schema: dict[str, Any], branch: bool) -> None:
@@ -137,7 +137,7 @@ class Reader:
 
     # ------------------------------------------------------------------------------------------------- applicators
 
-    def _reference(self, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _reference(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         out = EVERYTHING
         for keyword in ("$ref", "$recursiveRef", "$dynamicRef"):
             if keyword not in schema:
@@ -151,22 +151,22 @@ class Reader:
             out = self.sets.both(out, self.sets.shape(self.cond(target, found)), origin)
         return out
 
-    def _all_of(self, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _all_of(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         out = EVERYTHING
         for index, part in enumerate(schema["allOf"]):
             cond = self.cond(child(pointer, "allOf", index), part, branch=True)
             out = self.sets.both(out, self.sets.shape(cond), Origin(pointer, "allOf"))
         return out
 
-    def _branches(self, pointer: str, schema: dict[str, Any], keyword: str) -> list[Cond]:
+    def _branches(self, pointer: str, schema: dict[str, Any], keyword: str) -> list[Condition]:
         parts = enumerate(schema[keyword])
         return [self.cond(child(pointer, keyword, index), part, branch=True) for index, part in parts]
 
-    def _any_of(self, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _any_of(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         conds = self._branches(pointer, schema, "anyOf")
         return self.sets.either([self.sets.shape(cond) for cond in conds], Origin(pointer, "anyOf"))
 
-    def _one_of(self, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _one_of(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         conds = self._branches(pointer, schema, "oneOf")
         origin = Origin(pointer, "oneOf")
         if len(conds) > BRANCHES:
@@ -181,11 +181,11 @@ class Reader:
             parts.append(part)
         return self.sets.either(parts, origin)
 
-    def _not(self, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _not(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         cond = self.cond(child(pointer, "not"), schema["not"], branch=True)
         return self.sets.shape(opposite(cond))
 
-    def _if(self, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _if(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         cond = self.cond(child(pointer, "if"), schema["if"], branch=True)
         out = []
         for test, keyword in ((cond, "then"), (opposite(cond), "else")):
@@ -193,23 +193,23 @@ class Reader:
             out.append(self.sets.both(self.sets.shape(test), self.sets.shape(follows), Origin(pointer, keyword)))
         return self.sets.either(out, Origin(pointer, "if"))
 
-    def _dependent(self, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _dependent(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         out = EVERYTHING
         for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
             origin = Origin(pointer, keyword)
             for name, needs in schema.get(keyword, {}).items():
-                absent = replace(EVERYTHING, objects=tuple(tidy_members(Members(((name, NEVER),)))))
-                present = Shape(objects=(Members(required=(name,), named=((name, ANY),)),))
+                absent = replace(EVERYTHING, objects=tuple(tidy_object(ObjectSet(((name, NEVER),)))))
+                present = ValueSet(objects=(ObjectSet(required=(name,), named=((name, ANY),)),))
                 if isinstance(needs, list):
                     required = tuple(dict.fromkeys([name, *needs]))
-                    present = Shape(objects=(Members(tuple((n, ANY) for n in required), required=required),))
+                    present = ValueSet(objects=(ObjectSet(tuple((n, ANY) for n in required), required=required),))
                 else:
                     cond = self.cond(child(pointer, keyword, name), needs, branch=True)
                     present = self.sets.both(self.sets.shape(cond), present, origin)
                 out = self.sets.both(out, self.sets.either([absent, present], origin), origin)
         return out
 
-    def _unevaluated(self, out: Shape, pointer: str, schema: dict[str, Any]) -> Shape:
+    def _unevaluated(self, out: ValueSet, pointer: str, schema: dict[str, Any]) -> ValueSet:
         if "unevaluatedProperties" in schema:
             found = unevaluated_properties(self, pointer, schema)
             out = self.sets.both(out, found, Origin(pointer, "unevaluatedProperties"))
@@ -219,7 +219,7 @@ class Reader:
         return out
 
 
-def opposite(cond: Cond) -> Cond:
+def opposite(cond: Condition) -> Condition:
     """The condition that a condition of one place (or none) does not hold."""
     if cond == ANY:
         return NEVER

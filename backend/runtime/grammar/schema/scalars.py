@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from .engine import engine_refuses, engine_stumbles
 from .languages import spelled
-from .pieces import holds_num, is_point
-from .sets import Loss, Num, Shape, Text
+from .pieces import holds_number, is_point
+from .sets import Loss, NumberSet, StringSet, ValueSet
 
 if TYPE_CHECKING:
-    from .write import Writer
+    from .write import SchemaWriter
 
 LARGEST_INTEGER = 9223372036854774784  # the largest double below 2^63: an integer's bound is no further from 0
 LARGEST_NUMBER = 10**17  # the same for the bound of a number, and for a bound that has no other beside it
@@ -32,7 +32,7 @@ DIGITS = 15  # of a fraction
 LOWEST_HELD = Fraction(-LARGEST_INTEGER)  # for a lower bound of -2^63
 
 
-def constants(shape: Shape) -> list[Any]:
+def constants(shape: ValueSet) -> list[Any]:
     """The single values of a shape: null, one boolean, points, listed strings."""
     out: list[Any] = [None] if shape.null else []
     out += list(shape.booleans) if len(shape.booleans) == 1 else []
@@ -44,7 +44,7 @@ def plain(value: Fraction) -> int | float:
     return value.numerator if value.denominator == 1 else float(value)
 
 
-def write_number(num: Num, writer: Writer) -> list[dict[str, Any]]:
+def write_number(num: NumberSet, writer: SchemaWriter) -> list[dict[str, Any]]:
     """An interval, as schemas of which one or another holds."""
     out: dict[str, Any] = {"type": "integer" if num.integer else "number"}
     for bound, is_open, low in ((num.low, num.low_open, True), (num.high, num.high_open, False)):
@@ -84,7 +84,7 @@ def _steps(multiple: Fraction) -> list[Fraction]:
     return out
 
 
-def shorter_spellings(num: Num) -> list[int | float]:
+def shorter_spellings(num: NumberSet) -> list[int | float]:
     """Numbers of an interval that llguidance's expression for it leaves out.
 
     Below a bound with n decimals it wants n decimals of a number that begins with the same ones: not 1.2 for a
@@ -98,12 +98,12 @@ def shorter_spellings(num: Num) -> list[int | float]:
         whole, _, decimals = digits.partition(".")
         for length in range(len(decimals)):
             value = Fraction(f"{whole}.{decimals[:length]}0") * (1 if bound > 0 else -1)
-            if value != bound and holds_num(num, value):
+            if value != bound and holds_number(num, value):
                 found[value] = None
     return [plain(value) for value in found if value]
 
 
-def reachable(num: Num) -> Num:
+def reachable(num: NumberSet) -> NumberSet:
     """The piece, or a wider one with bounds that the engine can count to.
 
     The bounds of 64-bit integers stay as they are said, since they are common: the upper one is exact, the lower one is
@@ -130,7 +130,7 @@ def _let_by(bound: Fraction | None, other: Fraction | None) -> bool:
     return bound is not None and other is not None and bound.denominator == 1 and abs(bound - other) < 1
 
 
-def widened(num: Num) -> bool:
+def widened(num: NumberSet) -> bool:
     """Whether `reachable` admits more than the piece does."""
     wide = reachable(num)
     return wide != num and not (wide.low == LOWEST_HELD and wide == replace(num, low=LOWEST_HELD))
@@ -163,7 +163,7 @@ def _counts_exactly(multiple: Fraction) -> bool:
     return 0 < value <= 0xFFFFFFFF and Fraction(int(value), 10**places) == multiple
 
 
-def write_string(text: Text, writer: Writer) -> dict[str, Any]:
+def write_string(text: StringSet, writer: SchemaWriter) -> dict[str, Any]:
     out: dict[str, Any] = {"type": "string"}
     if text.least:
         out["minLength"] = text.least

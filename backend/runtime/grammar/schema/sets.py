@@ -1,9 +1,9 @@
 """Sets of JSON values, as unions of pieces a type: what the keywords of a schema are turned into.
 
-Owns: the immutable pieces and `Shape`, a union of pieces for each of the six types. Knows nothing of keywords, of the
+Owns: the immutable pieces and `ValueSet`, a union of pieces for each of the six types. Knows nothing of keywords, of the
 engine, nor of how sets are combined (`combine.py`).
 
-What a member of an object or an item of an array must be is a `Cond`: a set of places in the schema (`places.py`),
+What a member of an object or an item of an array must be is a `Condition`: a set of places in the schema (`places.py`),
 all of which must hold; a negative place must not hold. So a shape is never nested, recursion costs nothing, and there
 are finitely many conditions.
 
@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-Cond = frozenset[int]
+Condition = frozenset[int]
 FALSE = 1  # the place of the schema that nothing satisfies
-ANY: Cond = frozenset()
-NEVER: Cond = frozenset({FALSE})
+ANY: Condition = frozenset()
+NEVER: Condition = frozenset({FALSE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +39,34 @@ class Loss:
     note: str
 
 
-def meet(a: Cond, b: Cond) -> Cond:
+def meet(a: Condition, b: Condition) -> Condition:
     """Both conditions."""
     both = a | b
     return NEVER if FALSE in both or any(-place in both for place in both) else both
 
 
-def negated(place: int) -> Cond:
+def negated(place: int) -> Condition:
     """The condition that a place does not hold."""
     return ANY if place == FALSE else frozenset({-place})
 
 
 @dataclass(frozen=True, slots=True)
-class Pattern:
+class Language:
     """A language of strings. `kind`: "ecma" (a schema's pattern), "format" (its name), "names" (a JSON list)."""
 
     kind: str
     text: str
     positive: bool = True
 
-    def opposite(self) -> Pattern:
-        return Pattern(self.kind, self.text, not self.positive)
+    def opposite(self) -> Language:
+        return Language(self.kind, self.text, not self.positive)
 
 
-Class = frozenset[Pattern]  # strings that are in all of these languages
+Languages = frozenset[Language]  # strings that are in all of these languages
 
 
 @dataclass(frozen=True, slots=True)
-class Num:
+class NumberSet:
     """Numbers in an interval. `apart`: not a multiple of these; `fractional`: no integer (both with their origins)."""
 
     low: Fraction | None = None
@@ -81,68 +81,68 @@ class Num:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class StringSet:
     """Strings: `values` if they are listed, else those of all `patterns` of `least..most` characters."""
 
     values: tuple[str, ...] | None = None
-    patterns: frozenset[tuple[Pattern, Origin]] = frozenset()
+    patterns: frozenset[tuple[Language, Origin]] = frozenset()
     least: int = 0
     most: int | None = None
     spans: frozenset[Origin] = frozenset()  # of the keywords that bound the length
 
 
 @dataclass(frozen=True, slots=True)
-class Some:
+class Duty:
     """A duty: a member that `names` admit and that is not in `but`, or an item from `start` on, must meet `cond`."""
 
-    cond: Cond
+    cond: Condition
     origin: Origin
-    names: Class = frozenset()
+    names: Languages = frozenset()
     but: frozenset[str] = frozenset()
     start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class ArraySet:
     """Arrays. Item i meets `prefix[i]`, later ones `rest`. `counts`: (cond, at least, at most) of contains."""
 
-    prefix: tuple[Cond, ...] = ()
-    rest: Cond = ANY
+    prefix: tuple[Condition, ...] = ()
+    rest: Condition = ANY
     least: int = 0
     most: int | None = None
     unique: frozenset[Origin] = frozenset()
     repeated: frozenset[Origin] = frozenset()
-    some: frozenset[Some] = frozenset()
-    counts: frozenset[tuple[Cond, int, int | None, Origin]] = frozenset()
+    duties: frozenset[Duty] = frozenset()
+    counts: frozenset[tuple[Condition, int, int | None, Origin]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Members:
+class ObjectSet:
     """Objects. A key that is `named` meets that condition; another one those of all `kinds` it is in; else `others`.
 
     `named` includes what the kinds say of these names. Order: declaration order.
     """
 
-    named: tuple[tuple[str, Cond], ...] = ()
-    kinds: tuple[tuple[Class, Cond], ...] = ()
-    others: Cond = ANY
+    named: tuple[tuple[str, Condition], ...] = ()
+    kinds: tuple[tuple[Languages, Condition], ...] = ()
+    others: Condition = ANY
     required: tuple[str, ...] = ()
     least: int = 0
     most: int | None = None
-    some: frozenset[Some] = frozenset()
+    duties: frozenset[Duty] = frozenset()
     origins: frozenset[Origin] = frozenset()  # of the keywords that count members or say which keys there may be
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ValueSet:
     """A union of pieces of each type. With `losses` it is larger than the set that was meant."""
 
     null: bool = False
     booleans: frozenset[bool] = frozenset()
-    numbers: tuple[Num, ...] = ()
-    strings: tuple[Text, ...] = ()
-    arrays: tuple[Items, ...] = ()
-    objects: tuple[Members, ...] = ()
+    numbers: tuple[NumberSet, ...] = ()
+    strings: tuple[StringSet, ...] = ()
+    arrays: tuple[ArraySet, ...] = ()
+    objects: tuple[ObjectSet, ...] = ()
     losses: frozenset[Loss] = frozenset()
 
     @property
@@ -154,15 +154,15 @@ class Shape:
         return len(self.numbers) + len(self.strings) + len(self.arrays) + len(self.objects)
 
 
-NOTHING = Shape()
-NULL = Shape(null=True)
-BOOLEAN = Shape(booleans=frozenset({True, False}))
-NUMBER = Shape(numbers=(Num(),))
-INTEGER = Shape(numbers=(Num(integer=True),))
-STRING = Shape(strings=(Text(),))
-ARRAY = Shape(arrays=(Items(),))
-OBJECT = Shape(objects=(Members(),))
-EVERYTHING = Shape(True, frozenset({True, False}), (Num(),), (Text(),), (Items(),), (Members(),))
+NOTHING = ValueSet()
+NULL = ValueSet(null=True)
+BOOLEAN = ValueSet(booleans=frozenset({True, False}))
+NUMBER = ValueSet(numbers=(NumberSet(),))
+INTEGER = ValueSet(numbers=(NumberSet(integer=True),))
+STRING = ValueSet(strings=(StringSet(),))
+ARRAY = ValueSet(arrays=(ArraySet(),))
+OBJECT = ValueSet(objects=(ObjectSet(),))
+EVERYTHING = ValueSet(True, frozenset({True, False}), (NumberSet(),), (StringSet(),), (ArraySet(),), (ObjectSet(),))
 TYPES = {
     "null": NULL,
     "boolean": BOOLEAN,

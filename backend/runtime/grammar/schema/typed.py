@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .....lang.checking.formats import CHECKED_ONLY, FORMATS, MOST
 from .....lang.pattern import PatternError
 from .languages import member, node
-from .members import cond_of, tidy_members
-from .pieces import tidy_items, tidy_num, tidy_text
+from .objects import cond_of, tidy_object
+from .pieces import tidy_array, tidy_number, tidy_string
 from .places import child
 from .sets import (
     ANY,
@@ -23,22 +23,22 @@ from .sets import (
     NEVER,
     NOTHING,
     TYPES,
-    Class,
-    Cond,
-    Items,
+    ArraySet,
+    Condition,
+    Duty,
+    Language,
+    Languages,
     Loss,
-    Members,
-    Num,
+    NumberSet,
+    ObjectSet,
     Origin,
-    Pattern,
-    Shape,
-    Some,
-    Text,
+    StringSet,
+    ValueSet,
     meet,
 )
 
 if TYPE_CHECKING:
-    from .read import Reader
+    from .read import SchemaReader
 
 
 def fraction(number: float | int) -> Fraction:
@@ -46,7 +46,7 @@ def fraction(number: float | int) -> Fraction:
     return Fraction(number) if isinstance(number, int) else Fraction(repr(number))
 
 
-def of_type(types: str | list[str]) -> Shape:
+def of_type(types: str | list[str]) -> ValueSet:
     """The values of a type, or of several."""
     out = NOTHING
     found = [types] if isinstance(types, str) else types
@@ -54,7 +54,7 @@ def of_type(types: str | list[str]) -> Shape:
         if name == "integer" and "number" in found:
             continue
         shape = TYPES[name]
-        out = Shape(
+        out = ValueSet(
             out.null or shape.null,
             out.booleans | shape.booleans,
             out.numbers + shape.numbers,
@@ -65,35 +65,35 @@ def of_type(types: str | list[str]) -> Shape:
     return out
 
 
-def enumerated(values: list[Any], constant: Callable[[Any], Cond]) -> Shape:
+def enumerated(values: list[Any], constant: Callable[[Any], Condition]) -> ValueSet:
     """These values. `constant` gives the condition of a value inside another one."""
-    numbers: dict[Num, None] = {}
+    numbers: dict[NumberSet, None] = {}
     strings: dict[str, None] = {}
-    arrays: list[Items] = []
-    objects: list[Members] = []
+    arrays: list[ArraySet] = []
+    objects: list[ObjectSet] = []
     for value in values:
         if isinstance(value, str):
             strings[value] = None
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             exact = fraction(value)
-            numbers[Num(exact, high=exact)] = None
+            numbers[NumberSet(exact, high=exact)] = None
         elif isinstance(value, list):
             prefix = tuple(constant(item) for item in value)
-            arrays.append(Items(prefix, NEVER, len(value), len(value)))
+            arrays.append(ArraySet(prefix, NEVER, len(value), len(value)))
         elif isinstance(value, dict):
             named = tuple((name, constant(member)) for name, member in value.items())
-            objects.append(Members(named, (), NEVER, tuple(value)))
-    return Shape(
+            objects.append(ObjectSet(named, (), NEVER, tuple(value)))
+    return ValueSet(
         any(value is None for value in values),
         frozenset(value for value in values if isinstance(value, bool)),
         tuple(numbers),
-        (Text(tuple(strings)),) if strings else (),
+        (StringSet(tuple(strings)),) if strings else (),
         tuple(dict.fromkeys(arrays)),
         tuple(dict.fromkeys(objects)),
     )
 
 
-def typed(reader: Reader, pointer: str, schema: dict[str, Any]) -> Shape:
+def typed(reader: SchemaReader, pointer: str, schema: dict[str, Any]) -> ValueSet:
     """What the keywords of each type say; other types are free."""
     losses: set[Loss] = set()
     return (
@@ -128,7 +128,7 @@ NAMING = {
 }
 
 
-def _numbers(pointer: str, schema: dict[str, Any]) -> tuple[Num, ...]:
+def _numbers(pointer: str, schema: dict[str, Any]) -> tuple[NumberSet, ...]:
     low, low_open = _bound(schema, "minimum", "exclusiveMinimum", max)
     high, high_open = _bound(schema, "maximum", "exclusiveMaximum", min)
     low = None if low is not None and low <= -LARGEST and not low_open else low
@@ -136,7 +136,7 @@ def _numbers(pointer: str, schema: dict[str, Any]) -> tuple[Num, ...]:
     multiple = fraction(schema["multipleOf"]) if "multipleOf" in schema else None
     whole = multiple is not None and multiple.denominator == 1
     steps = frozenset({Origin(pointer, "multipleOf")}) if multiple is not None else frozenset[Origin]()
-    return tuple(tidy_num(Num(low, low_open, high, high_open, whole, multiple, steps=steps)))
+    return tuple(tidy_number(NumberSet(low, low_open, high, high_open, whole, multiple, steps=steps)))
 
 
 def _bound(
@@ -152,29 +152,29 @@ def _bound(
     return (limit, True) if tighter(limit, closed) == limit else (closed, False)
 
 
-def _strings(reader: Reader, pointer: str, schema: dict[str, Any], losses: set[Loss]) -> tuple[Text, ...]:
-    patterns: set[tuple[Pattern, Origin]] = set()
+def _strings(reader: SchemaReader, pointer: str, schema: dict[str, Any], losses: set[Loss]) -> tuple[StringSet, ...]:
+    patterns: set[tuple[Language, Origin]] = set()
     most = schema.get("maxLength")
     if "pattern" in schema:
         origin = Origin(pointer, "pattern")
-        pattern = Pattern("ecma", schema["pattern"])
+        pattern = Language("ecma", schema["pattern"])
         if (why := unreadable(pattern)) is None:
             patterns.add((pattern, origin))
         else:
             losses.add(Loss(origin, why))
     name = schema.get("format")
     if isinstance(name, str) and name in FORMATS:
-        patterns.add((Pattern("format", name), Origin(pointer, "format")))
+        patterns.add((Language("format", name), Origin(pointer, "format")))
         if name in MOST:
             most = MOST[name] if most is None else min(most, MOST[name])
     elif name in CHECKED_ONLY:
         losses.add(Loss(Origin(pointer, "format"), f"no mask can say {name!r}"))
     whole = None if most is None or most > ENDLESS else int(most)
     spans = frozenset(Origin(pointer, key) for key in ("minLength", "maxLength", "format") if key in schema)
-    return tuple(tidy_text(Text(None, frozenset(patterns), int(schema.get("minLength", 0)), whole, spans)))
+    return tuple(tidy_string(StringSet(None, frozenset(patterns), int(schema.get("minLength", 0)), whole, spans)))
 
 
-def unreadable(pattern: Pattern) -> str | None:
+def unreadable(pattern: Language) -> str | None:
     """Why no mask can say a pattern, or None."""
     try:
         node(pattern)
@@ -183,8 +183,8 @@ def unreadable(pattern: Pattern) -> str | None:
     return None
 
 
-def _arrays(reader: Reader, pointer: str, schema: dict[str, Any]) -> tuple[Items, ...]:
-    prefix: tuple[Cond, ...] = ()
+def _arrays(reader: SchemaReader, pointer: str, schema: dict[str, Any]) -> tuple[ArraySet, ...]:
+    prefix: tuple[Condition, ...] = ()
     rest = ANY
     items = schema.get("items")
     heads, key = (items, "items") if isinstance(items, list) else (schema.get("prefixItems", []), "prefixItems")
@@ -194,27 +194,29 @@ def _arrays(reader: Reader, pointer: str, schema: dict[str, Any]) -> tuple[Items
     elif items is not None:
         rest = reader.cond(child(pointer, "items"), items)
     least, most = int(schema.get("minItems", 0)), schema.get("maxItems")
-    some: set[Some] = set()
-    counts: set[tuple[Cond, int, int | None, Origin]] = set()
+    some: set[Duty] = set()
+    counts: set[tuple[Condition, int, int | None, Origin]] = set()
     if "contains" in schema:
         origin = Origin(pointer, "contains")
         cond = reader.cond(child(pointer, "contains"), schema["contains"], branch=True)
         fewest, utmost = int(schema.get("minContains", 1)), schema.get("maxContains")
         least = max(least, fewest)
         if fewest == 1 and utmost is None:
-            some.add(Some(cond, origin))
+            some.add(Duty(cond, origin))
         elif fewest > 0 or utmost is not None:
             counts.add((cond, fewest, utmost, origin))
     unique = frozenset({Origin(pointer, "uniqueItems")}) if schema.get("uniqueItems") is True else frozenset[Origin]()
     whole = None if most is None or most > ENDLESS else int(most)
-    return tuple(tidy_items(Items(prefix, rest, least, whole, unique, frozenset(), frozenset(some), frozenset(counts))))
+    return tuple(
+        tidy_array(ArraySet(prefix, rest, least, whole, unique, frozenset(), frozenset(some), frozenset(counts)))
+    )
 
 
-def _objects(reader: Reader, pointer: str, schema: dict[str, Any], losses: set[Loss]) -> tuple[Members, ...]:
-    kinds: dict[Class, Cond] = {}
+def _objects(reader: SchemaReader, pointer: str, schema: dict[str, Any], losses: set[Loss]) -> tuple[ObjectSet, ...]:
+    kinds: dict[Languages, Condition] = {}
     known = True
     for text, part in schema.get("patternProperties", {}).items():
-        pattern = Pattern("ecma", text)
+        pattern = Language("ecma", text)
         if (why := unreadable(pattern)) is not None:
             losses.add(Loss(Origin(pointer, "patternProperties"), why))
             known = False
@@ -224,7 +226,7 @@ def _objects(reader: Reader, pointer: str, schema: dict[str, Any], losses: set[L
         kinds[group] = meet(kinds.get(group, ANY), cond)
     extra = schema.get("additionalProperties", True)
     others = reader.cond(child(pointer, "additionalProperties"), extra) if known else ANY
-    plain = Members((), tuple(kinds.items()), others)
+    plain = ObjectSet((), tuple(kinds.items()), others)
     named = []
     for name, part in schema.get("properties", {}).items():
         cond = reader.cond(child(pointer, "properties", name), part)
@@ -237,13 +239,15 @@ def _objects(reader: Reader, pointer: str, schema: dict[str, Any], losses: set[L
     limits = frozenset(Origin(pointer, key) for key in KEYED if key in schema)
     whole = None if most is None or most > ENDLESS else int(most)
     least = int(schema.get("minProperties", 0))
-    made = Members(tuple(named), plain.kinds, others, required, least, whole, frozenset(), limits)
+    made = ObjectSet(tuple(named), plain.kinds, others, required, least, whole, frozenset(), limits)
     if "propertyNames" in schema:
         made = _with_names(reader, pointer, schema, made, losses)
-    return tuple(tidy_members(made))
+    return tuple(tidy_object(made))
 
 
-def _with_names(reader: Reader, pointer: str, schema: dict[str, Any], members: Members, losses: set[Loss]) -> Members:
+def _with_names(
+    reader: SchemaReader, pointer: str, schema: dict[str, Any], members: ObjectSet, losses: set[Loss]
+) -> ObjectSet:
     """The piece with what `propertyNames` says of its keys."""
     cond = reader.cond(child(pointer, "propertyNames"), schema["propertyNames"], branch=True)
     shape = reader.sets.shape(cond)
@@ -265,7 +269,7 @@ def _with_names(reader: Reader, pointer: str, schema: dict[str, Any], members: M
         return replace(members, named=tuple((name, cond_of(members, name)) for name in order), kinds=(), others=NEVER)
     group = {pattern for pattern, _ in text.patterns}
     if text.least or text.most is not None:
-        group.add(Pattern("ecma", f"^[\\s\\S]{{{text.least},{'' if text.most is None else text.most}}}$"))
+        group.add(Language("ecma", f"^[\\s\\S]{{{text.least},{'' if text.most is None else text.most}}}$"))
     named = tuple((name, cond if member(frozenset(group), name) else NEVER) for name, cond in members.named)
     kinds = tuple((frozenset({pattern.opposite()}), NEVER) for pattern in sorted(group, key=lambda p: p.text))
     return replace(members, named=named, kinds=(*members.kinds, *kinds))

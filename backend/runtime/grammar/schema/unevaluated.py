@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .members import tidy_members
-from .pieces import tidy_items
+from .objects import tidy_object
+from .pieces import tidy_array
 from .places import child
-from .sets import ANY, EVERYTHING, Items, Loss, Members, Origin, Pattern, Shape
+from .sets import ANY, EVERYTHING, ArraySet, Language, Loss, ObjectSet, Origin, ValueSet
 from .typed import unreadable
 
 if TYPE_CHECKING:
-    from .read import Reader
+    from .read import SchemaReader
 
 CONDITIONAL = frozenset(
     {"anyOf", "oneOf", "if", "not", "dependentSchemas", "dependencies", "$dynamicRef", "$recursiveRef"}
@@ -34,21 +34,21 @@ class _Seen:
     unsure: bool = False
 
 
-def unevaluated_properties(reader: Reader, pointer: str, schema: dict[str, Any]) -> Shape:
+def unevaluated_properties(reader: SchemaReader, pointer: str, schema: dict[str, Any]) -> ValueSet:
     origin = Origin(pointer, "unevaluatedProperties")
     seen = _Seen()
     _visit(reader, pointer, schema, seen, True, set())
     if seen.all:
         return EVERYTHING
-    if seen.unsure or any(unreadable(Pattern("ecma", text)) for text in seen.patterns):
+    if seen.unsure or any(unreadable(Language("ecma", text)) for text in seen.patterns):
         return replace(EVERYTHING, losses=frozenset({Loss(origin, "what is evaluated depends on the value")}))
     cond = reader.cond(child(pointer, "unevaluatedProperties"), schema["unevaluatedProperties"])
-    kinds = tuple((frozenset({Pattern("ecma", text)}), ANY) for text in seen.patterns)
-    made = Members(tuple((name, ANY) for name in seen.names), kinds, cond)
-    return replace(EVERYTHING, objects=tuple(tidy_members(made)))
+    kinds = tuple((frozenset({Language("ecma", text)}), ANY) for text in seen.patterns)
+    made = ObjectSet(tuple((name, ANY) for name in seen.names), kinds, cond)
+    return replace(EVERYTHING, objects=tuple(tidy_object(made)))
 
 
-def unevaluated_items(reader: Reader, pointer: str, schema: dict[str, Any]) -> Shape:
+def unevaluated_items(reader: SchemaReader, pointer: str, schema: dict[str, Any]) -> ValueSet:
     origin = Origin(pointer, "unevaluatedItems")
     seen = _Seen()
     _visit(reader, pointer, schema, seen, False, set())
@@ -57,11 +57,17 @@ def unevaluated_items(reader: Reader, pointer: str, schema: dict[str, Any]) -> S
     if seen.unsure:
         return replace(EVERYTHING, losses=frozenset({Loss(origin, "what is evaluated depends on the value")}))
     cond = reader.cond(child(pointer, "unevaluatedItems"), schema["unevaluatedItems"])
-    return replace(EVERYTHING, arrays=tuple(tidy_items(Items((ANY,) * seen.items, cond))))
+    return replace(EVERYTHING, arrays=tuple(tidy_array(ArraySet((ANY,) * seen.items, cond))))
 
 
 def _visit(
-    reader: Reader, pointer: str, schema: Any, seen: _Seen, properties: bool, visited: set[str], inner: bool = False
+    reader: SchemaReader,
+    pointer: str,
+    schema: Any,
+    seen: _Seen,
+    properties: bool,
+    visited: set[str],
+    inner: bool = False,
 ) -> None:
     """Note what a schema evaluates in place."""
     if not isinstance(schema, dict) or pointer in visited:

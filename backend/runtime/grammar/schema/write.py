@@ -16,11 +16,11 @@ from dataclasses import replace
 from typing import Any
 
 from .languages import member, names, spelled, vacant
-from .members import Kind, cond_of, is_closed, tidy_members
+from .objects import Kind, cond_of, is_closed, tidy_object
 from .pieces import Inexact, is_point
-from .reach import children, possible_items, possible_members
+from .reach import children, possible_array, possible_object
 from .scalars import constants, reachable, shorter_spellings, widened, write_number, write_string
-from .sets import ANY, EVERYTHING, NEVER, Class, Cond, Items, Loss, Members, Origin, Shape, meet
+from .sets import ANY, EVERYTHING, NEVER, ArraySet, Condition, Languages, Loss, ObjectSet, Origin, ValueSet, meet
 
 WAYS = 64  # alternatives that a count of members is spelled out in, at most
 SEQUENCES = 330  # arrays that uniqueItems is spelled out in, at most
@@ -32,22 +32,24 @@ KEYING = frozenset({"patternProperties", "additionalProperties", "propertyNames"
 Json = dict[str, Any]
 
 
-class Writer:
+class SchemaWriter:
     """Writes conditions. `found`: the shapes of all that are reached; `known`: those that something meets."""
 
-    def __init__(self, found: dict[Cond, Shape], known: set[Cond], relaxed: dict[Cond, str] | None = None) -> None:
+    def __init__(
+        self, found: dict[Condition, ValueSet], known: set[Condition], relaxed: dict[Condition, str] | None = None
+    ) -> None:
         self.found = found
         self.known = known
         self.relaxed = relaxed or {}
         self.losses: set[Loss] = set()
-        self.widened: set[Cond] = set()  # the engine cannot count to a number that they speak of
-        self._uses: dict[Cond, int] = {}
-        self._names: dict[Cond, str] = {}
+        self.widened: set[Condition] = set()  # the engine cannot count to a number that they speak of
+        self._uses: dict[Condition, int] = {}
+        self._names: dict[Condition, str] = {}
         for shape in found.values():
             for cond in children(shape):
                 self._uses[cond] = self._uses.get(cond, 0) + 1
 
-    def document(self, root: Cond) -> Json:
+    def document(self, root: Condition) -> Json:
         """The whole mask."""
         self._uses[root] = self._uses.get(root, 0) + 1
         out = self._body(root, 0) if self._uses[root] == 1 else self._in_place(root, 0)
@@ -58,7 +60,7 @@ class Writer:
                     definitions[name] = self._body(cond, 0)
         return {**out, "$defs": definitions} if definitions else out
 
-    def _in_place(self, cond: Cond, depth: int) -> Any:
+    def _in_place(self, cond: Condition, depth: int) -> Any:
         """A condition inside another one: written here, or referred to."""
         if cond == ANY:
             return {}
@@ -72,7 +74,7 @@ class Writer:
         name = self._names.setdefault(cond, f"s{len(self._names)}")
         return {"$ref": f"#/$defs/{name}"}
 
-    def _body(self, cond: Cond, depth: int) -> Json:
+    def _body(self, cond: Condition, depth: int) -> Json:
         if cond in self.relaxed:
             return {}
         shape = self.found[cond]
@@ -92,10 +94,10 @@ class Writer:
             options.append({"enum": shorter})
         options += [write_string(text, self) for text in shape.strings if text.values is None]
         for items in shape.arrays:
-            if possible_items(items, self.known):
+            if possible_array(items, self.known):
                 options += self._array(items, depth)
         for members in shape.objects:
-            if possible_members(members, self.known):
+            if possible_object(members, self.known):
                 options += [self._object(variant, depth) for variant in self._counted(members)]
         if shape.booleans == {True, False}:
             options.append({"type": "boolean"})
@@ -103,10 +105,10 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------------------ arrays
 
-    def _array(self, items: Items, depth: int) -> list[Json]:
+    def _array(self, items: ArraySet, depth: int) -> list[Json]:
         for origin in items.repeated:
             self.losses.add(Loss(origin, "that items repeat is only checked"))
-        for some in items.some:
+        for some in items.duties:
             self.losses.add(Loss(some.origin, "that some item of a long array matches is only checked"))
         for _, _, _, origin in items.counts:
             self.losses.add(Loss(origin, "how many items match is only checked"))
@@ -128,7 +130,7 @@ class Writer:
             out["maxItems"] = items.most
         return [out]
 
-    def _spread(self, items: Items) -> list[Json] | None:
+    def _spread(self, items: ArraySet) -> list[Json] | None:
         """Arrays of different items one by one, if there are few."""
         pools = [self._values(cond) for cond in items.prefix]
         rest = self._values(items.rest) if items.rest in self.known else []
@@ -156,7 +158,7 @@ class Writer:
                 break
         return out or None
 
-    def _values(self, cond: Cond) -> list[Any] | None:
+    def _values(self, cond: Condition) -> list[Any] | None:
         """The values that meet a condition, if there are few."""
         if cond == ANY or cond not in self.known:
             return None if cond == ANY else []
@@ -170,10 +172,10 @@ class Writer:
 
     # ----------------------------------------------------------------------------------------------------- objects
 
-    def _counted(self, members: Members) -> list[Members]:
+    def _counted(self, members: ObjectSet) -> list[ObjectSet]:
         """The piece as pieces in which the engine can count: every name is required or cannot be."""
         beyond: frozenset[str] | None = None  # there must be a key that is none of these
-        for some in members.some:
+        for some in members.duties:
             if some.cond == ANY and not some.names and beyond is None:
                 beyond = some.but
                 more = tuple((n, cond_of(members, n)) for n in sorted(some.but - {name for name, _ in members.named}))
@@ -183,7 +185,7 @@ class Writer:
         if not members.least and members.most is None and beyond is None:
             return [members]
         optional = [n for n, c in members.named if n not in members.required and c in self.known]
-        out: list[Members] = []
+        out: list[ObjectSet] = []
         for chosen in self._choices(members, optional):
             absent = [name for name in optional if name not in chosen]
             named = tuple(
@@ -193,28 +195,28 @@ class Writer:
             required = (*members.required, *(n for n in optional if n in chosen))
             further = beyond is not None and all(name in beyond for name in required)
             least = max(members.least, len(required) + further)
-            variant = replace(members, named=(*named, *hidden), required=required, some=frozenset(), least=least)
-            out += tidy_members(variant)
+            variant = replace(members, named=(*named, *hidden), required=required, duties=frozenset(), least=least)
+            out += tidy_object(variant)
             if len(out) > WAYS:
                 self._lose(members, COUNTING, "the number of properties is only checked")
                 self.losses |= {
-                    Loss(some.origin, "how many properties there are is only checked") for some in members.some
+                    Loss(some.origin, "how many properties there are is only checked") for some in members.duties
                 }
-                return [replace(members, least=0, most=None, some=frozenset())]
+                return [replace(members, least=0, most=None, duties=frozenset())]
         open_keys = not is_closed(members)
         if open_keys and any(variant.least - len(variant.required) > 1 for variant in out):
             self._lose(members, COUNTING, "keys may repeat in a mask, and repeated ones count once")
         return out
 
     @staticmethod
-    def _choices(members: Members, optional: list[str]) -> Iterator[frozenset[str]]:
+    def _choices(members: ObjectSet, optional: list[str]) -> Iterator[frozenset[str]]:
         room = len(optional) if members.most is None else members.most - len(members.required)
         fewest = max(0, members.least - len(members.required)) if is_closed(members) else 0
         for count in range(fewest, min(room, len(optional)) + 1):
             for chosen in itertools.combinations(optional, count):
                 yield frozenset(chosen)
 
-    def _object(self, members: Members, depth: int) -> Json:
+    def _object(self, members: ObjectSet, depth: int) -> Json:
         out: Json = {"type": "object"}
         properties = {name: self._in_place(cond, depth + 1) for name, cond in members.named if cond in self.known}
         if members.required:
@@ -237,7 +239,7 @@ class Writer:
         out["additionalProperties"] = False
         return out
 
-    def _patterns(self, members: Members, depth: int) -> tuple[Json | None, list[str]]:
+    def _patterns(self, members: ObjectSet, depth: int) -> tuple[Json | None, list[str]]:
         """The keys without a name of their own, as patterns that do not overlap; and the names that must be listed,
         because the engine takes them out of the patterns by itself."""
         groups = self._disjoint(members)
@@ -261,7 +263,7 @@ class Writer:
             return None, []
         return out, taken
 
-    def _leaves_out(self, cond: Cond, named: dict[str, Cond]) -> bool:
+    def _leaves_out(self, cond: Condition, named: dict[str, Condition]) -> bool:
         """Whether the engine may be left to take names out of a pattern.
 
         It does so by their canonical spelling, and it intersects what the name and the pattern say. The first needs
@@ -271,16 +273,16 @@ class Writer:
             return False
         return cond == ANY or all(cond <= held and self._is_scalar(held) for held in named.values())
 
-    def _is_scalar(self, cond: Cond) -> bool:
+    def _is_scalar(self, cond: Condition) -> bool:
         if cond == ANY or cond not in self.known:
             return cond != ANY
         return not (self.found[cond].arrays or self.found[cond].objects)
 
-    def _lose(self, members: Members, keywords: frozenset[str], why: str) -> None:
+    def _lose(self, members: ObjectSet, keywords: frozenset[str], why: str) -> None:
         origins = {origin for origin in members.origins if origin.keyword in keywords}
         self.losses |= {Loss(origin, why) for origin in origins or {Origin("", "type")}}
 
-    def _disjoint(self, members: Members) -> list[Kind] | None:
+    def _disjoint(self, members: ObjectSet) -> list[Kind] | None:
         """The kinds without overlaps, and the rest; None if that takes too many."""
         out: list[Kind] = []
         try:
@@ -297,7 +299,7 @@ class Writer:
                 if len(out) > 24:
                     return None
             if members.others != NEVER:
-                rest: list[Class] = [frozenset()]
+                rest: list[Languages] = [frozenset()]
                 for group, _ in members.kinds:
                     rest = [part for piece in rest for part in _without(piece, group)]
                 out += [(part, members.others) for part in rest]
@@ -306,9 +308,9 @@ class Writer:
         return [(group, cond) for group, cond in out if not vacant(group)]
 
 
-def _without(group: Class, other: Class) -> list[Class]:
+def _without(group: Languages, other: Languages) -> list[Languages]:
     """What is in the one and not in the other, as languages that do not overlap."""
-    out: list[Class] = []
+    out: list[Languages] = []
     held = group
     for pattern in sorted(other, key=lambda p: (p.kind, p.text, p.positive)):
         part = held | {pattern.opposite()}

@@ -1,6 +1,6 @@
 """The algebra of objects: both of two pieces, and what a piece leaves out.
 
-Owns: `both_members`, `not_members`, `cond_of` (what the member of a name must meet). As in `pieces.py`, what is
+Owns: `both_object`, `not_object`, `cond_of` (what the member of a name must meet). As in `pieces.py`, what is
 returned is simplified. An object is *closed* if no key but its named ones can be in it; then "some member is such" is
 spelled out.
 """
@@ -11,17 +11,17 @@ from dataclasses import replace
 
 from .languages import member, names, vacant
 from .pieces import MOST_WAYS, WAYS, Inexact
-from .sets import ANY, NEVER, Class, Cond, Members, Origin, Some, meet, negated
+from .sets import ANY, NEVER, Condition, Duty, Languages, ObjectSet, Origin, meet, negated
 
-Kind = tuple[Class, Cond]
+Kind = tuple[Languages, Condition]
 
 
-def cond_of(members: Members, name: str) -> Cond:
+def cond_of(members: ObjectSet, name: str) -> Condition:
     """What the member of this name must meet."""
     return _cond(members, dict(members.named), name)
 
 
-def _cond(members: Members, named: dict[str, Cond], name: str) -> Cond:
+def _cond(members: ObjectSet, named: dict[str, Condition], name: str) -> Condition:
     if name in named:
         return named[name]
     met = [cond for group, cond in members.kinds if member(group, name)]
@@ -33,31 +33,31 @@ def _cond(members: Members, named: dict[str, Cond], name: str) -> Cond:
     return out
 
 
-def is_closed(members: Members) -> bool:
+def is_closed(members: ObjectSet) -> bool:
     return not members.kinds and members.others == NEVER
 
 
-def both_members(a: Members, b: Members) -> list[Members]:
+def both_object(a: ObjectSet, b: ObjectSet) -> list[ObjectSet]:
     named_a, named_b = dict(a.named), dict(b.named)
     named = tuple(
         (name, meet(_cond(a, named_a, name), _cond(b, named_b, name))) for name in dict.fromkeys((*named_a, *named_b))
     )
     kinds, others = _both_kinds(a, b)
     most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
-    made = Members(
+    made = ObjectSet(
         named,
         kinds,
         others,
         tuple(dict.fromkeys((*a.required, *b.required))),
         max(a.least, b.least),
         most,
-        a.some | b.some,
+        a.duties | b.duties,
         a.origins | b.origins,
     )
-    return tidy_members(made)
+    return tidy_object(made)
 
 
-def _both_kinds(a: Members, b: Members) -> tuple[tuple[Kind, ...], Cond]:
+def _both_kinds(a: ObjectSet, b: ObjectSet) -> tuple[tuple[Kind, ...], Condition]:
     if is_closed(a) or is_closed(b):
         return (), NEVER
     if not a.kinds and not b.kinds:
@@ -75,16 +75,16 @@ def _both_kinds(a: Members, b: Members) -> tuple[tuple[Kind, ...], Cond]:
     return tuple(kinds.items()), ANY
 
 
-def _remainder(members: Members) -> list[Kind]:
+def _remainder(members: ObjectSet) -> list[Kind]:
     """`others` as a kind."""
     if members.others == ANY:
         return []
     return [(rest_of(members), members.others)]
 
 
-def rest_of(members: Members) -> Class:
+def rest_of(members: ObjectSet) -> Languages:
     """The language of the keys that are in none of the kinds (named keys are not taken out)."""
-    out: Class = frozenset()
+    out: Languages = frozenset()
     for group, _ in members.kinds:
         if len(group) > 1:
             raise Inexact
@@ -92,7 +92,7 @@ def rest_of(members: Members) -> Class:
     return out
 
 
-def tidy_members(members: Members) -> list[Members]:
+def tidy_object(members: ObjectSet) -> list[ObjectSet]:
     named = dict(members.named)
     for name in members.required:
         if name not in named:
@@ -110,33 +110,33 @@ def tidy_members(members: Members) -> list[Members]:
         most = None if most is not None and most >= len(named) else most
     if most == len(members.required):
         named = {name: named[name] for name in members.required}
-        made = Members(tuple(named.items()), (), NEVER, members.required, 0, None, members.some)
+        made = ObjectSet(tuple(named.items()), (), NEVER, members.required, 0, None, members.duties)
         return _with_some(made)
     return _with_some(replace(members, named=tuple(named.items()), least=least, most=most))
 
 
-def _with_some(members: Members) -> list[Members]:
+def _with_some(members: ObjectSet) -> list[ObjectSet]:
     named = dict(members.named)
-    for some in sorted(members.some, key=lambda s: (sorted(s.cond), s.origin.pointer)):
-        others = replace(members, some=members.some - {some})
+    for some in sorted(members.duties, key=lambda s: (sorted(s.cond), s.origin.pointer)):
+        others = replace(members, duties=members.duties - {some})
         if some.cond == ANY and not some.names and not some.but:
-            return tidy_members(replace(others, least=max(others.least, 1), origins=others.origins | {some.origin}))
+            return tidy_object(replace(others, least=max(others.least, 1), origins=others.origins | {some.origin}))
         can = [name for name in named if name not in some.but and member(some.names, name)]
         if any(name in members.required and some.cond <= named[name] for name in can):
-            return tidy_members(others)
-        if len(can) > WAYS or len(can) ** len(members.some) > MOST_WAYS or not _shut(members, some):
+            return tidy_object(others)
+        if len(can) > WAYS or len(can) ** len(members.duties) > MOST_WAYS or not _shut(members, some):
             continue
-        out: list[Members] = []
+        out: list[ObjectSet] = []
         for name in can:
             cond = meet(named[name], some.cond)
             if cond != NEVER:
                 changed = tuple({**named, name: cond}.items())
-                out += tidy_members(replace(others, named=changed, required=(*members.required, name)))
+                out += tidy_object(replace(others, named=changed, required=(*members.required, name)))
         return out
     return [members]
 
 
-def _shut(members: Members, some: Some) -> bool:
+def _shut(members: ObjectSet, some: Duty) -> bool:
     """Whether only named keys can meet a duty."""
     beside = some.names | ({names(some.but).opposite()} if some.but else frozenset())
     for group, cond in members.kinds:
@@ -150,12 +150,12 @@ def _shut(members: Members, some: Some) -> bool:
         return False
 
 
-def not_members(members: Members, origin: Origin) -> list[Members]:
-    out: list[Members] = []
+def not_object(members: ObjectSet, origin: Origin) -> list[ObjectSet]:
+    out: list[ObjectSet] = []
     for name in members.required:
-        out.append(Members(((name, NEVER),)))
+        out.append(ObjectSet(((name, NEVER),)))
     for name, cond in members.named:
-        out += [Members(((name, negated(place)),), required=(name,)) for place in sorted(cond)]
+        out += [ObjectSet(((name, negated(place)),), required=(name,)) for place in sorted(cond)]
     but = frozenset(name for name, _ in members.named)
     for group, cond in members.kinds:
         out += [_duty(negated(place), origin, group, but) for place in sorted(cond)]
@@ -163,25 +163,25 @@ def not_members(members: Members, origin: Origin) -> list[Members]:
         rest = rest_of(members)
         out += [_duty(negated(place), origin, rest, but) for place in sorted(members.others)]
     if members.least > 0:
-        out.append(Members(most=members.least - 1, origins=frozenset({origin})))
+        out.append(ObjectSet(most=members.least - 1, origins=frozenset({origin})))
     if members.most is not None:
-        out.append(Members(least=members.most + 1, origins=frozenset({origin})))
-    for some in members.some:
+        out.append(ObjectSet(least=members.most + 1, origins=frozenset({origin})))
+    for some in members.duties:
         if len(some.cond) > 1:
             raise Inexact
         cond = negated(next(iter(some.cond))) if some.cond else NEVER
         group = some.names | ({names(some.but).opposite()} if some.but else frozenset())
-        out.append(Members(kinds=((group, cond),)) if group else Members(others=cond))
-    return [tidy for piece in out for tidy in tidy_members(piece)]
+        out.append(ObjectSet(kinds=((group, cond),)) if group else ObjectSet(others=cond))
+    return [tidy for piece in out for tidy in tidy_object(piece)]
 
 
-def _duty(cond: Cond, origin: Origin, group: Class, but: frozenset[str]) -> Members:
-    return Members(some=frozenset({Some(cond, origin, group, but)}))
+def _duty(cond: Condition, origin: Origin, group: Languages, but: frozenset[str]) -> ObjectSet:
+    return ObjectSet(duties=frozenset({Duty(cond, origin, group, but)}))
 
 
-def covers(a: Members, b: Members) -> bool:
+def covers(a: ObjectSet, b: ObjectSet) -> bool:
     """Whether every object of `b` is surely one of `a` (by what is written only)."""
-    if not (set(a.required) <= set(b.required) and a.some <= b.some and a.least <= max(b.least, len(b.required))):
+    if not (set(a.required) <= set(b.required) and a.duties <= b.duties and a.least <= max(b.least, len(b.required))):
         return False
     if a.most is not None and (b.most is None or b.most > a.most):
         return False
@@ -195,6 +195,6 @@ def covers(a: Members, b: Members) -> bool:
     return all(implied(x, y) for (_, x), (_, y) in zip(a.kinds, b.kinds))
 
 
-def implied(a: Cond, b: Cond) -> bool:
+def implied(a: Condition, b: Condition) -> bool:
     """Whether what meets `b` surely meets `a`."""
     return a <= b or b == NEVER
