@@ -33,6 +33,18 @@ import numpy as np
 
 from sgl.backend.runtime.grammar.schema.engine import OPTIONS
 from sgl.backend.runtime.grammar.schema.lower import Lowered, lower
+from sgl.backend.runtime.grammar.schema.nodes import (
+    AnySchema,
+    ArraySchema,
+    LoweredSchema,
+    ObjectSchema,
+    ReferenceSchema,
+    SchemaNode,
+    SchemaVisitor,
+    StringSchema,
+    UnionSchema,
+    spelled_schema,
+)
 from sgl.lang.checking.check import Mismatch, check, validator_for
 from sgl.lang.constraint import JsonSchema
 from sgl.lang.errors import ConstraintError
@@ -127,52 +139,54 @@ def spelled(value: Json) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def ordered(mask: Json, value: Json, definitions: dict[str, Json], depth: int = 0) -> Json:
-    """The value with its keys in the order of the mask; raises `LookupError` if the mask has no place for it."""
-    if mask is False or depth > 200:
+class Ordering(SchemaVisitor[[Json], Json]):
+    """The value with its keys in the order of the lowered schema; `LookupError` if the schema has no place for it."""
+
+    def visit_union(self, node: UnionSchema, value: Json) -> Json:
+        for branch in node.branches:
+            with contextlib.suppress(LookupError):
+                return self.visit(branch, value)
         raise LookupError
-    if mask is True or mask == {}:
-        return value
-    if "$ref" in mask:
-        return ordered(definitions[mask["$ref"].rpartition("/")[2]], value, definitions, depth + 1)
-    if "anyOf" in mask:
-        for option in mask["anyOf"]:
-            try:
-                return ordered(option, value, definitions, depth + 1)
-            except LookupError:
-                continue
-        raise LookupError
-    if isinstance(value, dict) and mask.get("type") == "object":
-        return _ordered_members(mask, value, definitions, depth)
-    if isinstance(value, list) and mask.get("type") == "array":
-        heads, rest = mask.get("prefixItems", []), mask.get("items", True)
-        if not mask.get("minItems", 0) <= len(value) <= mask.get("maxItems", len(value)):
+
+    def visit_reference(self, node: ReferenceSchema, value: Json) -> Json:
+        return self.visit(self.schema.definitions[node.name], value)
+
+    def visit_object(self, node: ObjectSchema, value: Json) -> Json:
+        if not isinstance(value, dict) or not set(node.required) <= set(value) or not _counts(node, value):
             raise LookupError
-        parts = [heads[i] if i < len(heads) else rest for i in range(len(value))]
-        return [ordered(part, item, definitions, depth + 1) for part, item in zip(parts, value)]
-    if isinstance(value, (dict, list)):
+        out = {}
+        for name in [*(n for n in node.properties if n in value), *(n for n in value if n not in node.properties)]:
+            part = node.properties.get(name)
+            if part is None:
+                found = (p for text, p in node.patterns.items() if _finder(text)(name))
+                part = next(found, node.others)
+            out[name] = self.visit(part, value[name])
+        return out
+
+    def visit_array(self, node: ArraySchema, value: Json) -> Json:
+        if not isinstance(value, list) or not _counts(node, value):
+            raise LookupError
+        parts = [*node.prefix, *[node.rest] * len(value)]
+        return [self.visit(part, item) for part, item in zip(parts, value)]
+
+    def visit_any(self, node: AnySchema, value: Json) -> Json:
+        return value
+
+    def otherwise(self, node: SchemaNode, value: Json) -> Json:
+        patterns = node.patterns if isinstance(node, StringSchema) else ()
+        if isinstance(node, StringSchema):
+            node = StringSchema(node.least, node.most)
+        plain = spelled_schema(LoweredSchema(node))
+        if not validator_for(plain).is_valid(value) or not all(_finder(text)(value) for text in patterns):
+            raise LookupError
+        return value
+
+    def again(self, node: SchemaNode) -> Json:
         raise LookupError
-    patterns = [part["pattern"] for part in (mask, *mask.get("allOf", [])) if "pattern" in part]
-    plain = {name: part for name, part in mask.items() if name not in ("pattern", "allOf", "$defs")}
-    if not validator_for(plain).is_valid(value) or not all(_finder(text)(value) for text in patterns):
-        raise LookupError
-    return value
 
 
-def _ordered_members(mask: Json, value: dict[str, Json], definitions: dict[str, Json], depth: int) -> Json:
-    properties = mask.get("properties", {})
-    if not set(mask.get("required", ())) <= set(value):
-        raise LookupError
-    if not mask.get("minProperties", 0) <= len(value) <= mask.get("maxProperties", len(value)):
-        raise LookupError
-    out = {}
-    for name in [*(n for n in properties if n in value), *(n for n in value if n not in properties)]:
-        part = properties.get(name)
-        if part is None:
-            found = [p for text, p in mask.get("patternProperties", {}).items() if _finder(text)(name)]
-            part = found[0] if found else mask.get("additionalProperties", True)
-        out[name] = ordered(part, value[name], definitions, depth + 1)
-    return out
+def _counts(node: ArraySchema | ObjectSchema, value: Json) -> bool:
+    return node.least <= len(value) <= (len(value) if node.most is None else node.most)
 
 
 @functools.cache
@@ -232,7 +246,7 @@ def _valid(out: Result, lowered: Lowered, masks: Masks, start: Any, constraint: 
         out.counts["valid accepted"] += 1
         return
     try:
-        again = masks.walk(start, spelled(ordered(lowered.mask, value, lowered.mask.get("$defs", {}))))
+        again = masks.walk(start, spelled(Ordering(lowered.document).visit(lowered.document.root, value)))
     except LookupError:
         again = why
     if again is None:
@@ -246,7 +260,7 @@ def _invalid(out: Result, lowered: Lowered, masks: Masks, start: Any, constraint
     out.counts["invalid"] += 1
     texts = {spelled(value)}
     with contextlib.suppress(LookupError):
-        texts.add(spelled(ordered(lowered.mask, value, lowered.mask.get("$defs", {}))))
+        texts.add(spelled(Ordering(lowered.document).visit(lowered.document.root, value)))
     admitted = [text for text in texts if masks.walk(start, text) is None]
     if not admitted:
         out.counts["invalid refused by the mask"] += 1

@@ -36,6 +36,7 @@ from .engines.worker import Build, Worker, cached
 from .engines.xgrammar_engine import XGrammar
 from .lark import merged, regular, schemas, to_source
 from .schema.lower import Lowered, lower
+from .schema.nodes import IMPOSSIBLE, AnySchema, LoweredSchema, ObjectSchema
 from .sharing.alike import Alike, Apart, Patterns, Texts
 from .sharing.alike_json import Places
 from .sharing.recalled import Memory, Recalled
@@ -163,12 +164,13 @@ class Grammars:
         compiled = self._engine(constraint, {part: low.mask for part, low in lowered.items()})
         checked = [pointer for part, low in lowered.items() for pointer in _unenforced(part, low)]
         joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
-        if any(_open(low.mask) if joined else _few_keys(low.mask) for low in lowered.values()):
+        if any(_open(low.document) if joined else _few_keys(low.document) for low in lowered.values()):
             checked.append("repeated keys")
         if isinstance(compiled, LLCompiled):
             compiled = Recalled(compiled, _alike(constraint, lowered), self.memory)
-        witnesses, heavy = _help(constraint, [low.mask for low in lowered.values()])
-        deep = self._deepest(constraint, {part: low.mask for part, low in lowered.items()})
+        documents = {part: low.document for part, low in lowered.items()}
+        witnesses, heavy = _help(constraint, [*documents.values()])
+        deep = self._deepest(constraint, documents)
         prepared = Prepared(
             constraint, compiled, tuple(dict.fromkeys(checked)), self._closer, self.vocabulary, witnesses, heavy, deep
         )
@@ -178,15 +180,18 @@ class Grammars:
     def _closer(self) -> Closer:
         return self.closer
 
-    def _deepest(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> int | None:
-        if not self.vocabulary.spells_all or (masks and self.backend not in ("auto", "llguidance")):
+    def _deepest(self, constraint: Constraint, documents: dict[JsonSchema, LoweredSchema]) -> int | None:
+        if not self.vocabulary.spells_all or (documents and self.backend not in ("auto", "llguidance")):
             return None
         node = regular(constraint)
         if node is None and isinstance(constraint, Either):
-            bounds = [self._deepest(branch, masks) for branch in constraint.branches]
+            bounds = [self._deepest(branch, documents) for branch in constraint.branches]
             return None if None in bounds else max(bound for bound in bounds if bound is not None)
         parts = merged(constraint.parts) if isinstance(constraint, Sequenced) else [constraint]
-        known = [masks.get(part) if isinstance(part, JsonSchema) else part for part in parts]
+        known: list[PatternNode | LoweredSchema | None] = [
+            documents.get(part) if isinstance(part, JsonSchema) else part if isinstance(part, PatternNode) else None
+            for part in parts
+        ]
         return deepest([node] if node is not None else known, self.vocabulary.by_bytes)
 
     def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled | LLCompiled:
@@ -246,11 +251,11 @@ def _alike(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> Alike:
     return Patterns(node) if node is not None and node.plain else Texts()
 
 
-def _help(constraint: Constraint, masks: list[Any]) -> tuple[tuple[bytes, ...], int]:
+def _help(constraint: Constraint, documents: list[LoweredSchema]) -> tuple[tuple[bytes, ...], int]:
     """What helps to close a text: witnesses of its regular parts, and how much one token may add to its end."""
-    found = [text for mask in masks for text in schema_witnesses(mask)]
+    found = [text for document in documents for text in schema_witnesses(document)]
     found += [text for node in _regular_parts(constraint) if (text := witness(node)) is not None]
-    heavy = [heaviest(mask) for mask in masks] + [len(text) for text in found]
+    heavy = [heaviest(document) for document in documents] + [len(text) for text in found]
     return tuple(dict.fromkeys(found)), max(heavy, default=8)
 
 
@@ -263,30 +268,19 @@ def _regular_parts(constraint: Constraint) -> list[PatternNode]:
     return [node for piece in pieces for node in (_regular_parts(piece) if isinstance(piece, Constraint) else [piece])]
 
 
-def _open(mask: Any) -> bool:
+def _open(document: LoweredSchema) -> bool:
     """Whether some object in the schema may have keys that it does not name."""
-    if isinstance(mask, list):
-        return any(_open(item) for item in mask)
-    if not isinstance(mask, dict):
-        return mask is True
-    kinds = mask.get("type", "object")
-    says_keys = "object" in kinds and not {"$ref", "const", "enum", "anyOf", "allOf"} & mask.keys()
-    if says_keys and (mask.get("additionalProperties") is not False or mask.get("patternProperties")):
-        return True
-    named = [inner for key in ("properties", "$defs") for inner in mask.get(key, {}).values()]
-    nested = [mask[key] for key in ("items", "prefixItems", "anyOf", "allOf", "oneOf") if key in mask]
-    return any(_open(inner) for inner in named + nested)
+    return any(
+        isinstance(node, AnySchema)
+        or (isinstance(node, ObjectSchema) and (bool(node.patterns) or node.others is not IMPOSSIBLE))
+        for node in document.nodes()
+    )
 
 
-def _few_keys(mask: Any) -> bool:
+def _few_keys(document: LoweredSchema) -> bool:
     """Whether some object's keys follow a pattern of so few texts that the mask may run out of new ones."""
-    if isinstance(mask, list):
-        return any(_few_keys(item) for item in mask)
-    if not isinstance(mask, dict):
-        return False
-    if any(size(mask_pattern(pattern)) <= FEW for pattern in mask.get("patternProperties", ())):
-        return True
-    return any(_few_keys(value) for key, value in mask.items() if key not in ("const", "enum"))
+    patterns = (p for node in document.nodes() if isinstance(node, ObjectSchema) for p in node.patterns)
+    return any(size(mask_pattern(pattern)) <= FEW for pattern in patterns)
 
 
 def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:

@@ -18,6 +18,20 @@ from decimal import Decimal
 from typing import Any
 
 from .....lang.pattern import Alt, Chars, Concat, PatternError, PatternNode, Repeat
+from ..schema.nodes import (
+    ANYTHING,
+    IMPOSSIBLE,
+    ArraySchema,
+    BooleanSchema,
+    EnumSchema,
+    LoweredSchema,
+    NumberSchema,
+    ObjectSchema,
+    SchemaNode,
+    SchemaVisitor,
+    StringSchema,
+    UnionSchema,
+)
 from .search import mask_pattern
 
 MOST_BYTES = 2_000
@@ -30,7 +44,6 @@ _BLANK = b"\xff"
 """A byte that is not known; no token spells it, so it counts one."""
 _ESCAPE = 6
 """Bytes of an escape in JSON; a character beyond U+FFFF takes two."""
-_CONSTANT = {"boolean": (b"true", b"false"), "null": (b"null",)}
 _SEPARATORS = ((", ", ": "), (",", ":"))
 
 
@@ -38,18 +51,18 @@ class _Untold(Exception):
     """Nothing can be told."""
 
 
-def deepest(parts: Sequence[Any], words: Collection[bytes] = ()) -> int | None:
+def deepest(parts: Sequence[PatternNode | LoweredSchema | None], words: Collection[bytes] = ()) -> int | None:
     """The most tokens that a text of these parts, one after the other, can need from anywhere to its nearest end.
 
     `parts`: patterns (`PatternNode`) and lowered schemas. `words`: the tokens' bytes, each single byte among them.
     """
     try:
-        return max(_Bound(words, *style).sequence([*parts]) for style in _SEPARATORS)
+        return max(_EndBound(words, *style).sequence(parts) for style in _SEPARATORS)
     except (_Untold, PatternError, RecursionError):
         return None
 
 
-class _Bound:
+class _EndBound:
     """One walk over the parts of a constraint. Every method's `after` is a shortest text of what must follow."""
 
     def __init__(self, words: Collection[bytes], comma: str, colon: str) -> None:
@@ -59,12 +72,18 @@ class _Bound:
         self.least: dict[tuple[PatternNode, bool], bytes] = {}
         self.looked = 0
 
-    def sequence(self, parts: list[Any]) -> int:
+    def sequence(self, parts: Sequence[PatternNode | LoweredSchema | None]) -> int:
         after, most = b"", 0
         for part in reversed(parts):
-            pattern = isinstance(part, PatternNode)
-            most = max(most, self.node(part, after) if pattern else self.schema(part, after, {}, part))
-            after = _short((self.least_node(part, False) if pattern else self.least_schema(part, part, ())) + after)
+            if part is None:
+                raise _Untold
+            if isinstance(part, LoweredSchema):
+                farthest = _FarthestEnd(part, self)
+                most = max(most, farthest.visit(part.root, after))
+                after = _short(farthest.least.visit(part.root) + after)
+            else:
+                most = max(most, self.pattern(part, after))
+                after = _short(self.least_pattern(part, False) + after)
         return most
 
     def cost(self, after: bytes) -> int:
@@ -87,139 +106,176 @@ class _Bound:
         self.looked += len(text)
         return max((self.cost(text[at:] + after) for at in range(len(text))), default=0)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         self.looked += 1
         if self.looked > MOST_PARTS:
             raise _Untold
 
     # -- patterns
-    def node(self, node: PatternNode, after: bytes, quoted: bool = False) -> int:
+    def pattern(self, node: PatternNode, after: bytes, quoted: bool = False) -> int:
         """`quoted`: within a JSON string."""
-        self._look()
+        self.look()
         if isinstance(node, Chars):
             begun = _rest(node, quoted)
-            return max(begun + self.cost(after) if begun else 0, self.cost(self.least_node(node, quoted) + after))
+            return max(begun + self.cost(after) if begun else 0, self.cost(self.least_pattern(node, quoted) + after))
         if isinstance(node, Concat):
             most = self.cost(after)
             for part in reversed(node.parts):
-                most = max(most, self.node(part, after, quoted))
-                after = _short(self.least_node(part, quoted) + after)
+                most = max(most, self.pattern(part, after, quoted))
+                after = _short(self.least_pattern(part, quoted) + after)
             return most
         if isinstance(node, Alt):
-            return max(self.node(part, after, quoted) for part in node.parts)
+            return max(self.pattern(part, after, quoted) for part in node.parts)
         if isinstance(node, Repeat):
             again = max(node.low - 1, 0)
-            least = self.least_node(node.node, quoted) if again else b""
+            least = self.least_pattern(node.node, quoted) if again else b""
             if len(least) * again > MOST_BYTES:
                 raise _Untold
-            return max(self.cost(after), self.node(node.node, least * again + after, quoted))
+            return max(self.cost(after), self.pattern(node.node, least * again + after, quoted))
         raise _Untold
 
-    def least_node(self, node: PatternNode, quoted: bool) -> bytes:
+    def least_pattern(self, node: PatternNode, quoted: bool) -> bytes:
         """A shortest text of a pattern."""
         key = node, quoted
         if key not in self.least:
-            self.least[key] = _short(self._least_node(node, quoted))
+            self.least[key] = _short(self._least_pattern(node, quoted))
         return self.least[key]
 
-    def _least_node(self, node: PatternNode, quoted: bool) -> bytes:
-        self._look()
+    def _least_pattern(self, node: PatternNode, quoted: bool) -> bytes:
+        self.look()
         if isinstance(node, Chars) and node.ranges:
             return _cheapest(node, quoted)
         if isinstance(node, Concat):
-            return b"".join([self.least_node(part, quoted) for part in node.parts])
+            return b"".join([self.least_pattern(part, quoted) for part in node.parts])
         if isinstance(node, Alt):
-            return min((self.least_node(part, quoted) for part in node.parts), key=len)
+            return min((self.least_pattern(part, quoted) for part in node.parts), key=len)
         if isinstance(node, Repeat):
-            least = self.least_node(node.node, quoted) if node.low else b""
+            least = self.least_pattern(node.node, quoted) if node.low else b""
             if len(least) * node.low > MOST_BYTES:
                 raise _Untold
             return least * node.low
         raise _Untold
 
-    # -- schemas; `root` holds the definitions
-    def schema(self, schema: Any, after: bytes, within: dict[str, None], root: Any) -> int:
-        """`within`: the definitions that this one is in."""
-        self._look()
-        kind = _kind(schema)
-        if kind == "$ref":
-            name = _name(schema, within)
-            return self.schema(_defined(root, name), after, {**within, name: None}, root)
-        if kind == "anyOf":
-            return max(self.schema(branch, after, within, root) for branch in schema["anyOf"])
-        if kind == "enum":
-            return max(self.within(_spelled(value), after) for value in schema["enum"])
-        if kind == "object":
-            return self._object(schema, after, within, root)
-        if kind == "array":
-            return self._array(schema, after, within, root)
-        if kind == "string" and "pattern" in schema:
-            node, least = mask_pattern(schema["pattern"]), self.least_schema(schema, root, ())
-            return max(self.cost(least + after), self.node(node, b'"' + after, quoted=True))
-        if kind == "string":
-            fewest: int = schema.get("minLength", 0)
-            return 2 + fewest + 2 * _ESCAPE + self.cost(after)
-        if kind in _CONSTANT:
-            return max(self.within(text, after) for text in _CONSTANT[kind])
-        return _digits(schema) + self.cost(after)
 
-    def _object(self, schema: Any, after: bytes, within: dict[str, None], root: Any) -> int:
-        most = self.cost(_short(self.least_schema(schema, root, tuple(within)) + after))
-        required = set(schema.get("required", ()))
+class _ShortestText(SchemaVisitor[[], bytes]):
+    """A shortest text of each node, or one as long as that."""
+
+    def __init__(self, schema: LoweredSchema, bound: _EndBound) -> None:
+        super().__init__(schema)
+        self.bound = bound
+
+    def visit(self, node: SchemaNode) -> bytes:
+        self.bound.look()
+        return super().visit(node)
+
+    def visit_union(self, node: UnionSchema) -> bytes:
+        return min((self.visit(branch) for branch in node.branches), key=len)
+
+    def visit_enum(self, node: EnumSchema) -> bytes:
+        return min(map(_spelled, node.values), key=len)
+
+    def visit_object(self, node: ObjectSchema) -> bytes:
+        _told_object(node)
+        required = [(name, member) for name, member in node.properties.items() if name in node.required]
+        members = [_spelled(name) + self.bound.colon + self.visit(member) for name, member in required]
+        return b"{" + self.bound.comma.join(members) + b"}"
+
+    def visit_array(self, node: ArraySchema) -> bytes:
+        _told_array(node)
+        items = [self.visit(item) for item in node.prefix[: node.least]]
+        more = node.least - len(items)
+        if more > 0:
+            items += [self.visit(node.rest)] * min(more, MOST_BYTES)
+        return _short(b"[" + self.bound.comma.join(items) + b"]")
+
+    def visit_string(self, node: StringSchema) -> bytes:
+        pattern = _only_pattern(node)
+        inner = b"a" * min(node.least, MOST_BYTES) if pattern is None else self.bound.least_pattern(pattern, True)
+        return b'"' + inner + b'"'
+
+    def visit_boolean(self, node: BooleanSchema) -> bytes:
+        return b"true"
+
+    def visit_number(self, node: NumberSchema) -> bytes:
+        return _BLANK * _digits(node)
+
+    def otherwise(self, node: SchemaNode) -> bytes:
+        raise _Untold
+
+    def again(self, node: SchemaNode) -> bytes:
+        raise _Untold
+
+
+class _FarthestEnd(SchemaVisitor[[bytes], int]):
+    """The most tokens from anywhere in a text of a node to the end of it and of `after`."""
+
+    def __init__(self, schema: LoweredSchema, bound: _EndBound) -> None:
+        super().__init__(schema)
+        self.bound = bound
+        self.least = _ShortestText(schema, bound)
+
+    def visit(self, node: SchemaNode, after: bytes) -> int:
+        self.bound.look()
+        return super().visit(node, after)
+
+    def visit_union(self, node: UnionSchema, after: bytes) -> int:
+        return max(self.visit(branch, after) for branch in node.branches)
+
+    def visit_enum(self, node: EnumSchema, after: bytes) -> int:
+        return max(self.bound.within(_spelled(value), after) for value in node.values)
+
+    def visit_object(self, node: ObjectSchema, after: bytes) -> int:
+        most = self._whole(node, after)
         after = b"}" + after
-        for name, value in reversed(schema.get("properties", {}).items()):
-            if value is False:
+        for name, member in reversed([*node.properties.items()]):
+            if member is IMPOSSIBLE:
                 continue
-            opening = self.comma + _spelled(name) + self.colon
-            least = _short(self.least_schema(value, root, tuple(within)) + after)
-            most = max(most, self.within(opening, least), self.schema(value, after, within, root))
-            if name in required:
-                after = _short(opening + least)
+            opening = self.bound.comma + _spelled(name) + self.bound.colon
+            inside, least = self._entry(opening, member, after)
+            most = max(most, inside)
+            if name in node.required:
+                after = _short(least)
         return most
 
-    def _array(self, schema: Any, after: bytes, within: dict[str, None], root: Any) -> int:
-        most = self.cost(_short(self.least_schema(schema, root, tuple(within)) + after))
-        first, fewest = schema.get("prefixItems", []), schema.get("minItems", 0)
+    def visit_array(self, node: ArraySchema, after: bytes) -> int:
+        most = self._whole(node, after)
         after = b"]" + after
-        items = [*first, schema["items"]]
-        rest = list(range(len(first), fewest)) or [len(first)]
-        for place in reversed([*range(len(first)), *rest]):
-            item = items[min(place, len(first))]
-            if item is False:
+        rest = [node.rest] * max(node.least - len(node.prefix), 1)
+        for place, item in reversed([*enumerate([*node.prefix, *rest])]):
+            if item is IMPOSSIBLE:
                 continue
-            least = _short(self.least_schema(item, root, tuple(within)) + after)
-            most = max(most, self.within(self.comma, least), self.schema(item, after, within, root))
-            if place < fewest:
-                after = _short(self.comma + least)
+            inside, least = self._entry(self.bound.comma, item, after)
+            most = max(most, inside)
+            if place < node.least:
+                after = _short(least)
         return most
 
-    def least_schema(self, schema: Any, root: Any, within: tuple[str, ...]) -> bytes:
-        """A shortest text of a schema, or one as long as that."""
-        self._look()
-        kind = _kind(schema)
-        if kind == "$ref":
-            name = _name(schema, within)
-            return self.least_schema(_defined(root, name), root, (*within, name))
-        if kind == "anyOf":
-            return min((self.least_schema(branch, root, within) for branch in schema["anyOf"]), key=len)
-        if kind == "enum":
-            return min(map(_spelled, schema["enum"]), key=len)
-        if kind == "object":
-            properties = schema.get("properties", {})
-            required = [(name, properties[name]) for name in properties if name in schema.get("required", ())]
-            members = [_spelled(name) + self.colon + self.least_schema(it, root, within) for name, it in required]
-            return b"{" + self.comma.join(members) + b"}"
-        if kind == "array":
-            first, fewest = schema.get("prefixItems", []), schema.get("minItems", 0)
-            least = [self.least_schema(item, root, within) for item in first[:fewest]]
-            more = fewest - len(least)
-            if more > 0:
-                least += [self.least_schema(schema["items"], root, within)] * min(more, MOST_BYTES)
-            return _short(b"[" + self.comma.join(least) + b"]")
-        if kind == "string":
-            inner = self.least_node(mask_pattern(schema["pattern"]), True) if "pattern" in schema else None
-            return b'"' + (b"a" * min(schema.get("minLength", 0), MOST_BYTES) if inner is None else inner) + b'"'
-        return min(_CONSTANT[kind], key=len) if kind in _CONSTANT else _BLANK * _digits(schema)
+    def _whole(self, node: SchemaNode, after: bytes) -> int:
+        return self.bound.cost(_short(self.least.visit(node) + after))
+
+    def _entry(self, opening: bytes, node: SchemaNode, after: bytes) -> tuple[int, bytes]:
+        """Return the most from anywhere in a member or an item with what opens it, and a shortest text of both."""
+        least = _short(self.least.visit(node) + after)
+        return max(self.bound.within(opening, least), self.visit(node, after)), opening + least
+
+    def visit_string(self, node: StringSchema, after: bytes) -> int:
+        pattern = _only_pattern(node)
+        if pattern is None:
+            return 2 + node.least + 2 * _ESCAPE + self.bound.cost(after)
+        least = self.least.visit(node)
+        return max(self.bound.cost(least + after), self.bound.pattern(pattern, b'"' + after, quoted=True))
+
+    def visit_boolean(self, node: BooleanSchema, after: bytes) -> int:
+        return max(self.bound.within(text, after) for text in (b"true", b"false"))
+
+    def visit_number(self, node: NumberSchema, after: bytes) -> int:
+        return _digits(node) + self.bound.cost(after)
+
+    def otherwise(self, node: SchemaNode, after: bytes) -> int:
+        raise _Untold
+
+    def again(self, node: SchemaNode) -> int:
+        raise _Untold
 
 
 # -- characters
@@ -247,50 +303,23 @@ def _rest(node: Chars, quoted: bool) -> int:
 
 
 # -- schemas
-_KNOWN = {
-    "object": {"type", "properties", "required", "additionalProperties"},
-    "array": {"type", "items", "prefixItems", "minItems", "maxItems"},
-    "string": {"type", "pattern", "minLength", "maxLength"},
-    "number": {"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
-    "integer": {"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
-    "boolean": {"type"},
-    "null": {"type"},
-    "anyOf": {"anyOf"},
-    "enum": {"enum"},
-    "$ref": {"$ref"},
-}
+def _told_object(node: ObjectSchema) -> None:
+    """Refuse an object that may have other keys than its properties, or that counts its members."""
+    closed = not node.patterns and node.others is IMPOSSIBLE and set(node.required) <= node.properties.keys()
+    if not closed or node.least or node.most is not None:
+        raise _Untold
 
 
-def _kind(schema: Any) -> str:
-    """What a schema asks for, if it asks for nothing that is not known here."""
-    if not isinstance(schema, dict):
+def _told_array(node: ArraySchema) -> None:
+    if node.rest is ANYTHING:
         raise _Untold
-    kind: Any = next((key for key in ("$ref", "anyOf", "enum") if key in schema), schema.get("type"))
-    if not isinstance(kind, str) or not schema.keys() <= _KNOWN.get(kind, set()) | {"$defs"}:
-        raise _Untold
-    if kind == "object":
-        properties = schema.get("properties", {})
-        if schema.get("additionalProperties") is not False or not set(schema.get("required", ())) <= properties.keys():
-            raise _Untold
-    if kind == "array" and "items" not in schema:
-        raise _Untold
-    if kind == "string" and "pattern" in schema and {"minLength", "maxLength"} & schema.keys():
-        raise _Untold
-    return kind
 
 
-def _name(schema: Any, within: Collection[str]) -> str:
-    name = str(schema["$ref"]).rpartition("/")[2]
-    if name in within:
+def _only_pattern(node: StringSchema) -> PatternNode | None:
+    """Return the pattern of a string, if it has one; more than that is not known."""
+    if node.patterns[1:] or (node.patterns and (node.least or node.most is not None)):
         raise _Untold
-    return name
-
-
-def _defined(root: Any, name: str) -> Any:
-    definitions = root.get("$defs", {})
-    if name not in definitions:
-        raise _Untold
-    return definitions[name]
+    return mask_pattern(node.patterns[0]) if node.patterns else None
 
 
 def _spelled(value: Any) -> bytes:
@@ -298,18 +327,17 @@ def _spelled(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _digits(schema: Any) -> int:
-    """Bytes of a number of a schema, as far as its bounds ask for them. With none, a digit completes any."""
-    said = [value for key, value in schema.items() if key != "type"]
+def _digits(node: NumberSchema) -> int:
+    """Return the bytes of a number, as far as its bounds ask for them. With none, a digit completes any."""
     whole = places = 0
-    for value in said:
+    for value in node.said:
         before, _, behind = format(abs(Decimal(repr(value))), "f").partition(".")
         whole, places = max(whole, len(before)), max(places, len(behind))
-    if not said:
+    if not node.said:
         return 2
-    if "multipleOf" in schema:
-        whole += len(format(Decimal(repr(schema["multipleOf"])), "f").partition(".")[0])
-    return 1 + whole + (0 if schema["type"] == "integer" and not places else 2 + places)
+    if node.multiple is not None:
+        whole += len(format(Decimal(repr(node.multiple)), "f").partition(".")[0])
+    return 1 + whole + (0 if node.integer and not places else 2 + places)
 
 
 def _short(text: bytes) -> bytes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,20 @@ import numpy.typing as npt
 from .....lang.pattern import PatternError, PatternNode, parse_regex, shortest
 from ..engines.protocol import Mask, Matcher, mask_words
 from ..engines.vocabulary import Vocabulary
+from ..schema.nodes import (
+    ANYTHING,
+    IMPOSSIBLE,
+    ArraySchema,
+    EnumSchema,
+    LoweredSchema,
+    NeverSchema,
+    ObjectSchema,
+    ReferenceSchema,
+    SchemaNode,
+    SchemaVisitor,
+    StringSchema,
+    UnionSchema,
+)
 
 BEAM = 16
 """Texts that the breadth-first search keeps a layer."""
@@ -64,14 +78,14 @@ class Closer:
         `witnesses`: texts of the constraint's regular parts. `json`: only strings are regular parts. `work`: what the
         search may take.
         """
-        search = _Search(self, witnesses, json, work)
+        search = _ClosingSearch(self, witnesses, json, work)
         found = search.greedy(matcher, min(limit, 2_000))
         if found is None and limit > 0:
             found = search.greedy(matcher, min(limit, 400), last=True)
         return search.breadth_first(matcher, min(limit, 400)) if found is None and limit > 0 else found
 
 
-class _Search:
+class _ClosingSearch:
     """One search, with its own row for masks. `left`: the work it may still do."""
 
     def __init__(self, closer: Closer, witnesses: Sequence[bytes], json: bool, work: int) -> None:
@@ -214,25 +228,11 @@ def witness(node: PatternNode) -> bytes | None:
     return text.encode() if text is not None and 0 < len(text) <= LONGEST_WITNESS else None
 
 
-def schema_witnesses(mask: Any) -> tuple[bytes, ...]:
-    """Shortest texts of the patterns in a lowered schema."""
-    found: dict[bytes, None] = {}
-    for pattern in dict.fromkeys(_patterns(mask)):
-        if len(found) < MOST_WITNESSES and (text := _of_pattern(pattern)) is not None:
-            found[text] = None
-    return tuple(found)
-
-
-def _patterns(mask: Any) -> Iterator[str]:
-    if isinstance(mask, dict):
-        if isinstance(mask.get("pattern"), str):
-            yield mask["pattern"]
-        for key, value in mask.items():
-            if key not in ("const", "enum"):
-                yield from _patterns(value)
-    elif isinstance(mask, list):
-        for value in mask:
-            yield from _patterns(value)
+def schema_witnesses(schema: LoweredSchema) -> tuple[bytes, ...]:
+    """Return shortest texts of the patterns of strings in a lowered schema."""
+    patterns = dict.fromkeys(p for node in schema.nodes() if isinstance(node, StringSchema) for p in node.patterns)
+    found = (text for pattern in patterns if (text := _of_pattern(pattern)) is not None)
+    return tuple(islice(dict.fromkeys(found), MOST_WITNESSES))
 
 
 _RUST_CHARACTER = re.compile(r"\\x\{([0-9a-fA-F]+)\}")
@@ -240,7 +240,7 @@ _RUST_CHARACTER = re.compile(r"\\x\{([0-9a-fA-F]+)\}")
 
 
 def mask_pattern(pattern: str) -> PatternNode:
-    """A pattern of a lowered schema, read."""
+    """Return a pattern of a lowered schema, read."""
     return parse_regex(_RUST_CHARACTER.sub(lambda m: f"\\U{int(m[1], 16):08x}", pattern))
 
 
@@ -252,56 +252,52 @@ def _of_pattern(pattern: str) -> bytes | None:
         return None
 
 
-def heaviest(mask: Any) -> int:
-    """Characters of the largest least value that any place of a lowered schema asks for: what one opening bracket or
-    comma may add to the way to the end."""
-    sizes = _Sizes(mask)
-    return max((sizes.of(place) for place in _places(mask)), default=1)
+def heaviest(schema: LoweredSchema) -> int:
+    """Return the characters of the largest least value that any place of a lowered schema asks for.
+
+    So much one opening bracket or comma may add to the way to the end.
+    """
+    sizes = _LeastSizes(schema)
+    return max(sizes.visit(node) for node in schema.nodes())
 
 
-class _Sizes:
-    """The least size of a value of each place, in characters; large where it cannot be told."""
+class _LeastSizes(SchemaVisitor[[], int]):
+    """The least size of a value of each node, in characters; 1 where it is not told."""
 
-    def __init__(self, document: Any) -> None:
-        self.definitions = document.get("$defs", {}) if isinstance(document, dict) else {}
-        self.known: dict[str, int] = {}
+    MOST_LEVELS = 60
 
-    def of(self, schema: Any, depth: int = 0) -> int:
-        if not isinstance(schema, dict) or depth > 60:
-            return 1
-        if "$ref" in schema:
-            name = str(schema["$ref"]).rpartition("/")[2]
-            if name not in self.known:
-                self.known[name] = 1  # within itself
-                self.known[name] = self.of(self.definitions.get(name), depth + 1)
-            return self.known[name]
-        if "anyOf" in schema:
-            return min((self.of(branch, depth + 1) for branch in schema["anyOf"]), default=1)
-        if "allOf" in schema:
-            return max((self.of(branch, depth + 1) for branch in schema["allOf"]), default=1)
-        values = [schema["const"]] if "const" in schema else schema.get("enum")
-        if values:
-            return min(len(str(value)) + 2 for value in values)
-        properties = schema.get("properties", {})
-        required: list[int] = [
-            len(name) + 6 + self.of(properties.get(name), depth + 1) for name in schema.get("required", ())
-        ]
-        items: int = schema.get("minItems", 0) * (2 + self.of(schema.get("items"), depth + 1))
-        items += sum(2 + self.of(item, depth + 1) for item in schema.get("prefixItems", ()))
-        text: int = max(
-            schema.get("minLength", 0), len(_of_pattern(schema["pattern"]) or b"") if "pattern" in schema else 0
-        )
-        return 2 + sum(required) + items + text
+    def __init__(self, schema: LoweredSchema) -> None:
+        super().__init__(schema)
+        self._known: dict[str, int] = {}
 
+    def visit_reference(self, node: ReferenceSchema) -> int:
+        if node.name not in self._known:
+            self._known[node.name] = 1  # within itself
+            self._known[node.name] = super().visit_reference(node)
+        return self._known[node.name]
 
-def _places(mask: Any) -> Iterator[Any]:
-    if isinstance(mask, dict):
-        yield mask
-        for key in ("properties", "patternProperties", "$defs"):
-            for value in mask.get(key, {}).values():
-                yield from _places(value)
-        for key in ("items", "additionalProperties", "prefixItems", "anyOf", "allOf"):
-            yield from _places(mask.get(key))
-    elif isinstance(mask, list):
-        for value in mask:
-            yield from _places(value)
+    def visit_union(self, node: UnionSchema) -> int:
+        return min((self.visit(branch) for branch in node.branches), default=1)
+
+    def visit_enum(self, node: EnumSchema) -> int:
+        return min(len(str(value)) + 2 for value in node.values)
+
+    def visit_object(self, node: ObjectSchema) -> int:
+        members = (len(name) + 6 + self.visit(node.properties.get(name, IMPOSSIBLE)) for name in node.required)
+        return 2 + sum(members)
+
+    def visit_array(self, node: ArraySchema) -> int:
+        rest = 1 if node.rest is ANYTHING else self.visit(node.rest)
+        return 2 + node.least * (2 + rest) + sum(2 + self.visit(item) for item in node.prefix)
+
+    def visit_string(self, node: StringSchema) -> int:
+        return 2 + max(node.least, *(len(_of_pattern(pattern) or b"") for pattern in node.patterns), 0)
+
+    def visit_never(self, node: NeverSchema) -> int:
+        return 1
+
+    def otherwise(self, node: SchemaNode) -> int:
+        return 2
+
+    def again(self, node: SchemaNode) -> int:
+        return 1

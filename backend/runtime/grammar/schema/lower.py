@@ -23,6 +23,7 @@ from .....lang.errors import ConstraintError
 from .....lang.pattern import PatternError
 from .engine import engine_refuses
 from .lint import ANNOTATIONS, ENFORCED, lint
+from .nodes import ANYTHING, LoweredSchema, spelled_schema
 from .places import SchemaPlaces
 from .reach import children, inhabited, reach
 from .read import SchemaReader
@@ -53,6 +54,7 @@ class KeywordRow:
 class Lowered:
     """A schema for strict llguidance, and what it leaves to the check."""
 
+    document: LoweredSchema
     mask: Any
     rows: tuple[KeywordRow, ...]
 
@@ -115,8 +117,8 @@ def _lower(schema: Any) -> Lowered:
         raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None
     except PatternError as error:
         raise ConstraintError(f"(root): a pattern of the schema: {error}") from None
-    mask, losses = _written(reader, root, found, known)
-    return Lowered(mask, tuple(_rows(reader, root, losses)))
+    document, mask, losses = _written(reader, root, found, known)
+    return Lowered(document, mask, tuple(_rows(reader, root, losses)))
 
 
 def _found(reader: SchemaReader, root: Condition) -> tuple[dict[Condition, ValueSet], set[Condition]]:
@@ -167,34 +169,39 @@ def _endless(reader: SchemaReader, found: dict[Condition, ValueSet], known: set[
 
 def _written(
     reader: SchemaReader, root: Condition, found: dict[Condition, ValueSet], known: set[Condition]
-) -> tuple[Any, set[Loss]]:
-    """The mask that the engine takes: exact, else with what it refuses relaxed, else any JSON."""
+) -> tuple[LoweredSchema, Any, set[Loss]]:
+    """Return what the engine takes, as nodes and as JSON: exact, else with what it refuses relaxed, else any JSON."""
     if root == ANY:
-        return {}, set()
+        return LoweredSchema(ANYTHING), {}, set()
     writer = SchemaWriter(found, known)
-    mask = writer.document(root)
+    document = writer.document(root)
+    mask = spelled_schema(document)
     why = engine_refuses(mask)
     if why is None:
-        return mask, _losses(reader, writer)
+        return document, mask, _losses(reader, writer)
     relaxed: dict[Condition, str] = {}
     for cond in found:
         if cond in known and cond != root and (said := _refused_alone(cond, found, known)) is not None:
             relaxed[cond] = said
     if relaxed:
         writer = SchemaWriter(found, known, relaxed)
-        mask = writer.document(root)
+        document = writer.document(root)
+        mask = spelled_schema(document)
         if engine_refuses(mask) is None:
             losses = {Loss(origin, said) for cond, said in relaxed.items() for origin in _origins(reader, cond)}
-            return mask, _losses(reader, writer) | losses
-    return {}, {
-        Loss(Origin(reader.places[n].pointer, "*"), f"the engine refuses the schema: {why}") for n in reader.read_places
-    }
+            return document, mask, _losses(reader, writer) | losses
+    refused = f"the engine refuses the schema: {why}"
+    return (
+        LoweredSchema(ANYTHING),
+        {},
+        {Loss(Origin(reader.places[n].pointer, "*"), refused) for n in reader.read_places},
+    )
 
 
 def _refused_alone(cond: Condition, found: dict[Condition, ValueSet], known: set[Condition]) -> str | None:
     """What the engine says against a condition with what is below it left open."""
     others = {other: "" for other in found if other != cond}
-    return engine_refuses(SchemaWriter(found, known, others).document(cond))
+    return engine_refuses(spelled_schema(SchemaWriter(found, known, others).document(cond)))
 
 
 def _losses(reader: SchemaReader, writer: SchemaWriter) -> set[Loss]:

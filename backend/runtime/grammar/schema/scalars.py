@@ -10,20 +10,16 @@ near -2^63 (llguidance 1.9.1: the process crashes). `reachable` widens a piece t
 from __future__ import annotations
 
 import functools
-import json
 import math
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
 
 from .engine import engine_refuses, engine_stumbles
 from .languages import spelled
+from .nodes import LoweredSchema, NumberSchema, Scalar, StringSchema, spelled_schema
 from .pieces import holds_number, is_point
 from .sets import Loss, NumberSet, StringSet, ValueSet
-
-if TYPE_CHECKING:
-    from .write import SchemaWriter
 
 LARGEST_INTEGER = 9223372036854774784  # the largest double below 2^63: an integer's bound is no further from 0
 LARGEST_NUMBER = 10**17  # the same for the bound of a number, and for a bound that has no other beside it
@@ -32,9 +28,9 @@ DIGITS = 15  # of a fraction
 LOWEST_HELD = Fraction(-LARGEST_INTEGER)  # for a lower bound of -2^63
 
 
-def constants(shape: ValueSet) -> list[Any]:
+def constants(shape: ValueSet) -> list[Scalar]:
     """The single values of a shape: null, one boolean, points, listed strings."""
-    out: list[Any] = [None] if shape.null else []
+    out: list[Scalar] = [None] if shape.null else []
     out += list(shape.booleans) if len(shape.booleans) == 1 else []
     out += [plain(num.low) for num in shape.numbers if num.low is not None and num.low == num.high]
     return out + [value for text in shape.strings for value in text.values or ()]
@@ -44,29 +40,31 @@ def plain(value: Fraction) -> int | float:
     return value.numerator if value.denominator == 1 else float(value)
 
 
-def write_number(num: NumberSet, writer: SchemaWriter) -> list[dict[str, Any]]:
-    """An interval, as schemas of which one or another holds."""
-    out: dict[str, Any] = {"type": "integer" if num.integer else "number"}
-    for bound, is_open, low in ((num.low, num.low_open, True), (num.high, num.high_open, False)):
-        if bound is None:
-            continue
-        key = ("exclusiveM" if is_open else "m") + ("inimum" if low else "aximum")
-        out[key] = plain(bound)
-    multiple = num.multiple
-    if multiple is not None and num.integer:
+def write_number(numbers: NumberSet, losses: set[Loss]) -> list[NumberSchema]:
+    """An interval, as nodes of which one or another holds. What cannot be written is added to `losses`."""
+    for apart, origin in numbers.apart:
+        losses.add(Loss(origin, f"that a number is not a multiple of {plain(apart)} is only checked"))
+    for origin in numbers.fractional:
+        losses.add(Loss(origin, "that a number is not whole is only checked"))
+    multiple = numbers.multiple
+    if multiple is not None and numbers.integer:
         multiple = Fraction(math.lcm(multiple.numerator, multiple.denominator), multiple.denominator)
-    if multiple is not None and not (num.integer and multiple == 1):
-        if _counts_exactly(multiple):
-            out["multipleOf"] = plain(multiple)
-        else:
-            writer.losses |= {Loss(origin, "the engine cannot count in steps of this size") for origin in num.steps}
-    for apart, origin in num.apart:
-        writer.losses.add(Loss(origin, f"that a number is not a multiple of {plain(apart)} is only checked"))
-    for origin in num.fractional:
-        writer.losses.add(Loss(origin, "that a number is not whole is only checked"))
-    if num.integer or multiple is None or "multipleOf" not in out:
-        return [out]
-    return [{**out, "multipleOf": plain(step)} for step in _steps(multiple)]
+    if multiple is not None and not (numbers.integer and multiple == 1) and not _counts_exactly(multiple):
+        losses |= {Loss(origin, "the engine cannot count in steps of this size") for origin in numbers.steps}
+        multiple = None
+    if numbers.integer:
+        steps = [multiple if multiple != 1 else None]
+    else:
+        steps = [None] if multiple is None else [*_steps(multiple)]
+    low, high = _plain_bound(numbers.low), _plain_bound(numbers.high)
+    return [
+        NumberSchema(numbers.integer, low, numbers.low_open, high, numbers.high_open, _plain_bound(step))
+        for step in steps
+    ]
+
+
+def _plain_bound(value: Fraction | None) -> int | float | None:
+    return None if value is None else plain(value)
 
 
 def _steps(multiple: Fraction) -> list[Fraction]:
@@ -163,44 +161,32 @@ def _counts_exactly(multiple: Fraction) -> bool:
     return 0 < value <= 0xFFFFFFFF and Fraction(int(value), 10**places) == multiple
 
 
-def write_string(text: StringSet, writer: SchemaWriter) -> dict[str, Any]:
-    out: dict[str, Any] = {"type": "string"}
-    if text.least:
-        out["minLength"] = text.least
-    if text.most is not None:
-        out["maxLength"] = text.most
+def write_string(text: StringSet, losses: set[Loss]) -> StringSchema:
+    """Strings of a length that match patterns; those that the engine finds too hard are added to `losses`."""
     parts = []
     for pattern, origin in sorted(text.patterns, key=lambda p: (p[0].kind, p[0].text, p[0].positive)):
         said = spelled(frozenset({pattern}))
         if said is None or engine_refuses({"type": "string", "pattern": said}) is not None:
-            writer.losses.add(Loss(origin, "the pattern is too large for a mask"))
+            losses.add(Loss(origin, "the pattern is too large for a mask"))
         else:
             parts.append((said, origin))
     while parts:
-        whole = _joined(out, [said for said, _ in parts])
-        if not _refused(json.dumps(whole)):
-            return whole
-        if len(out) > 1 and not _refused(json.dumps(_joined({"type": "string"}, [said for said, _ in parts]))):
-            writer.losses |= {Loss(origin, TOO_MUCH) for origin in text.spans}
-            return _joined({"type": "string"}, [said for said, _ in parts])
+        patterns = tuple(dict.fromkeys(said for said, _ in parts))
+        if not _refused(text.least, text.most, patterns):
+            return StringSchema(text.least, text.most, patterns)
+        if (text.least or text.most is not None) and not _refused(0, None, patterns):
+            losses |= {Loss(origin, TOO_MUCH) for origin in text.spans}
+            return StringSchema(patterns=patterns)
         _, origin = parts.pop()
-        writer.losses.add(Loss(origin, TOO_MUCH))
-    return out
+        losses.add(Loss(origin, TOO_MUCH))
+    return StringSchema(text.least, text.most)
 
 
 TOO_MUCH = "with the pattern, format and lengths beside it, it is too much for a mask"
 
 
-def _joined(out: dict[str, Any], parts: list[str]) -> dict[str, Any]:
-    parts = list(dict.fromkeys(parts))
-    whole = {**out, "pattern": parts[0]}
-    if len(parts) > 1:
-        whole["allOf"] = [{"type": "string", "pattern": part} for part in parts[1:]]
-    return whole
-
-
 @functools.lru_cache(maxsize=1024)
-def _refused(text: str) -> bool:
-    """Whether the engine refuses a schema of strings, or meets a limit while it writes one."""
-    mask = json.loads(text)
-    return engine_refuses(mask) is not None or engine_stumbles(mask) is not None
+def _refused(least: int, most: int | None, patterns: tuple[str, ...]) -> bool:
+    """Whether the engine refuses such strings, or meets a limit while it writes one."""
+    schema = spelled_schema(LoweredSchema(StringSchema(least, most, patterns)))
+    return engine_refuses(schema) is not None or engine_stumbles(schema) is not None

@@ -11,25 +11,37 @@ beside properties: llguidance takes `"\\u0061"` for an additional key although `
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from .languages import member, names, spelled, vacant
+from .nodes import (
+    ANYTHING,
+    IMPOSSIBLE,
+    ArraySchema,
+    BooleanSchema,
+    EnumSchema,
+    LoweredSchema,
+    ObjectSchema,
+    ReferenceSchema,
+    Scalar,
+    SchemaNode,
+    UnionSchema,
+)
 from .objects import Kind, cond_of, is_closed, tidy_object
 from .pieces import Inexact, is_point
 from .reach import children, possible_array, possible_object
 from .scalars import constants, reachable, shorter_spellings, widened, write_number, write_string
 from .sets import ANY, EVERYTHING, NEVER, ArraySet, Condition, Languages, Loss, ObjectSet, Origin, ValueSet, meet
 
-WAYS = 64  # alternatives that a count of members is spelled out in, at most
-SEQUENCES = 330  # arrays that uniqueItems is spelled out in, at most
-INLINE = 6  # levels that are written in place
+MOST_COUNTED = 64  # alternatives that a count of members is spelled out in
+MOST_SPREAD_ARRAYS, MOST_SPREAD_ITEMS = 330, 64  # arrays that uniqueItems is spelled out in, and their items
+MOST_SPREAD_VALUES = 12  # values that one item of them may have
+MOST_KEY_PATTERNS = 24  # patterns of the keys of one object
+INLINE_LEVELS = 6  # that are written in place
 
 COUNTING = frozenset({"minProperties", "maxProperties"})
 KEYING = frozenset({"patternProperties", "additionalProperties", "propertyNames"})
-
-Json = dict[str, Any]
 
 
 class SchemaWriter:
@@ -49,50 +61,40 @@ class SchemaWriter:
             for cond in children(shape):
                 self._uses[cond] = self._uses.get(cond, 0) + 1
 
-    def document(self, root: Condition) -> Json:
-        """The whole mask."""
+    def document(self, root: Condition) -> LoweredSchema:
+        """Return the whole schema, with a definition for each condition that is not written in place."""
         self._uses[root] = self._uses.get(root, 0) + 1
         out = self._body(root, 0) if self._uses[root] == 1 else self._in_place(root, 0)
-        definitions: Json = {}
+        definitions: dict[str, SchemaNode] = {}
         while len(definitions) < len(self._names):
             for cond, name in list(self._names.items()):
                 if name not in definitions:
                     definitions[name] = self._body(cond, 0)
-        return {**out, "$defs": definitions} if definitions else out
+        return LoweredSchema(out, definitions)
 
-    def _in_place(self, cond: Condition, depth: int) -> Any:
-        """A condition inside another one: written here, or referred to."""
+    def _in_place(self, cond: Condition, depth: int) -> SchemaNode:
+        """Write a condition inside another one, or refer to its definition."""
         if cond == ANY:
-            return {}
+            return ANYTHING
         if cond not in self.known:
-            return False
+            return IMPOSSIBLE
         shape = self.found[cond]
-        if not (shape.arrays or shape.objects):
+        nested = shape.arrays or shape.objects
+        if not nested or (self._uses.get(cond, 0) == 1 and depth < INLINE_LEVELS):
             return self._body(cond, depth)
-        if self._uses.get(cond, 0) == 1 and depth < INLINE:
-            return self._body(cond, depth)
-        name = self._names.setdefault(cond, f"s{len(self._names)}")
-        return {"$ref": f"#/$defs/{name}"}
+        return ReferenceSchema(self._names.setdefault(cond, f"s{len(self._names)}"))
 
-    def _body(self, cond: Condition, depth: int) -> Json:
+    def _body(self, cond: Condition, depth: int) -> SchemaNode:
         if cond in self.relaxed:
-            return {}
+            return ANYTHING
         shape = self.found[cond]
         self.losses |= shape.losses
         if replace(shape, losses=frozenset()) == EVERYTHING:
-            return {}
-        if any(widened(num) for num in shape.numbers):
+            return ANYTHING
+        if any(widened(number) for number in shape.numbers):
             self.widened.add(cond)
-        shape = replace(shape, numbers=tuple(dict.fromkeys(reachable(num) for num in shape.numbers)))
-        options: list[Json] = []
-        fixed = constants(shape)
-        if fixed:
-            options.append({"enum": fixed})
-        ranges = [num for num in shape.numbers if not is_point(num)]
-        options += [option for num in ranges for option in write_number(num, self)]
-        if shorter := [value for num in ranges for value in shorter_spellings(num)]:
-            options.append({"enum": shorter})
-        options += [write_string(text, self) for text in shape.strings if text.values is None]
+        shape = replace(shape, numbers=tuple(dict.fromkeys(reachable(number) for number in shape.numbers)))
+        options = self._scalars(shape)
         for items in shape.arrays:
             if possible_array(items, self.known):
                 options += self._array(items, depth)
@@ -100,65 +102,56 @@ class SchemaWriter:
             if possible_object(members, self.known):
                 options += [self._object(variant, depth) for variant in self._counted(members)]
         if shape.booleans == {True, False}:
-            options.append({"type": "boolean"})
-        return options[0] if len(options) == 1 else {"anyOf": options}
+            options.append(BooleanSchema())
+        return options[0] if len(options) == 1 else UnionSchema(tuple(options))
+
+    def _scalars(self, shape: ValueSet) -> list[SchemaNode]:
+        """Write all but the arrays, the objects and the two booleans."""
+        fixed = constants(shape)
+        out: list[SchemaNode] = [EnumSchema(tuple(fixed))] if fixed else []
+        ranges = [number for number in shape.numbers if not is_point(number)]
+        out += [option for number in ranges for option in write_number(number, self.losses)]
+        if shorter := [value for number in ranges for value in shorter_spellings(number)]:
+            out.append(EnumSchema(tuple(shorter)))
+        return [*out, *(write_string(text, self.losses) for text in shape.strings if text.values is None)]
 
     # ------------------------------------------------------------------------------------------------------ arrays
 
-    def _array(self, items: ArraySet, depth: int) -> list[Json]:
-        for origin in items.repeated:
-            self.losses.add(Loss(origin, "that items repeat is only checked"))
-        for some in items.duties:
-            self.losses.add(Loss(some.origin, "that some item of a long array matches is only checked"))
-        for _, _, _, origin in items.counts:
-            self.losses.add(Loss(origin, "how many items match is only checked"))
+    def _array(self, items: ArraySet, depth: int) -> list[SchemaNode]:
+        self._lose(items.repeated, "that items repeat is only checked")
+        self._lose((duty.origin for duty in items.duties), "that some item of a long array matches is only checked")
+        self._lose((origin for *_, origin in items.counts), "how many items match is only checked")
         if items.unique:
-            spread = self._spread(items)
-            if spread is not None:
+            if spread := self._spread(items):
                 return spread
-            for origin in items.unique:
-                self.losses.add(Loss(origin, "no mask can keep items from repeating"))
-        out: Json = {"type": "array"}
-        if items.prefix:
-            out["prefixItems"] = [self._in_place(cond, depth + 1) for cond in items.prefix]
-        rest = self._in_place(items.rest, depth + 1)
-        if rest != {}:
-            out["items"] = rest
-        if items.least:
-            out["minItems"] = items.least
-        if items.most is not None:
-            out["maxItems"] = items.most
-        return [out]
+            self._lose(items.unique, "no mask can keep items from repeating")
+        prefix = tuple(self._in_place(cond, depth + 1) for cond in items.prefix)
+        return [ArraySchema(prefix, self._in_place(items.rest, depth + 1), items.least, items.most)]
 
-    def _spread(self, items: ArraySet) -> list[Json] | None:
-        """Arrays of different items one by one, if there are few."""
+    def _lose(self, origins: Iterable[Origin], why: str) -> None:
+        self.losses |= {Loss(origin, why) for origin in origins}
+
+    def _spread(self, items: ArraySet) -> list[SchemaNode]:
+        """Write arrays of different items one by one, if there are few; else none."""
         pools = [self._values(cond) for cond in items.prefix]
         rest = self._values(items.rest) if items.rest in self.known else []
         if rest is None or any(pool is None for pool in pools):
-            return None
-        out: list[Json] = []
-        for length in range(items.least, 64):
+            return []
+        out: list[SchemaNode] = []
+        for length in range(items.least, MOST_SPREAD_ITEMS):
             if items.most is not None and length > items.most:
                 break
             choice = [pool or [] for pool in pools[:length]] + [rest] * (length - len(pools))
             before = len(out)
-            for row in itertools.islice(_different(choice), SEQUENCES + 1):
-                out.append(
-                    {
-                        "type": "array",
-                        "prefixItems": [{"enum": [value]} for value in row],
-                        "items": False,
-                        "minItems": length,
-                        "maxItems": length,
-                    }
-                )
-            if len(out) > SEQUENCES:
-                return None
+            for row in itertools.islice(_different(choice), MOST_SPREAD_ARRAYS + 1):
+                out.append(ArraySchema(tuple(EnumSchema((value,)) for value in row), IMPOSSIBLE, length, length))
+            if len(out) > MOST_SPREAD_ARRAYS:
+                return []
             if len(out) == before and length > 0:
                 break
-        return out or None
+        return out
 
-    def _values(self, cond: Condition) -> list[Any] | None:
+    def _values(self, cond: Condition) -> list[Scalar] | None:
         """The values that meet a condition, if there are few."""
         if cond == ANY or cond not in self.known:
             return None if cond == ANY else []
@@ -168,83 +161,60 @@ class SchemaWriter:
         if not simple or not listed_only or any(text.values is None for text in shape.strings):
             return None
         values = constants(shape) + ([False, True] if len(shape.booleans) == 2 else [])
-        return values if len(values) <= 12 else None
+        return values if len(values) <= MOST_SPREAD_VALUES else None
 
     # ----------------------------------------------------------------------------------------------------- objects
 
     def _counted(self, members: ObjectSet) -> list[ObjectSet]:
-        """The piece as pieces in which the engine can count: every name is required or cannot be."""
-        beyond: frozenset[str] | None = None  # there must be a key that is none of these
-        for some in members.duties:
-            if some.cond == ANY and not some.names and beyond is None:
-                beyond = some.but
-                more = tuple((n, cond_of(members, n)) for n in sorted(some.but - {name for name, _ in members.named}))
-                members = replace(members, named=(*members.named, *more))
-            else:
-                self.losses.add(Loss(some.origin, "that some further property matches is only checked"))
+        """Return pieces in which the engine can count: every name is required or cannot be."""
+        members, beyond = self._without_duties(members)
         if not members.least and members.most is None and beyond is None:
             return [members]
         optional = [n for n, c in members.named if n not in members.required and c in self.known]
         out: list[ObjectSet] = []
-        for chosen in self._choices(members, optional):
-            absent = [name for name in optional if name not in chosen]
-            named = tuple(
-                (n, NEVER if n in absent else c) for n, c in members.named if n in optional or n in members.required
-            )
-            hidden = tuple((n, NEVER) for n, _ in members.named if n not in optional and n not in members.required)
-            required = (*members.required, *(n for n in optional if n in chosen))
-            further = beyond is not None and all(name in beyond for name in required)
-            least = max(members.least, len(required) + further)
-            variant = replace(members, named=(*named, *hidden), required=required, duties=frozenset(), least=least)
-            out += tidy_object(variant)
-            if len(out) > WAYS:
-                self._lose(members, COUNTING, "the number of properties is only checked")
-                self.losses |= {
-                    Loss(some.origin, "how many properties there are is only checked") for some in members.duties
-                }
+        for chosen in _choices(members, optional):
+            out += tidy_object(_with_exactly(members, optional, chosen, beyond))
+            if len(out) > MOST_COUNTED:
+                self._lose(_of(members, COUNTING), "the number of properties is only checked")
+                counted = (duty.origin for duty in members.duties)
+                self._lose(counted, "how many properties there are is only checked")
                 return [replace(members, least=0, most=None, duties=frozenset())]
-        open_keys = not is_closed(members)
-        if open_keys and any(variant.least - len(variant.required) > 1 for variant in out):
-            self._lose(members, COUNTING, "keys may repeat in a mask, and repeated ones count once")
+        if not is_closed(members) and any(variant.least - len(variant.required) > 1 for variant in out):
+            self._lose(_of(members, COUNTING), "keys may repeat in a mask, and repeated ones count once")
         return out
 
-    @staticmethod
-    def _choices(members: ObjectSet, optional: list[str]) -> Iterator[frozenset[str]]:
-        room = len(optional) if members.most is None else members.most - len(members.required)
-        fewest = max(0, members.least - len(members.required)) if is_closed(members) else 0
-        for count in range(fewest, min(room, len(optional)) + 1):
-            for chosen in itertools.combinations(optional, count):
-                yield frozenset(chosen)
+    def _without_duties(self, members: ObjectSet) -> tuple[ObjectSet, frozenset[str] | None]:
+        """Return the piece, and the names beyond which it must have a key; the other duties are lost."""
+        beyond: frozenset[str] | None = None
+        for duty in members.duties:
+            if duty.cond == ANY and not duty.names and beyond is None:
+                beyond = duty.but
+                more = tuple((n, cond_of(members, n)) for n in sorted(duty.but - {name for name, _ in members.named}))
+                members = replace(members, named=(*members.named, *more))
+            else:
+                self._lose([duty.origin], "that some further property matches is only checked")
+        return members, beyond
 
-    def _object(self, members: ObjectSet, depth: int) -> Json:
-        out: Json = {"type": "object"}
+    def _object(self, members: ObjectSet, depth: int) -> SchemaNode:
         properties = {name: self._in_place(cond, depth + 1) for name, cond in members.named if cond in self.known}
-        if members.required:
-            out["required"] = list(members.required)
-        if members.least:
-            out["minProperties"] = members.least
-        if members.most is not None:
-            out["maxProperties"] = members.most
+        patterns: dict[str, SchemaNode] | None = None
         if not members.named and not members.kinds:
-            rest = self._in_place(members.others, depth + 1)
-            return out if rest == {} else {**out, "additionalProperties": rest}
-        patterns, taken = self._patterns(members, depth)
-        properties.update(dict.fromkeys((name for name in taken if name not in properties), False))
-        if properties:
-            out["properties"] = properties
-        if patterns is None:
-            return out  # said as a loss
-        if patterns:
-            out["patternProperties"] = patterns
-        out["additionalProperties"] = False
-        return out
+            others = self._in_place(members.others, depth + 1)
+        else:
+            patterns, taken = self._patterns(members, depth)
+            properties.update(dict.fromkeys((name for name in taken if name not in properties), IMPOSSIBLE))
+            others = ANYTHING if patterns is None else IMPOSSIBLE
+        return ObjectSchema(properties, patterns or {}, others, members.required, members.least, members.most)
 
-    def _patterns(self, members: ObjectSet, depth: int) -> tuple[Json | None, list[str]]:
-        """The keys without a name of their own, as patterns that do not overlap; and the names that must be listed,
-        because the engine takes them out of the patterns by itself."""
-        groups = self._disjoint(members)
-        out: Json = {}
+    def _patterns(self, members: ObjectSet, depth: int) -> tuple[dict[str, SchemaNode] | None, list[str]]:
+        """Write the keys without a name of their own, as patterns that do not overlap.
+
+        Returns the patterns too large for the engine as None, and the names that must be listed as properties, because
+        the engine takes them out of the patterns by itself.
+        """
+        out: dict[str, SchemaNode] = {}
         taken: list[str] = []
+        groups = _disjoint(members)
         for group, cond in groups or ():
             if cond not in self.known:
                 continue
@@ -259,7 +229,7 @@ class SchemaWriter:
                 break
             out[text] = self._in_place(cond, depth + 1)
         if groups is None:
-            self._lose(members, KEYING, "which further keys there may be takes too large a pattern")
+            self._lose(_of(members, KEYING), "which further keys there may be takes too large a pattern")
             return None, []
         return out, taken
 
@@ -278,34 +248,57 @@ class SchemaWriter:
             return cond != ANY
         return not (self.found[cond].arrays or self.found[cond].objects)
 
-    def _lose(self, members: ObjectSet, keywords: frozenset[str], why: str) -> None:
-        origins = {origin for origin in members.origins if origin.keyword in keywords}
-        self.losses |= {Loss(origin, why) for origin in origins or {Origin("", "type")}}
 
-    def _disjoint(self, members: ObjectSet) -> list[Kind] | None:
-        """The kinds without overlaps, and the rest; None if that takes too many."""
-        out: list[Kind] = []
-        try:
-            for group, cond in members.kinds:
-                left = [group]
-                for other, there in list(out):
-                    if vacant(group | other):
-                        continue
-                    out.remove((other, there))
-                    out += [(part, there) for part in _without(other, group)]
-                    out.append((other | group, meet(there, cond)))
-                    left = [part for piece in left for part in _without(piece, other)]
-                out += [(part, cond) for part in left]
-                if len(out) > 24:
-                    return None
-            if members.others != NEVER:
-                rest: list[Languages] = [frozenset()]
-                for group, _ in members.kinds:
-                    rest = [part for piece in rest for part in _without(piece, group)]
-                out += [(part, members.others) for part in rest]
-        except Inexact:
-            return None
-        return [(group, cond) for group, cond in out if not vacant(group)]
+def _of(members: ObjectSet, keywords: frozenset[str]) -> set[Origin]:
+    """Return the origins of a piece with one of these keywords, or the root's type."""
+    return {origin for origin in members.origins if origin.keyword in keywords} or {Origin("", "type")}
+
+
+def _choices(members: ObjectSet, optional: list[str]) -> Iterator[frozenset[str]]:
+    """Yield the choices of optional names that leave the number of members within bounds."""
+    room = len(optional) if members.most is None else members.most - len(members.required)
+    fewest = max(0, members.least - len(members.required)) if is_closed(members) else 0
+    for count in range(fewest, min(room, len(optional)) + 1):
+        for chosen in itertools.combinations(optional, count):
+            yield frozenset(chosen)
+
+
+def _with_exactly(
+    members: ObjectSet, optional: list[str], chosen: frozenset[str], beyond: frozenset[str] | None
+) -> ObjectSet:
+    """Return the piece with the chosen names required and the other optional ones forbidden."""
+    required = (*members.required, *(name for name in optional if name in chosen))
+    named = [(name, cond if name in required else NEVER) for name, cond in members.named]
+    named.sort(key=lambda entry: entry[0] not in optional and entry[0] not in members.required)
+    further = beyond is not None and all(name in beyond for name in required)
+    least = max(members.least, len(required) + further)
+    return replace(members, named=tuple(named), required=required, duties=frozenset(), least=least)
+
+
+def _disjoint(members: ObjectSet) -> list[Kind] | None:
+    """Return the kinds without overlaps, and the rest; None if that takes too many."""
+    out: list[Kind] = []
+    try:
+        for group, cond in members.kinds:
+            left = [group]
+            for other, there in list(out):
+                if vacant(group | other):
+                    continue
+                out.remove((other, there))
+                out += [(part, there) for part in _without(other, group)]
+                out.append((other | group, meet(there, cond)))
+                left = [part for piece in left for part in _without(piece, other)]
+            out += [(part, cond) for part in left]
+            if len(out) > MOST_KEY_PATTERNS:
+                return None
+        if members.others != NEVER:
+            rest: list[Languages] = [frozenset()]
+            for group, _ in members.kinds:
+                rest = [part for piece in rest for part in _without(piece, group)]
+            out += [(part, members.others) for part in rest]
+    except Inexact:
+        return None
+    return [(group, cond) for group, cond in out if not vacant(group)]
 
 
 def _without(group: Languages, other: Languages) -> list[Languages]:
@@ -322,7 +315,7 @@ def _without(group: Languages, other: Languages) -> list[Languages]:
     return out
 
 
-def _different(pools: list[list[Any]], taken: tuple[str, ...] = ()) -> Iterator[list[Any]]:
+def _different(pools: list[list[Scalar]], taken: tuple[str, ...] = ()) -> Iterator[list[Scalar]]:
     """The rows of one value of each pool, no value twice."""
     if not pools:
         yield []
