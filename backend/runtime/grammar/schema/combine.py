@@ -1,18 +1,18 @@
-"""Set algebra on shapes: intersection, union, complement; and which conditions surely nothing meets.
+"""Set algebra on sets of JSON values: intersection, union, complement; and which conditions surely nothing meets.
 
-Owns: `SetAlgebra`, the memo of what each condition comes to. A condition (places that must and must not hold) is expanded
-only when somebody looks into it, so recursive schemas are no trouble; a place that needs itself to be expanded is
-(`Busy`).
+Knows nothing of keywords: `SetAlgebra` is given what a place of the schema says, and keeps what each condition comes to.
 
-Everything is exact or larger, and if it is larger the shape has losses. A complement of a larger set would be
-smaller, so it becomes everything, with the losses.
+1. A condition is expanded only when it is looked into, so recursive schemas end. A place that is needed to expand
+   itself raises `Busy`.
+2. What is returned is exact, or larger and has losses. A complement of a larger set would be smaller, so it becomes
+   everything, with the losses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from . import objects, pieces
 from .pieces import Inexact
@@ -31,11 +31,12 @@ from .sets import (
     meet,
 )
 
-CAP = 64  # pieces of a type, at most
-PROBES = 20_000  # conditions that are looked into to find empty ones, at most, a schema
-DEPTH = 4  # how deep
-WORK = 20_000  # pairs of pieces of arrays and objects that are intersected, at most, a schema
-NESTED = 24  # conditions that are being expanded when one is looked into, at most
+MOST_PIECES = 64  # of one type in an intersection
+MOST_UNITED_PIECES = 256  # of one type in a union
+MOST_PROBES = 20_000  # conditions of a schema that are looked into to find empty ones
+MOST_PROBE_LEVELS = 4  # how deep
+MOST_PAIRS = 20_000  # of pieces of arrays and objects that are intersected, a schema
+MOST_OPEN_CONDITIONS = 24  # conditions that are being expanded when one is looked into
 
 P = TypeVar("P")
 
@@ -59,7 +60,7 @@ class SetAlgebra:
         self._making: set[Condition] = set()  # conditions whose shape is being computed
         self._empty: dict[Condition, bool] = {NEVER: True, frozenset(): False}
         self._probes = 0
-        self._work = 0
+        self._pairs = 0
 
     def shape(self, cond: Condition) -> ValueSet:
         """The values that meet a condition. Raises `Busy`."""
@@ -92,103 +93,80 @@ class SetAlgebra:
     # ------------------------------------------------------------------------------------------------ the algebra
 
     def both(self, a: ValueSet, b: ValueSet, origin: Origin) -> ValueSet:
-        """The values in both; `a` and a loss at `origin` if that takes too many pieces."""
+        """Return the values in both; `a` and a loss at `origin` if that takes too many pieces."""
         if b is EVERYTHING or a is EVERYTHING:
             return b if a is EVERYTHING else a
         try:
             return ValueSet(
                 a.null and b.null,
                 a.booleans & b.booleans,
-                _numbers(a.numbers, b.numbers),
-                _product(a.strings, b.strings, pieces.both_string, None),
-                _product(a.arrays, b.arrays, pieces.both_array, self._barren_array, None, self._pay),
-                _product(a.objects, b.objects, objects.both_object, self._barren_object, objects.covers, self._pay),
+                _both_numbers(a.numbers, b.numbers),
+                _both_strings(a.strings, b.strings),
+                self._both_arrays(a.arrays, b.arrays),
+                self._both_objects(a.objects, b.objects),
                 a.losses | b.losses,
             )
         except Inexact:
             return replace(a, losses=a.losses | b.losses | {Loss(origin, TOO_MANY)})
 
+    def _both_arrays(self, a: tuple[ArraySet, ...], b: tuple[ArraySet, ...]) -> tuple[ArraySet, ...]:
+        self._pay(len(a) * len(b))
+        return _product(a, b, pieces.both_array, self._barren_array)
+
+    def _both_objects(self, a: tuple[ObjectSet, ...], b: tuple[ObjectSet, ...]) -> tuple[ObjectSet, ...]:
+        self._pay(len(a) * len(b))
+        return _product(a, b, objects.both_object, self._barren_object, objects.covers)
+
     def either(self, shapes: Iterable[ValueSet], origin: Origin) -> ValueSet:
-        """The values in any; everything of a type, and a loss, where there are too many pieces."""
+        """Return the values in any; everything of a type, and a loss, where there are too many pieces."""
         shapes = list(shapes)
-        losses = frozenset[Loss]().union(*(shape.losses for shape in shapes))
         out = ValueSet(
             any(shape.null for shape in shapes),
             frozenset[bool]().union(*(shape.booleans for shape in shapes)),
-            _distinct([piece for shape in shapes for piece in shape.numbers], None, None),
-            _strings([piece for shape in shapes for piece in shape.strings]),
-            _distinct([piece for shape in shapes for piece in shape.arrays], self._barren_array, None),
+            _distinct([piece for shape in shapes for piece in shape.numbers]),
+            _joined_strings([piece for shape in shapes for piece in shape.strings]),
+            _distinct([piece for shape in shapes for piece in shape.arrays], self._barren_array),
             _distinct([piece for shape in shapes for piece in shape.objects], self._barren_object, objects.covers),
-            losses,
+            frozenset[Loss]().union(*(shape.losses for shape in shapes)),
         )
-        if max(len(out.strings), len(out.arrays), len(out.objects)) <= 4 * CAP:
-            return out
-        return replace(
-            out,
-            strings=out.strings if len(out.strings) <= 4 * CAP else EVERYTHING.strings,
-            arrays=out.arrays if len(out.arrays) <= 4 * CAP else EVERYTHING.arrays,
-            objects=out.objects if len(out.objects) <= 4 * CAP else EVERYTHING.objects,
-            losses=losses | {Loss(origin, TOO_MANY)},
-        )
+        crowded: dict[str, Any] = {
+            kind: getattr(EVERYTHING, kind)
+            for kind in ("strings", "arrays", "objects")
+            if len(getattr(out, kind)) > MOST_UNITED_PIECES
+        }
+        return replace(out, **crowded, losses=out.losses | {Loss(origin, TOO_MANY)}) if crowded else out
 
     def complement(self, a: ValueSet, origin: Origin) -> ValueSet:
-        """The values that are not in the set; everything, and a loss, if that cannot be said."""
+        """Return the values that are not in the set; everything, and a loss, if that cannot be said."""
         if a.losses:
             return replace(EVERYTHING, losses=a.losses | {Loss(origin, "what it negates is only checked")})
         try:
             return ValueSet(
                 not a.null,
-                frozenset({True, False}) - a.booleans,
-                self._outside(a.numbers, EVERYTHING.numbers, lambda p: pieces.not_number(p, origin), _numbers),
-                self._outside(
-                    a.strings,
-                    EVERYTHING.strings,
-                    lambda p: pieces.not_string(p, origin),
-                    lambda x, y: _product(x, y, pieces.both_string, None),
-                ),
-                self._outside(
-                    a.arrays,
-                    EVERYTHING.arrays,
-                    lambda p: pieces.not_array(p, origin),
-                    lambda x, y: _product(x, y, pieces.both_array, self._barren_array, None, self._pay),
-                ),
-                self._outside(
-                    a.objects,
-                    EVERYTHING.objects,
-                    lambda p: objects.not_object(p, origin),
-                    lambda x, y: _product(x, y, objects.both_object, self._barren_object, objects.covers, self._pay),
-                ),
+                EVERYTHING.booleans - a.booleans,
+                _outside(a.numbers, EVERYTHING.numbers, origin, pieces.not_number, _both_numbers),
+                _outside(a.strings, EVERYTHING.strings, origin, pieces.not_string, _both_strings),
+                _outside(a.arrays, EVERYTHING.arrays, origin, pieces.not_array, self._both_arrays),
+                _outside(a.objects, EVERYTHING.objects, origin, objects.not_object, self._both_objects),
             )
         except Inexact:
             return replace(EVERYTHING, losses=frozenset({Loss(origin, TOO_MANY)}))
 
-    def _outside(
-        self,
-        found: tuple[P, ...],
-        full: tuple[P, ...],
-        outside: Callable[[P], list[P]],
-        both: Callable[[tuple[P, ...], tuple[P, ...]], tuple[P, ...]],
-    ) -> tuple[P, ...]:
-        out = full
-        for piece in found:
-            out = both(out, tuple(outside(piece)))
-        return out
-
-    def _pay(self, count: int) -> None:
+    def _pay(self, pairs: int) -> None:
         """Count pairs of pieces that are intersected; beyond the budget only single pieces are."""
-        if count > 1:
-            self._work += count
-            if self._work > WORK:
+        if 1 < pairs <= MOST_PIECES * MOST_PIECES:  # more are refused anyway
+            self._pairs += pairs
+            if self._pairs > MOST_PAIRS:
                 raise Inexact
 
     # ---------------------------------------------------------------------------------------- what is surely empty
 
-    def empty(self, cond: Condition, depth: int = DEPTH) -> bool:
+    def empty(self, cond: Condition, depth: int = MOST_PROBE_LEVELS) -> bool:
         """Whether surely nothing meets a condition (False: not known)."""
         if cond in self._empty:
             return self._empty[cond]
         self._probes += 1
-        if depth <= 0 or self._probes > PROBES or cond in self._making or len(self._making) > NESTED:
+        if depth <= 0 or self._probes > MOST_PROBES or cond in self._making or len(self._making) > MOST_OPEN_CONDITIONS:
             return False
         try:
             shape = self.shape(cond)
@@ -199,7 +177,7 @@ class SetAlgebra:
             and all(self._barren_array(piece, depth - 1) for piece in shape.arrays)
             and all(self._barren_object(piece, depth - 1) for piece in shape.objects)
         )
-        if found or depth == DEPTH:
+        if found or depth == MOST_PROBE_LEVELS:
             self._empty[cond] = found
         return found
 
@@ -208,12 +186,12 @@ class SetAlgebra:
         both = meet(a, b)
         return both == NEVER or self.empty(both)
 
-    def _barren_array(self, items: ArraySet, depth: int = DEPTH - 1) -> bool:
+    def _barren_array(self, items: ArraySet, depth: int = MOST_PROBE_LEVELS - 1) -> bool:
         needed = {pieces.item(items, index) for index in range(min(items.least, len(items.prefix) + 1))}
         needed |= {meet(items.rest, some.cond) for some in items.duties if some.start >= len(items.prefix)}
         return any(self.empty(cond, depth) for cond in needed)
 
-    def _barren_object(self, members: ObjectSet, depth: int = DEPTH - 1) -> bool:
+    def _barren_object(self, members: ObjectSet, depth: int = MOST_PROBE_LEVELS - 1) -> bool:
         named = dict(members.named)
         return any(self.empty(named[name], depth) for name in members.required if name in named)
 
@@ -221,7 +199,20 @@ class SetAlgebra:
 TOO_MANY = "takes more alternatives than are spelled out"
 
 
-def _numbers(a: tuple[NumberSet, ...], b: tuple[NumberSet, ...]) -> tuple[NumberSet, ...]:
+def _outside(
+    found: tuple[P, ...],
+    full: tuple[P, ...],
+    origin: Origin,
+    outside: Callable[[P, Origin], list[P]],
+    both: Callable[[tuple[P, ...], tuple[P, ...]], tuple[P, ...]],
+) -> tuple[P, ...]:
+    out = full
+    for piece in found:
+        out = both(out, tuple(outside(piece, origin)))
+    return out
+
+
+def _both_numbers(a: tuple[NumberSet, ...], b: tuple[NumberSet, ...]) -> tuple[NumberSet, ...]:
     points_a, points_b = ([p for p in x if pieces.is_point(p)] for x in (a, b))
     rest_a, rest_b = ([p for p in x if not pieces.is_point(p)] for x in (a, b))
     out = dict.fromkeys(set(points_a) & set(points_b)) if points_a and points_b else {}
@@ -229,12 +220,16 @@ def _numbers(a: tuple[NumberSet, ...], b: tuple[NumberSet, ...]) -> tuple[Number
         for point in points:
             if point.low is not None and any(pieces.holds_number(other, point.low) for other in others):
                 out[point] = None
-    rest = _product(tuple(rest_a), tuple(rest_b), pieces.both_number, None)
+    rest = _product(tuple(rest_a), tuple(rest_b), pieces.both_number)
     return (*sorted(out, key=lambda p: p.low or 0), *rest)
 
 
-def _strings(found: list[StringSet]) -> tuple[StringSet, ...]:
-    """The pieces, with those that list values joined in one."""
+def _both_strings(a: tuple[StringSet, ...], b: tuple[StringSet, ...]) -> tuple[StringSet, ...]:
+    return _product(a, b, pieces.both_string)
+
+
+def _joined_strings(found: list[StringSet]) -> tuple[StringSet, ...]:
+    """Return the pieces, with those that list values joined in one."""
     values = dict.fromkeys(value for piece in found if piece.values is not None for value in piece.values)
     rest = list(dict.fromkeys(piece for piece in found if piece.values is None))
     if StringSet() in rest:
@@ -246,26 +241,26 @@ def _product(
     a: tuple[P, ...],
     b: tuple[P, ...],
     both: Callable[[P, P], list[P]],
-    barren: Callable[[P], bool] | None,
+    barren: Callable[[P], bool] | None = None,
     cover: Callable[[P, P], bool] | None = None,
-    pay: Callable[[int], None] | None = None,
 ) -> tuple[P, ...]:
-    if len(a) * len(b) > CAP * CAP:
+    """Return what is in a piece of the one and in a piece of the other."""
+    if not a or not b:
+        return ()
+    if len(a) * len(b) > MOST_PIECES * MOST_PIECES:
         raise Inexact
-    if pay is not None:
-        pay(len(a) * len(b))
     out = _distinct([piece for x in a for y in b for piece in both(x, y)], barren, cover)
-    if len(out) > CAP:
+    if len(out) > MOST_PIECES:
         raise Inexact
     return out
 
 
 def _distinct(
-    found: list[P], barren: Callable[[P], bool] | None, cover: Callable[[P, P], bool] | None
+    found: list[P], barren: Callable[[P], bool] | None = None, cover: Callable[[P, P], bool] | None = None
 ) -> tuple[P, ...]:
-    """The pieces without doubles, empty ones, and (for a few) those that another one covers."""
+    """Return the pieces without doubles, empty ones, and (of a few) those that another one covers."""
     out = [piece for piece in dict.fromkeys(found) if barren is None or not barren(piece)]
-    if cover is None or len(out) > CAP:
+    if cover is None or len(out) > MOST_PIECES:
         return tuple(out)
     kept: list[P] = []
     for index, piece in enumerate(out):

@@ -33,6 +33,15 @@ def node(pattern: Language) -> regular.PatternNode:
     return regular.any_of(json.loads(pattern.text))
 
 
+def unreadable(pattern: Language) -> str | None:
+    """Return why no mask can say a language, or None."""
+    try:
+        node(pattern)
+    except regular.PatternError as error:
+        return f"no mask can say this pattern: {error.message}"
+    return None
+
+
 @functools.lru_cache(maxsize=65536)
 def admits(pattern: Language, text: str) -> bool:
     """Whether a string is in the language."""

@@ -6,8 +6,10 @@ naming of what contradicts what in one place. Every error names the JSON pointer
 
 from __future__ import annotations
 
+import functools
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from .....lang.checking.check import dialect, metaschema_fault
@@ -15,106 +17,40 @@ from .....lang.checking.dialect import finder
 from .....lang.errors import ConstraintError
 from .places import NAMED, child
 
-MOST_NODES = 60_000  # objects, arrays and values of a schema
-MOST_DEPTH = 120  # how deep they are nested
-MOST_TEXT = 20_000  # characters of a pattern
+MOST_SCHEMA_VALUES = 60_000  # objects, arrays and scalars of a schema
+MOST_SCHEMA_LEVELS = 120  # how deep they are nested
+MOST_PATTERN_CHARACTERS = 20_000
+MOST_INTEGER = 10**300  # whole numbers of a schema are below it: beyond doubles nothing is checked
 
-ENFORCED = frozenset(
-    [
-        "type",
-        "enum",
-        "const",
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "minLength",
-        "maxLength",
-        "pattern",
-        "format",
-        "items",
-        "prefixItems",
-        "additionalItems",
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-        "contains",
-        "minContains",
-        "maxContains",
-        "properties",
-        "patternProperties",
-        "additionalProperties",
-        "required",
-        "minProperties",
-        "maxProperties",
-        "propertyNames",
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "not",
-        "if",
-        "then",
-        "else",
-        "dependentRequired",
-        "dependentSchemas",
-        "dependencies",
-        "unevaluatedProperties",
-        "unevaluatedItems",
-        "$ref",
-        "$dynamicRef",
-        "$recursiveRef",
-        "nullable",
-    ]
-)
-ANNOTATIONS = frozenset(
-    [
-        "$schema",
-        "$id",
-        "id",
-        "$anchor",
-        "$dynamicAnchor",
-        "$recursiveAnchor",
-        "$defs",
-        "definitions",
-        "$comment",
-        "$vocabulary",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "example",
-        "readOnly",
-        "writeOnly",
-        "deprecated",
-        "contentEncoding",
-        "contentMediaType",
-        "contentSchema",
-        "discriminator",
-        "externalDocs",
-        "xml",
-    ]
-)
+ENFORCED = frozenset([
+    "type", "enum", "const",
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+    "minLength", "maxLength", "pattern", "format",
+    "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems",
+    "contains", "minContains", "maxContains",
+    "properties", "patternProperties", "additionalProperties", "required",
+    "minProperties", "maxProperties", "propertyNames",
+    "allOf", "anyOf", "oneOf", "not", "if", "then", "else",
+    "dependentRequired", "dependentSchemas", "dependencies",
+    "unevaluatedProperties", "unevaluatedItems",
+    "$ref", "$dynamicRef", "$recursiveRef", "nullable",
+])  # fmt: skip
+ANNOTATIONS = frozenset([
+    "$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$defs", "definitions", "$comment",
+    "$vocabulary", "title", "description", "default", "examples", "example", "readOnly", "writeOnly", "deprecated",
+    "contentEncoding", "contentMediaType", "contentSchema", "discriminator", "externalDocs", "xml",
+])  # fmt: skip
 KNOWN = ENFORCED | ANNOTATIONS
-COUNTS = frozenset(
-    ["minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains", "minProperties", "maxProperties"]
-)
-SCHEMAS = frozenset(
-    [
-        "additionalItems",
-        "contains",
-        "additionalProperties",
-        "propertyNames",
-        "not",
-        "if",
-        "then",
-        "else",
-        "unevaluatedProperties",
-        "unevaluatedItems",
-    ]
-)
+COUNTS = frozenset([
+    "minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains", "minProperties", "maxProperties",
+])  # fmt: skip
+SCHEMAS = frozenset([
+    "additionalItems", "contains", "additionalProperties", "propertyNames", "not", "if", "then", "else",
+    "unevaluatedProperties", "unevaluatedItems",
+])  # fmt: skip
 LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 MAPPINGS = NAMED - {"definitions", "$defs", "dependencies"}
+TYPE_NAMES = frozenset({"null", "boolean", "number", "integer", "string", "array", "object"})
 
 
 def lint(schema: Any) -> int:
@@ -153,32 +89,37 @@ def subschemas(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _limits(schema: Any) -> None:
+    """Refuse a schema that is too large or too deep, and what is no JSON in it."""
     nodes = 0
     stack: list[tuple[str, Any, int]] = [("", schema, 0)]
     while stack:
         pointer, node, depth = stack.pop()
         nodes += 1
-        if nodes > MOST_NODES:
-            raise ConstraintError(f"(root): the schema is too large: more than {MOST_NODES} values in it")
-        if depth > MOST_DEPTH:
+        if nodes > MOST_SCHEMA_VALUES:
+            raise ConstraintError(f"(root): the schema is too large: more than {MOST_SCHEMA_VALUES} values in it")
+        if depth > MOST_SCHEMA_LEVELS:
             raise ConstraintError(
-                f"{pointer[:200]}...: the schema is nested more than {MOST_DEPTH} levels deep; use $defs"
+                f"{pointer[:200]}...: the schema is nested more than {MOST_SCHEMA_LEVELS} levels deep; use $defs"
             )
-        if isinstance(node, dict):
-            for name, value in node.items():
-                if not isinstance(name, str):
-                    raise ConstraintError(f"{pointer or '(root)'}: the key {name!r} is no string")
-                stack.append((child(pointer, name), value, depth + 1))
-        elif isinstance(node, (list, tuple)):
-            if isinstance(node, tuple):
-                raise ConstraintError(f"{pointer or '(root)'}: a tuple is no JSON value; write a list")
-            stack += [(child(pointer, index), value, depth + 1) for index, value in enumerate(node)]
-        elif not isinstance(node, (str, int, float, bool)) and node is not None:
-            raise ConstraintError(f"{pointer or '(root)'}: {type(node).__name__} is no JSON value")
-        elif isinstance(node, float) and (node != node or node in (float("inf"), float("-inf"))):
-            raise ConstraintError(f"{pointer or '(root)'}: {node} is no JSON number")
-        elif isinstance(node, int) and not isinstance(node, bool) and abs(node) >= 10**300:
-            raise ConstraintError(f"{pointer or '(root)'}: an integer of more than 300 digits")
+        if (fault := _no_json(node)) is not None:
+            raise ConstraintError(f"{pointer or '(root)'}: {fault}")
+        entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        stack += [(child(pointer, name), value, depth + 1) for name, value in entries]
+
+
+def _no_json(value: Any) -> str | None:
+    """Return what is wrong with a value that no JSON text has, its items and members aside."""
+    if isinstance(value, dict):
+        return next((f"the key {name!r} is no string" for name in value if not isinstance(name, str)), None)
+    if isinstance(value, tuple):
+        return "a tuple is no JSON value; write a list"
+    if not isinstance(value, (list, str, int, float, bool)) and value is not None:
+        return f"{type(value).__name__} is no JSON value"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no JSON number"
+    if isinstance(value, int) and abs(value) >= MOST_INTEGER:
+        return "an integer of more than 300 digits"
+    return None
 
 
 def _keywords(pointer: str, node: dict[str, Any]) -> None:
@@ -190,8 +131,10 @@ def _keywords(pointer: str, node: dict[str, Any]) -> None:
                     f"(an annotation of your own may be named 'x-...')"
                 )
             continue
-        if (why := _wrong(keyword, value)) is not None:
-            raise ConstraintError(f"{child(pointer, keyword)}: {keyword} must be {why}, not {_brief(value)}")
+        if keyword in _FITS:
+            fits, said = _FITS[keyword]
+            if not fits(value):
+                raise ConstraintError(f"{child(pointer, keyword)}: {keyword} must be {said}, not {_brief(value)}")
         if keyword == "pattern":
             _text(child(pointer, keyword), value)
         elif keyword == "patternProperties":
@@ -199,8 +142,9 @@ def _keywords(pointer: str, node: dict[str, Any]) -> None:
                 _text(child(pointer, keyword, text), text)
 
 
+@functools.lru_cache(maxsize=1024)
 def misspelt(keyword: str) -> str | None:
-    """The keyword that an unknown one is surely a misspelling of."""
+    """Return the keyword that an unknown one is surely a misspelling of."""
     if keyword.startswith(("x-", "x_", "$", "_")) or len(keyword) < 4:
         return None
     folded = keyword.lower().replace("_", "").replace("-", "")
@@ -228,64 +172,63 @@ def _edits(a: str, b: str) -> int:
 def _text(pointer: str, text: str) -> None:
     if "\0" in re.sub(r"\[\^[^\]]*\]", "", text):
         raise ConstraintError(f"{pointer}: a pattern with a NUL character; JSON text cannot hold one")
-    if len(text) > MOST_TEXT:
-        raise ConstraintError(f"{pointer}: a pattern of more than {MOST_TEXT} characters")
+    if len(text) > MOST_PATTERN_CHARACTERS:
+        raise ConstraintError(f"{pointer}: a pattern of more than {MOST_PATTERN_CHARACTERS} characters")
     try:
         finder(text)
     except (ValueError, OverflowError, RecursionError) as error:
         raise ConstraintError(f"{pointer}: a pattern that cannot be read: {error}") from None
 
 
-def _wrong(keyword: str, value: Any) -> str | None:
-    """What the value of a keyword should have been, or None."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if keyword in COUNTS:
-        return None if number and value >= 0 and value == int(value) else "a whole number of 0 or more"
-    if keyword in ("minimum", "maximum"):
-        return None if number else "a number"
-    if keyword in ("exclusiveMinimum", "exclusiveMaximum"):
-        return None if number or isinstance(value, bool) else "a number"
-    if keyword == "multipleOf":
-        return None if number and value > 0 else "a number above 0"
-    if keyword in ("pattern", "$ref", "$dynamicRef", "$recursiveRef"):
-        return None if isinstance(value, str) else "a string"
-    if keyword in SCHEMAS:
-        return None if isinstance(value, (dict, bool)) else "a schema"
-    if keyword == "items":
-        return None if isinstance(value, (dict, bool, list)) else "a schema"
-    if keyword in LISTS:
-        fits = isinstance(value, list) and value and all(isinstance(part, (dict, bool)) for part in value)
-        return None if fits else "a list of schemas, not empty"
-    if keyword == "required":
-        fits = isinstance(value, list) and all(isinstance(name, str) for name in value)
-        return None if fits or isinstance(value, bool) else "a list of names"
-    if keyword == "enum":
-        return None if isinstance(value, list) and value else "a list of values, not empty"
-    if keyword == "dependentRequired":
-        fits = isinstance(value, dict) and all(_names(names) for names in value.values())
-        return None if fits else "a mapping of names to lists of names"
-    if keyword == "dependencies":
-        fits = isinstance(value, dict) and all(
-            _names(part) or isinstance(part, (dict, bool)) for part in value.values()
-        )
-        return None if fits else "a mapping of names to lists of names or schemas"
-    if keyword in MAPPINGS:
-        fits = isinstance(value, dict) and all(isinstance(part, (dict, bool)) for part in value.values())
-        return None if fits else "a mapping of names to schemas"
-    if keyword == "type":
-        return None if _types(value) else "one of the seven type names, or a list of them"
-    return None
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _names(value: Any) -> bool:
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, (dict, bool))
+
+
+def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _types(value: Any) -> bool:
-    known = ("null", "boolean", "number", "integer", "string", "array", "object")
+def _are_types(value: Any) -> bool:
     if isinstance(value, str):
-        return value in known
-    return isinstance(value, list) and bool(value) and all(isinstance(name, str) and name in known for name in value)
+        return value in TYPE_NAMES
+    return _are_names(value) and bool(value) and TYPE_NAMES.issuperset(value)
+
+
+def _maps(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test of a mapping whose values all fit."""
+    return lambda value: isinstance(value, dict) and all(fits(part) for part in value.values())
+
+
+RIGHT: tuple[tuple[Collection[str], Callable[[Any], bool], str], ...] = (
+    (COUNTS, lambda value: _is_number(value) and value >= 0 and value == int(value), "a whole number of 0 or more"),
+    (["minimum", "maximum"], _is_number, "a number"),
+    (["exclusiveMinimum", "exclusiveMaximum"], lambda value: isinstance(value, (int, float)), "a number"),
+    (["multipleOf"], lambda value: _is_number(value) and value > 0, "a number above 0"),
+    (["pattern", "$ref", "$dynamicRef", "$recursiveRef"], lambda value: isinstance(value, str), "a string"),
+    (SCHEMAS, _is_schema, "a schema"),
+    (["items"], lambda value: isinstance(value, list) or _is_schema(value), "a schema"),
+    (
+        LISTS,
+        lambda value: isinstance(value, list) and bool(value) and all(map(_is_schema, value)),
+        "a list of schemas, not empty",
+    ),
+    (["required"], lambda value: isinstance(value, bool) or _are_names(value), "a list of names"),
+    (["enum"], lambda value: isinstance(value, list) and bool(value), "a list of values, not empty"),
+    (["dependentRequired"], _maps(_are_names), "a mapping of names to lists of names"),
+    (
+        ["dependencies"],
+        _maps(lambda part: _are_names(part) or _is_schema(part)),
+        "a mapping of names to lists of names or schemas",
+    ),
+    (MAPPINGS, _maps(_is_schema), "a mapping of names to schemas"),
+    (["type"], _are_types, "one of the seven type names, or a list of them"),
+)
+"""Keywords, what their value must fulfil, and how a message says that."""
+_FITS = {keyword: (fits, said) for keywords, fits, said in RIGHT for keyword in keywords}
 
 
 def _brief(value: Any) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .languages import member, names, vacant
-from .pieces import MOST_WAYS, WAYS, Inexact
+from .pieces import MOST_WAYS, WAYS, Inexact, fewest
 from .sets import ANY, NEVER, Condition, Duty, Languages, ObjectSet, Origin, meet, negated
 
 Kind = tuple[Languages, Condition]
@@ -43,14 +43,13 @@ def both_object(a: ObjectSet, b: ObjectSet) -> list[ObjectSet]:
         (name, meet(_cond(a, named_a, name), _cond(b, named_b, name))) for name in dict.fromkeys((*named_a, *named_b))
     )
     kinds, others = _both_kinds(a, b)
-    most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
     made = ObjectSet(
         named,
         kinds,
         others,
         tuple(dict.fromkeys((*a.required, *b.required))),
         max(a.least, b.least),
-        most,
+        fewest(a.most, b.most),
         a.duties | b.duties,
         a.origins | b.origins,
     )
@@ -136,9 +135,14 @@ def _with_some(members: ObjectSet) -> list[ObjectSet]:
     return [members]
 
 
+def _keys_of(duty: Duty) -> Languages:
+    """Return the language of the keys whose member can meet a duty."""
+    return duty.names | ({names(duty.but).opposite()} if duty.but else frozenset())
+
+
 def _shut(members: ObjectSet, some: Duty) -> bool:
     """Whether only named keys can meet a duty."""
-    beside = some.names | ({names(some.but).opposite()} if some.but else frozenset())
+    beside = _keys_of(some)
     for group, cond in members.kinds:
         if meet(cond, some.cond) != NEVER and not vacant(beside | group):
             return False
@@ -170,7 +174,7 @@ def not_object(members: ObjectSet, origin: Origin) -> list[ObjectSet]:
         if len(some.cond) > 1:
             raise Inexact
         cond = negated(next(iter(some.cond))) if some.cond else NEVER
-        group = some.names | ({names(some.but).opposite()} if some.but else frozenset())
+        group = _keys_of(some)
         out.append(ObjectSet(kinds=((group, cond),)) if group else ObjectSet(others=cond))
     return [tidy for piece in out for tidy in tidy_object(piece)]
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
-from .languages import member, names, vacant
+from .languages import listed, member, names, vacant
 from .sets import ANY, NEVER, ArraySet, Duty, Language, NumberSet, Origin, StringSet, meet, negated
 
 WAYS = 64  # ways in which a duty is spelled out, at most
@@ -20,6 +20,11 @@ MOST_WAYS = 512  # ways in which all duties of a piece are
 
 class Inexact(Exception):
     """A set that cannot be said with pieces, or only with too many of them."""
+
+
+def fewest(a: int | None, b: int | None) -> int | None:
+    """Return the smaller of two limits, of which None is no limit."""
+    return b if a is None else a if b is None else min(a, b)
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers
@@ -37,30 +42,36 @@ def both_number(a: NumberSet, b: NumberSet) -> list[NumberSet]:
 
 
 def tidy_number(num: NumberSet) -> list[NumberSet]:
-    """The piece with whole bounds if it is of integers; none if it is empty."""
+    """Return the piece with whole bounds if it is of integers; none if it is empty."""
     if num.integer:
-        low = num.low if num.low is None else Fraction(math.floor(num.low) + 1 if num.low_open else math.ceil(num.low))
-        high = (
-            num.high
-            if num.high is None
-            else Fraction(math.ceil(num.high) - 1 if num.high_open else math.floor(num.high))
-        )
-        num = replace(num, low=low, low_open=False, high=high, high_open=False)
+        low = None if num.low is None else math.floor(num.low) + 1 if num.low_open else math.ceil(num.low)
+        high = None if num.high is None else math.ceil(num.high) - 1 if num.high_open else math.floor(num.high)
+        num = replace(num, low=_whole(low), low_open=False, high=_whole(high), high_open=False)
     if num.low is not None and num.high is not None:
         if num.low > num.high or (num.low == num.high and (num.low_open or num.high_open)):
             return []
         if num.low == num.high:
             return [NumberSet(num.low, high=num.high)] if holds_number(num, num.low) else []
+    return [] if _steps_over(num) else [num]
+
+
+def _whole(value: int | None) -> Fraction | None:
+    return None if value is None else Fraction(value)
+
+
+def _steps_over(num: NumberSet) -> bool:
+    """Whether no step falls within the bounds, or all of them are ruled out."""
     step = num.multiple or (Fraction(1) if num.integer else None)
-    if step is not None and any(step % apart == 0 for apart, _ in num.apart):
-        return []
-    if num.fractional and (num.integer or (step is not None and step.denominator == 1)):
-        return []
-    if step is not None and num.low is not None and num.high is not None:
-        first = math.ceil(num.low / step) * step
-        if first > num.high or (first == num.high and num.high_open and not num.low_open):
-            return []
-    return [num]
+    if step is None:
+        return False
+    if any(step % apart == 0 for apart, _ in num.apart):
+        return True
+    if num.fractional and (num.integer or step.denominator == 1):
+        return True
+    if num.low is None or num.high is None:
+        return False
+    first = math.ceil(num.low / step) * step
+    return first > num.high or (first == num.high and num.high_open and not num.low_open)
 
 
 def holds_number(num: NumberSet, value: Fraction) -> bool:
@@ -114,12 +125,13 @@ def _common(a: Fraction, b: Fraction) -> Fraction:
 
 
 def both_string(a: StringSet, b: StringSet) -> list[StringSet]:
-    most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
     values = b.values if a.values is None else a.values
     if a.values is not None and b.values is not None:
         other = frozenset(b.values)
         values = tuple(value for value in a.values if value in other)
-    return tidy_string(StringSet(values, a.patterns | b.patterns, max(a.least, b.least), most, a.spans | b.spans))
+    return tidy_string(
+        StringSet(values, a.patterns | b.patterns, max(a.least, b.least), fewest(a.most, b.most), a.spans | b.spans)
+    )
 
 
 def tidy_string(text: StringSet) -> list[StringSet]:
@@ -155,9 +167,7 @@ def outside(pattern: Language, origin: Origin) -> list[StringSet]:
     """The strings that are not in a language."""
     opposite = pattern.opposite()
     if opposite.kind == "names" and opposite.positive:
-        import json
-
-        return [StringSet(tuple(json.loads(opposite.text)))]
+        return [StringSet(tuple(sorted(listed(opposite))))]
     return [StringSet(patterns=frozenset({(opposite, origin)}))]
 
 
@@ -166,12 +176,11 @@ def outside(pattern: Language, origin: Origin) -> list[StringSet]:
 
 def both_array(a: ArraySet, b: ArraySet) -> list[ArraySet]:
     length = max(len(a.prefix), len(b.prefix))
-    most = b.most if a.most is None else a.most if b.most is None else min(a.most, b.most)
     made = ArraySet(
         tuple(meet(item(a, i), item(b, i)) for i in range(length)),
         meet(a.rest, b.rest),
         max(a.least, b.least),
-        most,
+        fewest(a.most, b.most),
         a.unique | b.unique,
         a.repeated | b.repeated,
         a.duties | b.duties,
@@ -187,12 +196,8 @@ def item(items: ArraySet, index: int) -> frozenset[int]:
 
 def tidy_array(items: ArraySet) -> list[ArraySet]:
     prefix, most = items.prefix, items.most
-    if items.rest == NEVER:
-        most = len(prefix) if most is None else min(most, len(prefix))
-    for index, cond in enumerate(prefix):
-        if cond == NEVER:
-            most = index if most is None else min(most, index)
-            break
+    if items.rest == NEVER or NEVER in prefix:
+        most = fewest(most, prefix.index(NEVER) if NEVER in prefix else len(prefix))
     if most is not None:
         prefix = prefix[:most]
     while prefix and prefix[-1] == items.rest and most is None:

@@ -17,23 +17,26 @@ from typing import Any
 
 from .....lang.errors import ConstraintError
 from .combine import Busy, SetAlgebra
+from .languages import unreadable
 from .lint import ENFORCED, contradiction, crossed
 from .objects import tidy_object
+from .pieces import tidy_array
 from .places import SchemaPlaces, child
 from .sets import (
     ANY,
     EVERYTHING,
     NEVER,
     NOTHING,
-    NULL,
+    ArraySet,
     Condition,
+    Language,
     Loss,
     ObjectSet,
     Origin,
     ValueSet,
 )
 from .typed import enumerated, of_type, typed
-from .unevaluated import unevaluated_items, unevaluated_properties
+from .unevaluated import evaluated
 
 BRANCHES = 64  # of a oneOf that are told apart, at most
 NEGATING = re.compile(r"^(.*)/(oneOf|not|if|dependentSchemas|dependencies|anyOf)(/|$)")
@@ -61,9 +64,6 @@ class SchemaReader:
             schema = self.places[number].schema
             return Origin(pointer, next((key for key in schema if key in ENFORCED), "type"))
         return Origin(owner, keyword) if keyword in ("properties", "patternProperties") else Origin(parent, name)
-
-    def cond(self, pointer: str, schema: Any, *, branch: bool = False) -> Condition:
-        return self.places.cond(pointer, schema, branch=branch)
 
     def shape(self, cond: Condition) -> ValueSet:
         """What a condition comes to. A place that needs itself is an error of the schema."""
@@ -104,10 +104,12 @@ class SchemaReader:
         for keyword, step in steps.items():
             if keyword in schema:
                 out = self.sets.both(out, step(pointer, schema), Origin(pointer, keyword))
-        out = self._unevaluated(out, pointer, schema)
+        for keyword in ("unevaluatedProperties", "unevaluatedItems"):
+            if keyword in schema:
+                out = self.sets.both(out, self._unevaluated(pointer, schema, keyword), Origin(pointer, keyword))
         if self._nullable(schema):
             self.notes[Origin(pointer, "nullable")] = "null, or what the rest of this schema says"
-            out = self.sets.either([NULL, out], Origin(pointer, "nullable"))
+            out = self.sets.either([ValueSet(null=True), out], Origin(pointer, "nullable"))
         return out
 
     @staticmethod
@@ -123,7 +125,7 @@ class SchemaReader:
             out = self.sets.both(out, self._enum(pointer, schema["enum"], "enum"), Origin(pointer, "enum"))
         if "const" in schema:
             out = self.sets.both(out, self._enum(pointer, [schema["const"]], "const"), Origin(pointer, "const"))
-        return self.sets.both(out, typed(self, pointer, schema), Origin(pointer, "type"))
+        return self.sets.both(out, typed(self.places, self.sets, pointer, schema), Origin(pointer, "type"))
 
     def _enum(self, pointer: str, values: list[Any], keyword: str) -> ValueSet:
         return enumerated(values, lambda value: self.places.constant(child(pointer, keyword), value))
@@ -148,19 +150,19 @@ class SchemaReader:
                 out = replace(out, losses=out.losses | {loss})
                 continue
             target, found = self.places.resolve(pointer, schema[keyword])
-            out = self.sets.both(out, self.sets.shape(self.cond(target, found)), origin)
+            out = self.sets.both(out, self.sets.shape(self.places.cond(target, found)), origin)
         return out
 
     def _all_of(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         out = EVERYTHING
         for index, part in enumerate(schema["allOf"]):
-            cond = self.cond(child(pointer, "allOf", index), part, branch=True)
+            cond = self.places.cond(child(pointer, "allOf", index), part, branch=True)
             out = self.sets.both(out, self.sets.shape(cond), Origin(pointer, "allOf"))
         return out
 
     def _branches(self, pointer: str, schema: dict[str, Any], keyword: str) -> list[Condition]:
         parts = enumerate(schema[keyword])
-        return [self.cond(child(pointer, keyword, index), part, branch=True) for index, part in parts]
+        return [self.places.cond(child(pointer, keyword, index), part, branch=True) for index, part in parts]
 
     def _any_of(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
         conds = self._branches(pointer, schema, "anyOf")
@@ -182,14 +184,14 @@ class SchemaReader:
         return self.sets.either(parts, origin)
 
     def _not(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
-        cond = self.cond(child(pointer, "not"), schema["not"], branch=True)
+        cond = self.places.cond(child(pointer, "not"), schema["not"], branch=True)
         return self.sets.shape(opposite(cond))
 
     def _if(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
-        cond = self.cond(child(pointer, "if"), schema["if"], branch=True)
+        cond = self.places.cond(child(pointer, "if"), schema["if"], branch=True)
         out = []
         for test, keyword in ((cond, "then"), (opposite(cond), "else")):
-            follows = self.cond(child(pointer, keyword), schema.get(keyword, True), branch=True)
+            follows = self.places.cond(child(pointer, keyword), schema.get(keyword, True), branch=True)
             out.append(self.sets.both(self.sets.shape(test), self.sets.shape(follows), Origin(pointer, keyword)))
         return self.sets.either(out, Origin(pointer, "if"))
 
@@ -204,19 +206,26 @@ class SchemaReader:
                     required = tuple(dict.fromkeys([name, *needs]))
                     present = ValueSet(objects=(ObjectSet(tuple((n, ANY) for n in required), required=required),))
                 else:
-                    cond = self.cond(child(pointer, keyword, name), needs, branch=True)
+                    cond = self.places.cond(child(pointer, keyword, name), needs, branch=True)
                     present = self.sets.both(self.sets.shape(cond), present, origin)
                 out = self.sets.both(out, self.sets.either([absent, present], origin), origin)
         return out
 
-    def _unevaluated(self, out: ValueSet, pointer: str, schema: dict[str, Any]) -> ValueSet:
-        if "unevaluatedProperties" in schema:
-            found = unevaluated_properties(self, pointer, schema)
-            out = self.sets.both(out, found, Origin(pointer, "unevaluatedProperties"))
-        if "unevaluatedItems" in schema:
-            found = unevaluated_items(self, pointer, schema)
-            out = self.sets.both(out, found, Origin(pointer, "unevaluatedItems"))
-        return out
+    def _unevaluated(self, pointer: str, schema: dict[str, Any], keyword: str) -> ValueSet:
+        properties = keyword == "unevaluatedProperties"
+        seen = evaluated(self.places, pointer, schema, properties)
+        if seen.all:
+            return EVERYTHING
+        patterns = [Language("ecma", text) for text in seen.patterns]
+        if seen.unsure or any(unreadable(pattern) for pattern in patterns):
+            loss = Loss(Origin(pointer, keyword), "what is evaluated depends on the value")
+            return replace(EVERYTHING, losses=frozenset({loss}))
+        cond = self.places.cond(child(pointer, keyword), schema[keyword])
+        if not properties:
+            return replace(EVERYTHING, arrays=tuple(tidy_array(ArraySet((ANY,) * seen.items, cond))))
+        kinds = tuple((frozenset({pattern}), ANY) for pattern in patterns)
+        made = ObjectSet(tuple((name, ANY) for name in seen.names), kinds, cond)
+        return replace(EVERYTHING, objects=tuple(tidy_object(made)))
 
 
 def opposite(cond: Condition) -> Condition:

@@ -155,20 +155,4 @@ class ValueSet:
 
 
 NOTHING = ValueSet()
-NULL = ValueSet(null=True)
-BOOLEAN = ValueSet(booleans=frozenset({True, False}))
-NUMBER = ValueSet(numbers=(NumberSet(),))
-INTEGER = ValueSet(numbers=(NumberSet(integer=True),))
-STRING = ValueSet(strings=(StringSet(),))
-ARRAY = ValueSet(arrays=(ArraySet(),))
-OBJECT = ValueSet(objects=(ObjectSet(),))
 EVERYTHING = ValueSet(True, frozenset({True, False}), (NumberSet(),), (StringSet(),), (ArraySet(),), (ObjectSet(),))
-TYPES = {
-    "null": NULL,
-    "boolean": BOOLEAN,
-    "number": NUMBER,
-    "integer": INTEGER,
-    "string": STRING,
-    "array": ARRAY,
-    "object": OBJECT,
-}

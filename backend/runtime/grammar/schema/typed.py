@@ -1,6 +1,6 @@
-"""The keywords that speak of one type: numbers, strings, arrays, objects; and enum and const.
+"""The keywords that speak of one type (numbers, strings, arrays, objects), enum and const, read as sets.
 
-Owns: their reading as pieces. Knows nothing of applicators in place (`read.py`).
+Knows nothing of the keywords that combine schemas (`read.py`).
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .....lang.checking.formats import CHECKED_ONLY, FORMATS, MOST
-from .....lang.pattern import PatternError
-from .languages import member, node
+from .combine import SetAlgebra
+from .languages import member, unreadable
 from .objects import cond_of, tidy_object
 from .pieces import tidy_array, tidy_number, tidy_string
-from .places import child
+from .places import SchemaPlaces, child
 from .sets import (
     ANY,
     EVERYTHING,
     NEVER,
-    NOTHING,
-    TYPES,
     ArraySet,
     Condition,
     Duty,
@@ -37,36 +35,39 @@ from .sets import (
     meet,
 )
 
-if TYPE_CHECKING:
-    from .read import SchemaReader
+NUMERIC = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+TEXTUAL = frozenset({"minLength", "maxLength", "pattern", "format"})
+LISTING = frozenset({"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains"})
+KEYED = ("minProperties", "maxProperties", "patternProperties", "additionalProperties", "propertyNames")
+NAMING = frozenset({"properties", "required", *KEYED})
 
 
 def fraction(number: float | int) -> Fraction:
-    """A number as it was written in decimals."""
+    """Return a number as it was written in decimals."""
     return Fraction(number) if isinstance(number, int) else Fraction(repr(number))
 
 
+LARGEST_BOUND = fraction(
+    sys.float_info.max
+)  # a bound that every number of JSON text is within: the check wants doubles
+LARGEST_COUNT = 1_000_000_000  # of characters, items or members: no text has more, so a greater limit always holds
+
+
 def of_type(types: str | list[str]) -> ValueSet:
-    """The values of a type, or of several."""
-    out = NOTHING
-    found = [types] if isinstance(types, str) else types
-    for name in found:
-        if name == "integer" and "number" in found:
-            continue
-        shape = TYPES[name]
-        out = ValueSet(
-            out.null or shape.null,
-            out.booleans | shape.booleans,
-            out.numbers + shape.numbers,
-            out.strings + shape.strings,
-            out.arrays + shape.arrays,
-            out.objects + shape.objects,
-        )
-    return out
+    """Return the values of a type, or of several."""
+    names = {types} if isinstance(types, str) else set(types)
+    return ValueSet(
+        "null" in names,
+        EVERYTHING.booleans if "boolean" in names else frozenset(),
+        EVERYTHING.numbers if "number" in names else (NumberSet(integer=True),) if "integer" in names else (),
+        EVERYTHING.strings if "string" in names else (),
+        EVERYTHING.arrays if "array" in names else (),
+        EVERYTHING.objects if "object" in names else (),
+    )
 
 
 def enumerated(values: list[Any], constant: Callable[[Any], Condition]) -> ValueSet:
-    """These values. `constant` gives the condition of a value inside another one."""
+    """Return the set of these values. `constant` gives the condition of a value inside another one."""
     numbers: dict[NumberSet, None] = {}
     strings: dict[str, None] = {}
     arrays: list[ArraySet] = []
@@ -93,50 +94,41 @@ def enumerated(values: list[Any], constant: Callable[[Any], Condition]) -> Value
     )
 
 
-def typed(reader: SchemaReader, pointer: str, schema: dict[str, Any]) -> ValueSet:
-    """What the keywords of each type say; other types are free."""
+def typed(places: SchemaPlaces, sets: SetAlgebra, pointer: str, schema: dict[str, Any]) -> ValueSet:
+    """Return what the keywords of each type say; other types are free."""
+    said = schema.keys()
+    if not said & (NUMERIC | TEXTUAL | LISTING | NAMING):
+        return EVERYTHING
     losses: set[Loss] = set()
-    return (
-        replace(
-            EVERYTHING,
-            numbers=_numbers(pointer, schema) if schema.keys() & NUMERIC else EVERYTHING.numbers,
-            strings=_strings(reader, pointer, schema, losses) if schema.keys() & TEXTUAL else EVERYTHING.strings,
-            arrays=_arrays(reader, pointer, schema) if schema.keys() & LISTING else EVERYTHING.arrays,
-            objects=_objects(reader, pointer, schema, losses) if schema.keys() & NAMING else EVERYTHING.objects,
-            losses=frozenset(losses),
-        )
-        if schema.keys() & (NUMERIC | TEXTUAL | LISTING | NAMING)
-        else EVERYTHING
+    return ValueSet(
+        True,
+        EVERYTHING.booleans,
+        _numbers(pointer, schema) if said & NUMERIC else EVERYTHING.numbers,
+        _strings(pointer, schema, losses) if said & TEXTUAL else EVERYTHING.strings,
+        _arrays(places, pointer, schema) if said & LISTING else EVERYTHING.arrays,
+        _objects(places, sets, pointer, schema, losses) if said & NAMING else EVERYTHING.objects,
+        frozenset(losses),
     )
-
-
-LARGEST = fraction(sys.float_info.max)  # a bound that every number of JSON text is within: the check wants doubles
-NUMERIC = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-ENDLESS = 1_000_000_000
-"""Characters that no text has: a greater `maxLength` holds of itself."""
-TEXTUAL = {"minLength", "maxLength", "pattern", "format"}
-LISTING = {"items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains"}
-KEYED = ("minProperties", "maxProperties", "patternProperties", "additionalProperties", "propertyNames")
-NAMING = {
-    "properties",
-    "patternProperties",
-    "additionalProperties",
-    "required",
-    "minProperties",
-    "maxProperties",
-    "propertyNames",
-}
 
 
 def _numbers(pointer: str, schema: dict[str, Any]) -> tuple[NumberSet, ...]:
     low, low_open = _bound(schema, "minimum", "exclusiveMinimum", max)
     high, high_open = _bound(schema, "maximum", "exclusiveMaximum", min)
-    low = None if low is not None and low <= -LARGEST and not low_open else low
-    high = None if high is not None and high >= LARGEST and not high_open else high
+    low = None if low is not None and low <= -LARGEST_BOUND and not low_open else low
+    high = None if high is not None and high >= LARGEST_BOUND and not high_open else high
     multiple = fraction(schema["multipleOf"]) if "multipleOf" in schema else None
     whole = multiple is not None and multiple.denominator == 1
-    steps = frozenset({Origin(pointer, "multipleOf")}) if multiple is not None else frozenset[Origin]()
+    steps = _origins(pointer, schema, "multipleOf")
     return tuple(tidy_number(NumberSet(low, low_open, high, high_open, whole, multiple, steps=steps)))
+
+
+def _origins(pointer: str, schema: dict[str, Any], *keywords: str) -> frozenset[Origin]:
+    return frozenset(Origin(pointer, keyword) for keyword in keywords if keyword in schema)
+
+
+def _limit(value: float | int | None) -> int | None:
+    """Return the limit of a count, or None for one that always holds."""
+    return None if value is None or value > LARGEST_COUNT else int(value)
 
 
 def _bound(
@@ -152,7 +144,7 @@ def _bound(
     return (limit, True) if tighter(limit, closed) == limit else (closed, False)
 
 
-def _strings(reader: SchemaReader, pointer: str, schema: dict[str, Any], losses: set[Loss]) -> tuple[StringSet, ...]:
+def _strings(pointer: str, schema: dict[str, Any], losses: set[Loss]) -> tuple[StringSet, ...]:
     patterns: set[tuple[Language, Origin]] = set()
     most = schema.get("maxLength")
     if "pattern" in schema:
@@ -169,103 +161,96 @@ def _strings(reader: SchemaReader, pointer: str, schema: dict[str, Any], losses:
             most = MOST[name] if most is None else min(most, MOST[name])
     elif name in CHECKED_ONLY:
         losses.add(Loss(Origin(pointer, "format"), f"no mask can say {name!r}"))
-    whole = None if most is None or most > ENDLESS else int(most)
-    spans = frozenset(Origin(pointer, key) for key in ("minLength", "maxLength", "format") if key in schema)
-    return tuple(tidy_string(StringSet(None, frozenset(patterns), int(schema.get("minLength", 0)), whole, spans)))
-
-
-def unreadable(pattern: Language) -> str | None:
-    """Why no mask can say a pattern, or None."""
-    try:
-        node(pattern)
-    except PatternError as error:
-        return f"no mask can say this pattern: {error.message}"
-    return None
-
-
-def _arrays(reader: SchemaReader, pointer: str, schema: dict[str, Any]) -> tuple[ArraySet, ...]:
-    prefix: tuple[Condition, ...] = ()
-    rest = ANY
-    items = schema.get("items")
-    heads, key = (items, "items") if isinstance(items, list) else (schema.get("prefixItems", []), "prefixItems")
-    prefix = tuple(reader.cond(child(pointer, key, index), part) for index, part in enumerate(heads))
-    if isinstance(items, list):
-        rest = reader.cond(child(pointer, "additionalItems"), schema.get("additionalItems", True))
-    elif items is not None:
-        rest = reader.cond(child(pointer, "items"), items)
-    least, most = int(schema.get("minItems", 0)), schema.get("maxItems")
-    some: set[Duty] = set()
-    counts: set[tuple[Condition, int, int | None, Origin]] = set()
-    if "contains" in schema:
-        origin = Origin(pointer, "contains")
-        cond = reader.cond(child(pointer, "contains"), schema["contains"], branch=True)
-        fewest, utmost = int(schema.get("minContains", 1)), schema.get("maxContains")
-        least = max(least, fewest)
-        if fewest == 1 and utmost is None:
-            some.add(Duty(cond, origin))
-        elif fewest > 0 or utmost is not None:
-            counts.add((cond, fewest, utmost, origin))
-    unique = frozenset({Origin(pointer, "uniqueItems")}) if schema.get("uniqueItems") is True else frozenset[Origin]()
-    whole = None if most is None or most > ENDLESS else int(most)
+    spans = _origins(pointer, schema, "minLength", "maxLength", "format")
     return tuple(
-        tidy_array(ArraySet(prefix, rest, least, whole, unique, frozenset(), frozenset(some), frozenset(counts)))
+        tidy_string(StringSet(None, frozenset(patterns), int(schema.get("minLength", 0)), _limit(most), spans))
     )
 
 
-def _objects(reader: SchemaReader, pointer: str, schema: dict[str, Any], losses: set[Loss]) -> tuple[ObjectSet, ...]:
+def _arrays(places: SchemaPlaces, pointer: str, schema: dict[str, Any]) -> tuple[ArraySet, ...]:
+    items = schema.get("items")
+    heads, key = (items, "items") if isinstance(items, list) else (schema.get("prefixItems", []), "prefixItems")
+    prefix = tuple(places.cond(child(pointer, key, index), part) for index, part in enumerate(heads))
+    later = "additionalItems" if isinstance(items, list) else "items"
+    made = ArraySet(
+        prefix,
+        places.cond(child(pointer, later), schema.get(later, True)),
+        int(schema.get("minItems", 0)),
+        _limit(schema.get("maxItems")),
+        _origins(pointer, schema, "uniqueItems") if schema.get("uniqueItems") is True else frozenset(),
+    )
+    return tuple(tidy_array(_containing(places, pointer, schema, made) if "contains" in schema else made))
+
+
+def _containing(places: SchemaPlaces, pointer: str, schema: dict[str, Any], items: ArraySet) -> ArraySet:
+    """Return the piece with what `contains` says of it."""
+    origin = Origin(pointer, "contains")
+    cond = places.cond(child(pointer, "contains"), schema["contains"], branch=True)
+    least, most = int(schema.get("minContains", 1)), schema.get("maxContains")
+    items = replace(items, least=max(items.least, least))
+    if least == 1 and most is None:
+        return replace(items, duties=frozenset({Duty(cond, origin)}))
+    if least > 0 or most is not None:
+        return replace(items, counts=frozenset({(cond, least, most, origin)}))
+    return items
+
+
+def _objects(
+    places: SchemaPlaces, sets: SetAlgebra, pointer: str, schema: dict[str, Any], losses: set[Loss]
+) -> tuple[ObjectSet, ...]:
     kinds: dict[Languages, Condition] = {}
-    known = True
+    extra = places.cond(child(pointer, "additionalProperties"), schema.get("additionalProperties", True))
     for text, part in schema.get("patternProperties", {}).items():
         pattern = Language("ecma", text)
         if (why := unreadable(pattern)) is not None:
             losses.add(Loss(Origin(pointer, "patternProperties"), why))
-            known = False
+            extra = ANY  # which keys are additional is not known
             continue
         group = frozenset({pattern})
-        cond = reader.cond(child(pointer, "patternProperties", text), part)
+        cond = places.cond(child(pointer, "patternProperties", text), part)
         kinds[group] = meet(kinds.get(group, ANY), cond)
-    extra = schema.get("additionalProperties", True)
-    others = reader.cond(child(pointer, "additionalProperties"), extra) if known else ANY
-    plain = ObjectSet((), tuple(kinds.items()), others)
     named = []
     for name, part in schema.get("properties", {}).items():
-        cond = reader.cond(child(pointer, "properties", name), part)
-        for group, more in plain.kinds:
+        cond = places.cond(child(pointer, "properties", name), part)
+        for group, more in kinds.items():
             if member(group, name):
                 cond = meet(cond, more)
         named.append((name, cond))
     required = tuple(dict.fromkeys(schema.get("required", ()))) if isinstance(schema.get("required"), list) else ()
-    most = schema.get("maxProperties")
-    limits = frozenset(Origin(pointer, key) for key in KEYED if key in schema)
-    whole = None if most is None or most > ENDLESS else int(most)
-    least = int(schema.get("minProperties", 0))
-    made = ObjectSet(tuple(named), plain.kinds, others, required, least, whole, frozenset(), limits)
+    made = ObjectSet(
+        tuple(named),
+        tuple(kinds.items()),
+        extra,
+        required,
+        int(schema.get("minProperties", 0)),
+        _limit(schema.get("maxProperties")),
+        origins=_origins(pointer, schema, *KEYED),
+    )
     if "propertyNames" in schema:
-        made = _with_names(reader, pointer, schema, made, losses)
+        made = _with_names(places, sets, pointer, schema, made, losses)
     return tuple(tidy_object(made))
 
 
 def _with_names(
-    reader: SchemaReader, pointer: str, schema: dict[str, Any], members: ObjectSet, losses: set[Loss]
+    places: SchemaPlaces,
+    sets: SetAlgebra,
+    pointer: str,
+    schema: dict[str, Any],
+    members: ObjectSet,
+    losses: set[Loss],
 ) -> ObjectSet:
-    """The piece with what `propertyNames` says of its keys."""
-    cond = reader.cond(child(pointer, "propertyNames"), schema["propertyNames"], branch=True)
-    shape = reader.sets.shape(cond)
-    origin = Origin(pointer, "propertyNames")
+    """Return the piece with what `propertyNames` says of its keys."""
+    shape = sets.shape(places.cond(child(pointer, "propertyNames"), schema["propertyNames"], branch=True))
     losses |= shape.losses
     if not shape.strings:
-        return replace(members, named=(), kinds=(), others=NEVER, required=members.required)
+        return replace(members, named=(), kinds=(), others=NEVER)
     if len(shape.strings) > 1:
-        losses.add(Loss(origin, "names of several kinds are only checked"))
+        losses.add(Loss(Origin(pointer, "propertyNames"), "names of several kinds are only checked"))
         return members
     (text,) = shape.strings
     if text.values is not None:
-        order = sorted(
-            text.values,
-            key=lambda name: (
-                [n for n, _ in members.named].index(name) if name in dict(members.named) else len(members.named)
-            ),
-        )
+        declared = [name for name, _ in members.named if name in text.values]
+        order = dict.fromkeys([*declared, *text.values])
         return replace(members, named=tuple((name, cond_of(members, name)) for name in order), kinds=(), others=NEVER)
     group = {pattern for pattern, _ in text.patterns}
     if text.least or text.most is not None:
