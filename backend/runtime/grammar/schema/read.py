@@ -1,11 +1,9 @@
-"""Keywords read as sets of JSON values.
+"""The keywords that combine schemas (`$ref`, allOf, anyOf, oneOf, not, if, dependent...), read as sets of JSON values.
 
-Owns: what the applicators mean (`$ref`, allOf, anyOf, oneOf, not, if, dependent...), and the order in which the
-keywords of a place are read; the keywords of one type are in `typed.py`. Knows nothing of the engine.
+Knows nothing of the engine. The keywords of one type are in `typed.py`.
 
-Each of them is an equation of sets: oneOf is each branch without the others, `if` is (if and then) or (not if and
-else), dependentRequired is (absent) or (present with the others). Branches that are surely disjoint need no taking
-out.
+Each keyword is an equation of sets: oneOf is each branch without the others, `if` is (if and then) or (not if and
+else), dependentRequired is (absent) or (present with the others).
 """
 
 from __future__ import annotations
@@ -34,16 +32,17 @@ from .sets import (
     ObjectSet,
     Origin,
     ValueSet,
+    opposite,
 )
 from .typed import enumerated, of_type, typed
 from .unevaluated import evaluated
 
-BRANCHES = 64  # of a oneOf that are told apart, at most
+MOST_ONE_OF_BRANCHES = 64  # that are told apart: each is compared with each
 NEGATING = re.compile(r"^(.*)/(oneOf|not|if|dependentSchemas|dependencies|anyOf)(/|$)")
 
 
 class SchemaReader:
-    """Reads the places of a document. `notes`: what there is to say on a keyword that is enforced."""
+    """Reads the places of a document. `notes`: what an account says of a keyword that is enforced."""
 
     def __init__(self, places: SchemaPlaces) -> None:
         self.places = places
@@ -51,22 +50,32 @@ class SchemaReader:
         self.impossible: dict[str, str] = {}  # places that no value matches by what they say themselves
         self.read_places: set[int] = set()
         self.sets = SetAlgebra(self.read, self.origin)
+        self._steps: dict[str, Callable[[str, dict[str, Any], str], ValueSet]] = {
+            **dict.fromkeys(("$ref", "$recursiveRef", "$dynamicRef"), self._reference),
+            "allOf": self._all_of,
+            "anyOf": self._any_of,
+            "oneOf": self._one_of,
+            "not": self._not,
+            "if": self._if,
+            **dict.fromkeys(("dependentRequired", "dependentSchemas", "dependencies"), self._dependent),
+            **dict.fromkeys(("unevaluatedProperties", "unevaluatedItems"), self._unevaluated),
+        }
 
     def origin(self, number: int) -> Origin:
-        """The keyword that a place is negated by, or that holds it."""
+        """Return the keyword that negates a place, or the one that holds it."""
         pointer = self.places[number].pointer
         found = NEGATING.match(pointer)
         if found:
             return Origin(found[1], found[2])
         parent, _, name = pointer.rpartition("/")
         owner, _, keyword = parent.rpartition("/")
-        if keyword in ("definitions", "$defs"):  # a definition that is taken out of another one
+        if keyword in ("definitions", "$defs"):  # a definition that is subtracted from another
             schema = self.places[number].schema
             return Origin(pointer, next((key for key in schema if key in ENFORCED), "type"))
         return Origin(owner, keyword) if keyword in ("properties", "patternProperties") else Origin(parent, name)
 
     def shape(self, cond: Condition) -> ValueSet:
-        """What a condition comes to. A place that needs itself is an error of the schema."""
+        """Return the set of a condition. Raises `ConstraintError` for a place that is needed to read itself."""
         try:
             return self.sets.shape(cond)
         except Busy as busy:
@@ -77,7 +86,7 @@ class SchemaReader:
             ) from None
 
     def read(self, number: int) -> ValueSet:
-        """The values that a place admits."""
+        """Return the values that a place admits."""
         place = self.places[number]
         schema, pointer = place.schema, place.pointer
         if schema is False:
@@ -88,25 +97,9 @@ class SchemaReader:
         out = self._direct(pointer, schema)
         if out.empty and not self._nullable(schema):
             self._impossible(pointer, schema, place.branch)
-        steps: dict[str, Callable[[str, dict[str, Any]], ValueSet]] = {
-            "$ref": self._reference,
-            "$recursiveRef": self._reference,
-            "$dynamicRef": self._reference,
-            "allOf": self._all_of,
-            "anyOf": self._any_of,
-            "oneOf": self._one_of,
-            "not": self._not,
-            "if": self._if,
-            "dependentRequired": self._dependent,
-            "dependentSchemas": self._dependent,
-            "dependencies": self._dependent,
-        }
-        for keyword, step in steps.items():
+        for keyword, step in self._steps.items():
             if keyword in schema:
-                out = self.sets.both(out, step(pointer, schema), Origin(pointer, keyword))
-        for keyword in ("unevaluatedProperties", "unevaluatedItems"):
-            if keyword in schema:
-                out = self.sets.both(out, self._unevaluated(pointer, schema, keyword), Origin(pointer, keyword))
+                out = self.sets.both(out, step(pointer, schema, keyword), Origin(pointer, keyword))
         if self._nullable(schema):
             self.notes[Origin(pointer, "nullable")] = "null, or what the rest of this schema says"
             out = self.sets.either([ValueSet(null=True), out], Origin(pointer, "nullable"))
@@ -117,7 +110,7 @@ class SchemaReader:
         return schema.get("nullable") is True
 
     def _direct(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
-        """What the keywords say that look at the value itself."""
+        """Read the keywords that look at the value itself."""
         out = EVERYTHING
         if "type" in schema:
             out = self.sets.both(out, of_type(schema["type"]), Origin(pointer, "type"))
@@ -139,41 +132,35 @@ class SchemaReader:
 
     # ------------------------------------------------------------------------------------------------- applicators
 
-    def _reference(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
-        out = EVERYTHING
-        for keyword in ("$ref", "$recursiveRef", "$dynamicRef"):
-            if keyword not in schema:
-                continue
-            origin = Origin(pointer, keyword)
-            if keyword != "$ref" and not self.places.is_static(keyword, schema[keyword]):
-                loss = Loss(origin, "a dynamic reference with several targets is only checked")
-                out = replace(out, losses=out.losses | {loss})
-                continue
-            target, found = self.places.resolve(pointer, schema[keyword])
-            out = self.sets.both(out, self.sets.shape(self.places.cond(target, found)), origin)
-        return out
+    def _reference(self, pointer: str, schema: dict[str, Any], keyword: str) -> ValueSet:
+        if keyword != "$ref" and not self.places.is_static(keyword, schema[keyword]):
+            loss = Loss(Origin(pointer, keyword), "a dynamic reference with several targets is only checked")
+            return replace(EVERYTHING, losses=frozenset({loss}))
+        target, found = self.places.resolve(pointer, schema[keyword])
+        return self.sets.shape(self.places.cond(target, found))
 
-    def _all_of(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
+    def _all_of(self, pointer: str, schema: dict[str, Any], keyword: str) -> ValueSet:
         out = EVERYTHING
-        for index, part in enumerate(schema["allOf"]):
-            cond = self.places.cond(child(pointer, "allOf", index), part, branch=True)
-            out = self.sets.both(out, self.sets.shape(cond), Origin(pointer, "allOf"))
+        for index, part in enumerate(schema[keyword]):
+            cond = self.places.cond(child(pointer, keyword, index), part, branch=True)
+            out = self.sets.both(out, self.sets.shape(cond), Origin(pointer, keyword))
         return out
 
     def _branches(self, pointer: str, schema: dict[str, Any], keyword: str) -> list[Condition]:
         parts = enumerate(schema[keyword])
         return [self.places.cond(child(pointer, keyword, index), part, branch=True) for index, part in parts]
 
-    def _any_of(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
-        conds = self._branches(pointer, schema, "anyOf")
-        return self.sets.either([self.sets.shape(cond) for cond in conds], Origin(pointer, "anyOf"))
+    def _any_of(self, pointer: str, schema: dict[str, Any], keyword: str) -> ValueSet:
+        conds = self._branches(pointer, schema, keyword)
+        return self.sets.either([self.sets.shape(cond) for cond in conds], Origin(pointer, keyword))
 
-    def _one_of(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
-        conds = self._branches(pointer, schema, "oneOf")
-        origin = Origin(pointer, "oneOf")
-        if len(conds) > BRANCHES:
-            out = self.sets.either([self.sets.shape(cond) for cond in conds], origin)
-            return replace(out, losses=out.losses | {Loss(origin, f"more than {BRANCHES} branches are only checked")})
+    def _one_of(self, pointer: str, schema: dict[str, Any], keyword: str) -> ValueSet:
+        conds = self._branches(pointer, schema, keyword)
+        origin = Origin(pointer, keyword)
+        if len(conds) > MOST_ONE_OF_BRANCHES:
+            loss = Loss(origin, f"more than {MOST_ONE_OF_BRANCHES} branches are only checked")
+            out = self._any_of(pointer, schema, keyword)
+            return replace(out, losses=out.losses | {loss})
         parts = []
         for index, cond in enumerate(conds):
             part = self.sets.shape(cond)
@@ -183,11 +170,11 @@ class SchemaReader:
             parts.append(part)
         return self.sets.either(parts, origin)
 
-    def _not(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
+    def _not(self, pointer: str, schema: dict[str, Any], _: str) -> ValueSet:
         cond = self.places.cond(child(pointer, "not"), schema["not"], branch=True)
         return self.sets.shape(opposite(cond))
 
-    def _if(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
+    def _if(self, pointer: str, schema: dict[str, Any], _: str) -> ValueSet:
         cond = self.places.cond(child(pointer, "if"), schema["if"], branch=True)
         out = []
         for test, keyword in ((cond, "then"), (opposite(cond), "else")):
@@ -195,20 +182,16 @@ class SchemaReader:
             out.append(self.sets.both(self.sets.shape(test), self.sets.shape(follows), Origin(pointer, keyword)))
         return self.sets.either(out, Origin(pointer, "if"))
 
-    def _dependent(self, pointer: str, schema: dict[str, Any]) -> ValueSet:
-        out = EVERYTHING
-        for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
-            origin = Origin(pointer, keyword)
-            for name, needs in schema.get(keyword, {}).items():
-                absent = replace(EVERYTHING, objects=tuple(tidy_object(ObjectSet(((name, NEVER),)))))
-                present = ValueSet(objects=(ObjectSet(required=(name,), named=((name, ANY),)),))
-                if isinstance(needs, list):
-                    required = tuple(dict.fromkeys([name, *needs]))
-                    present = ValueSet(objects=(ObjectSet(tuple((n, ANY) for n in required), required=required),))
-                else:
-                    cond = self.places.cond(child(pointer, keyword, name), needs, branch=True)
-                    present = self.sets.both(self.sets.shape(cond), present, origin)
-                out = self.sets.both(out, self.sets.either([absent, present], origin), origin)
+    def _dependent(self, pointer: str, schema: dict[str, Any], keyword: str) -> ValueSet:
+        out, origin = EVERYTHING, Origin(pointer, keyword)
+        for name, needs in schema[keyword].items():
+            absent = replace(EVERYTHING, objects=tuple(tidy_object(ObjectSet(((name, NEVER),)))))
+            required = tuple(dict.fromkeys([name, *needs])) if isinstance(needs, list) else (name,)
+            present = ValueSet(objects=(ObjectSet(tuple((n, ANY) for n in required), required=required),))
+            if not isinstance(needs, list):
+                cond = self.places.cond(child(pointer, keyword, name), needs, branch=True)
+                present = self.sets.both(self.sets.shape(cond), present, origin)
+            out = self.sets.both(out, self.sets.either([absent, present], origin), origin)
         return out
 
     def _unevaluated(self, pointer: str, schema: dict[str, Any], keyword: str) -> ValueSet:
@@ -226,13 +209,3 @@ class SchemaReader:
         kinds = tuple((frozenset({pattern}), ANY) for pattern in patterns)
         made = ObjectSet(tuple((name, ANY) for name in seen.names), kinds, cond)
         return replace(EVERYTHING, objects=tuple(tidy_object(made)))
-
-
-def opposite(cond: Condition) -> Condition:
-    """The condition that a condition of one place (or none) does not hold."""
-    if cond == ANY:
-        return NEVER
-    if cond == NEVER:
-        return ANY
-    (place,) = cond
-    return frozenset({-place})

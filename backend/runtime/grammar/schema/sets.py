@@ -1,15 +1,12 @@
-"""Sets of JSON values, as unions of pieces a type: what the keywords of a schema are turned into.
+"""Sets of JSON values, as unions of pieces of each type: what the keywords of a schema are read as.
 
-Owns: the immutable pieces and `ValueSet`, a union of pieces for each of the six types. Knows nothing of keywords, of the
-engine, nor of how sets are combined (`combine.py`).
+Knows nothing of keywords, of the engine, nor of how sets are combined (`combine.py`).
 
-What a member of an object or an item of an array must be is a `Condition`: a set of places in the schema (`places.py`),
-all of which must hold; a negative place must not hold. So a shape is never nested, recursion costs nothing, and there
-are finitely many conditions.
-
-A piece says exactly what it says, even what the engine cannot enforce (`unique`, `some`, `fractional`, ...); only
-what is written for the engine is relaxed, and that is recorded. A shape that is larger than what was meant has
-`losses`.
+1. What a member or an item must be is a `Condition`: places of the schema (`places.py`), all of which must hold, and
+   negative ones, which must not. So no set is nested, recursion costs nothing, and conditions are finitely many.
+2. A piece is exact, even where the engine cannot enforce it (`unique`, `duties`, `fractional`, ...): only what is
+   written for the engine is relaxed, and that is recorded.
+3. A set that is larger than what was meant has `losses`.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ NEVER: Condition = frozenset({FALSE})
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A keyword at a place: what a loss is booked on."""
+    """A keyword at a place of the schema."""
 
     pointer: str
     keyword: str
@@ -33,26 +30,37 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A keyword that the mask enforces in part or not at all, and why."""
+    """A keyword that the mask enforces in part or not at all, and the reason."""
 
     origin: Origin
     note: str
 
 
 def meet(a: Condition, b: Condition) -> Condition:
-    """Both conditions."""
+    """Return the condition that both hold."""
     both = a | b
     return NEVER if FALSE in both or any(-place in both for place in both) else both
 
 
 def negated(place: int) -> Condition:
-    """The condition that a place does not hold."""
+    """Return the condition that a place does not hold."""
     return ANY if place == FALSE else frozenset({-place})
+
+
+def opposite(cond: Condition) -> Condition:
+    """Return the condition that a condition of at most one place does not hold."""
+    if cond == ANY:
+        return NEVER
+    (place,) = cond
+    return negated(place)
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """A language of strings. `kind`: "ecma" (a schema's pattern), "format" (its name), "names" (a JSON list)."""
+    """A language of strings. `kind`: "ecma" (`text` is a pattern), "format" (a name), "names" (a JSON list of strings).
+
+    A language that is not `positive` has all other strings.
+    """
 
     kind: str
     text: str
@@ -62,12 +70,13 @@ class Language:
         return Language(self.kind, self.text, not self.positive)
 
 
-Languages = frozenset[Language]  # strings that are in all of these languages
+Languages = frozenset[Language]
+"""The strings that are in all of these languages."""
 
 
 @dataclass(frozen=True, slots=True)
 class NumberSet:
-    """Numbers in an interval. `apart`: not a multiple of these; `fractional`: no integer (both with their origins)."""
+    """Numbers in an interval. `apart`: they are multiples of none of these. `fractional`: they are no integers."""
 
     low: Fraction | None = None
     low_open: bool = False
@@ -77,23 +86,23 @@ class NumberSet:
     multiple: Fraction | None = None
     apart: frozenset[tuple[Fraction, Origin]] = frozenset()
     fractional: frozenset[Origin] = frozenset()
-    steps: frozenset[Origin] = frozenset()  # of multipleOf
+    steps: frozenset[Origin] = frozenset()  # the keywords `multipleOf`
 
 
 @dataclass(frozen=True, slots=True)
 class StringSet:
-    """Strings: `values` if they are listed, else those of all `patterns` of `least..most` characters."""
+    """Strings: `values` if they are listed, else those of `least` to `most` characters in all languages `patterns`."""
 
     values: tuple[str, ...] | None = None
     patterns: frozenset[tuple[Language, Origin]] = frozenset()
     least: int = 0
     most: int | None = None
-    spans: frozenset[Origin] = frozenset()  # of the keywords that bound the length
+    spans: frozenset[Origin] = frozenset()  # the keywords that bound the length
 
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """A duty: a member that `names` admit and that is not in `but`, or an item from `start` on, must meet `cond`."""
+    """Some member, whose key is in `names` and not among `but`, or some item from `start` on, meets `cond`."""
 
     cond: Condition
     origin: Origin
@@ -104,7 +113,10 @@ class Duty:
 
 @dataclass(frozen=True, slots=True)
 class ArraySet:
-    """Arrays. Item i meets `prefix[i]`, later ones `rest`. `counts`: (cond, at least, at most) of contains."""
+    """Arrays of `least` to `most` items. Item i meets `prefix[i]`, later ones meet `rest`.
+
+    `unique`: no two items are equal. `repeated`: two are. `counts`: how many items (at least, at most) meet a condition.
+    """
 
     prefix: tuple[Condition, ...] = ()
     rest: Condition = ANY
@@ -118,9 +130,10 @@ class ArraySet:
 
 @dataclass(frozen=True, slots=True)
 class ObjectSet:
-    """Objects. A key that is `named` meets that condition; another one those of all `kinds` it is in; else `others`.
+    """Objects of `least` to `most` members, in the order of `named`.
 
-    `named` includes what the kinds say of these names. Order: declaration order.
+    The member of a key that is `named` meets that condition, which includes what the kinds say of the key. The member of
+    another key meets the conditions of all `kinds` that the key is in; if it is in none, it meets `others`.
     """
 
     named: tuple[tuple[str, Condition], ...] = ()
@@ -130,12 +143,12 @@ class ObjectSet:
     least: int = 0
     most: int | None = None
     duties: frozenset[Duty] = frozenset()
-    origins: frozenset[Origin] = frozenset()  # of the keywords that count members or say which keys there may be
+    origins: frozenset[Origin] = frozenset()  # the keywords that count members or say which keys there may be
 
 
 @dataclass(frozen=True, slots=True)
 class ValueSet:
-    """A union of pieces of each type. With `losses` it is larger than the set that was meant."""
+    """A union of pieces of each type."""
 
     null: bool = False
     booleans: frozenset[bool] = frozenset()
@@ -148,10 +161,6 @@ class ValueSet:
     @property
     def empty(self) -> bool:
         return not (self.null or self.booleans or self.numbers or self.strings or self.arrays or self.objects)
-
-    @property
-    def size(self) -> int:
-        return len(self.numbers) + len(self.strings) + len(self.arrays) + len(self.objects)
 
 
 NOTHING = ValueSet()
