@@ -1,6 +1,6 @@
 """Set algebra on sets of JSON values: intersection, union, complement; and which conditions surely nothing meets.
 
-Knows nothing of keywords: `SetAlgebra` is given what a place of the schema says, and keeps what each condition comes to.
+Knows nothing of keywords: `SetAlgebra` is given the set of each place, and keeps the set of each condition.
 
 1. A condition is expanded only when it is looked into, so recursive schemas end. A place that is needed to expand
    itself raises `Busy`.
@@ -42,7 +42,7 @@ P = TypeVar("P")
 
 
 class Busy(Exception):
-    """A place that is being expanded is needed to expand it."""
+    """A place is needed to expand itself."""
 
     def __init__(self, place: int) -> None:
         super().__init__(place)
@@ -50,20 +50,20 @@ class Busy(Exception):
 
 
 class SetAlgebra:
-    """What conditions come to. `read` expands one place; `origin` names the keyword a negated place is booked on."""
+    """The sets of conditions. `read` expands one place; `origin` is the keyword that its losses are booked on."""
 
     def __init__(self, read: Callable[[int], ValueSet], origin: Callable[[int], Origin]) -> None:
         self._read = read
         self._origin = origin
         self._shapes: dict[Condition, ValueSet] = {NEVER: NOTHING, frozenset(): EVERYTHING}
         self._open: set[int] = set()
-        self._making: set[Condition] = set()  # conditions whose shape is being computed
+        self._making: set[Condition] = set()  # conditions whose set is being computed
         self._empty: dict[Condition, bool] = {NEVER: True, frozenset(): False}
         self._probes = 0
         self._pairs = 0
 
     def shape(self, cond: Condition) -> ValueSet:
-        """The values that meet a condition. Raises `Busy`."""
+        """Return the values that meet a condition. Raises `Busy`."""
         if cond not in self._shapes:
             places = sorted(cond, key=lambda place: (place < 0, abs(place)))
             self._making.add(cond)
@@ -162,7 +162,7 @@ class SetAlgebra:
     # ---------------------------------------------------------------------------------------- what is surely empty
 
     def empty(self, cond: Condition, depth: int = MOST_PROBE_LEVELS) -> bool:
-        """Whether surely nothing meets a condition (False: not known)."""
+        """Whether surely nothing meets a condition; False where it is not known."""
         if cond in self._empty:
             return self._empty[cond]
         self._probes += 1

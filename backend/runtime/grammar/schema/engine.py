@@ -1,7 +1,7 @@
-"""Whether the engine takes a mask: a trial compilation by llguidance in strict mode, and a trial run over single bytes.
+"""Whether llguidance takes a schema: a trial compilation in strict mode, and a trial run over single bytes.
 
-Knows nothing of why a schema is as it is, nor of the vocabulary that it will be used with. The run is there because
-some limits of llguidance's lexer show only while text is written.
+Knows nothing of how the schema came to be, nor of the vocabulary that it will be used with. The run finds the limits
+of llguidance's lexer that show only while text is written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator
 
 
 def engine_refuses(mask: Any) -> str | None:
-    """What llguidance says against a schema, or None if it compiles."""
+    """Return what llguidance says against a schema, or None if it compiles."""
     from llguidance import LLMatcher
 
     refused, messages = LLMatcher.validate_grammar_with_warnings(_source(mask))
@@ -25,7 +25,7 @@ def engine_refuses(mask: Any) -> str | None:
 
 
 def engine_stumbles(mask: Any, steps: int = 60) -> str | None:
-    """What goes wrong while llguidance writes a text of a schema that it takes, if anything does."""
+    """Return what goes wrong while llguidance writes a text of a schema that it takes, or None."""
     from llguidance import LLMatcher
 
     matcher = LLMatcher(_bytes(), LLMatcher.grammar_from_lark(_source(mask)), log_level=0)
@@ -42,7 +42,7 @@ def engine_stumbles(mask: Any, steps: int = 60) -> str | None:
 
 
 def _brief(message: str) -> str:
-    """The point of llguidance's message: it may quote a whole schema."""
+    """Shorten llguidance's message, which may quote a whole schema."""
     line = message.partition("\n")[0]
     line = line.partition("JSON schema: ")[2] or line
     return line if len(line) <= 160 else line[:160] + "..."
@@ -53,7 +53,7 @@ def _source(mask: Any) -> str:
     return f"start: json\njson: %json {json.dumps(schema)}\n"
 
 
-class _Bytes:
+class _ByteVocabulary:
     """A vocabulary of the 256 bytes and an end."""
 
     eos_token_id = 256
@@ -69,4 +69,4 @@ class _Bytes:
 def _bytes() -> Any:
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    return LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=257, eos_token=256)
+    return LLTokenizer(TokenizerWrapper(_ByteVocabulary()), n_vocab=257, eos_token=256)

@@ -1,7 +1,6 @@
-"""The languages of strings that sets are made of: what a `Language` means, and how it is spelled for the engine.
+"""Languages of strings: what a `Language` means, whether languages are disjoint, how they are spelled for the engine.
 
-Owns: `Language` to an automaton (`lang/pattern.py`), to text that the engine takes, and to a test of one string;
-whether a conjunction of them is surely empty. All of it is cached: schemas say the same patterns again and again.
+Knows nothing of sets and keywords. Everything is cached, as schemas repeat their patterns.
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ from collections.abc import Iterable
 
 from .....lang import pattern as regular
 from .....lang.checking.formats import FORMATS, check_format
-from .....lang.pattern.nodes import repeated
+from .....lang.pattern.chars import contains
+from .....lang.pattern.nodes import children, repeated
 from .....lang.pattern.search import EcmaSearch
 from .sets import Language, Languages
 
-LIMIT = 2000  # states of an automaton that is made to decide something
-SPELLED = 60_000  # characters of a pattern that is given to the engine
+MOST_STATES = 2000  # of an automaton that is made to decide whether languages are disjoint
+MOST_PATTERN_CHARACTERS = 60_000  # of a pattern that is given to the engine
+MOST_INTERSECTED = 6  # languages that are intersected to see whether they have a string in common
 
 
 @functools.lru_cache(maxsize=4096)
 def node(pattern: Language) -> regular.PatternNode:
-    """The language as a node. Raises `PatternError` if it cannot be read."""
+    """Return the language as a pattern. Raises `PatternError` if it cannot be read."""
     if not pattern.positive:
         return regular.complement(node(pattern.opposite()))
     if pattern.kind == "ecma":
@@ -61,12 +62,12 @@ def _search(text: str) -> EcmaSearch:
 
 @functools.lru_cache(maxsize=4096)
 def listed(pattern: Language) -> frozenset[str]:
-    """The strings of a "names" pattern (whatever its sign)."""
+    """Return the strings that a language of kind "names" lists, positive or not."""
     return frozenset(json.loads(pattern.text))
 
 
 def names(texts: Iterable[str]) -> Language:
-    """The language of these strings."""
+    """Return the language of these strings."""
     return Language("names", json.dumps(sorted(set(texts))))
 
 
@@ -83,24 +84,19 @@ def vacant(group: Languages) -> bool:
     positive = [listed(p) for p in group if p.kind == "names" and p.positive]
     if positive:
         return not any(member(group, text) for text in frozenset.intersection(*positive))
-    if len(group) > 6 or all(pattern.kind == "names" for pattern in group):
+    if len(group) > MOST_INTERSECTED or all(pattern.kind == "names" for pattern in group):
         return False  # all but finitely many strings, or too many languages to decide
     try:
-        return _intersection_is_empty(group)
+        first, *others = (node(pattern) for pattern in sorted(group))
+        rest = functools.reduce(regular.both, others) if others else regular.ANY_TEXT
+        return regular.disjoint(first, rest, MOST_STATES) is True
     except regular.PatternError:
         return False
 
 
-def _intersection_is_empty(group: Languages) -> bool:
-    nodes = [node(pattern) for pattern in sorted(group, key=lambda p: (p.kind, p.text, p.positive))]
-    if len(nodes) == 1:
-        return regular.disjoint(nodes[0], regular.ANY_TEXT, LIMIT) is True
-    return regular.disjoint(nodes[0], functools.reduce(regular.both, nodes[1:]), LIMIT) is True
-
-
 @functools.lru_cache(maxsize=4096)
 def spelled(group: Languages) -> str | None:
-    """One pattern for the engine that says all of the group, or None if it cannot be said in one."""
+    """Return one pattern for the engine that matches what is in all languages; None if it would be too large."""
     if not group:
         return "^(?s:.*)$"
     if len(group) == 1:
@@ -108,55 +104,42 @@ def spelled(group: Languages) -> str | None:
         if pattern.kind == "names" and not pattern.positive and all(len(name) < 200 for name in listed(pattern)):
             return f"^(?:{_other_than(sorted(listed(pattern)))})$"
     try:
-        nodes = [node(p) for p in sorted(_merged(group), key=lambda p: (p.kind, p.text, p.positive))]
+        nodes = [node(pattern) for pattern in sorted(_merged(group))]
         whole = regular.plain(functools.reduce(regular.both, nodes))
-        return _short(regular.to_schema_pattern(without_nul(whole) if _slips(whole) else whole))
+        text = regular.to_schema_pattern(_without_nul(whole) if _slips(whole) else whole)
     except regular.PatternError:
         return None
+    return text if len(text) <= MOST_PATTERN_CHARACTERS else None
 
 
 def _slips(plain: regular.PatternNode) -> bool:
-    """Whether llguidance lets a quote or a backslash by that the language does not have.
+    """Whether llguidance admits a quote or a backslash that the pattern does not match.
 
-    It takes a set of characters that has all control characters (but a newline) for "any character", and then admits
-    every escape, `\\"` and `\\\\` too (1.9.1). Such a set is given to it without U+0000.
+    A set of characters with all control characters but a newline is "any character" to llguidance (1.9.1): it admits
+    every escape, `\\"` and `\\\\` too. So llguidance is given such a set without U+0000.
     """
     if isinstance(plain, regular.Chars):
         have = plain.ranges
-        controls = all(_holds(have, code) for code in range(32) if code != 10)
-        return controls and not (_holds(have, 0x22) and _holds(have, 0x5C))
-    return any(_slips(part) for part in _parts(plain))
+        controls = all(contains(have, code) for code in range(32) if code != 10)
+        return controls and not (contains(have, 0x22) and contains(have, 0x5C))
+    return any(_slips(part) for part in children(plain))
 
 
-def without_nul(plain: regular.PatternNode) -> regular.PatternNode:
-    """The texts of a language that have no U+0000."""
+def _without_nul(plain: regular.PatternNode) -> regular.PatternNode:
+    """Return the pattern of the same texts without those that have a U+0000."""
     if isinstance(plain, regular.Chars):
         return regular.Chars(tuple((max(low, 1), high) for low, high in plain.ranges if high >= 1))
     if isinstance(plain, regular.Concat):
-        return regular.sequence([without_nul(part) for part in plain.parts])
+        return regular.sequence([_without_nul(part) for part in plain.parts])
     if isinstance(plain, regular.Alt):
-        return regular.either([without_nul(part) for part in plain.parts])
+        return regular.either([_without_nul(part) for part in plain.parts])
     if isinstance(plain, regular.Repeat):
-        return repeated(without_nul(plain.node), plain.low, plain.high)
+        return repeated(_without_nul(plain.node), plain.low, plain.high)
     return plain
 
 
-def _parts(plain: regular.PatternNode) -> tuple[regular.PatternNode, ...]:
-    if isinstance(plain, (regular.Concat, regular.Alt)):
-        return tuple(plain.parts)
-    return (plain.node,) if isinstance(plain, regular.Repeat) else ()
-
-
-def _holds(ranges: tuple[tuple[int, int], ...], code: int) -> bool:
-    return any(low <= code <= high for low, high in ranges)
-
-
-def _short(text: str) -> str | None:
-    return text if len(text) <= SPELLED else None
-
-
 def _merged(group: Languages) -> Languages:
-    """The group with its exclusions of names as one."""
+    """Return the same group, with its exclusions of names joined in one."""
     outside = [p for p in group if p.kind == "names" and not p.positive]
     if len(outside) < 2:
         return group
@@ -165,7 +148,7 @@ def _merged(group: Languages) -> Languages:
 
 
 def _other_than(words: list[str]) -> str:
-    """A regular expression of all strings but the sorted `words`: linear in their length."""
+    """Return a regular expression of all strings but the sorted `words`, linear in their length."""
     heads: dict[str, list[str]] = {}
     for word in words:
         if word:

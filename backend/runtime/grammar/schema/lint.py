@@ -1,7 +1,6 @@
-"""What is refused before a schema is read: broken, misspelt, hostile or contradictory ones.
+"""What is refused before a schema is read: broken, misspelt, hostile or contradictory schemas.
 
-Owns: the keywords that are known, limits of size and depth, misspellings of keywords, values of the wrong type, and the
-naming of what contradicts what in one place. Every error names the JSON pointer. Knows nothing of sets.
+Knows nothing of sets. Every error names the JSON pointer of the place.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ TYPE_NAMES = frozenset({"null", "boolean", "number", "integer", "string", "array
 
 
 def lint(schema: Any) -> int:
-    """Refuse what is wrong with a schema; the number of its draft (4, 6, 7, 2019 or 2020)."""
+    """Refuse what is wrong with a schema. Returns the number of its draft (4, 6, 7, 2019 or 2020)."""
     if not isinstance(schema, (dict, bool)):
         raise ConstraintError(f"(root): a JSON Schema is an object or a boolean, not {type(schema).__name__}")
     _limits(schema)
@@ -68,7 +67,7 @@ def lint(schema: Any) -> int:
 
 
 def subschemas(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each subschema that is an object, with its pointer."""
+    """Yield each subschema that is an object, with its pointer, in the order of the document."""
     stack: list[tuple[str, Any, bool]] = [("", schema, True)]
     while stack:
         pointer, node, is_schema = stack.pop()
@@ -155,7 +154,7 @@ def misspelt(keyword: str) -> str | None:
 
 
 def _edits(a: str, b: str) -> int:
-    """Letters to insert, drop, change or swap to get from one word to the other (3 stands for more)."""
+    """Return how many letters must be inserted, dropped, changed or swapped between two words; 3 stands for more."""
     if abs(len(a) - len(b)) > 2:
         return 3
     before: list[int] = []
@@ -236,16 +235,11 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-BOUNDS = (
-    ("minimum", "maximum"),
-    ("minLength", "maxLength"),
-    ("minItems", "maxItems"),
-    ("minProperties", "maxProperties"),
-)
+BOUNDS = [(f"min{what}", f"max{what}") for what in ("imum", "Length", "Items", "Properties")]
 
 
 def crossed(schema: dict[str, Any]) -> tuple[str, str] | None:
-    """The bounds of a schema of which the lower one is above the upper one, if there are such."""
+    """Return the keyword of a lower bound that is above the upper one, with the reason; None if there is none."""
     for low, high in BOUNDS:
         if low in schema and high in schema and schema[low] > schema[high]:
             return low, f"{low} {schema[low]} is above {high} {schema[high]}"
@@ -253,7 +247,7 @@ def crossed(schema: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def contradiction(schema: dict[str, Any]) -> tuple[str, str]:
-    """Which keyword of a schema that nothing can match to name, and why."""
+    """Return the keyword to blame for a schema that nothing can match, and the reason."""
     if (bounds := crossed(schema)) is not None:
         return bounds
     for low, high in (("exclusiveMinimum", "maximum"), ("minimum", "exclusiveMaximum")):

@@ -1,12 +1,12 @@
-"""JSON Schema lowered to what the engine enforces, with a row for each keyword that says how.
+"""JSON Schema lowered to what the engine enforces, with a row for each keyword that says how it is carried out.
 
-Owns: `lower`, `Lowered`, `KeywordRow`: the order of the steps (lint, read, reach, write, try) and the account of them. The
-mask is never weaker than the schema without a row that says "checked"; the finished text is then validated against
-the original.
+Knows the order of the steps (lint, read, reach, write, try) and nothing of how they are done.
 
-Documented ways in which the mask is stricter than the schema: the order of properties is that of the schema; a key has
-one spelling; numbers are spelled plainly (no exponent where there is a bound; an integer without a fraction), the last
-1024 integers above -2^63 cannot be written under `minimum: -2^63`; characters are escaped only where JSON needs it.
+1. The mask is never weaker than the schema without a row that says "checked"; then the finished text is validated
+   against the original.
+2. The mask is stricter than the schema in four ways. Properties keep the order of the schema. A key and a character
+   have one spelling. Numbers are plain: no exponent where there is a bound, no fraction for an integer. The last 1024
+   integers above -2^63 cannot be written under `minimum: -2^63`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .....lang.checking.formats import known as known_format
 from .....lang.errors import ConstraintError
 from .....lang.pattern import PatternError
 from .engine import engine_refuses
-from .lint import ANNOTATIONS, ENFORCED, lint
+from .lint import ANNOTATIONS, ENFORCED, lint, subschemas
 from .nodes import ANYTHING, LoweredSchema, spelled_schema
 from .places import SchemaPlaces
 from .reach import children, inhabited, reach
@@ -31,13 +31,10 @@ from .sets import ANY, NEVER, Condition, Loss, Origin, ValueSet
 from .typed import NUMERIC
 from .write import SchemaWriter
 
-NO_EFFECT = {
-    "then": "if",
-    "else": "if",
-    "minContains": "contains",
-    "maxContains": "contains",
-}  # keywords that say nothing without another one
+NO_EFFECT = {"then": "if", "else": "if", "minContains": "contains", "maxContains": "contains"}
+"""Keywords that say nothing without another one."""
 OPEN_NOTE = "a key that repeats is found by the check"
+MOST_KEPT_SCHEMAS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class KeywordRow:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A schema for strict llguidance, and what it leaves to the check."""
+    """A schema for strict llguidance, as nodes and as JSON (`mask`), and what it leaves to the check."""
 
     document: LoweredSchema
     mask: Any
@@ -65,14 +62,14 @@ class Lowered:
 
     @property
     def checked(self) -> tuple[str, ...]:
-        """The pointers of the keywords that the finished text is checked for."""
+        """The JSON pointers of the keywords that the finished text is checked for."""
         return tuple(f"{row.pointer}/{row.keyword}" for row in self.rows if row.status == "checked")
 
 
 def lower(schema: Any) -> Lowered:
-    """Lower a JSON Schema. Raises `ConstraintError` for one that is broken, contradictory or too large.
+    """Lower a JSON Schema, or find it lowered before.
 
-    Lowered schemas are kept, by content.
+    Raises `ConstraintError` for a schema that is broken, contradictory or too large.
     """
     key = _key(schema)
     with _lock:
@@ -82,12 +79,11 @@ def lower(schema: Any) -> Lowered:
     out = _lower(schema)
     with _lock:
         _kept[key] = out
-        while len(_kept) > MOST_KEPT:
+        while len(_kept) > MOST_KEPT_SCHEMAS:
             _kept.popitem(last=False)
     return out
 
 
-MOST_KEPT = 256
 _kept: OrderedDict[str, Lowered] = OrderedDict()
 _lock = Lock()
 
@@ -143,7 +139,7 @@ def _found(reader: SchemaReader, root: Condition) -> tuple[dict[Condition, Value
 def _needed(
     reader: SchemaReader, root: Condition, found: dict[Condition, ValueSet], known: set[Condition]
 ) -> str | None:
-    """What an impossible place says that the root cannot do without."""
+    """Return the reason why a place that the root cannot do without is impossible."""
     seen, stack = set(), [root]
     while stack:
         cond = stack.pop()
@@ -158,7 +154,7 @@ def _needed(
 
 
 def _endless(reader: SchemaReader, found: dict[Condition, ValueSet], known: set[Condition]) -> str:
-    """The pointer of a place of the document that nothing satisfies."""
+    """Return the pointer of a place of the document that nothing satisfies."""
     for cond in found:
         if cond not in known and len(cond) == 1:
             (place,) = cond
@@ -199,13 +195,13 @@ def _written(
 
 
 def _refused_alone(cond: Condition, found: dict[Condition, ValueSet], known: set[Condition]) -> str | None:
-    """What the engine says against a condition with what is below it left open."""
+    """Return what the engine says against a condition whose items and members are left open."""
     others = {other: "" for other in found if other != cond}
     return engine_refuses(spelled_schema(SchemaWriter(found, known, others).document(cond)))
 
 
 def _losses(reader: SchemaReader, writer: SchemaWriter) -> set[Loss]:
-    """What was lost in writing, the numbers out of reach with the keywords that speak of numbers."""
+    """Return what was lost in writing. Numbers out of reach are booked on the keywords that speak of numbers."""
     return writer.losses | {
         Loss(origin, "the engine cannot count so far or so finely; the mask is a little wider")
         for cond in writer.widened
@@ -214,7 +210,7 @@ def _losses(reader: SchemaReader, writer: SchemaWriter) -> set[Loss]:
 
 
 def _origins(reader: SchemaReader, cond: Condition, keywords: Set[str] = frozenset()) -> list[Origin]:
-    """The keywords at the places of a condition, of those given if there are any."""
+    """Return the keywords at the places of a condition: those that are given, or all if none of them is there."""
     out = []
     for number in cond:
         place = reader.places[abs(number)]
@@ -231,7 +227,7 @@ def _origins(reader: SchemaReader, cond: Condition, keywords: Set[str] = frozens
 
 
 def _rows(reader: SchemaReader, root: Condition, losses: set[Loss]) -> list[KeywordRow]:
-    """A row for each keyword of each place that was read, in the order of the document."""
+    """Return a row for each keyword of each place that was read, in the order of the document."""
     booked: dict[tuple[str, str], list[str]] = {}
     for loss in losses:
         booked.setdefault((loss.origin.pointer, loss.origin.keyword), []).append(loss.note)
@@ -254,14 +250,8 @@ def _read(reader: SchemaReader) -> list[tuple[str, dict[str, Any]]]:
             seen[place.pointer] = place.schema
     if "" not in seen and isinstance(reader.places.document, dict):
         seen[""] = reader.places.document
-    order = {pointer: index for index, pointer in enumerate(_document_order(reader.places.document))}
+    order = {pointer: index for index, (pointer, _) in enumerate(subschemas(reader.places.document))}
     return sorted(seen.items(), key=lambda entry: order.get(entry[0], len(order)))
-
-
-def _document_order(document: Any) -> list[str]:
-    from .lint import subschemas
-
-    return [pointer for pointer, _ in subschemas(document)]
 
 
 def _row(
@@ -286,6 +276,3 @@ def _row(
     if not note and keyword in ("additionalProperties", "patternProperties") and value is not False:
         note = OPEN_NOTE
     return KeywordRow(pointer, keyword, "enforced", note)
-
-
-__all__ = ["KeywordRow", "Lowered", "lower"]

@@ -1,8 +1,7 @@
-"""The algebra of objects: both of two pieces, and what a piece leaves out.
+"""The algebra of one piece of objects: what is in two, what is not in one, and which covers which.
 
-Owns: `both_object`, `not_object`, `cond_of` (what the member of a name must meet). As in `pieces.py`, what is
-returned is simplified. An object is *closed* if no key but its named ones can be in it; then "some member is such" is
-spelled out.
+Knows nothing of unions of pieces (`combine.py`); `both_*`, `not_*` and `tidy_*` are as in `pieces.py`. An object is
+*closed* if only its named keys can be in it; then a duty that some member must meet is spelled out.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .languages import member, names, vacant
-from .pieces import MOST_WAYS, WAYS, Inexact, fewest
+from .pieces import MOST_COMBINED_WAYS, MOST_WAYS, Inexact, fewest
 from .sets import ANY, NEVER, Condition, Duty, Languages, ObjectSet, Origin, meet, negated
 
 Kind = tuple[Languages, Condition]
 
 
 def cond_of(members: ObjectSet, name: str) -> Condition:
-    """What the member of this name must meet."""
+    """Return what the member of this name must meet."""
     return _cond(members, dict(members.named), name)
 
 
@@ -75,14 +74,14 @@ def _both_kinds(a: ObjectSet, b: ObjectSet) -> tuple[tuple[Kind, ...], Condition
 
 
 def _remainder(members: ObjectSet) -> list[Kind]:
-    """`others` as a kind."""
+    """Return `others` as a kind."""
     if members.others == ANY:
         return []
     return [(rest_of(members), members.others)]
 
 
 def rest_of(members: ObjectSet) -> Languages:
-    """The language of the keys that are in none of the kinds (named keys are not taken out)."""
+    """Return the language of the keys that are in none of the kinds; it may hold named keys."""
     out: Languages = frozenset()
     for group, _ in members.kinds:
         if len(group) > 1:
@@ -123,7 +122,7 @@ def _with_some(members: ObjectSet) -> list[ObjectSet]:
         can = [name for name in named if name not in some.but and member(some.names, name)]
         if any(name in members.required and some.cond <= named[name] for name in can):
             return tidy_object(others)
-        if len(can) > WAYS or len(can) ** len(members.duties) > MOST_WAYS or not _shut(members, some):
+        if len(can) > MOST_WAYS or len(can) ** len(members.duties) > MOST_COMBINED_WAYS or not _shut(members, some):
             continue
         out: list[ObjectSet] = []
         for name in can:
@@ -184,7 +183,7 @@ def _duty(cond: Condition, origin: Origin, group: Languages, but: frozenset[str]
 
 
 def covers(a: ObjectSet, b: ObjectSet) -> bool:
-    """Whether every object of `b` is surely one of `a` (by what is written only)."""
+    """Whether every object of `b` is surely one of `a`, as far as the pieces themselves tell."""
     if not (set(a.required) <= set(b.required) and a.duties <= b.duties and a.least <= max(b.least, len(b.required))):
         return False
     if a.most is not None and (b.most is None or b.most > a.most):

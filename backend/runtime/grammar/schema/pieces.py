@@ -1,8 +1,8 @@
-"""The algebra of numbers, strings and arrays: both of two pieces, and what a piece leaves out.
+"""The algebra of one piece of a set: numbers, strings and arrays (objects are in `objects.py`).
 
-Owns: `both_*` (a list of pieces, empty if nothing is in both) and `not_*` (the pieces of a complement; `Inexact` if
-it cannot be said). Pieces that are returned are simplified: impossible ones are gone, duties that can be met in a few
-ways are spelled out. Objects are in `members.py`.
+Knows nothing of unions of pieces (`combine.py`). `both_*` is what is in two pieces, `not_*` what is not in a piece
+(`Inexact` if pieces cannot say it). Both return lists of pieces that `tidy_*` has simplified: impossible ones are gone,
+and duties that can be met in a few ways are spelled out.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from fractions import Fraction
 from .languages import listed, member, names, vacant
 from .sets import ANY, NEVER, ArraySet, Duty, Language, NumberSet, Origin, StringSet, meet, negated
 
-WAYS = 64  # ways in which a duty is spelled out, at most
-MOST_WAYS = 512  # ways in which all duties of a piece are
+MOST_WAYS = 64  # in which one duty is spelled out
+MOST_COMBINED_WAYS = 512  # in which all duties of a piece are spelled out
 
 
 class Inexact(Exception):
@@ -117,7 +117,7 @@ def _tighter(
 
 
 def _common(a: Fraction, b: Fraction) -> Fraction:
-    """The least common multiple."""
+    """Return the least common multiple."""
     return Fraction(math.lcm(a.numerator * b.denominator, b.numerator * a.denominator), a.denominator * b.denominator)
 
 
@@ -154,7 +154,7 @@ def not_string(text: StringSet, origin: Origin) -> list[StringSet]:
     if text.values is not None:
         return [StringSet(patterns=frozenset({(names(text.values).opposite(), origin)}))]
     out: list[StringSet] = []
-    for pattern, _ in sorted(text.patterns, key=lambda p: (p[0].text, p[0].positive)):
+    for pattern, _ in sorted(text.patterns):
         out += outside(pattern, origin)
     if text.least > 0:
         out.append(StringSet(most=text.least - 1, spans=frozenset({origin})))
@@ -164,7 +164,7 @@ def not_string(text: StringSet, origin: Origin) -> list[StringSet]:
 
 
 def outside(pattern: Language, origin: Origin) -> list[StringSet]:
-    """The strings that are not in a language."""
+    """Return the strings that are not in a language."""
     opposite = pattern.opposite()
     if opposite.kind == "names" and opposite.positive:
         return [StringSet(tuple(sorted(listed(opposite))))]
@@ -190,7 +190,7 @@ def both_array(a: ArraySet, b: ArraySet) -> list[ArraySet]:
 
 
 def item(items: ArraySet, index: int) -> frozenset[int]:
-    """What the item at an index must meet."""
+    """Return what the item at an index must meet."""
     return items.prefix[index] if index < len(items.prefix) else items.rest
 
 
@@ -217,14 +217,14 @@ def tidy_array(items: ArraySet) -> list[ArraySet]:
 
 
 def _with_some(items: ArraySet) -> list[ArraySet]:
-    """The piece with its duties spelled out where that is possible in a few ways."""
+    """Return the piece with its duties spelled out, where that is possible in a few ways."""
     for some in sorted(items.duties, key=lambda s: (s.start, sorted(s.cond), s.origin.pointer)):
         others = replace(items, duties=items.duties - {some})
         if all(some.cond <= cond for cond in items.prefix[some.start :]) and some.cond <= items.rest:
             return tidy_array(replace(others, least=max(items.least, some.start + 1)))
         if some.start < items.least and some.start < len(items.prefix) and some.cond <= item(items, some.start):
             return tidy_array(others)
-        if items.most is None or items.most - some.start > WAYS or _ways(items, items.most) > MOST_WAYS:
+        if items.most is None or items.most - some.start > MOST_WAYS or _ways(items, items.most) > MOST_COMBINED_WAYS:
             continue
         out: list[ArraySet] = []
         for index in range(some.start, items.most):
@@ -237,7 +237,7 @@ def _with_some(items: ArraySet) -> list[ArraySet]:
 
 
 def _ways(items: ArraySet, most: int) -> int:
-    """In how many ways all duties can be met, at most."""
+    """Return a bound on the number of ways to meet all duties."""
     return math.prod(max(most - some.start, 1) for some in items.duties)
 
 

@@ -1,10 +1,8 @@
-"""The places of a schema: each subschema has a number, and a reference stands for the place it leads to.
+"""The places of a schema: each subschema has a number, and a reference stands for the place that it leads to.
 
-Owns: pointers, base URIs and anchors, `$ref` resolution, and the numbering that conditions (`sets.Condition`) are made of.
-Knows nothing of what keywords mean, but for those that name or refer.
-
-A schema that says nothing has no place (its condition is ANY); `false` is the place FALSE. Remote references are
-refused: nothing is fetched.
+Knows nothing of what keywords mean, but for those that name or refer (base URIs, anchors, `$ref`). A schema that says
+nothing has no place: its condition is ANY. `false` is the place FALSE. References out of the schema are refused, as
+nothing is fetched.
 """
 
 from __future__ import annotations
@@ -27,8 +25,11 @@ SILENT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SchemaPlace:
-    """A subschema. `branch`: one of several alternatives, so nothing is lost if nothing satisfies it. `made`: it is
-    not in the document; it stands for a part of the value of the const or enum at the pointer."""
+    """A subschema.
+
+    `branch`: it is one of several alternatives, which nothing need satisfy. `made`: it is not in the document, but
+    stands for a part of the value of the const or enum at the pointer.
+    """
 
     pointer: str
     schema: Any
@@ -37,7 +38,7 @@ class SchemaPlace:
 
 
 def child(pointer: str, *names: str | int) -> str:
-    """The pointer of a child."""
+    """Return the JSON pointer of what these names lead to from a pointer."""
     return pointer + "".join("/" + str(name).replace("~", "~0").replace("/", "~1") for name in names)
 
 
@@ -58,7 +59,7 @@ class SchemaPlaces:
         return self.places[number]
 
     def cond(self, pointer: str, schema: Any, *, branch: bool = False) -> Condition:
-        """The condition that a subschema stands for, references followed."""
+        """Return the condition of a subschema, with references followed."""
         seen: list[str] = []
         while True:
             if schema is True or (isinstance(schema, dict) and schema.keys() <= SILENT):
@@ -76,7 +77,7 @@ class SchemaPlaces:
             pointer, schema = self.resolve(pointer, target)
 
     def number(self, pointer: str, schema: Any, branch: bool = False) -> int:
-        """The number of a place, a new one if it has not been seen."""
+        """Return the number of a place, a new one if the pointer has none."""
         if pointer not in self._numbers:
             self._numbers[pointer] = len(self.places)
             self.places.append(SchemaPlace(pointer, schema, branch))
@@ -86,7 +87,7 @@ class SchemaPlaces:
         return number
 
     def constant(self, pointer: str, value: Any) -> Condition:
-        """The condition of being equal to a value (part of the one at `pointer`)."""
+        """Return the condition of being equal to a value, which is a part of the one at `pointer`."""
         key = f"{pointer}\0{json.dumps(value)}"
         if key not in self._numbers:
             self._numbers[key] = len(self.places)
@@ -118,7 +119,7 @@ class SchemaPlaces:
         return None
 
     def resolve(self, pointer: str, reference: str) -> tuple[str, Any]:
-        """Where a `$ref` at a pointer leads."""
+        """Return the pointer and the schema that a `$ref` at a pointer leads to."""
         base = self._bases.get(pointer, "")
         uri, fragment = urldefrag(urljoin(base, reference) if base else reference)
         root = self._uris.get(uri.rstrip("#")) if uri else ""

@@ -1,7 +1,7 @@
-"""What of a schema can be reached, and what can hold at all.
+"""Which conditions the root leads to, and which of them some finite value meets: a walk, and a least fixpoint.
 
-Owns: the walk over the conditions from the root, and the least fixpoint of "some finite value meets it". A recursive
-schema without a base case is met by nothing; the engine would never end. Knows nothing of how it is written down.
+Knows nothing of how conditions are written for the engine. Nothing meets a recursive schema without a base case, and
+the engine would never end in it.
 """
 
 from __future__ import annotations
@@ -12,50 +12,51 @@ from .....lang.errors import ConstraintError
 from .pieces import item
 from .sets import ANY, NEVER, ArraySet, Condition, ObjectSet, ValueSet, meet
 
-MOST = 20_000  # conditions of a schema
+MOST_CONDITIONS = 20_000  # of a schema
+MOST_OVERLAPS = 256  # conditions that the members of several kinds of one object can come to
 
 
 def children(shape: ValueSet) -> Iterator[Condition]:
-    """The conditions that the pieces of a shape speak of."""
+    """Yield the conditions of the items and members of a set."""
     for items in shape.arrays:
         yield from items.prefix
         yield items.rest
     for members in shape.objects:
-        for _, cond in members.named:
-            yield cond
-        for cond in overlaps([cond for _, cond in members.kinds]):
-            yield cond
+        yield from (cond for _, cond in members.named)
+        yield from overlaps([cond for _, cond in members.kinds])
         yield members.others
 
 
 def overlaps(conds: list[Condition]) -> list[Condition]:
-    """The conditions that members of several kinds can come to."""
+    """Return the conditions that a member of one or more kinds may have to meet."""
     out = dict.fromkeys(conds)
     for cond in conds:
         for other in [*out]:
-            if len(out) > 256:
+            if len(out) > MOST_OVERLAPS:
                 return list(out)
             out.setdefault(meet(cond, other))
     return list(out)
 
 
 def reach(root: Condition, shape: Callable[[Condition], ValueSet]) -> dict[Condition, ValueSet]:
-    """Each condition that can be reached, with its shape."""
+    """Return each condition that can be reached, with its set."""
     found: dict[Condition, ValueSet] = {}
     stack = [root]
     while stack:
         cond = stack.pop()
         if cond in found or cond in (ANY, NEVER):
             continue
-        if len(found) > MOST:
-            raise ConstraintError(f"(root): the schema is too large: it comes to more than {MOST} conditions")
+        if len(found) > MOST_CONDITIONS:
+            raise ConstraintError(
+                f"(root): the schema is too large: it comes to more than {MOST_CONDITIONS} conditions"
+            )
         found[cond] = shape(cond)
         stack.extend(children(found[cond]))
     return found
 
 
 def inhabited(found: dict[Condition, ValueSet]) -> set[Condition]:
-    """The conditions that some finite value meets."""
+    """Return the conditions that some finite value meets."""
     out: set[Condition] = {ANY}
     waiting: dict[Condition, list[Condition]] = {}
     for cond, shape in found.items():
@@ -80,12 +81,12 @@ def _holds(shape: ValueSet, known: set[Condition]) -> bool:
 
 
 def possible_array(items: ArraySet, known: set[Condition]) -> bool:
-    """Whether the items that an array needs can be."""
+    """Whether the items that an array must have can exist."""
     return all(item(items, index) in known for index in range(min(items.least, len(items.prefix) + 1)))
 
 
 def possible_object(members: ObjectSet, known: set[Condition]) -> bool:
-    """Whether the members that an object needs can be."""
+    """Whether the members that an object must have can exist."""
     named = dict(members.named)
     if not all(named[name] in known for name in members.required):
         return False

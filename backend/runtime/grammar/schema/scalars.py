@@ -1,10 +1,8 @@
-"""Numbers and strings as the engine takes them.
+"""Numbers and strings written as nodes that the engine enforces exactly; what it cannot enforce becomes a `Loss`.
 
-Owns: bounds as floats that say the same or less, multiples that the engine computes exactly, the patterns of a string
-and the trial of those that it may find too hard. What cannot be said is recorded as a loss of the writer.
-
-The engine reads a number as a double, a fraction of more than 15 digits not always as the nearest one, and falls over
-near -2^63 (llguidance 1.9.1: the process crashes). `reachable` widens a piece to bounds that it gets right.
+Knows nothing of arrays and objects (`write.py`). The engine reads a number as a double, a fraction of more than 15
+digits not always as the nearest one, and crashes near -2^63 (llguidance 1.9.1). So `reachable` widens a set of numbers
+to bounds that the engine gets right. Patterns are tried, as some are too much for it.
 """
 
 from __future__ import annotations
@@ -24,12 +22,13 @@ from .sets import Loss, NumberSet, StringSet, ValueSet
 LARGEST_INTEGER = 9223372036854774784  # the largest double below 2^63: an integer's bound is no further from 0
 LARGEST_NUMBER = 10**17  # the same for the bound of a number, and for a bound that has no other beside it
 SMALLEST_NUMBER = Fraction(1, 10**20)  # a fraction's bound is no nearer to 0
-DIGITS = 15  # of a fraction
+MOST_DIGITS = 15  # of a fraction
+MOST_DECIMALS = 20  # that the engine counts in a step
 LOWEST_HELD = Fraction(-LARGEST_INTEGER)  # for a lower bound of -2^63
 
 
 def constants(shape: ValueSet) -> list[Scalar]:
-    """The single values of a shape: null, one boolean, points, listed strings."""
+    """Return the single values of a set: null, one boolean, points, listed strings."""
     out: list[Scalar] = [None] if shape.null else []
     out += list(shape.booleans) if len(shape.booleans) == 1 else []
     out += [plain(num.low) for num in shape.numbers if num.low is not None and num.low == num.high]
@@ -41,7 +40,7 @@ def plain(value: Fraction) -> int | float:
 
 
 def write_number(numbers: NumberSet, losses: set[Loss]) -> list[NumberSchema]:
-    """An interval, as nodes of which one or another holds. What cannot be written is added to `losses`."""
+    """Return an interval as nodes, one of which holds. What cannot be written is added to `losses`."""
     for apart, origin in numbers.apart:
         losses.add(Loss(origin, f"that a number is not a multiple of {plain(apart)} is only checked"))
     for origin in numbers.fractional:
@@ -68,7 +67,7 @@ def _plain_bound(value: Fraction | None) -> int | float | None:
 
 
 def _steps(multiple: Fraction) -> list[Fraction]:
-    """A step, and those of its multiples that are spelled with fewer decimals.
+    """Return a step, and those of its multiples that are spelled with fewer decimals.
 
     llguidance wants as many decimals as the step has: 0.50, not 0.5, for a step of 0.25 (1.9.1).
     """
@@ -83,7 +82,7 @@ def _steps(multiple: Fraction) -> list[Fraction]:
 
 
 def shorter_spellings(num: NumberSet) -> list[int | float]:
-    """Numbers of an interval that llguidance's expression for it leaves out.
+    """Return the numbers of an interval that llguidance's expression for it leaves out.
 
     Below a bound with n decimals it wants n decimals of a number that begins with the same ones: not 1.2 for a
     maximum of 1.25 (1.9.1).
@@ -102,7 +101,7 @@ def shorter_spellings(num: NumberSet) -> list[int | float]:
 
 
 def reachable(num: NumberSet) -> NumberSet:
-    """The piece, or a wider one with bounds that the engine can count to.
+    """Return the piece, or a wider one with bounds that the engine can count to.
 
     The bounds of 64-bit integers stay as they are said, since they are common: the upper one is exact, the lower one is
     held 1024 above what it says.
@@ -124,7 +123,7 @@ def reachable(num: NumberSet) -> NumberSet:
 
 
 def _let_by(bound: Fraction | None, other: Fraction | None) -> bool:
-    """Whether the engine lets an exclusive bound itself by: a whole one, with the other less than 1 away (1.9.1)."""
+    """Whether the engine admits an exclusive bound itself: a whole one, with the other less than 1 away (1.9.1)."""
     return bound is not None and other is not None and bound.denominator == 1 and abs(bound - other) < 1
 
 
@@ -135,7 +134,7 @@ def widened(num: NumberSet) -> bool:
 
 
 def _outward(bound: Fraction | None, whole: bool, away: int) -> Fraction | None:
-    """A bound that the engine gets right and that lets no less through. `away`: 1 for an upper, -1 for a lower one."""
+    """Return a bound that the engine gets right, no tighter than this. `away`: 1 for an upper, -1 for a lower one."""
     if bound is None:
         return None
     if bound * away > (LARGEST_INTEGER if whole else LARGEST_NUMBER):
@@ -148,23 +147,23 @@ def _outward(bound: Fraction | None, whole: bool, away: int) -> Fraction | None:
         return Fraction(nearest if Fraction(nearest) * away >= bound * away else math.nextafter(nearest, towards))
     if abs(bound) < SMALLEST_NUMBER:
         return SMALLEST_NUMBER * away if bound * away > 0 else Fraction(0)
-    context = Context(prec=DIGITS, rounding=ROUND_CEILING if away > 0 else ROUND_FLOOR)
+    context = Context(prec=MOST_DIGITS, rounding=ROUND_CEILING if away > 0 else ROUND_FLOOR)
     return Fraction(context.divide(Decimal(bound.numerator), Decimal(bound.denominator)))
 
 
 def _counts_exactly(multiple: Fraction) -> bool:
-    """Whether the engine's way from a double to a decimal (times ten until it is whole) gives this very number."""
+    """Whether the engine finds this very number: it multiplies a double by ten until the product is whole."""
     value, places = float(multiple), 0
-    while value != int(value) and places < 20:
+    while value != int(value) and places < MOST_DECIMALS:
         value *= 10.0
         places += 1
     return 0 < value <= 0xFFFFFFFF and Fraction(int(value), 10**places) == multiple
 
 
 def write_string(text: StringSet, losses: set[Loss]) -> StringSchema:
-    """Strings of a length that match patterns; those that the engine finds too hard are added to `losses`."""
+    """Return strings as a node. Patterns that the engine finds too hard are added to `losses`."""
     parts = []
-    for pattern, origin in sorted(text.patterns, key=lambda p: (p[0].kind, p[0].text, p[0].positive)):
+    for pattern, origin in sorted(text.patterns):
         said = spelled(frozenset({pattern}))
         if said is None or engine_refuses({"type": "string", "pattern": said}) is not None:
             losses.add(Loss(origin, "the pattern is too large for a mask"))

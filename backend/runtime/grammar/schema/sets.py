@@ -20,7 +20,7 @@ ANY: Condition = frozenset()
 NEVER: Condition = frozenset({FALSE})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Origin:
     """A keyword at a place of the schema."""
 
@@ -55,7 +55,7 @@ def opposite(cond: Condition) -> Condition:
     return negated(place)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Language:
     """A language of strings. `kind`: "ecma" (`text` is a pattern), "format" (a name), "names" (a JSON list of strings).
 
@@ -115,7 +115,7 @@ class Duty:
 class ArraySet:
     """Arrays of `least` to `most` items. Item i meets `prefix[i]`, later ones meet `rest`.
 
-    `unique`: no two items are equal. `repeated`: two are. `counts`: how many items (at least, at most) meet a condition.
+    `unique`: no items are equal; `repeated`: some are. `counts`: at least and at most so many items meet a condition.
     """
 
     prefix: tuple[Condition, ...] = ()
@@ -132,8 +132,8 @@ class ArraySet:
 class ObjectSet:
     """Objects of `least` to `most` members, in the order of `named`.
 
-    The member of a key that is `named` meets that condition, which includes what the kinds say of the key. The member of
-    another key meets the conditions of all `kinds` that the key is in; if it is in none, it meets `others`.
+    The member of a `named` key meets that condition, which includes what the kinds say of the key. The member of any
+    other key meets the conditions of all `kinds` that the key is in; if it is in none, it meets `others`.
     """
 
     named: tuple[tuple[str, Condition], ...] = ()

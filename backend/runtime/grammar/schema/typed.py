@@ -256,5 +256,5 @@ def _with_names(
     if text.least or text.most is not None:
         group.add(Language("ecma", f"^[\\s\\S]{{{text.least},{'' if text.most is None else text.most}}}$"))
     named = tuple((name, cond if member(frozenset(group), name) else NEVER) for name, cond in members.named)
-    kinds = tuple((frozenset({pattern.opposite()}), NEVER) for pattern in sorted(group, key=lambda p: p.text))
+    kinds = tuple((frozenset({pattern.opposite()}), NEVER) for pattern in sorted(group))
     return replace(members, named=named, kinds=(*members.kinds, *kinds))

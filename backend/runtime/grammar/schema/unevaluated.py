@@ -18,7 +18,7 @@ CONDITIONAL = frozenset(
 
 @dataclass
 class Evaluated:
-    """The names, patterns and first items that are evaluated. `all`: every one is; `unsure`: it depends on the value."""
+    """The names, patterns and first items that are evaluated. `all`: all are; `unsure`: it depends on the value."""
 
     names: dict[str, None] = field(default_factory=dict)
     patterns: dict[str, None] = field(default_factory=dict)

@@ -1,10 +1,7 @@
-"""Sets written down as a schema that strict llguidance takes.
+"""Sets written down as a lowered schema: each piece as nodes that the engine enforces exactly.
 
-Owns: the spelling of each piece in the keywords that the engine enforces exactly, and the record of what could not be
-spelled (`losses`). The scalars are in `scalars.py`. Knows nothing of the keywords that the sets came from.
-
-What is written: `type, enum, const`-like bounds, `pattern`, closed objects, `anyOf`, and `$ref` to `#/$defs/...`.
-Keys that have no name of their own are written as patterns that exclude the names, never as additionalProperties
+Knows nothing of the keywords that the sets came from; scalars are in `scalars.py`. What no node can say becomes a
+`Loss`. Keys without a name of their own are written as patterns that exclude the names, never as additionalProperties
 beside properties: llguidance takes `"\\u0061"` for an additional key although `a` has a schema of its own.
 """
 
@@ -305,7 +302,7 @@ def _without(group: Languages, other: Languages) -> list[Languages]:
     """What is in the one and not in the other, as languages that do not overlap."""
     out: list[Languages] = []
     held = group
-    for pattern in sorted(other, key=lambda p: (p.kind, p.text, p.positive)):
+    for pattern in sorted(other):
         part = held | {pattern.opposite()}
         if not vacant(part):
             out.append(part)
