@@ -26,7 +26,7 @@ from ....lang.pattern import PatternNode, size
 from ..text.tokenizer import Tokenizer
 from .cache import ArtefactCache
 from .closing.deepest import deepest
-from .closing.search import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
+from .closing.search import MOST_WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
 from .engines.ebnf import Unfit
 from .engines.llguidance_engine import LLCompiled, LLGuidance
 from .engines.outlines_engine import Outlines
@@ -72,9 +72,9 @@ class Prepared:
     @cached_property
     def shortest(self) -> int:
         """The length in tokens of the shortest text known, 0 if none is."""
-        return len(self.closing(self.compiled.matcher(), 2_000, work=10 * WORK) or ())
+        return len(self.closing(self.compiled.matcher(), 2_000, work=10 * MOST_WORK) or ())
 
-    def closing(self, matcher: Matcher, limit: int, work: int = WORK) -> list[int] | None:
+    def closing(self, matcher: Matcher, limit: int, work: int = MOST_WORK) -> list[int] | None:
         """At most `limit` tokens that complete a text from where `matcher` is; None if none were found."""
         return self.closer().path(matcher, limit, self.witnesses, isinstance(self.constraint, JsonSchema), work)
 

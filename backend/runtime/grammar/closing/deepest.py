@@ -1,13 +1,13 @@
-"""How much a constrained text may still need at most, wherever it is: a bound without any search.
+"""How many tokens a constrained text may need at most to its end, wherever it is: a bound without any search.
 
-Owns: `deepest`, over patterns and lowered schemas. Knows nothing of matchers, budgets or how a way to close is found.
+Knows nothing of matchers, budgets or how a way to close is found.
 
-A text stands in some part of its constraint. What it needs is the end of that part and a shortest text of all that
-must follow, so the bound is a maximum over the parts. It counts tokens: one a byte within a part, and as few as can
-spell them for the bytes that follow. (Where a grammar forces text, its canonical spelling may take a few more: who
-asks leaves some room.) With no `words` every byte counts one, and the bound holds exactly.
+A text stands in some part of its constraint. It needs the end of that part and a shortest text of all that must follow,
+so the bound is a maximum over the parts. Within a part each byte counts one token; the bytes that follow count as few
+tokens as can spell them. Where a grammar forces text, its canonical spelling may take a few more, so the caller leaves
+some room. Without `words` every byte counts one, and the bound holds exactly.
 
-`None`, where nothing can be told: `Both` and `Not`, open objects and arrays, recursion, all that is not known here.
+The bound is `None` where it cannot be told: `Both`, `Not`, open objects and arrays, recursion.
 """
 
 from __future__ import annotations
@@ -34,27 +34,24 @@ from ..schema.nodes import (
 )
 from .search import mask_pattern
 
-MOST_BYTES = 2_000
-"""Of one shortest text."""
-MOST_PARTS = 20_000
-"""Parts that are looked at."""
-LONGEST_WORD = 32
-"""Bytes of the longest token that is tried for what follows."""
+MOST_BYTES = 2_000  # of one shortest text
+MOST_PARTS = 20_000  # that are looked at
+LONGEST_WORD_BYTES = 32  # of a token that is tried for what follows
 _BLANK = b"\xff"
 """A byte that is not known; no token spells it, so it counts one."""
-_ESCAPE = 6
-"""Bytes of an escape in JSON; a character beyond U+FFFF takes two."""
+_ESCAPE_BYTES = 6  # in JSON; a character beyond U+FFFF takes two escapes
 _SEPARATORS = ((", ", ": "), (",", ":"))
 
 
 class _Untold(Exception):
-    """Nothing can be told."""
+    """The bound cannot be told."""
 
 
 def deepest(parts: Sequence[PatternNode | LoweredSchema | None], words: Collection[bytes] = ()) -> int | None:
-    """The most tokens that a text of these parts, one after the other, can need from anywhere to its nearest end.
+    """Return the most tokens that a text of these parts, one after the other, can need from anywhere to an end.
 
-    `parts`: patterns (`PatternNode`) and lowered schemas. `words`: the tokens' bytes, each single byte among them.
+    `parts`: patterns and lowered schemas; None for a part of which nothing is known. `words`: the bytes of the tokens,
+    each single byte among them.
     """
     try:
         return max(_EndBound(words, *style).sequence(parts) for style in _SEPARATORS)
@@ -63,7 +60,7 @@ def deepest(parts: Sequence[PatternNode | LoweredSchema | None], words: Collecti
 
 
 class _EndBound:
-    """One walk over the parts of a constraint. Every method's `after` is a shortest text of what must follow."""
+    """The bound for one style of separators. `after` is always a shortest text of what must follow."""
 
     def __init__(self, words: Collection[bytes], comma: str, colon: str) -> None:
         self.words = words
@@ -87,7 +84,7 @@ class _EndBound:
         return most
 
     def cost(self, after: bytes) -> int:
-        """Tokens for these bytes, at best."""
+        """Return the fewest tokens that spell these bytes."""
         if not self.words:
             return len(after)
         start = 0
@@ -95,14 +92,14 @@ class _EndBound:
             start += 1
         for at in range(start - 1, -1, -1):
             best = 1 + self.costs[after[at + 1 :]]
-            for end in range(at + 2, min(at + LONGEST_WORD, len(after)) + 1):
+            for end in range(at + 2, min(at + LONGEST_WORD_BYTES, len(after)) + 1):
                 if after[at:end] in self.words:
                     best = min(best, 1 + self.costs[after[end:]])
             self.costs[after[at:]] = best
         return self.costs[after]
 
     def within(self, text: bytes, after: bytes) -> int:
-        """From anywhere within this very text."""
+        """Return the most tokens from anywhere within this very text."""
         self.looked += len(text)
         return max((self.cost(text[at:] + after) for at in range(len(text))), default=0)
 
@@ -113,7 +110,7 @@ class _EndBound:
 
     # -- patterns
     def pattern(self, node: PatternNode, after: bytes, quoted: bool = False) -> int:
-        """`quoted`: within a JSON string."""
+        """Return the most tokens from anywhere in a text of a pattern. `quoted`: the text is within a JSON string."""
         self.look()
         if isinstance(node, Chars):
             begun = _rest(node, quoted)
@@ -135,7 +132,7 @@ class _EndBound:
         raise _Untold
 
     def least_pattern(self, node: PatternNode, quoted: bool) -> bytes:
-        """A shortest text of a pattern."""
+        """Return a shortest text of a pattern."""
         key = node, quoted
         if key not in self.least:
             self.least[key] = _short(self._least_pattern(node, quoted))
@@ -261,7 +258,7 @@ class _FarthestEnd(SchemaVisitor[[bytes], int]):
     def visit_string(self, node: StringSchema, after: bytes) -> int:
         pattern = _only_pattern(node)
         if pattern is None:
-            return 2 + node.least + 2 * _ESCAPE + self.bound.cost(after)
+            return 2 + node.least + 2 * _ESCAPE_BYTES + self.bound.cost(after)
         least = self.least.visit(node)
         return max(self.bound.cost(least + after), self.bound.pattern(pattern, b'"' + after, quoted=True))
 
@@ -280,7 +277,7 @@ class _FarthestEnd(SchemaVisitor[[bytes], int]):
 
 # -- characters
 def _cheapest(node: Chars, quoted: bool) -> bytes:
-    """A character of the set that takes the fewest bytes."""
+    """Return a character of the set that takes the fewest bytes."""
     found: list[bytes] = []
     for low, high in node.ranges:
         for first in (low, 0x20, 0x23, 0x30, 0x41, 0x5D, 0x61):  # beyond what JSON escapes, and readable ones
@@ -291,15 +288,15 @@ def _cheapest(node: Chars, quoted: bool) -> bytes:
 
 def _written(character: str, quoted: bool) -> bytes:
     if quoted and (character < " " or character == "\x7f"):
-        return _BLANK * _ESCAPE
+        return _BLANK * _ESCAPE_BYTES
     return b"\\" + character.encode() if quoted and character in '"\\' else character.encode()
 
 
 def _rest(node: Chars, quoted: bool) -> int:
-    """Bytes that a begun character of the set may still need."""
+    """Return the bytes that a begun character of the set may still need."""
     begun = len(chr(node.ranges[-1][1]).encode()) - 1 if node.ranges else 0
     escaped = quoted and any(low < 0x20 or low <= code <= high for low, high in node.ranges for code in b'"\\\x7f')
-    return _ESCAPE - 1 if escaped else begun
+    return _ESCAPE_BYTES - 1 if escaped else begun
 
 
 # -- schemas
@@ -323,7 +320,7 @@ def _only_pattern(node: StringSchema) -> PatternNode | None:
 
 
 def _spelled(value: Any) -> bytes:
-    """A value in the longest of its spellings."""
+    """Return a value in the longest of its spellings."""
     return json.dumps(value).encode()
 
 

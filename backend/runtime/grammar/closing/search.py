@@ -1,13 +1,11 @@
-"""The way to close: tokens that end a constrained text from where it is.
+"""The way to close: tokens that complete a constrained text from where it is, found by search.
 
-Owns: the search for such tokens over any engine's matchers, and the words that help it. Knows nothing of budgets
-(`constrained.py`).
+Knows nothing of budgets (`job/rule.py`). Grammars are opaque, so the search tries what tends to close: quotes within
+strings, brackets outside them, digits before words. A pattern may want anything at its end, so each regular part has a
+*witness*, a shortest text of it: from nearly anywhere in a pattern, some end of its witness completes it.
 
-Grammars are opaque, so the search tries what tends to close: quotes within strings, brackets outside them, digits
-before words. What a pattern wants at its end is no such habit, so for every regular part there is a *witness*, a
-shortest text of it: from nearly anywhere in a pattern, some end of its witness completes it. A greedy walk finds most
-ends; where it does not, or not soon enough, a breadth-first search does, in which two texts of equal length with equal
-masks count as one. What is found does close; that nothing shorter does is not proven.
+A greedy walk finds most ends. Where it finds none, a breadth-first search does, in which two texts of equal length with
+equal masks count as one. What is found does close; that nothing shorter does is not proven.
 """
 
 from __future__ import annotations
@@ -38,13 +36,18 @@ from ..schema.nodes import (
     UnionSchema,
 )
 
-BEAM = 16
-"""Texts that the breadth-first search keeps a layer."""
-WORK = 8_000
-"""What one search may take: 16 for a mask, 1 for a token tried. (About 50 ms at 50,000 tokens; not a time, as what is
-found decides what is sampled, and that may not depend on how fast the machine is.)"""
-_MASK = 16
-MOST_WITNESSES, LONGEST_WITNESS = 32, 400
+BEAM_TEXTS = 16  # that the breadth-first search keeps a layer
+MOST_WORK = 8_000
+"""What one search may take: `MASK_WORK` for a mask, 1 for a token tried; about 50 ms at 50,000 tokens. It is no time,
+because what is found decides what is sampled, and that may not depend on how fast the machine is."""
+MASK_WORK = 16
+MOST_WITNESSES, LONGEST_WITNESS_BYTES = 32, 400
+MOST_CLOSING_TOKENS = 2_000  # of the first greedy walk
+MOST_SEARCHED_TOKENS = 400  # of the second one, and layers of the breadth-first search
+MOST_CANDIDATES, LAST_CANDIDATES = (
+    96,
+    16,
+)  # tokens of a mask that are all tried; else the handy ones and so many last ones
 
 
 class Closer:
@@ -71,22 +74,24 @@ class Closer:
         limit: int,
         witnesses: Sequence[bytes] = (),
         json: bool = False,
-        work: int = WORK,
+        work: int = MOST_WORK,
     ) -> list[int] | None:
-        """At most `limit` tokens that complete the text (`matcher` stays as it is), or None if none were found.
+        """Return at most `limit` tokens that complete the text, or None if none were found. `matcher` stays as it is.
 
         `witnesses`: texts of the constraint's regular parts. `json`: only strings are regular parts. `work`: what the
         search may take.
         """
         search = _ClosingSearch(self, witnesses, json, work)
-        found = search.greedy(matcher, min(limit, 2_000))
-        if found is None and limit > 0:
-            found = search.greedy(matcher, min(limit, 400), last=True)
-        return search.breadth_first(matcher, min(limit, 400)) if found is None and limit > 0 else found
+        found = search.greedy(matcher, min(limit, MOST_CLOSING_TOKENS))
+        if found is not None or limit <= 0:
+            return found
+        limit = min(limit, MOST_SEARCHED_TOKENS)
+        found = search.greedy(matcher, limit, last=True)
+        return search.breadth_first(matcher, limit) if found is None else found
 
 
 class _ClosingSearch:
-    """One search, with its own row for masks. `left`: the work it may still do."""
+    """One search, with its own row for masks. `left`: the work that it may still do."""
 
     def __init__(self, closer: Closer, witnesses: Sequence[bytes], json: bool, work: int) -> None:
         self.closer, self.witnesses, self.json = closer, witnesses, json
@@ -94,8 +99,7 @@ class _ClosingSearch:
         self.left = work
 
     def greedy(self, matcher: Matcher, limit: int, last: bool = False) -> list[int] | None:
-        """One way, the likeliest token at each place; with `last`, where only words are allowed, the last of them (the
-        first may lead in a circle)."""
+        """Follow the likeliest token, step by step. `last`: of words, take the last; the first may lead in a circle."""
         at = matcher.fork()
         path: list[int] = []
         while len(path) <= limit:
@@ -118,7 +122,7 @@ class _ClosingSearch:
         return self._witnessed(at) or best
 
     def _witnessed(self, at: Matcher) -> Sequence[int]:
-        """The shortest end of a witness that completes its part here, as tokens; () if none does."""
+        """Return the shortest end of a witness that completes its part here, as tokens; () if none does."""
         found: Sequence[int] = ()
         for witness in self.witnesses:
             for start in range(len(witness) - 1, -1, -1):
@@ -143,7 +147,7 @@ class _ClosingSearch:
         return bool(self.json and self.closer.closes[allowed[0]]) or bool((first == first[0]).all())
 
     def breadth_first(self, matcher: Matcher, limit: int) -> list[int] | None:
-        """In layers of texts of equal length."""
+        """Search in layers of texts of equal length."""
         layer: list[tuple[Matcher, list[int]]] = [(matcher.fork(), [])]
         for _ in range(limit):
             seen: dict[bytes, tuple[Matcher, list[int]]] = {}
@@ -158,9 +162,9 @@ class _ClosingSearch:
                     if after.can_end():
                         return [*path, token]
                     after.fill(self.row)
-                    self.left -= _MASK
+                    self.left -= MASK_WORK
                     seen.setdefault(self.row.tobytes(), (after, [*path, token]))
-            layer = list(seen.values())[:BEAM]
+            layer = list(seen.values())[:BEAM_TEXTS]
             if not layer:
                 return None
         return None
@@ -171,15 +175,15 @@ class _ClosingSearch:
             yield forced[0]
             return
         allowed = self._allowed(matcher)
-        if len(allowed) > 96:
+        if len(allowed) > MOST_CANDIDATES:
             handy = self.closer.handy[self._bits()[self.closer.handy]]
-            allowed = np.concatenate([handy, allowed[len(allowed) - 16 :]])
+            allowed = np.concatenate([handy, allowed[-LAST_CANDIDATES:]])
         yield from dict.fromkeys(allowed.tolist())
 
     def _allowed(self, matcher: Matcher) -> npt.NDArray[np.int64]:
-        """Ids that the mask allows, the most likely to close first."""
+        """Return the tokens that the mask allows, those that most likely close first."""
         matcher.fill(self.row)
-        self.left -= _MASK
+        self.left -= MASK_WORK
         bits = self._bits()
         order = self.closer.free if np.count_nonzero(bits) > self.closer.many else self.closer.structure
         return order[bits[order]]
@@ -189,8 +193,7 @@ class _ClosingSearch:
 
 
 def _in_free_text(data: bytes) -> tuple[int, int]:
-    """Rank of a token where nearly everything is allowed (a string, a text): what ends it, then long words, so that a
-    least length is soon reached."""
+    """Rank a token where nearly everything is allowed: what ends a string, then long words, to reach a least length."""
     if data[:1] == b'"' and not data[1:].strip(b"]}"):
         return 0, -len(data)
     return 1, -min(len(data), 16) if data.isalpha() and data.isascii() else 0
@@ -200,7 +203,7 @@ _WORD = 6
 
 
 def _in_structure(data: bytes) -> tuple[int, int]:
-    """Rank of a token elsewhere: brackets that close, `null`, a quote, digits, punctuation, openers, words."""
+    """Rank a token elsewhere: brackets that close, `null`, a quote, digits, punctuation, openers, words."""
     if not data.strip(b"]}"):
         return 0, -len(data)
     if data == b"null":
@@ -220,12 +223,12 @@ def _in_structure(data: bytes) -> tuple[int, int]:
 
 
 def witness(node: PatternNode) -> bytes | None:
-    """A shortest text of a pattern; None for one that is too long or not soon found."""
+    """Return a shortest text of a pattern; None for one that is too long or not soon found."""
     try:
         text = shortest(node)
     except PatternError:
         return None
-    return text.encode() if text is not None and 0 < len(text) <= LONGEST_WITNESS else None
+    return text.encode() if text is not None and 0 < len(text) <= LONGEST_WITNESS_BYTES else None
 
 
 def schema_witnesses(schema: LoweredSchema) -> tuple[bytes, ...]:
@@ -236,11 +239,11 @@ def schema_witnesses(schema: LoweredSchema) -> tuple[bytes, ...]:
 
 
 _RUST_CHARACTER = re.compile(r"\\x\{([0-9a-fA-F]+)\}")
-"""As lowering writes characters; all else in its patterns means the same to Python."""
+"""How lowering writes characters; all else in its patterns means the same to Python."""
 
 
 def mask_pattern(pattern: str) -> PatternNode:
-    """Return a pattern of a lowered schema, read."""
+    """Read a pattern of a lowered schema."""
     return parse_regex(_RUST_CHARACTER.sub(lambda m: f"\\U{int(m[1], 16):08x}", pattern))
 
 
@@ -253,7 +256,7 @@ def _of_pattern(pattern: str) -> bytes | None:
 
 
 def heaviest(schema: LoweredSchema) -> int:
-    """Return the characters of the largest least value that any place of a lowered schema asks for.
+    """Return the most characters that any place of a lowered schema asks for at least.
 
     So much one opening bracket or comma may add to the way to the end.
     """
