@@ -187,7 +187,7 @@ class SetAlgebra:
         return both == NEVER or self.empty(both)
 
     def _barren_array(self, items: ArraySet, depth: int = MOST_PROBE_LEVELS - 1) -> bool:
-        needed = {pieces.item(items, index) for index in range(min(items.least, len(items.prefix) + 1))}
+        needed = {items.item(index) for index in range(min(items.least, len(items.prefix) + 1))}
         needed |= {meet(items.rest, some.cond) for some in items.duties if some.start >= len(items.prefix)}
         return any(self.empty(cond, depth) for cond in needed)
 
@@ -213,8 +213,8 @@ def _outside(
 
 
 def _both_numbers(a: tuple[NumberSet, ...], b: tuple[NumberSet, ...]) -> tuple[NumberSet, ...]:
-    points_a, points_b = ([p for p in x if pieces.is_point(p)] for x in (a, b))
-    rest_a, rest_b = ([p for p in x if not pieces.is_point(p)] for x in (a, b))
+    points_a, points_b = ([p for p in x if p.is_point] for x in (a, b))
+    rest_a, rest_b = ([p for p in x if not p.is_point] for x in (a, b))
     out = dict.fromkeys(set(points_a) & set(points_b)) if points_a and points_b else {}
     for points, others in ((points_a, rest_b), (points_b, rest_a)):
         for point in points:

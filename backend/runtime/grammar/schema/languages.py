@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from .....lang import pattern as regular
 from .....lang.checking.formats import FORMATS, check_format
 from .....lang.pattern.chars import contains
-from .....lang.pattern.nodes import children, repeated
+from .....lang.pattern.nodes import children, rebuilt
 from .....lang.pattern.search import EcmaSearch
 from .sets import Language, Languages
 
@@ -129,13 +129,7 @@ def _without_nul(plain: regular.PatternNode) -> regular.PatternNode:
     """Return the pattern of the same texts without those that have a U+0000."""
     if isinstance(plain, regular.Chars):
         return regular.Chars(tuple((max(low, 1), high) for low, high in plain.ranges if high >= 1))
-    if isinstance(plain, regular.Concat):
-        return regular.sequence([_without_nul(part) for part in plain.parts])
-    if isinstance(plain, regular.Alt):
-        return regular.either([_without_nul(part) for part in plain.parts])
-    if isinstance(plain, regular.Repeat):
-        return repeated(_without_nul(plain.node), plain.low, plain.high)
-    return plain
+    return rebuilt(plain, _without_nul)
 
 
 def _merged(group: Languages) -> Languages:

@@ -11,11 +11,10 @@ Knows the order of the steps (lint, read, reach, write, try) and nothing of how 
 
 from __future__ import annotations
 
+import functools
 import json
-from collections import OrderedDict
 from collections.abc import Set
-from dataclasses import dataclass
-from threading import Lock
+from dataclasses import dataclass, field
 from typing import Any
 
 from .....lang.checking.formats import known as known_format
@@ -71,28 +70,22 @@ def lower(schema: Any) -> Lowered:
 
     Raises `ConstraintError` for a schema that is broken, contradictory or too large.
     """
-    key = _key(schema)
-    with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
-    out = _lower(schema)
-    with _lock:
-        _kept[key] = out
-        while len(_kept) > MOST_KEPT_SCHEMAS:
-            _kept.popitem(last=False)
-    return out
+    return _lower(_Source(_text(schema), schema))
 
 
-_kept: OrderedDict[str, Lowered] = OrderedDict()
-_lock = Lock()
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A schema, which is compared by its text."""
+
+    text: str
+    schema: Any = field(compare=False)
 
 
-def _key(schema: Any) -> str:
+def _text(schema: Any) -> str:
     try:
-        key = json.dumps(schema, ensure_ascii=False)
-        key.encode()
-        return key
+        text = json.dumps(schema, ensure_ascii=False)
+        text.encode()
+        return text
     except UnicodeEncodeError as error:
         raise ConstraintError(
             f"(root): the schema has a lone surrogate {error.object[error.start]!r}, which no text can spell"
@@ -102,12 +95,13 @@ def _key(schema: Any) -> str:
         raise ConstraintError("(root): the schema is no JSON data") from None
 
 
-def _lower(schema: Any) -> Lowered:
+@functools.lru_cache(maxsize=MOST_KEPT_SCHEMAS)
+def _lower(source: _Source) -> Lowered:
     try:
-        draft = lint(schema)
-        places = SchemaPlaces(schema, draft)
+        draft = lint(source.schema)
+        places = SchemaPlaces(source.schema, draft)
         reader = SchemaReader(places)
-        root = places.cond("", schema)
+        root = places.cond("", source.schema)
         found, known = _found(reader, root)
     except RecursionError:
         raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None

@@ -6,10 +6,11 @@ Knows nothing of unions of pieces (`combine.py`); `both_*`, `not_*` and `tidy_*`
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from .languages import member, names, vacant
-from .pieces import MOST_COMBINED_WAYS, MOST_WAYS, Inexact, fewest
+from .pieces import MOST_COMBINED_WAYS, MOST_WAYS, Inexact, fewest, unmet
 from .sets import ANY, NEVER, Condition, Duty, Languages, ObjectSet, Origin, meet, negated
 
 Kind = tuple[Languages, Condition]
@@ -24,16 +25,7 @@ def _cond(members: ObjectSet, named: dict[str, Condition], name: str) -> Conditi
     if name in named:
         return named[name]
     met = [cond for group, cond in members.kinds if member(group, name)]
-    if not met:
-        return members.others
-    out = ANY
-    for cond in met:
-        out = meet(out, cond)
-    return out
-
-
-def is_closed(members: ObjectSet) -> bool:
-    return not members.kinds and members.others == NEVER
+    return functools.reduce(meet, met) if met else members.others
 
 
 def both_object(a: ObjectSet, b: ObjectSet) -> list[ObjectSet]:
@@ -56,7 +48,7 @@ def both_object(a: ObjectSet, b: ObjectSet) -> list[ObjectSet]:
 
 
 def _both_kinds(a: ObjectSet, b: ObjectSet) -> tuple[tuple[Kind, ...], Condition]:
-    if is_closed(a) or is_closed(b):
+    if a.closed or b.closed:
         return (), NEVER
     if not a.kinds and not b.kinds:
         return (), meet(a.others, b.others)
@@ -75,9 +67,7 @@ def _both_kinds(a: ObjectSet, b: ObjectSet) -> tuple[tuple[Kind, ...], Condition
 
 def _remainder(members: ObjectSet) -> list[Kind]:
     """Return `others` as a kind."""
-    if members.others == ANY:
-        return []
-    return [(rest_of(members), members.others)]
+    return [] if members.others == ANY else [(rest_of(members), members.others)]
 
 
 def rest_of(members: ObjectSet) -> Languages:
@@ -101,15 +91,14 @@ def tidy_object(members: ObjectSet) -> list[ObjectSet]:
     if most is not None and most < max(least, len(members.required)):
         return []
     least = 0 if least <= len(members.required) else least
-    if is_closed(members):
+    if members.closed:
         named = {name: cond for name, cond in named.items() if cond != NEVER}
         if least > len(named):
             return []
         most = None if most is not None and most >= len(named) else most
     if most == len(members.required):
-        named = {name: named[name] for name in members.required}
-        made = ObjectSet(tuple(named.items()), (), NEVER, members.required, 0, None, members.duties)
-        return _with_some(made)
+        required = tuple((name, named[name]) for name in members.required)
+        return _with_some(ObjectSet(required, (), NEVER, members.required, 0, None, members.duties))
     return _with_some(replace(members, named=tuple(named.items()), least=least, most=most))
 
 
@@ -154,9 +143,7 @@ def _shut(members: ObjectSet, some: Duty) -> bool:
 
 
 def not_object(members: ObjectSet, origin: Origin) -> list[ObjectSet]:
-    out: list[ObjectSet] = []
-    for name in members.required:
-        out.append(ObjectSet(((name, NEVER),)))
+    out = [ObjectSet(((name, NEVER),)) for name in members.required]
     for name, cond in members.named:
         out += [ObjectSet(((name, negated(place)),), required=(name,)) for place in sorted(cond)]
     but = frozenset(name for name, _ in members.named)
@@ -170,10 +157,7 @@ def not_object(members: ObjectSet, origin: Origin) -> list[ObjectSet]:
     if members.most is not None:
         out.append(ObjectSet(least=members.most + 1, origins=frozenset({origin})))
     for some in members.duties:
-        if len(some.cond) > 1:
-            raise Inexact
-        cond = negated(next(iter(some.cond))) if some.cond else NEVER
-        group = _keys_of(some)
+        group, cond = _keys_of(some), unmet(some)
         out.append(ObjectSet(kinds=((group, cond),)) if group else ObjectSet(others=cond))
     return [tidy for piece in out for tidy in tidy_object(piece)]
 
@@ -191,7 +175,7 @@ def covers(a: ObjectSet, b: ObjectSet) -> bool:
     named_a, named_b = dict(a.named), dict(b.named)
     if any(not implied(_cond(a, named_a, name), _cond(b, named_b, name)) for name in {**named_a, **named_b}):
         return False
-    if is_closed(b) or (not a.kinds and a.others == ANY):
+    if b.closed or (not a.kinds and a.others == ANY):
         return True
     if [group for group, _ in a.kinds] != [group for group, _ in b.kinds] or not implied(a.others, b.others):
         return False

@@ -12,7 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from .languages import listed, member, names, vacant
-from .sets import ANY, NEVER, ArraySet, Duty, Language, NumberSet, Origin, StringSet, meet, negated
+from .sets import ANY, NEVER, ArraySet, Condition, Duty, Language, NumberSet, Origin, StringSet, meet, negated, opposite
 
 MOST_WAYS = 64  # in which one duty is spelled out
 MOST_COMBINED_WAYS = 512  # in which all duties of a piece are spelled out
@@ -27,6 +27,13 @@ def fewest(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else min(a, b)
 
 
+def unmet(duty: Duty) -> Condition:
+    """Return what every item or member must meet, if a duty is not met by any."""
+    if len(duty.cond) > 1:
+        raise Inexact
+    return opposite(duty.cond)
+
+
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
@@ -35,7 +42,7 @@ def both_number(a: NumberSet, b: NumberSet) -> list[NumberSet]:
     high, high_open = _tighter((a.high, a.high_open), (b.high, b.high_open), up=False)
     multiple = a.multiple or b.multiple
     if a.multiple and b.multiple:
-        multiple = _common(a.multiple, b.multiple)
+        multiple = common_multiple(a.multiple, b.multiple)
     integer = a.integer or b.integer or (multiple is not None and multiple.denominator == 1)
     apart, fractional, steps = a.apart | b.apart, a.fractional | b.fractional, a.steps | b.steps
     return tidy_number(NumberSet(low, low_open, high, high_open, integer, multiple, apart, fractional, steps))
@@ -86,10 +93,6 @@ def holds_number(num: NumberSet, value: Fraction) -> bool:
     )
 
 
-def is_point(num: NumberSet) -> bool:
-    return num.low is not None and num.low == num.high
-
-
 def not_number(num: NumberSet, origin: Origin) -> list[NumberSet]:
     out: list[NumberSet] = []
     if num.low is not None:
@@ -116,7 +119,7 @@ def _tighter(
     return a if (a[0] > b[0]) is up else b
 
 
-def _common(a: Fraction, b: Fraction) -> Fraction:
+def common_multiple(a: Fraction, b: Fraction) -> Fraction:
     """Return the least common multiple."""
     return Fraction(math.lcm(a.numerator * b.denominator, b.numerator * a.denominator), a.denominator * b.denominator)
 
@@ -177,7 +180,7 @@ def outside(pattern: Language, origin: Origin) -> list[StringSet]:
 def both_array(a: ArraySet, b: ArraySet) -> list[ArraySet]:
     length = max(len(a.prefix), len(b.prefix))
     made = ArraySet(
-        tuple(meet(item(a, i), item(b, i)) for i in range(length)),
+        tuple(meet(a.item(i), b.item(i)) for i in range(length)),
         meet(a.rest, b.rest),
         max(a.least, b.least),
         fewest(a.most, b.most),
@@ -187,11 +190,6 @@ def both_array(a: ArraySet, b: ArraySet) -> list[ArraySet]:
         a.counts | b.counts,
     )
     return tidy_array(made)
-
-
-def item(items: ArraySet, index: int) -> frozenset[int]:
-    """Return what the item at an index must meet."""
-    return items.prefix[index] if index < len(items.prefix) else items.rest
 
 
 def tidy_array(items: ArraySet) -> list[ArraySet]:
@@ -222,13 +220,13 @@ def _with_some(items: ArraySet) -> list[ArraySet]:
         others = replace(items, duties=items.duties - {some})
         if all(some.cond <= cond for cond in items.prefix[some.start :]) and some.cond <= items.rest:
             return tidy_array(replace(others, least=max(items.least, some.start + 1)))
-        if some.start < items.least and some.start < len(items.prefix) and some.cond <= item(items, some.start):
+        if some.start < items.least and some.start < len(items.prefix) and some.cond <= items.item(some.start):
             return tidy_array(others)
         if items.most is None or items.most - some.start > MOST_WAYS or _ways(items, items.most) > MOST_COMBINED_WAYS:
             continue
         out: list[ArraySet] = []
         for index in range(some.start, items.most):
-            prefix = [item(items, i) for i in range(max(index + 1, len(items.prefix)))]
+            prefix = [items.item(i) for i in range(max(index + 1, len(items.prefix)))]
             prefix[index] = meet(prefix[index], some.cond)
             if prefix[index] != NEVER:
                 out += tidy_array(replace(others, prefix=tuple(prefix), least=max(items.least, index + 1)))
@@ -258,8 +256,5 @@ def not_array(items: ArraySet, origin: Origin) -> list[ArraySet]:
         out.append(ArraySet(repeated=frozenset({origin})))
     if items.repeated:
         out.append(ArraySet(unique=frozenset({origin})))
-    for some in items.duties:
-        if len(some.cond) > 1:
-            raise Inexact
-        out.append(ArraySet((ANY,) * some.start, negated(next(iter(some.cond))) if some.cond else NEVER))
+    out += [ArraySet((ANY,) * some.start, unmet(some)) for some in items.duties]
     return [tidy for piece in out for tidy in tidy_array(piece)]

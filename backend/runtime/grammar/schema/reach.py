@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .....lang.errors import ConstraintError
-from .pieces import item
 from .sets import ANY, NEVER, ArraySet, Condition, ObjectSet, ValueSet, meet
 
 MOST_CONDITIONS = 20_000  # of a schema
@@ -82,7 +81,7 @@ def _holds(shape: ValueSet, known: set[Condition]) -> bool:
 
 def possible_array(items: ArraySet, known: set[Condition]) -> bool:
     """Whether the items that an array must have can exist."""
-    return all(item(items, index) in known for index in range(min(items.least, len(items.prefix) + 1)))
+    return all(items.item(index) in known for index in range(min(items.least, len(items.prefix) + 1)))
 
 
 def possible_object(members: ObjectSet, known: set[Condition]) -> bool:

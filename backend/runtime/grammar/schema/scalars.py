@@ -16,7 +16,7 @@ from fractions import Fraction
 from .engine import engine_refuses, engine_stumbles
 from .languages import spelled
 from .nodes import LoweredSchema, NumberSchema, Scalar, StringSchema, spelled_schema
-from .pieces import holds_number, is_point
+from .pieces import common_multiple, holds_number
 from .sets import Loss, NumberSet, StringSet, ValueSet
 
 LARGEST_INTEGER = 9223372036854774784  # the largest double below 2^63: an integer's bound is no further from 0
@@ -31,7 +31,7 @@ def constants(shape: ValueSet) -> list[Scalar]:
     """Return the single values of a set: null, one boolean, points, listed strings."""
     out: list[Scalar] = [None] if shape.null else []
     out += list(shape.booleans) if len(shape.booleans) == 1 else []
-    out += [plain(num.low) for num in shape.numbers if num.low is not None and num.low == num.high]
+    out += [plain(num.low) for num in shape.numbers if num.low is not None and num.is_point]
     return out + [value for text in shape.strings for value in text.values or ()]
 
 
@@ -47,7 +47,7 @@ def write_number(numbers: NumberSet, losses: set[Loss]) -> list[NumberSchema]:
         losses.add(Loss(origin, "that a number is not whole is only checked"))
     multiple = numbers.multiple
     if multiple is not None and numbers.integer:
-        multiple = Fraction(math.lcm(multiple.numerator, multiple.denominator), multiple.denominator)
+        multiple = common_multiple(multiple, Fraction(1))
     if multiple is not None and not (numbers.integer and multiple == 1) and not _counts_exactly(multiple):
         losses |= {Loss(origin, "the engine cannot count in steps of this size") for origin in numbers.steps}
         multiple = None
@@ -73,8 +73,7 @@ def _steps(multiple: Fraction) -> list[Fraction]:
     """
     out, places = [multiple], 0
     while (multiple * 10**places).denominator != 1:
-        shorter = Fraction(math.lcm(multiple.numerator * 10**places, multiple.denominator), multiple.denominator)
-        shorter /= 10**places
+        shorter = common_multiple(multiple, Fraction(1, 10**places))
         if _counts_exactly(shorter):
             out.append(shorter)
         places += 1
@@ -106,9 +105,9 @@ def reachable(num: NumberSet) -> NumberSet:
     The bounds of 64-bit integers stay as they are said, since they are common: the upper one is exact, the lower one is
     held 1024 above what it says.
     """
-    whole = num.integer or (is_point(num) and num.low is not None and num.low.denominator == 1)
+    whole = num.integer or (num.is_point and num.low is not None and num.low.denominator == 1)
     low, high = _outward(num.low, whole, -1), _outward(num.high, whole, 1)
-    if num.integer and not is_point(num):
+    if num.integer and not num.is_point:
         low = LOWEST_HELD if num.low == -(2**63) else low
         high = num.high if num.high == 2**63 - 1 else high
     if high is None and low is not None and low > LARGEST_NUMBER:

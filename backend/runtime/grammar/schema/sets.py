@@ -88,6 +88,11 @@ class NumberSet:
     fractional: frozenset[Origin] = frozenset()
     steps: frozenset[Origin] = frozenset()  # the keywords `multipleOf`
 
+    @property
+    def is_point(self) -> bool:
+        """Whether it is one number."""
+        return self.low is not None and self.low == self.high
+
 
 @dataclass(frozen=True, slots=True)
 class StringSet:
@@ -127,6 +132,10 @@ class ArraySet:
     duties: frozenset[Duty] = frozenset()
     counts: frozenset[tuple[Condition, int, int | None, Origin]] = frozenset()
 
+    def item(self, index: int) -> Condition:
+        """Return what the item at an index must meet."""
+        return self.prefix[index] if index < len(self.prefix) else self.rest
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectSet:
@@ -144,6 +153,11 @@ class ObjectSet:
     most: int | None = None
     duties: frozenset[Duty] = frozenset()
     origins: frozenset[Origin] = frozenset()  # the keywords that count members or say which keys there may be
+
+    @property
+    def closed(self) -> bool:
+        """Whether only named keys can be in it."""
+        return not self.kinds and self.others == NEVER
 
 
 @dataclass(frozen=True, slots=True)

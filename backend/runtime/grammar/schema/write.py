@@ -25,8 +25,8 @@ from .nodes import (
     SchemaNode,
     UnionSchema,
 )
-from .objects import Kind, cond_of, is_closed, tidy_object
-from .pieces import Inexact, is_point
+from .objects import Kind, cond_of, tidy_object
+from .pieces import Inexact
 from .reach import children, possible_array, possible_object
 from .scalars import constants, reachable, shorter_spellings, widened, write_number, write_string
 from .sets import ANY, EVERYTHING, NEVER, ArraySet, Condition, Languages, Loss, ObjectSet, Origin, ValueSet, meet
@@ -106,7 +106,7 @@ class SchemaWriter:
         """Write all but the arrays, the objects and the two booleans."""
         fixed = constants(shape)
         out: list[SchemaNode] = [EnumSchema(tuple(fixed))] if fixed else []
-        ranges = [number for number in shape.numbers if not is_point(number)]
+        ranges = [number for number in shape.numbers if not number.is_point]
         out += [option for number in ranges for option in write_number(number, self.losses)]
         if shorter := [value for number in ranges for value in shorter_spellings(number)]:
             out.append(EnumSchema(tuple(shorter)))
@@ -154,7 +154,7 @@ class SchemaWriter:
             return None if cond == ANY else []
         shape = self.found[cond]
         simple = not (shape.arrays or shape.objects or shape.losses)
-        listed_only = all(is_point(num) and not widened(num) for num in shape.numbers)
+        listed_only = all(num.is_point and not widened(num) for num in shape.numbers)
         if not simple or not listed_only or any(text.values is None for text in shape.strings):
             return None
         values = constants(shape) + ([False, True] if len(shape.booleans) == 2 else [])
@@ -176,7 +176,7 @@ class SchemaWriter:
                 counted = (duty.origin for duty in members.duties)
                 self._lose(counted, "how many properties there are is only checked")
                 return [replace(members, least=0, most=None, duties=frozenset())]
-        if not is_closed(members) and any(variant.least - len(variant.required) > 1 for variant in out):
+        if not members.closed and any(variant.least - len(variant.required) > 1 for variant in out):
             self._lose(_of(members, COUNTING), "keys may repeat in a mask, and repeated ones count once")
         return out
 
@@ -254,7 +254,7 @@ def _of(members: ObjectSet, keywords: frozenset[str]) -> set[Origin]:
 def _choices(members: ObjectSet, optional: list[str]) -> Iterator[frozenset[str]]:
     """Yield the choices of optional names that leave the number of members within bounds."""
     room = len(optional) if members.most is None else members.most - len(members.required)
-    fewest = max(0, members.least - len(members.required)) if is_closed(members) else 0
+    fewest = max(0, members.least - len(members.required)) if members.closed else 0
     for count in range(fewest, min(room, len(optional)) + 1):
         for chosen in itertools.combinations(optional, count):
             yield frozenset(chosen)
