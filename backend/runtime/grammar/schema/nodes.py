@@ -7,7 +7,7 @@ it. `UnionSchema` alone is a choice, `ObjectSchema` and `ArraySchema` are concat
 what can be computed bottom-up (a least length, emptiness) is a least fixpoint over the definitions (Knuth 1977).
 
 1. Only a `ReferenceSchema` leads to a definition, so every recursion passes through one.
-2. Nodes are immutable and are compared by identity: a node is a place of the schema, equal to no other place.
+2. Nodes are immutable and compared by identity. `ANYTHING` and `IMPOSSIBLE` are the only ones of their kinds.
 3. Properties of an object are written in the order of `properties`; all other keys follow them.
 """
 
