@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sgl.backend.runtime.grammar.schema.engine import OPTIONS
+from sgl.backend.runtime.grammar.schema.engine import lark_source
 from sgl.backend.runtime.grammar.schema.lower import Lowered, lower
 from sgl.backend.runtime.grammar.schema.nodes import (
     AnySchema,
@@ -79,10 +79,8 @@ class Masks:
     def start(self, mask: Json) -> Any:
         from llguidance import LLMatcher, LLParserLimits
 
-        schema = {**mask, "x-guidance": OPTIONS} if isinstance(mask, dict) else mask
-        source = f"start: json\njson: %json {json.dumps(schema)}\n"
         limits = LLParserLimits(max_items_in_row=20_000, step_max_items=200_000)
-        matcher = LLMatcher(self.bound, LLMatcher.grammar_from_lark(source), log_level=0, limits=limits)
+        matcher = LLMatcher(self.bound, LLMatcher.grammar_from_lark(lark_source(mask)), log_level=0, limits=limits)
         if matcher.is_error():
             raise RuntimeError(matcher.get_error()[:300])
         return matcher

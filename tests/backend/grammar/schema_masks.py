@@ -9,7 +9,7 @@ import json
 import random
 from typing import Any
 
-from sgl.backend.runtime.grammar.schema.engine import _bytes, _source
+from sgl.backend.runtime.grammar.schema.engine import byte_tokenizer, lark_source
 from sgl.backend.runtime.grammar.schema.lower import lower
 from sgl.lang.checking.check import Mismatch, check
 from sgl.lang.constraint import JsonSchema
@@ -22,7 +22,9 @@ class Masks:
         self.schema = schema
         self.constraint = JsonSchema(json.dumps(schema))
         self.lowered = lower(schema)
-        self.start = LLMatcher(_bytes(), LLMatcher.grammar_from_lark(_source(self.lowered.mask)), log_level=0)
+        self.start = LLMatcher(
+            byte_tokenizer(), LLMatcher.grammar_from_lark(lark_source(self.lowered.mask)), log_level=0
+        )
         assert not self.start.is_error(), self.start.get_error()[:400]
 
     def admits_text(self, text: str) -> bool:

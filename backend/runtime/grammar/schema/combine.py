@@ -187,8 +187,9 @@ class SetAlgebra:
         return both == NEVER or self.empty(both)
 
     def _barren_array(self, items: ArraySet, depth: int = MOST_PROBE_LEVELS - 1) -> bool:
-        needed = {items.item(index) for index in range(min(items.least, len(items.prefix) + 1))}
-        needed |= {meet(items.rest, some.cond) for some in items.duties if some.start >= len(items.prefix)}
+        needed = items.needed | {
+            meet(items.rest, duty.cond) for duty in items.duties if duty.start >= len(items.prefix)
+        }
         return any(self.empty(cond, depth) for cond in needed)
 
     def _barren_object(self, members: ObjectSet, depth: int = MOST_PROBE_LEVELS - 1) -> bool:

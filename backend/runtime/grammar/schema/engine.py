@@ -18,7 +18,7 @@ def engine_refuses(mask: Any) -> str | None:
     """Return what llguidance says against a schema, or None if it compiles."""
     from llguidance import LLMatcher
 
-    refused, messages = LLMatcher.validate_grammar_with_warnings(_source(mask))
+    refused, messages = LLMatcher.validate_grammar_with_warnings(lark_source(mask))
     if not refused:
         return None
     return _brief(str(messages[0]) if messages else "unknown error")
@@ -28,7 +28,7 @@ def engine_stumbles(mask: Any, steps: int = 60) -> str | None:
     """Return what goes wrong while llguidance writes a text of a schema that it takes, or None."""
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(_bytes(), LLMatcher.grammar_from_lark(_source(mask)), log_level=0)
+    matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(lark_source(mask)), log_level=0)
     rng = random.Random(0)
     for _ in range(steps):
         row = matcher.compute_bitmask()
@@ -48,7 +48,8 @@ def _brief(message: str) -> str:
     return line if len(line) <= 160 else line[:160] + "..."
 
 
-def _source(mask: Any) -> str:
+def lark_source(mask: Any) -> str:
+    """Return the grammar of one JSON value of a schema, in llguidance's Lark dialect."""
     schema = {**mask, "x-guidance": OPTIONS} if isinstance(mask, dict) else {"allOf": [mask], "x-guidance": OPTIONS}
     return f"start: json\njson: %json {json.dumps(schema)}\n"
 
@@ -66,7 +67,8 @@ class _ByteVocabulary:
 
 
 @functools.cache
-def _bytes() -> Any:
+def byte_tokenizer() -> Any:
+    """Return llguidance's tokenizer over single bytes."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     return LLTokenizer(TokenizerWrapper(_ByteVocabulary()), n_vocab=257, eos_token=256)

@@ -104,18 +104,18 @@ def tidy_object(members: ObjectSet) -> list[ObjectSet]:
 
 def _with_some(members: ObjectSet) -> list[ObjectSet]:
     named = dict(members.named)
-    for some in sorted(members.duties, key=lambda s: (sorted(s.cond), s.origin.pointer)):
-        others = replace(members, duties=members.duties - {some})
-        if some.cond == ANY and not some.names and not some.but:
-            return tidy_object(replace(others, least=max(others.least, 1), origins=others.origins | {some.origin}))
-        can = [name for name in named if name not in some.but and member(some.names, name)]
-        if any(name in members.required and some.cond <= named[name] for name in can):
+    for duty in sorted(members.duties, key=lambda s: (sorted(s.cond), s.origin.pointer)):
+        others = replace(members, duties=members.duties - {duty})
+        if duty.cond == ANY and not duty.names and not duty.but:
+            return tidy_object(replace(others, least=max(others.least, 1), origins=others.origins | {duty.origin}))
+        can = [name for name in named if name not in duty.but and member(duty.names, name)]
+        if any(name in members.required and duty.cond <= named[name] for name in can):
             return tidy_object(others)
-        if len(can) > MOST_WAYS or len(can) ** len(members.duties) > MOST_COMBINED_WAYS or not _shut(members, some):
+        if len(can) > MOST_WAYS or len(can) ** len(members.duties) > MOST_COMBINED_WAYS or not _shut(members, duty):
             continue
         out: list[ObjectSet] = []
         for name in can:
-            cond = meet(named[name], some.cond)
+            cond = meet(named[name], duty.cond)
             if cond != NEVER:
                 changed = tuple({**named, name: cond}.items())
                 out += tidy_object(replace(others, named=changed, required=(*members.required, name)))
@@ -128,13 +128,13 @@ def _keys_of(duty: Duty) -> Languages:
     return duty.names | ({names(duty.but).opposite()} if duty.but else frozenset())
 
 
-def _shut(members: ObjectSet, some: Duty) -> bool:
+def _shut(members: ObjectSet, duty: Duty) -> bool:
     """Whether only named keys can meet a duty."""
-    beside = _keys_of(some)
+    beside = _keys_of(duty)
     for group, cond in members.kinds:
-        if meet(cond, some.cond) != NEVER and not vacant(beside | group):
+        if meet(cond, duty.cond) != NEVER and not vacant(beside | group):
             return False
-    if meet(members.others, some.cond) == NEVER:
+    if meet(members.others, duty.cond) == NEVER:
         return True
     try:
         return vacant(beside | rest_of(members))
@@ -156,8 +156,8 @@ def not_object(members: ObjectSet, origin: Origin) -> list[ObjectSet]:
         out.append(ObjectSet(most=members.least - 1, origins=frozenset({origin})))
     if members.most is not None:
         out.append(ObjectSet(least=members.most + 1, origins=frozenset({origin})))
-    for some in members.duties:
-        group, cond = _keys_of(some), unmet(some)
+    for duty in members.duties:
+        group, cond = _keys_of(duty), unmet(duty)
         out.append(ObjectSet(kinds=((group, cond),)) if group else ObjectSet(others=cond))
     return [tidy for piece in out for tidy in tidy_object(piece)]
 

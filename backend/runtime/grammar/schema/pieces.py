@@ -216,18 +216,18 @@ def tidy_array(items: ArraySet) -> list[ArraySet]:
 
 def _with_some(items: ArraySet) -> list[ArraySet]:
     """Return the piece with its duties spelled out, where that is possible in a few ways."""
-    for some in sorted(items.duties, key=lambda s: (s.start, sorted(s.cond), s.origin.pointer)):
-        others = replace(items, duties=items.duties - {some})
-        if all(some.cond <= cond for cond in items.prefix[some.start :]) and some.cond <= items.rest:
-            return tidy_array(replace(others, least=max(items.least, some.start + 1)))
-        if some.start < items.least and some.start < len(items.prefix) and some.cond <= items.item(some.start):
+    for duty in sorted(items.duties, key=lambda s: (s.start, sorted(s.cond), s.origin.pointer)):
+        others = replace(items, duties=items.duties - {duty})
+        if all(duty.cond <= cond for cond in items.prefix[duty.start :]) and duty.cond <= items.rest:
+            return tidy_array(replace(others, least=max(items.least, duty.start + 1)))
+        if duty.start < items.least and duty.start < len(items.prefix) and duty.cond <= items.item(duty.start):
             return tidy_array(others)
-        if items.most is None or items.most - some.start > MOST_WAYS or _ways(items, items.most) > MOST_COMBINED_WAYS:
+        if items.most is None or items.most - duty.start > MOST_WAYS or _ways(items, items.most) > MOST_COMBINED_WAYS:
             continue
         out: list[ArraySet] = []
-        for index in range(some.start, items.most):
+        for index in range(duty.start, items.most):
             prefix = [items.item(i) for i in range(max(index + 1, len(items.prefix)))]
-            prefix[index] = meet(prefix[index], some.cond)
+            prefix[index] = meet(prefix[index], duty.cond)
             if prefix[index] != NEVER:
                 out += tidy_array(replace(others, prefix=tuple(prefix), least=max(items.least, index + 1)))
         return out
@@ -236,7 +236,7 @@ def _with_some(items: ArraySet) -> list[ArraySet]:
 
 def _ways(items: ArraySet, most: int) -> int:
     """Return a bound on the number of ways to meet all duties."""
-    return math.prod(max(most - some.start, 1) for some in items.duties)
+    return math.prod(max(most - duty.start, 1) for duty in items.duties)
 
 
 def not_array(items: ArraySet, origin: Origin) -> list[ArraySet]:
@@ -256,5 +256,5 @@ def not_array(items: ArraySet, origin: Origin) -> list[ArraySet]:
         out.append(ArraySet(repeated=frozenset({origin})))
     if items.repeated:
         out.append(ArraySet(unique=frozenset({origin})))
-    out += [ArraySet((ANY,) * some.start, unmet(some)) for some in items.duties]
+    out += [ArraySet((ANY,) * duty.start, unmet(duty)) for duty in items.duties]
     return [tidy for piece in out for tidy in tidy_array(piece)]

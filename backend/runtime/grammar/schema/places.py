@@ -47,7 +47,6 @@ class SchemaPlaces:
 
     def __init__(self, document: Any, draft: int) -> None:
         self.document = document
-        self.root: dict[str, Any] = document if isinstance(document, dict) else {}
         self.draft = draft
         self.places: list[SchemaPlace] = [SchemaPlace("", None, True), SchemaPlace("", False, True)]
         self._numbers: dict[str, int] = {}

@@ -81,7 +81,7 @@ def _holds(shape: ValueSet, known: set[Condition]) -> bool:
 
 def possible_array(items: ArraySet, known: set[Condition]) -> bool:
     """Whether the items that an array must have can exist."""
-    return all(items.item(index) in known for index in range(min(items.least, len(items.prefix) + 1)))
+    return items.needed <= known
 
 
 def possible_object(members: ObjectSet, known: set[Condition]) -> bool:

@@ -136,6 +136,11 @@ class ArraySet:
         """Return what the item at an index must meet."""
         return self.prefix[index] if index < len(self.prefix) else self.rest
 
+    @property
+    def needed(self) -> set[Condition]:
+        """What the items that must be there have to meet."""
+        return {self.item(index) for index in range(min(self.least, len(self.prefix) + 1))}
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectSet:

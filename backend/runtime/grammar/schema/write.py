@@ -42,7 +42,10 @@ KEYING = frozenset({"patternProperties", "additionalProperties", "propertyNames"
 
 
 class SchemaWriter:
-    """Writes conditions. `found`: the shapes of all that are reached; `known`: those that something meets."""
+    """Writes conditions. `found`: the sets of all that are reached. `known`: those that some finite value meets.
+
+    `relaxed`: those that are written as any value, because the engine refuses them.
+    """
 
     def __init__(
         self, found: dict[Condition, ValueSet], known: set[Condition], relaxed: dict[Condition, str] | None = None
@@ -149,7 +152,7 @@ class SchemaWriter:
         return out
 
     def _values(self, cond: Condition) -> list[Scalar] | None:
-        """The values that meet a condition, if there are few."""
+        """Return the values that meet a condition, if there are few."""
         if cond == ANY or cond not in self.known:
             return None if cond == ANY else []
         shape = self.found[cond]
@@ -233,8 +236,8 @@ class SchemaWriter:
     def _leaves_out(self, cond: Condition, named: dict[str, Condition]) -> bool:
         """Whether the engine may be left to take names out of a pattern.
 
-        It does so by their canonical spelling, and it intersects what the name and the pattern say. The first needs
-        names without escapes, the second is harmless if the names meet what the pattern says anyway.
+        The engine takes them out by their canonical spelling, so the names must need no escapes. It also intersects
+        what the name and the pattern say, which is harmless if the name says all that the pattern does.
         """
         if any(char in '"\\\x7f' or char < " " for name in named for char in name):
             return False
@@ -299,7 +302,7 @@ def _disjoint(members: ObjectSet) -> list[Kind] | None:
 
 
 def _without(group: Languages, other: Languages) -> list[Languages]:
-    """What is in the one and not in the other, as languages that do not overlap."""
+    """Return what is in the one and not in the other, as languages that do not overlap."""
     out: list[Languages] = []
     held = group
     for pattern in sorted(other):
@@ -313,7 +316,7 @@ def _without(group: Languages, other: Languages) -> list[Languages]:
 
 
 def _different(pools: list[list[Scalar]], taken: tuple[str, ...] = ()) -> Iterator[list[Scalar]]:
-    """The rows of one value of each pool, no value twice."""
+    """Yield the rows of one value of each pool, no value twice."""
     if not pools:
         yield []
         return
