@@ -24,8 +24,8 @@ SILENT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class SchemaPlace:
-    """A subschema.
+class Subschema:
+    """A place: a part of the document that is a schema.
 
     `branch`: it is one of several alternatives, which nothing need satisfy. `made`: it is not in the document, but
     stands for a part of the value of the const or enum at the pointer.
@@ -48,13 +48,13 @@ class SchemaPlaces:
     def __init__(self, document: Any, draft: int) -> None:
         self.document = document
         self.draft = draft
-        self.places: list[SchemaPlace] = [SchemaPlace("", None, True), SchemaPlace("", False, True)]
+        self.places: list[Subschema] = [Subschema("", None, True), Subschema("", False, True)]
         self._numbers: dict[str, int] = {}
         self._bases: dict[str, str] = {}
         self._uris: dict[str, str] = {}
         self._index("", document, "", True)
 
-    def __getitem__(self, number: int) -> SchemaPlace:
+    def __getitem__(self, number: int) -> Subschema:
         return self.places[number]
 
     def cond(self, pointer: str, schema: Any, *, branch: bool = False) -> Condition:
@@ -79,10 +79,10 @@ class SchemaPlaces:
         """Return the number of a place, a new one if the pointer has none."""
         if pointer not in self._numbers:
             self._numbers[pointer] = len(self.places)
-            self.places.append(SchemaPlace(pointer, schema, branch))
+            self.places.append(Subschema(pointer, schema, branch))
         number = self._numbers[pointer]
         if self.places[number].branch and not branch:
-            self.places[number] = SchemaPlace(pointer, schema, False)
+            self.places[number] = Subschema(pointer, schema, False)
         return number
 
     def constant(self, pointer: str, value: Any) -> Condition:
@@ -90,7 +90,7 @@ class SchemaPlaces:
         key = f"{pointer}\0{json.dumps(value)}"
         if key not in self._numbers:
             self._numbers[key] = len(self.places)
-            self.places.append(SchemaPlace(pointer, {"const": value}, True, True))
+            self.places.append(Subschema(pointer, {"const": value}, True, True))
         return frozenset({self._numbers[key]})
 
     def is_static(self, keyword: str, reference: Any) -> bool:
