@@ -44,10 +44,8 @@ MASK_WORK = 16
 MOST_WITNESSES, LONGEST_WITNESS_BYTES = 32, 400
 MOST_CLOSING_TOKENS = 2_000  # of the first greedy walk
 MOST_SEARCHED_TOKENS = 400  # of the second one, and layers of the breadth-first search
-MOST_CANDIDATES, LAST_CANDIDATES = (
-    96,
-    16,
-)  # tokens of a mask that are all tried; else the handy ones and so many last ones
+MOST_CANDIDATES = 96  # tokens of a mask that are all tried
+LAST_CANDIDATES = 16  # that are tried of a larger mask, beside the handy ones
 
 
 class Closer:
