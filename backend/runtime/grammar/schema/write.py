@@ -35,6 +35,7 @@ MOST_COUNTED = 64  # alternatives that a count of members is spelled out in
 MOST_SPREAD_ARRAYS, MOST_SPREAD_ITEMS = 330, 64  # arrays that uniqueItems is spelled out in, and their items
 MOST_SPREAD_VALUES = 12  # values that one item of them may have
 MOST_KEY_PATTERNS = 24  # patterns of the keys of one object
+MOST_PARTS_OF_PATTERN = 8  # that one pattern of keys is cut into by another
 INLINE_LEVELS = 6  # that are written in place
 
 COUNTING = frozenset({"minProperties", "maxProperties"})
@@ -197,25 +198,28 @@ class SchemaWriter:
 
     def _object(self, members: ObjectSet, depth: int) -> SchemaNode:
         properties = {name: self._in_place(cond, depth + 1) for name, cond in members.named if cond in self.known}
-        patterns: dict[str, SchemaNode] | None = None
+        patterns: dict[str, SchemaNode] = {}
+        others: SchemaNode = IMPOSSIBLE
         if not members.named and not members.kinds:
             others = self._in_place(members.others, depth + 1)
         else:
-            patterns, taken = self._patterns(members, depth)
-            properties.update(dict.fromkeys((name for name in taken if name not in properties), IMPOSSIBLE))
-            others = ANYTHING if patterns is None else IMPOSSIBLE
-        return ObjectSchema(properties, patterns or {}, others, members.required, members.least, members.most)
+            try:
+                patterns, taken = self._patterns(members, depth)
+                properties.update(dict.fromkeys((name for name in taken if name not in properties), IMPOSSIBLE))
+            except Inexact:
+                self._lose(_of(members, KEYING), "which further keys there may be takes too large a pattern")
+                others = ANYTHING
+        return ObjectSchema(properties, patterns, others, members.required, members.least, members.most)
 
-    def _patterns(self, members: ObjectSet, depth: int) -> tuple[dict[str, SchemaNode] | None, list[str]]:
+    def _patterns(self, members: ObjectSet, depth: int) -> tuple[dict[str, SchemaNode], list[str]]:
         """Write the keys without a name of their own, as patterns that do not overlap.
 
-        Returns the patterns too large for the engine as None, and the names that must be listed as properties, because
-        the engine takes them out of the patterns by itself.
+        Returns the names too that must be listed as properties, because the engine takes them out of the patterns by
+        itself. Raises `Inexact` if the patterns are too large or too many.
         """
         out: dict[str, SchemaNode] = {}
         taken: list[str] = []
-        groups = _disjoint(members)
-        for group, cond in groups or ():
+        for group, cond in _disjoint(members):
             if cond not in self.known:
                 continue
             names_in = {name: held for name, held in members.named if member(group, name)}
@@ -225,12 +229,8 @@ class SchemaWriter:
             else:
                 text = spelled(group | {names(names_in).opposite()})
             if text is None:
-                groups = None
-                break
+                raise Inexact
             out[text] = self._in_place(cond, depth + 1)
-        if groups is None:
-            self._lose(_of(members, KEYING), "which further keys there may be takes too large a pattern")
-            return None, []
         return out, taken
 
     def _leaves_out(self, cond: Condition, named: dict[str, Condition]) -> bool:
@@ -275,29 +275,26 @@ def _with_exactly(
     return replace(members, named=tuple(named), required=required, duties=frozenset(), least=least)
 
 
-def _disjoint(members: ObjectSet) -> list[Kind] | None:
-    """Return the kinds without overlaps, and the rest; None if that takes too many."""
+def _disjoint(members: ObjectSet) -> list[Kind]:
+    """Return the kinds without overlaps, and the rest. Raises `Inexact` if that takes too many."""
     out: list[Kind] = []
-    try:
-        for group, cond in members.kinds:
-            left = [group]
-            for other, there in list(out):
-                if vacant(group | other):
-                    continue
-                out.remove((other, there))
-                out += [(part, there) for part in _without(other, group)]
-                out.append((other | group, meet(there, cond)))
-                left = [part for piece in left for part in _without(piece, other)]
-            out += [(part, cond) for part in left]
-            if len(out) > MOST_KEY_PATTERNS:
-                return None
-        if members.others != NEVER:
-            rest: list[Languages] = [frozenset()]
-            for group, _ in members.kinds:
-                rest = [part for piece in rest for part in _without(piece, group)]
-            out += [(part, members.others) for part in rest]
-    except Inexact:
-        return None
+    for group, cond in members.kinds:
+        left = [group]
+        for other, there in list(out):
+            if vacant(group | other):
+                continue
+            out.remove((other, there))
+            out += [(part, there) for part in _without(other, group)]
+            out.append((other | group, meet(there, cond)))
+            left = [part for piece in left for part in _without(piece, other)]
+        out += [(part, cond) for part in left]
+        if len(out) > MOST_KEY_PATTERNS:
+            raise Inexact
+    if members.others != NEVER:
+        rest: list[Languages] = [frozenset()]
+        for group, _ in members.kinds:
+            rest = [part for piece in rest for part in _without(piece, group)]
+        out += [(part, members.others) for part in rest]
     return [(group, cond) for group, cond in out if not vacant(group)]
 
 
@@ -310,7 +307,7 @@ def _without(group: Languages, other: Languages) -> list[Languages]:
         if not vacant(part):
             out.append(part)
         held = held | {pattern}
-        if len(out) > 8:
+        if len(out) > MOST_PARTS_OF_PATTERN:
             raise Inexact
     return out
 
