@@ -11,6 +11,14 @@ import pytest
 
 from .watchdog import rest, watch
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # a machine with a GPU may lack it: tests that need none of it run there
+    pass
+else:  # how long an example takes is the machine's load
+    settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("loaded")
+
 TEST_SECONDS = 100
 """The longest test takes 10 s on an idle core."""
 
@@ -40,6 +48,10 @@ def pytest_collection_finish() -> None:
     """Spare every `gc.collect()` of a test the modules that are loaded by now: they are most of the heap."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
