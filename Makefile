@@ -49,7 +49,7 @@ test-slow: model
 	$(BIN)/python -m pytest -m slow $(call with_workers,$(BIN)/python,$(WORKERS),$(BY_FILE))
 
 test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),model)
-	$(GPU_PYTHON) -m pytest -m gpu tests/backend $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS),worksteal)
+	$(GPU_PYTHON) -m pytest -m gpu $(addprefix tests/backend/,model attention cuda) $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS),worksteal)
 	$(GPU_PYTHON) -m pytest $(KERNEL_TESTS) $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS),worksteal)
 
 # The trace page in a real headless Chromium (skipped where there is none).
