@@ -14,23 +14,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-from ..backend.base import Backend
-from ..lang.errors import NotYet, OptionError, suggest
-from .arguments import RUN_OPTIONS, Declared, Options
-from .batch.plan import BatchPlan
+from ..lang.errors import NotYet, OptionError
+from .arguments import Declared, Options
 from .batch.results import Results, States
-from .batch.rows import Row, Rows
 from .batch.tasks import TaskBatch
 from .batch.threads import ThreadBatch
 from .hooks import hooks
-from .journal.journal import Journal
 from .partial.values import Partials
 from .record import Listener, ProgramRecord
 from .run import Instance, backend_here, done, instance_on, is_async, no_loop_here, run_async, run_here, run_stream
 from .state import ProgramState
 from .trace.recording import program_trace
-
-_BATCH_OPTIONS = ("num_threads", "progress_bar", "generator_style", "on_error", "ordered", "resume", "batch_timeout")
 
 if TYPE_CHECKING:
     from .graph.graph import Graph
@@ -264,9 +258,9 @@ class SglFunction:
         results = self._results(
             rows,
             False,
-            resume,
-            backend,
-            options,
+            resume=resume,
+            backend=backend,
+            options=options,
             num_threads=num_threads,
             progress=progress_bar,
             on_error=on_error,
@@ -324,9 +318,9 @@ class SglFunction:
         results = self._results(
             rows,
             True,
-            resume,
-            backend,
-            options,
+            resume=resume,
+            backend=backend,
+            options=options,
             num_threads=num_threads,
             progress=progress_bar,
             on_error=on_error,
@@ -337,27 +331,8 @@ class SglFunction:
         batch = TaskBatch(results, is_async(self.func))
         return batch.aiterate() if generator_style else batch.arun()
 
-    def _results(
-        self, given: Any, on_loop: bool, resume: Any, backend: Any, options: dict[str, Any], **plan_options: Any
-    ) -> Results:
-        """What a batch needs to know, its options checked. `on_loop`: it is to be awaited."""
-        where = f"{self.__name__}.run_batch"
-        known = (*(o for o in RUN_OPTIONS if o != "stream"), *_BATCH_OPTIONS)
-        for name in options:
-            if name not in known:
-                raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}")
-        parsed = Options.of(where, options)
-        plan = BatchPlan(where, is_async=is_async(self.func), **plan_options)
-        rows = Rows(self._declared, given, self.bind_arguments, plan.keep, on_loop)
-        target = backend_here(backend) if rows.total != 0 else None
-
-        def start(row: Row) -> Instance:
-            assert target is not None and row.call is not None
-            late = plan.deadline is not None
-            return instance_on(target, self.func, self.__name__, row.call, parsed, row=row.index, may_be_late=late)
-
-        journal = None if resume is None else Journal.open(resume, self.__name__)
-        return Results(start, rows, plan, cast(Backend, target), journal)
+    def _results(self, rows: Any, on_loop: bool, **options: Any) -> Results:
+        return Results.of(self.func, self._declared, self.bind_arguments, rows, on_loop, **options)
 
     # -- shaping
     def bind(self, /, **kwargs: Any) -> SglFunction:

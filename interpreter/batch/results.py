@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, NoReturn, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex, cast
 
 from ...backend.base import Backend
-from ...lang.errors import JournalError, OptionError, ProgramTimeout
+from ...lang.errors import JournalError, OptionError, ProgramTimeout, suggest
+from ..arguments import RUN_OPTIONS, Declared, Options
 from ..journal.journal import Journal
 from ..journal.restored import RestoredState
-from ..run import Instance
+from ..run import Instance, backend_here, instance_on, is_async
 from ..source import note
 from ..state import ProgramState
 from ..usage import UsageTree
 from .plan import BatchPlan
 from .progress import Progress
 from .rows import Row, Rows
+
+_BATCH_OPTIONS = ("num_threads", "progress_bar", "generator_style", "on_error", "ordered", "resume", "batch_timeout")
 
 
 class RowOutcome:
@@ -53,6 +56,38 @@ class Results:
         self.timed = plan.deadline is not None  # or a row that began has a time limit
         self.failed: dict[int, BaseException] = {}
         self.unwritten: JournalError | None = None  # the journal's failure
+
+    @staticmethod
+    def of(
+        func: Callable[..., Any],
+        declared: Declared,
+        bound: Mapping[str, Any],
+        rows: Any,
+        on_loop: bool,
+        *,
+        resume: Any,
+        backend: Any,
+        options: Mapping[str, Any],
+        **plan_options: Any,
+    ) -> Results:
+        """Check what a user says of a batch of a program. `on_loop`: the batch is to be awaited."""
+        where = f"{declared.name}.run_batch"
+        known = (*(o for o in RUN_OPTIONS if o != "stream"), *_BATCH_OPTIONS)
+        for name in options:
+            if name not in known:
+                raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}")
+        run_options = Options.of(where, options)
+        plan = BatchPlan(where, is_async=is_async(func), **plan_options)
+        read = Rows(declared, rows, bound, plan.keep, on_loop)
+        target = backend_here(backend) if read.total != 0 else None
+        late = plan.deadline is not None
+
+        def start(row: Row) -> Instance:
+            assert target is not None and row.call is not None
+            return instance_on(target, func, declared.name, row.call, run_options, row=row.index, may_be_late=late)
+
+        journal = None if resume is None else Journal.open(resume, declared.name)
+        return Results(start, read, plan, cast(Backend, target), journal)
 
     def begin(self, row: Row) -> Instance | None:
         """Start a row. None if it is finished already: it is wrong, restored, or impossible to start."""
