@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..backend.base import Backend
-from ..backend.waiting import suspend_on
+from ..backend.waiting import AtHandle, Flow, suspend_on
 from ..lang.errors import OptionError, ProgramTimeout
 from .arguments import Arguments, Options
 from .body import Body
@@ -183,10 +183,24 @@ class Instance:
             self.record.end(value, error)
         self.body.end(value, error)
 
+    @property
+    def error(self) -> BaseException | None:
+        """The error of the body, or of its branch."""
+        return self.body.error or self.line.branch.error
+
+    def cancel(self) -> None:
+        """Cancel everything that the program said."""
+        self.line.cancel()
+
+    def finish_ops(self) -> Flow[None]:
+        """Wait for everything that the program said, on branches that were joined too. Raises nothing."""
+        for barrier in self.line.barriers():
+            yield AtHandle(self.line.backend, barrier)
+
     def raise_body_error(self) -> None:
         """If the body failed, cancel its branch and raise its error."""
         if self.body.error is not None:
-            self.line.cancel()
+            self.cancel()
             self.body.outcome.value()
 
 
@@ -267,7 +281,7 @@ async def run_async(instance: Instance) -> ProgramState:
         instance.raise_body_error()
         await suspend_on(instance.state._finish(deep=True))
     except asyncio.CancelledError:
-        instance.line.cancel()
+        instance.cancel()
         raise
     return instance.state
 

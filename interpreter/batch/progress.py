@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...backend.base import Usage
-
-if TYPE_CHECKING:  # results hand their rows to the bar
-    from .results import RowOutcome
 
 
 class Progress:
@@ -24,12 +22,11 @@ class Progress:
 
             self._bar = tqdm(total=rows, unit="row")
 
-    def finished(self, found: RowOutcome) -> None:
-        """Count a finished row. A row that was restored or never ran cost nothing now."""
+    def finished(self, cost: Callable[[], Usage]) -> None:
+        """Count a finished row and its costs."""
         if self._bar is None:
             return
-        if found.instance is not None:
-            self._total.add(found.instance.line.ledger.total())
+        self._total.add(cost())
         rate = self._total.generated / max(time.monotonic() - self._since, 1e-9)
         reuse = self._total.reused / max(self._total.prompt, 1)
         self._bar.set_postfix_str(f"{rate:.0f} tok/s, {reuse:.0%} reused", refresh=False)

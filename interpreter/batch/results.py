@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn, SupportsIndex, cast
 
-from ...backend.base import Backend
+from ...backend.base import Backend, Usage
 from ...lang.errors import JournalError, OptionError, ProgramTimeout, suggest
 from ..arguments import RUN_OPTIONS, Declared, Options
 from ..journal.journal import Journal
@@ -40,6 +40,10 @@ class RowOutcome:
         self, state: ProgramState | None, instance: Instance | None, error: BaseException | None, kept: bool = True
     ) -> None:
         self.state, self.instance, self.error, self.kept = state, instance, error, kept
+
+    def cost(self) -> Usage:
+        """The costs of the row in this run: nothing for a row that was restored or never ran."""
+        return Usage() if self.instance is None else self.instance.line.ledger.total()
 
 
 class Results:
@@ -116,13 +120,12 @@ class Results:
     def end(self, i: int) -> None:
         """Note that a started row is finished: its body has ended, and so has everything it said."""
         instance = self.running.pop(i)
-        error = instance.body.error or instance.line.branch.error
-        self.found[i] = RowOutcome(instance.state, instance, error)
+        self.found[i] = RowOutcome(instance.state, instance, instance.error)
 
     def seen(self, i: int, bar: Progress) -> RowOutcome:
         """Look at a finished row before it is given out: note it on the bar and in the journal."""
         found = self.found[i]
-        bar.finished(found)
+        bar.finished(found.cost)
         if self.journal is not None and found.instance is not None:
             try:
                 self.journal.note(i, found.instance, found.error)

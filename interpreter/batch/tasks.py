@@ -156,17 +156,16 @@ class TaskBatch(RowBatch):
                 await instance.finish_body()
             except asyncio.CancelledError:
                 if self._closing:
-                    instance.line.cancel()
+                    instance.cancel()
                     raise
                 # else the body ended with it: the row's own error
             self._bodies -= 1
             in_body = False
             self._news.set()
             try:
-                for barrier in instance.line.barriers():
-                    await instance.line.backend.wait_async(barrier)
+                await suspend_on(instance.finish_ops())
             except asyncio.CancelledError:
-                instance.line.cancel()
+                instance.cancel()
                 raise
             results.end(i)
         finally:

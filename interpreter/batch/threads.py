@@ -92,7 +92,7 @@ class ThreadBatch(RowBatch):
                 if not over:
                     for instance in list(self._results.running.values()):
                         if not instance.body.ended or instance.line.pending():
-                            instance.line.cancel()
+                            instance.cancel()
 
     # -- the waiter
     def next_row(self) -> int | None:
@@ -169,7 +169,7 @@ class ThreadBatch(RowBatch):
                 self._finish(i, body=True, started=False)
                 continue
             if self._cancelled:
-                instance.line.cancel()
+                instance.cancel()
             with self._lock:
                 self._inside.add(i)
                 late = instance.deadline is not None and (self._until is None or instance.deadline < self._until)
