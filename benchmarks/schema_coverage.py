@@ -45,7 +45,8 @@ from sgl.backend.runtime.grammar.schema.nodes import (
     UnionSchema,
     spelled_schema,
 )
-from sgl.lang.checking.check import Mismatch, check, validator_for
+from sgl.lang.checking.check import Mismatch, check
+from sgl.lang.checking.dialect import validator_for
 from sgl.lang.constraint import JsonSchema
 from sgl.lang.errors import ConstraintError
 

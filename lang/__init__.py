@@ -1,4 +1,16 @@
-"""What a program says: expressions, choice methods, chat rendering, errors.
+"""What a program says: expressions, constraints, sampling options, chat rendering and errors, as immutable values.
 
-Plain immutable values. This room knows nothing of torch, threads, or how anything is executed.
+This room knows nothing of torch, of threads, or of how anything is executed. Importing it is instant.
+
+    api.py          the constructors of calls: gen, select, gen_int, gen_string
+    messages.py     the constructors of messages: system, user, assistant
+    expr.py         the expressions they return
+    sampling.py     the sampling options: one table of names, units, defaults and checks
+    choices.py      how a select decides
+    constraint.py   what generated text must be: regex, json_schema, schema, choice, ebnf, lark
+    chat.py         chat templates, and conversations rendered turn by turn
+    errors.py       the typed errors of all rooms
+    types/          Python types as JSON Schemas, and text as instances of them
+    checking/       finished text against its constraint
+    pattern/        the regular expressions: one normal form in front of all grammar engines
 """

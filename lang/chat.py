@@ -1,17 +1,14 @@
 """Chat templates, and conversations rendered turn by turn.
 
-Owns: running a model's jinja template, and finding what text a new message adds to what was said already.
-Knows nothing of tokens, of models, of how text is executed, or of the messages' history as data.
+Knows nothing of tokens, of models, or of how text is executed.
 
-A program says a conversation in parts, and some parts are written by a model. So nothing is ever rendered twice: the
-content of a message that was said is known to the template as a *mark* (a unique word), the template renders the whole
-conversation, and what it prints after the last mark is what to append now. All text around contents comes from the
-template itself. Text comes as pieces `(text, markup)`: markup is the template's own and may spell control tokens; what
-an author or a model wrote is not, and never may.
+A model writes parts of a conversation, so nothing is rendered twice. The template sees each content that was said as a
+*mark* (a unique word); what it prints after the last mark is what to append now. Text comes as pieces `(text, markup)`:
+only markup, the template's own text, may spell control tokens.
 
-Invariants: the joined pieces of constant turns are the template's rendering of them (less an EOS that it prints only
-at the very end). What was emitted is never changed: a template that would change it is refused, except in what it
-prints before an assistant's content (reasoning models drop old reasoning there).
+1. The joined pieces of constant turns are the template's rendering of them, less an EOS that it prints only at the end.
+2. What was emitted is never changed. A template that would change it is refused, except in what it prints before an
+   assistant's content: reasoning models drop old reasoning there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How a select decides: the choice methods, pure functions of token log-probabilities.
 
-Owns: the arithmetic and its metadata. Knows nothing of where the log-probabilities come from.
+Knows nothing of where the log-probabilities come from.
 
-The protocol is SGLang's, so a method written for it works here: a callable with keyword arguments `choices`,
+The protocol is SGLang's, so a method written for SGLang works here: a callable with keyword arguments `choices`,
 `normalized_prompt_logprobs` (mean per choice), `input_token_logprobs` and `unconditional_token_logprobs` (per choice, a
 list of `[logprob, token id, text]`), `output_token_logprobs`, returning a `ChoicesDecision`; and a property
 `requires_unconditional_logprobs`.

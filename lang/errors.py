@@ -1,10 +1,7 @@
-"""The typed errors of sgl, one family for all three rooms.
+"""The typed errors of sgl, one family for all rooms; every room raises them, so they live in the lowest one.
 
-Owns: the exception types. They live in the lowest room because every room raises them; `backend/base.py` and the
-package root re-export them. Each message names the thing that is wrong and what to do about it.
-
-Every type is an `SglError` and also the builtin a Python reader would expect (`ValueError`, `MemoryError`, ...),
-so both `except sgl.SglError` and ordinary handling work.
+Knows nothing of who raises them. Each type is an `SglError` and also the builtin that a Python reader would expect
+(`ValueError`, `MemoryError`, ...), so `except sgl.SglError` and ordinary handling both work.
 """
 
 from __future__ import annotations

@@ -1,40 +1,115 @@
 """The dialect of JSON Schema that finished text is checked in, as classes of `jsonschema`.
 
-Owns: the keywords whose meaning differs from that library's: see `checking.py`. A keyword of any draft is looked at
-in every draft, because one that is silently passed over is a constraint that was not applied; what stands beside
-`$ref` is ignored in drafts 4 to 7, as they say.
+Knows nothing of constraints. A schema is validated in its own draft, with these differences:
+
+1. A `pattern` has the meaning of ECMA-262, a `format` that of `formats.py`; numbers are compared in exact decimals.
+2. A keyword of any draft is looked at in every draft: one that is passed over in silence would be a constraint that was
+   not applied. Only what stands beside `$ref` is ignored in drafts 4 to 7, as they say.
+3. OpenAPI's `nullable: true` admits null.
 """
 
 from __future__ import annotations
 
 import functools
-import time
+import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from ..pattern import PatternError, accepts, ecma_search, parse_ecma
+from ..errors import ConstraintError
+from ..pattern import PatternError, ecma_search
 from .formats import check_format
 
 Keyword = Callable[[Any, Any, Any, Any], Any]
 DATA = frozenset({"const", "enum", "default", "examples", "example"})
-SLOW = 0.25  # seconds of a search that backtracks too much
+SEARCH_SECONDS = 0.25
+"""Backtracking of one search, at most: others may wait for the engine meanwhile."""
 
 
-def classes(bases: dict[int, Any]) -> dict[int, Any]:
+def validator_for(schema: Any) -> Any:
+    """A `jsonschema` validator of our dialect. Nothing is fetched."""
+    return dialect(schema)[1](without_schema_uri(schema))
+
+
+_DRAFTS = {
+    "http://json-schema.org/draft-04/schema": 4,
+    "http://json-schema.org/draft-06/schema": 6,
+    "http://json-schema.org/draft-07/schema": 7,
+    "https://json-schema.org/draft/2019-09/schema": 2019,
+    "https://json-schema.org/draft/2020-12/schema": 2020,
+}
+
+
+def dialect(schema: Any) -> tuple[int, Any]:
+    """The draft of a schema (4, 6, 7, 2019 or 2020) and its validator class.
+
+    By `$schema`; without a known one 2020-12, or the newest draft that the schema is valid in.
+    """
+    draft, _ = _examined(json.dumps(schema))
+    return draft, _classes()[draft]
+
+
+def metaschema_fault(schema: Any) -> tuple[str, str] | None:
+    """Where a schema is no valid schema of its draft, and why; or None."""
+    try:
+        return _examined(json.dumps(schema))[1]
+    except RecursionError:
+        raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _examined(source: str) -> tuple[int, tuple[str, str] | None]:
+    """The draft of a schema and its fault: once for a schema, since a metaschema takes milliseconds."""
+    schema = json.loads(source)
+    named = schema.get("$schema") if isinstance(schema, dict) else None
+    if isinstance(named, str):
+        key = named.rstrip("#").replace("http://json-schema.org/draft/", "https://json-schema.org/draft/")
+        key = key.replace("https://json-schema.org/draft-0", "http://json-schema.org/draft-0")
+        if key in _DRAFTS:
+            return _DRAFTS[key], _first_fault(_DRAFTS[key], schema)
+    faults = []
+    for draft in (2020, 2019, 7, 4):
+        fault = _first_fault(draft, schema)
+        if fault is None:
+            return draft, None
+        faults.append(fault)
+    return 2020, faults[0]
+
+
+def _first_fault(draft: int, schema: Any) -> tuple[str, str] | None:
+    import jsonschema
+
+    base = _bases()[draft]
+    best = jsonschema.exceptions.best_match(base(base.META_SCHEMA).iter_errors(schema))
+    if best is None:
+        return None
+    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in best.absolute_path]
+    return "".join(f"/{part}" for part in parts), brief(best.message, 200)
+
+
+@functools.cache
+def _bases() -> dict[int, Any]:
+    import jsonschema
+
+    return {
+        4: jsonschema.Draft4Validator,
+        6: jsonschema.Draft6Validator,
+        7: jsonschema.Draft7Validator,
+        2019: jsonschema.Draft201909Validator,
+        2020: jsonschema.Draft202012Validator,
+    }
+
+
+@functools.cache
+def _classes() -> dict[int, Any]:
     """A validator class of our dialect for each draft."""
     from jsonschema import validators
 
-    newest = bases[2020].VALIDATORS
+    newest = _bases()[2020].VALIDATORS
     out = {}
-    for draft, base in bases.items():
-        keywords: dict[str, Keyword] = {}
-        for name, keyword in newest.items():
-            keywords[name] = base.VALIDATORS.get(name, keyword)
-        keywords.update(base.VALIDATORS)
-        keywords.update(_OWN)
-        keywords["contains"] = newest["contains"]
+    for draft, base in _bases().items():
+        keywords: dict[str, Keyword] = {**newest, **base.VALIDATORS, **_OWN, "contains": newest["contains"]}
         for name, all_of_it in _ALL_EVALUATED.items():
             keywords[name] = _unless_evaluated(keywords[name], all_of_it)
         out[draft] = validators.extend(base, {name: _nullable(keyword) for name, keyword in keywords.items()})
@@ -100,7 +175,7 @@ def _exact(number: int | float) -> Fraction:
 def finder(pattern: str) -> Callable[[str], bool]:
     """The search for an ECMA-262 pattern; `regex`'s for one that no mask can say. Raises `ValueError`."""
     try:
-        return _Search(pattern).search
+        return ecma_search(pattern).search
     except PatternError:
         import regex
 
@@ -111,27 +186,11 @@ def finder(pattern: str) -> Callable[[str], bool]:
 
         def search(text: str) -> bool:
             try:
-                return compiled.search(text, timeout=SLOW) is not None
+                return compiled.search(text, timeout=SEARCH_SECONDS) is not None
             except TimeoutError:
                 return False  # not known, so not let by
 
         return search
-
-
-class _Search:
-    """A search for a pattern. One that was slow once is done by derivatives, which do not backtrack, from then on."""
-
-    def __init__(self, pattern: str) -> None:
-        self._pattern, self._slow = pattern, False
-        self._backtracking = ecma_search(pattern)
-
-    def search(self, text: str) -> bool:
-        if self._slow:
-            return accepts(parse_ecma(self._pattern), text)
-        start = time.monotonic()
-        found = self._backtracking.search(text)
-        self._slow = time.monotonic() - start > SLOW
-        return found
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
@@ -241,3 +300,9 @@ _OWN: dict[str, Keyword] = {
     "additionalItems": _additional_items,
     "dependencies": _dependencies,
 }
+
+
+def brief(value: Any, length: int = 60) -> str:
+    """A value for a message, cut to `length` characters."""
+    text = value if length > 100 and isinstance(value, str) else repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."

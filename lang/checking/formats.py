@@ -1,14 +1,13 @@
-"""The string formats that are enforced: one table, used for the mask and for the check of the finished text.
+"""The string formats that are enforced: one table of regular expressions, for the mask and for the check.
 
-Owns: the definition of each `format` as a regular expression over the whole string, in the subset of syntax that
-Python's `re`, ECMA-262 and the engines read alike (no lookaround, no `\\d`). Knows nothing of schemas.
+Knows nothing of schemas. The patterns use the syntax that Python's `re`, ECMA-262 and the engines read alike: no
+lookaround, no `\\d`.
 
-Sources: date, time, date-time, duration: RFC 3339 (real calendar days; years 0001 to 9999; no leap seconds, which
-Python and pydantic do not read). email: the Mailbox of RFC 5321. hostname: RFC 1123. ipv4, ipv6: RFC 3986 / RFC 4291.
-uuid: RFC 9562, any version. uri, uri-reference: RFC 3986; iri, iri-reference: RFC 3987 (its characters up to
-U+EFFFD). uri-template: RFC 6570. json-pointer: RFC 6901. `regex` is no regular language: it can only be checked.
-
-A format that is not in the table says nothing, as JSON Schema has it: it is an annotation.
+Sources: date, time, date-time, duration: RFC 3339 (real calendar days, years 0001 to 9999, no leap seconds, which
+Python and pydantic do not read). email: the Mailbox of RFC 5321. hostname: RFC 1123. ipv4, ipv6: RFC 3986, RFC 4291.
+uuid: RFC 9562, any version. uri, uri-reference: RFC 3986. iri, iri-reference: RFC 3987 (its characters up to U+EFFFD).
+uri-template: RFC 6570. json-pointer: RFC 6901. `regex` is no regular language: it is only checked. A format that is
+not in the table is an annotation, as JSON Schema has it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Where the parts of a sequence end in a text, and whether a text matches a pattern: in bounded time.
+"""Where the parts of a sequence end in a text, and whether a text matches a pattern, in bounded time.
 
-Owns: `splits` and `matches`. Knows nothing of what a part's own check says; it is given that check.
+Knows nothing of what a part's own check says: it is given that check.
 
 A set of positions is carried from part to part: all places where the parts so far may end. A pattern walks the text
 once for all its starts, by derivatives (`pattern/sets.py`), so nothing backtracks. What is not decided by the
-deadline is a `Slow`: a check runs while others wait for the engine, and what was not checked is not handed over.
+deadline raises `Slow`: what was not checked is not handed over.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ..pattern import PatternError, parse_regex
 from ..pattern.nodes import NOTHING, PatternNode
 from ..pattern.sets import Derivatives
 
-PATIENCE = 2.0
-"""Seconds until a text is given up."""
-LONGEST_NUMBER = 400
+DECIDED_SECONDS = 2.0
+"""After so long a text is given up: others may wait for the engine meanwhile."""
+LONGEST_NUMBER_CHARACTERS = 400
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 
 Fits = Callable[[Constraint, str], bool]
@@ -46,7 +46,7 @@ class _SplitWalk:
 
     def __init__(self, text: str, fits: Fits) -> None:
         self.text, self.fits = text, fits
-        self.deadline = time.monotonic() + PATIENCE
+        self.deadline = time.monotonic() + DECIDED_SECONDS
 
     def after(self, parts: tuple[Constraint, ...], starts: set[int]) -> set[int]:
         for part in parts:
@@ -103,7 +103,7 @@ class _SplitWalk:
 
     def _json_ends(self, start: int) -> Iterator[int]:
         """Where JSON text ends: a number where any of its digits do, anything else in one place."""
-        if (number := _NUMBER.match(self.text, start, start + LONGEST_NUMBER)) is not None:
+        if (number := _NUMBER.match(self.text, start, start + LONGEST_NUMBER_CHARACTERS)) is not None:
             yield from range(start + 1, number.end() + 1)
             return
         try:
@@ -113,4 +113,4 @@ class _SplitWalk:
 
     def _watch(self) -> None:
         if time.monotonic() > self.deadline:
-            raise Slow(f"not decided in {PATIENCE:g} s")
+            raise Slow(f"not decided in {DECIDED_SECONDS:g} s")

@@ -1,12 +1,21 @@
-"""Patterns: the regular expressions of sgl, one normal form in front of all grammar engines.
+"""Regular expressions as trees: one normal form in front of all grammar engines.
 
-Owns: the names that the rest of sgl uses. The parts: `nodes.py` (trees) and `chars.py` (characters);
-`syntax.py`, `python.py` and `ecma.py` (reading); `marks.py`, `context.py` and
-`loops.py` (anchors and lookarounds); `sets.py` and `automaton.py` (what
-can be said of a language); `print.py` (for the engines) and `search.py` (checking finished text).
+Engines disagree on what the text of a regular expression means, so no engine is given the user's. A pattern is read
+into a tree whose language is exactly what Python (or ECMA-262, for JSON Schema) says, or it is refused.
 
-Engines disagree on what regex text means, so no engine is ever given the user's: a pattern is read into a tree whose
-language is exactly what Python (or ECMA-262, for JSON Schema) says, or it is refused with a `PatternError`.
+    nodes.py        the trees, and the constructors that keep them tidy
+    chars.py        sets of characters
+    syntax.py       reading a pattern: what the dialects share
+    python.py       Python's dialect
+    ecma.py         ECMA-262's dialect
+    rust.py         pydantic's patterns as ECMA-262 patterns
+    marks.py        anchors, lookarounds and atomic groups in a tree
+    context.py      marks rewritten as intersections
+    loops.py        marks in repeats: by an automaton
+    sets.py         what can be said of a language: empty, disjoint, shortest text
+    automaton.py    a language as an automaton, and back to a tree
+    print.py        a tree as text for the engines
+    search.py       a pattern searched for in finished text
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Sets of characters: sorted ranges of code points, Unicode classes, and what a letter is equal to if case is ignored.
+"""Sets of characters: sorted ranges of code points, Unicode classes, and letters equal if case is ignored.
 
-Owns: the set algebra and the Unicode tables. Knows nothing of patterns.
-
-A set is a tuple of `(low, high)` pairs, sorted, disjoint, not touching, without surrogates (U+D800 to U+DFFF), which
-no text has. Tables come from `re` itself (`\\d \\w \\s`, case) and from `regex` (`\\p{..}`, `[:alpha:]`), so that they
-agree with what Python matches; each is made when it is first asked for (5 to 30 ms) and kept.
+Knows nothing of patterns. A set is a tuple of `(low, high)` pairs: sorted, disjoint, not touching, without surrogates
+(U+D800 to U+DFFF), which no text has. Tables come from `re` itself (`\\d \\w \\s`, case) and from `regex` (`\\p{..}`,
+`[:alpha:]`), so they agree with what Python matches. Each table is made at its first use (5 to 30 ms) and kept.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Anchors and lookarounds, rewritten as intersections.
 
-Owns: the marks that a pattern is read with, and how they go away. Knows nothing of syntax.
+Knows nothing of syntax. Every anchor, word edge and lookaround says that the whole text before or behind it is in some
+language: `Left(L)`, `Right(L)`. `x Right(L) y` is `x (y & L)`, and `x Left(L) y` is `(x & L) y`.
 
-Every anchor, word edge, lookahead and lookbehind says that the whole text before it, or behind it, is in some language:
-`Left(L)`, `Right(L)`. `x Right(L) y` is `x (y & L)`, and `x Left(L) y` is `(x & L) y`. Marks in alternatives are first
-distributed into lines (a sequence of unmarked nodes with marks between them); in a line, a mark that sees only a few
-characters is kept close to where it stands, so that what it is joined with stays small. Two marks whose stretches
-cross, and marks in a repeat, cannot be said so: then the whole becomes an automaton, if it
-is small enough (`loops.py`).
+1. Alternatives with marks are distributed into lines: sequences of unmarked nodes with marks between them.
+2. In a line, a mark that sees only a few characters is joined with those only, so that the intersection stays small.
+3. Two marks whose stretches cross, and marks in a repeat, have no such form: then the whole becomes an automaton, if it
+   is small enough (`loops.py`).
 """
 
 from __future__ import annotations

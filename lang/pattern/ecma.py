@@ -1,12 +1,11 @@
-"""ECMA-262's dialect (flag u), which JSON Schema's `pattern` is written in.
+"""ECMA-262's dialect with the flag u, in which JSON Schema's `pattern` is written.
 
-Owns: which texts an ECMA pattern stands for. The walk is `syntax.py`'s.
+Knows nothing of schemas; the walk is `syntax.py`'s. `\\d` and `\\w` are ASCII's, `\\s` is ECMA's own set, `.` is no
+line end (\\n \\r U+2028 U+2029), `$` is the very end.
 
-`\\d` and `\\w` are ASCII's, `\\s` is ECMA's own set, `.` is no line end (\\n \\r U+2028 U+2029), `$` is the very end.
-Beyond the standard, as real schemas need it: any punctuation may be escaped (`\\-`, `\\_`, `\\@`); `{`, `}` and `]`
+Beyond the standard, since real schemas need it: any punctuation may be escaped (`\\-`, `\\_`, `\\@`); `{`, `}` and `]`
 that do not count or close are text; `-` beside a class in a set is itself (`[\\w-.]`); `(?i)`, `(?s)` and `(?m)` may
-stand first; `(?P<name>..)` names a group; `\\A`, `\\Z` and `\\z` are the very start and end. Possessive quantifiers,
-atomic groups and conditionals are not ECMA's.
+stand first; `(?P<name>..)` names a group; `\\A`, `\\Z` and `\\z` are the very start and end.
 """
 
 from __future__ import annotations

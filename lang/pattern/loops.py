@@ -1,11 +1,9 @@
 """Marks in repeats, and marks whose stretches cross: the automaton of a marked pattern.
 
-Owns: the derivatives of trees with `Left` and `Right` in them. Knows nothing of syntax.
-
-A marked node means something only together with all that comes behind it, so the derivative is taken of a node *and
-its continuation* to the end of the text: `Right(L)` before a continuation is `L & continuation`. `Left(L)` is about the
-text so far: with each character that goes by, each L is replaced by its derivative, and where the mark is reached it
-holds if L has the empty text.
+Knows nothing of syntax. A marked node has a meaning only together with all that comes behind it, so the derivative is
+taken of a node *and its continuation* to the end of the text. `Right(L)` before a continuation is `L & continuation`.
+`Left(L)` is about the text so far: each character replaces L by its derivative, and the mark holds where L has the
+empty text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Marks: conditions on what stands around a place in the text.
+"""Marks: conditions on the text around a place. They stand for anchors, lookarounds and atomic groups in a tree.
 
-Owns: what a reader leaves in a tree for anchors, lookarounds and atomic groups, until `context.py` rewrites it.
+Knows nothing of syntax. `context.py` rewrites the marks that a reader leaves.
 """
 
 from __future__ import annotations

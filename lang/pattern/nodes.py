@@ -1,10 +1,10 @@
-"""Regular languages as trees: sets of characters, one after the other, either, repeated, both, not.
+"""The trees of regular languages: sets of characters, concatenation, alternatives, repeats, intersection, complement.
 
-Owns: the nodes, the constructors that keep them tidy, their size, and `PatternError`. Knows nothing of syntax.
+Knows nothing of syntax.
 
-A node is the set of texts it matches. Nodes are immutable, equal by content, and know their hash: cheap keys.
-The constructors (`sequence`, `either`, `repeated`, `both`, `complement`) flatten, drop what has no effect and let what
-cannot match swallow its neighbours; code outside this module makes nodes with them.
+1. A node is the set of texts it matches. Nodes are immutable, equal by content, and keep their hash: cheap keys.
+2. The constructors (`sequence`, `either`, `repeated`, `both`, `complement`) flatten a node, drop what has no effect,
+   and let what matches nothing take its neighbours with it. Code outside this module makes nodes with them.
 """
 
 from __future__ import annotations

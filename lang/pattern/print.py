@@ -1,8 +1,7 @@
 """Regular languages as text for the grammar engines.
 
-Owns: how a node is written in the engines' dialects. Knows nothing of how it was read.
-
-Only literals, explicit sets, `|`, groups and counts are written: nothing that an engine could understand differently.
+Knows nothing of how a node was read. Only literals, explicit sets, `|`, groups and counts are written: nothing that an
+engine could understand differently.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Python's dialect: `re`'s syntax and meaning, and of the `regex` package `\\p{..}`, `\\P{..}` and `[[:alpha:]]`.
+"""Python's dialect: the syntax and meaning of `re`, with `\\p{..}`, `\\P{..}` and `[[:alpha:]]` of the `regex` package.
 
-Owns: which texts a Python pattern stands for. The walk is `syntax.py`'s.
-
-A pattern means every text that `re.fullmatch(pattern, text)` accepts. `\\d \\w \\s` are Unicode's (ASCII's under the
-flag a), `$` also stands before a last newline, `\\z` is the same as `\\Z`. Lookbehinds may be of any width. `\\p` and
-POSIX classes follow the flag i.
+Knows nothing of trees beyond their constructors; the walk is `syntax.py`'s. A pattern means every text that
+`re.fullmatch(pattern, text)` accepts. `\\d \\w \\s` are Unicode's (ASCII's under the flag a), `$` also stands before a
+last newline, `\\z` is the same as `\\Z`. Lookbehinds may be of any width. `\\p` and POSIX classes follow the flag i.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Pydantic's patterns as ECMA-262 patterns that admit nothing else.
+"""Pydantic's patterns as ECMA-262 patterns that match nothing else.
 
-Owns: `narrowed`. Pydantic searches with Rust's `regex` (or, if asked to, Python's `re`), where `\\d \\w \\s` are
-Unicode's; a schema's `pattern` is ECMA-262, where they are ASCII's. As they stand the ASCII ones are the narrower, so
-they stay; but `\\s`, `\\S \\D \\W`, and any of them in a negated class are written out. So the mask may admit less than
-pydantic does, never more.
+Knows nothing of schemas. Pydantic searches with Rust's `regex` (or, if asked to, Python's `re`), where `\\d \\w \\s`
+are Unicode's. A schema's `pattern` is ECMA-262, where they are ASCII's: narrower, so they stay. But `\\s`,
+`\\S \\D \\W`, and any of them in a negated class are written out: the mask may admit less than pydantic, never more.
 """
 
 from __future__ import annotations

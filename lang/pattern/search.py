@@ -1,11 +1,12 @@
-"""Checking finished text against an ECMA-262 pattern.
+"""Searching finished text for an ECMA-262 pattern, with the meaning that `parse_ecma` gives the pattern.
 
-Owns: the search, with the meaning that `parse_ecma` gives the pattern: both start from what the same reader has read.
-Knows nothing of generation.
+Knows nothing of generation. Both start from what the same reader has read.
 """
 
 from __future__ import annotations
 
+import time
+from functools import cached_property
 from typing import Any
 
 from .context import resolve
@@ -14,11 +15,12 @@ from .marks import Mark, Right
 from .nodes import ANY_TEXT, EMPTY, Alt, Chars, Concat, Not, PatternError, PatternNode, Repeat, no_deeper, sequence
 from .sets import accepts
 
-_PATIENCE = 0.5
+TIMEOUT_SECONDS, SLOW_SECONDS = 0.5, 0.25
+"""One backtracking search may take so long; after a slow one there is none."""
 
 
 class EcmaSearch:
-    """A pattern to search texts for."""
+    """A pattern to search texts for. Once a search was slow, derivatives decide, which do not backtrack."""
 
     def __init__(self, pattern: str) -> None:
         import regex
@@ -26,13 +28,23 @@ class EcmaSearch:
         self.pattern = pattern
         self._read = EcmaReader(pattern).read()
         self._compiled: Any = regex.compile(_written(self._read), regex.V0)
+        self._slow = False
 
     def search(self, text: str) -> bool:
-        """Whether the pattern is found in the text. A search that backtracks too long is decided by derivatives."""
-        try:
-            return self._compiled.search(text, timeout=_PATIENCE) is not None
-        except TimeoutError:
-            return accepts(resolve(sequence([ANY_TEXT, self._read, ANY_TEXT])), text)
+        """Whether the pattern is found in the text."""
+        if not self._slow:
+            start = time.monotonic()
+            try:
+                return self._compiled.search(text, timeout=TIMEOUT_SECONDS) is not None
+            except TimeoutError:
+                pass
+            finally:
+                self._slow = time.monotonic() - start > SLOW_SECONDS
+        return accepts(self._whole, text)
+
+    @cached_property
+    def _whole(self) -> PatternNode:
+        return resolve(sequence([ANY_TEXT, self._read, ANY_TEXT]))
 
 
 @no_deeper

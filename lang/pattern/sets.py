@@ -1,9 +1,8 @@
-"""What can be said of a regular language without an engine: is it empty, what begins it, do two overlap.
+"""What can be said of a regular language without an engine: whether it is empty, how it begins, its shortest text.
 
-Owns: membership and the decisions, by derivatives (Brzozowski 1964): the derivative of a language by a character is
-what may follow that character, and is a tree again, so `Both` and `Not` cost nothing extra. Knows nothing of syntax.
-
-A language has finitely many derivatives but maybe very many; whoever explores them says how many are enough.
+Knows nothing of syntax. All is decided by derivatives (Brzozowski 1964): the derivative of a language by a character is
+what may follow that character. It is a tree again, so `Both` and `Not` cost nothing extra. A language has finitely many
+derivatives but maybe very many, so each caller sets a limit.
 """
 
 from __future__ import annotations

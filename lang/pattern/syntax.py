@@ -1,9 +1,7 @@
-"""Reading a pattern: what the dialects of regular expressions have in common.
+"""Reading a pattern: the walk over its characters that all dialects of regular expressions share.
 
-Owns: the walk over a pattern's characters: groups (a stack, no recursion), alternation, quantifiers.
-Knows nothing of what an escape or a `(?` means: `python.py` and `ecma.py` say that.
-
-What is read is a tree of `nodes.py`, with the marks of `marks.py` where it looks around itself.
+Knows nothing of what an escape or a `(?` means: `python.py` and `ecma.py` say that. Groups are a stack, so nothing
+recurses. What is read is a tree of `nodes.py`, with the marks of `marks.py` where it looks around itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Regular expressions of the decimal numbers between bounds.
 
-Owns: `decimals`. JSON Schema bounds a JSON number, but not one that is spelled in a string or in a key.
+Knows nothing of schemas, which bound a JSON number but not one that is spelled in a string or in a key.
 
 The digits are walked from the left. As long as the number equals a bound, the bound limits the next digit; one digit
 off it, the rest is free. So the alternatives are: a beginning of a bound, one digit on its right side, anything.

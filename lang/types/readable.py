@@ -1,8 +1,7 @@
-"""Types as Pydantic reads them.
+"""Types as pydantic reads them: what it would refuse or read lazily is written anew, wherever it stands in a type.
 
-Owns: `readable`, which writes anew what Pydantic would refuse or read lazily, wherever it stands in a type: before
-Python 3.12 it takes only `typing_extensions`' kind of TypedDict; and an `Iterable` would be validated when it is
-iterated, long after a text was handed over, so it is read as a list.
+Knows nothing of schemas. Before Python 3.12 pydantic takes only the TypedDict of `typing_extensions`. An `Iterable`
+would be validated when it is iterated, long after a text was handed over, so it is read as a list.
 """
 
 from __future__ import annotations

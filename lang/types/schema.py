@@ -1,10 +1,9 @@
 """The JSON Schema of a Python type: pydantic's generator, made closed, canonical and free of lookaround.
 
-Owns: what of pydantic's validation schema is changed so that a mask can enforce it and pydantic then accepts what was
-written. Knows nothing of constraints, nor of caches. Imports pydantic: import this module only when a type is used.
+Knows nothing of constraints, nor of caches. It imports pydantic, so import it only when a type is used.
 
-Invariants of what `schema_of` returns: properties stand in declaration order; a class is a closed object unless it
-allows extra fields; where pydantic reads several spellings, one is asked for; what may still be refused is told.
+What `schema_of` returns: (1) properties stand in declaration order; (2) a class is a closed object unless it allows
+extra fields; (3) where pydantic reads several spellings, one is asked for; (4) what pydantic may still refuse is told.
 """
 
 from __future__ import annotations

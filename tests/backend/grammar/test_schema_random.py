@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sgl.lang.checking.check import validator_for
+from sgl.lang.checking.dialect import validator_for
 from sgl.lang.errors import ConstraintError
 
 from .schema_masks import Masks

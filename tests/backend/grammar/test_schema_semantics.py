@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from sgl.lang.checking.check import validator_for
+from sgl.lang.checking.dialect import validator_for
 
 from .schema_masks import Masks
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sgl.lang.checking.check import Mismatch, check, dialect, metaschema_fault, parse_json
+from sgl.lang.checking.check import Mismatch, check, parse_json
+from sgl.lang.checking.dialect import dialect, metaschema_fault
 from sgl.lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 
 

@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from .....lang.checking.check import dialect, metaschema_fault
-from .....lang.checking.dialect import finder
+from .....lang.checking.dialect import dialect, finder, metaschema_fault
 from .....lang.errors import ConstraintError
 from .places import NAMED, child
 
