@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-LONG = 64
-"""Messages of a conversation beyond which what the template prints for its roles is not kept: long ones are few."""
-KEPT = 4096
-"""Texts of a template that are kept, a handful for each order of roles."""
+MOST_SHARED_MESSAGES = 64
+"""Longer conversations do not share what the template prints for their roles: long ones are few."""
+MOST_PRINTS = 4096
+"""Texts of a template that are kept; each order of roles has a handful."""
 Pieces = list[tuple[str, bool]]
 Message = Mapping[str, Any]
 
@@ -44,7 +44,20 @@ CHATML = (
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's jinja chat template. `name` is for messages: the model's name, or where the template came from."""
+    """A model's jinja chat template.
+
+    Args:
+        source: the jinja source.
+        bos_token: text of the token that begins a text; default empty.
+        eos_token: text of the token that ends a text; default empty.
+        name: where the template came from, for errors; default "chat template".
+
+    Example:
+        >>> import sgl
+        >>> template = sgl.ChatTemplate("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}")
+        >>> template.render([{"role": "user", "content": "Hello"}])
+        '[user] Hello '
+    """
 
     source: str
     bos_token: str = ""
@@ -52,7 +65,19 @@ class ChatTemplate:
     name: str = "chat template"
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **kwargs: Any) -> str:
-        """The whole conversation as text. `OptionError` with the template's own words when it refuses or fails."""
+        """Render a whole conversation.
+
+        Args:
+            messages: mappings with `role` and `content`.
+            add_generation_prompt: end with what precedes an assistant's answer; default False.
+            **kwargs: further variables of the template (`enable_thinking=False`).
+
+        Returns:
+            The text.
+
+        Raises:
+            OptionError: the template refuses or fails, in its own words.
+        """
         import jinja2
 
         try:
@@ -120,7 +145,7 @@ def _clock(at: datetime | None) -> Callable[[str], str]:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """A message as the template is told of it; `content` is a mark, or the author's text.
+    """A message as the template sees it; `content` is a mark, or the author's text.
 
     `gap`: what the template printed between the mark before and this one; None where `content` is no mark.
     """
@@ -143,25 +168,20 @@ class _Place:
     opened: _Said | None = None
 
 
-class _Prints:
-    """What a template prints around contents that are all marks: the same for all conversations of the same roles, so
-    thousands of them render it once. `nonce` is in every mark; no content can spell it."""
+class _Prints(dict[tuple[object, ...], list[str]]):
+    """What a template prints around contents that are all marks.
+
+    Conversations of the same roles share it, so thousands of them render it once. `nonce` is in every mark; no content
+    can spell it.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.nonce = secrets.token_hex(8)
-        self._parts: dict[tuple[object, ...], list[str]] = {}
-
-    def get(self, *key: object) -> list[str] | None:
-        return self._parts.get(key)
-
-    def keep(self, parts: list[str], *key: object) -> None:
-        if len(self._parts) >= KEPT:
-            self._parts.clear()
-        self._parts[key] = parts
 
 
 class _Unmarked(Exception):
-    """The template does not print what it prints around a mark around the content as well."""
+    """The template prints other text around a content than around a mark."""
 
 
 class Conversation:
@@ -337,12 +357,17 @@ class Conversation:
 
     def _parts(self, place: _Place, new: Sequence[_Said], *, add_generation_prompt: bool = False) -> list[str]:
         """The new text, cut at the marks of `new`."""
-        if not self._shared or len(place.said) > LONG or not all(self._is_mark(m.content) for m in (*place.said, *new)):
+        if (
+            not self._shared
+            or len(place.said) > MOST_SHARED_MESSAGES
+            or not all(self._is_mark(m.content) for m in (*place.said, *new))
+        ):
             return self._cut(place, new, add_generation_prompt)
         key = (place.said, place.tail, tuple(new), add_generation_prompt)
-        if (parts := self._prints.get(*key)) is None:
-            parts = self._cut(place, new, add_generation_prompt)
-            self._prints.keep(parts, *key)
+        if (parts := self._prints.get(key)) is None:
+            if len(self._prints) >= MOST_PRINTS:
+                self._prints.clear()
+            parts = self._prints[key] = self._cut(place, new, add_generation_prompt)
         return parts
 
     def _cut(self, place: _Place, new: Sequence[_Said], add_generation_prompt: bool) -> list[str]:

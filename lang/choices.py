@@ -22,7 +22,19 @@ TokenScores = Sequence[Sequence[Any]]
 
 @dataclass(frozen=True)
 class ChoicesDecision:
-    """The chosen text, and what to show of how it was chosen. `scores`, when given, is one number a choice."""
+    """What a choice method returns.
+
+    Args:
+        decision: the chosen text.
+        meta_info: what to show of how it was chosen, in `s.get_meta_info(name)`; default none.
+        scores: one number for each choice; default none. A select with a temperature draws by them.
+
+    Example:
+        >>> import sgl
+        >>> scores = {"normalized_prompt_logprobs": [-2.0, -1.0]}
+        >>> sgl.token_length_normalized(choices=["a", "b"], **scores).decision
+        'b'
+    """
 
     decision: str
     meta_info: dict[str, Any] | None = None
@@ -46,7 +58,7 @@ class ChoiceMethod(Protocol):
 
 
 def logprobs_of(tokens: TokenScores) -> list[float]:
-    """The log-probabilities of one choice; an unknown one counts 0, and 0.0 (certainty) is a value like any other."""
+    """The log-probabilities of one choice. An unknown one counts 0."""
     return [0.0 if token[0] is None else float(token[0]) for token in tokens]
 
 
@@ -64,7 +76,7 @@ class _Method:
 
 
 class _TokenLengthNormalized(_Method):
-    """The highest mean log-probability a token. Short and long choices compete on equal terms."""
+    """The highest mean log-probability of its tokens. Short and long choices compete on equal terms."""
 
     def __call__(
         self, *, choices: Sequence[str], normalized_prompt_logprobs: Sequence[float], **_: Any
@@ -73,7 +85,7 @@ class _TokenLengthNormalized(_Method):
 
 
 class _SequenceLikelihood(_Method):
-    """The highest exact log-likelihood: the sum over the choice's tokens. What the model itself finds most probable."""
+    """The highest log-likelihood: the sum over the choice's tokens, so what the model finds most probable."""
 
     def __call__(
         self, *, choices: Sequence[str], input_token_logprobs: Sequence[TokenScores], **_: Any
@@ -82,9 +94,9 @@ class _SequenceLikelihood(_Method):
 
 
 class _GreedyTokenSelection(_Method):
-    """Token by token, keep the choices with the best token; a shorter choice is extended with its own mean.
+    """Token by token, the choices with the best token stay; a shorter choice is extended with its own mean.
 
-    So a choice wins as greedy decoding would pick it, and a prefix of another choice still competes to the end.
+    So a choice wins that greedy decoding would pick, and a prefix of another choice competes to the end.
     """
 
     def __call__(
@@ -103,8 +115,10 @@ class _GreedyTokenSelection(_Method):
 
 
 class _UnconditionalLikelihoodNormalized(_Method):
-    """The highest mean of (log-probability here - log-probability without the context): Holtzman et al. 2021
-    (surface form competition). The first token without a context has no probability and counts 0."""
+    """The highest mean of log-probability here minus log-probability without the context (Holtzman et al. 2021).
+
+    The first token without a context has no probability and counts 0.
+    """
 
     requires_unconditional_logprobs = True
 
@@ -130,6 +144,10 @@ class _UnconditionalLikelihoodNormalized(_Method):
 
 
 token_length_normalized = _TokenLengthNormalized()
+"""Choice method: the highest mean log-probability of its tokens (the default)."""
 sequence_likelihood = _SequenceLikelihood()
+"""Choice method: the highest sum of log-probabilities."""
 greedy_token_selection = _GreedyTokenSelection()
+"""Choice method: what greedy decoding would pick, token by token."""
 unconditional_likelihood_normalized = _UnconditionalLikelihoodNormalized()
+"""Choice method: the highest mean gain over the choice's log-probability without the context."""

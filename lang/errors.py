@@ -11,39 +11,53 @@ from collections.abc import Iterable
 
 
 class SglError(Exception):
-    """Base of every error raised by sgl itself (an error of a user's own code is raised as it is)."""
+    """Base of every error that sgl raises itself. An error of a user's own code is raised as it is.
+
+    Example:
+        >>> import sgl
+        >>> try:
+        ...     sgl.gen("a", temprature=1)
+        ... except sgl.SglError as error:
+        ...     print(type(error).__name__, error)
+        OptionError gen: unknown option 'temprature'; did you mean 'temperature'?
+    """
 
     def __str__(self) -> str:  # KeyError would print the repr of its message
         return " ".join(str(arg) for arg in self.args)
 
 
 class OptionError(SglError, TypeError):
-    """An option or argument that does not exist, or that has a value it cannot have."""
+    """An option does not exist, or has a value that it cannot have. Also a `TypeError`."""
 
 
 class ConstraintError(SglError, ValueError):
-    """A constraint (choices, stop regex, schema, ...) that is wrong, or that cannot be enforced."""
+    """A constraint (choices, stop regex, schema, ...) is wrong or cannot be enforced. Also a `ValueError`."""
 
 
 class NotYet(SglError, NotImplementedError):
-    """Part of the public contract that this version does not carry out. Never ignored silently."""
+    """This version does not carry out a part of its public contract. Also a `NotImplementedError`."""
 
 
 class VariableError(SglError, KeyError):
-    """A variable was read that no gen, select or scope of this program ever defined."""
+    """A program's state was asked for a variable that no gen, select or scope defined. Also a `KeyError`."""
 
 
 class ContextOverflow(SglError, ValueError):
-    """The text is longer than the model's context."""
+    """The text is longer than the model's context. Also a `ValueError`."""
 
 
 class OutOfMemory(SglError, MemoryError):
-    """Memory that does not suffice: for weights or a step on a device, or the KV pool for one request, even after
-    everything else was given up."""
+    """Memory does not suffice: for weights, for a step on a device, or for one request in the KV pool. Also a
+    `MemoryError`."""
 
 
 class Truncated(SglError):
-    """A constrained generation ran out of budget before it could end. `.text` has what there is."""
+    """A constrained text ran out of budget before it could end.
+
+    Args:
+        message: what happened.
+        text: the text as far as it came; kept as `.text`.
+    """
 
     def __init__(self, message: str, text: str = "") -> None:
         super().__init__(message)
@@ -51,27 +65,33 @@ class Truncated(SglError):
 
 
 class BackendError(SglError, RuntimeError):
-    """The backend failed: a model's forward raised, a step could not run, a runtime was shut down."""
+    """The backend failed: a model's forward raised, a step could not run, a runtime was shut down. Also a
+    `RuntimeError`."""
 
 
 class ModelLoadError(BackendError):
-    """A model file that cannot be found, read, or understood."""
+    """A model's file cannot be found, read or understood."""
 
 
 class CapabilityError(BackendError):
-    """A program needs something its backend does not have. Raised when the program is bound to the backend."""
+    """A program needs what its backend does not have. Raised when the program is bound to the backend."""
 
 
 class Cancelled(SglError):
-    """The generation, branch or program was cancelled."""
+    """The gen, branch or program was cancelled."""
 
 
 class ProgramTimeout(SglError, TimeoutError):
-    """A `timeout=` (of a gen or of a program) passed."""
+    """The `timeout=` of a gen or of a program has passed. Also a `TimeoutError`."""
 
 
 class BudgetExceeded(SglError):
-    """A program has spent its `budget=`, and was about to make another call. `.spent` is the usage so far."""
+    """A program has spent its `budget=` and was about to make another call.
+
+    Args:
+        message: what happened.
+        spent: the usage so far; kept as `.spent`.
+    """
 
     def __init__(self, message: str, spent: object = None) -> None:
         super().__init__(message)
@@ -79,7 +99,7 @@ class BudgetExceeded(SglError):
 
 
 class JournalError(SglError, OSError):
-    """A batch's journal (`resume=`) could not be written. The rows themselves are unharmed."""
+    """The journal of a batch (`resume=`) could not be written; the rows are unharmed. Also an `OSError`."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
