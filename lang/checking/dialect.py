@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -162,12 +163,8 @@ def _error(message: str) -> Any:
     return ValidationError(message)
 
 
-def decimal_multiple(value: int | float, step: int | float) -> bool:
-    """Whether a number is a multiple of another one, in decimals as they are written."""
-    return _exact(value) % _exact(step) == 0
-
-
 def _exact(number: int | float) -> Fraction:
+    """A number as its decimals are written."""
     return Fraction(Decimal(repr(number))) if isinstance(number, float) else Fraction(number)
 
 
@@ -204,33 +201,21 @@ def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Iterator[A
 
 
 def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if validator.is_type(instance, "number") and not decimal_multiple(instance, step):
+    if validator.is_type(instance, "number") and _exact(instance) % _exact(step) != 0:
         yield _error(f"{instance!r} is not a multiple of {step!r}")
 
 
-def _bound(validator: Any, limit: Any, instance: Any, fits: Callable[[Any, Any], bool], what: str) -> Iterator[Any]:
-    if validator.is_type(instance, "number") and not fits(_exact(instance), _exact(limit)):
-        yield _error(f"{instance!r} is {what} {limit!r}")
+def _bound(fits: Callable[[Fraction, Fraction], bool], what: str, strict: str = "") -> Keyword:
+    """A keyword that bounds numbers. `strict`: the keyword that, if true, leaves the bound itself out (draft 4)."""
 
+    def keyword(validator: Any, limit: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if not validator.is_type(instance, "number") or (isinstance(limit, bool) and not strict):
+            return  # a bool is the draft 4 form of an exclusive bound, which stands beside the other one
+        value, end = _exact(instance), _exact(limit)
+        if not fits(value, end) or (strict and value == end and schema.get(strict) is True):
+            yield _error(f"{instance!r} is {what} {limit!r}")
 
-def _minimum(validator: Any, limit: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    open_end = schema.get("exclusiveMinimum") is True
-    yield from _bound(validator, limit, instance, lambda a, b: a > b or (a == b and not open_end), "below the minimum")
-
-
-def _maximum(validator: Any, limit: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    open_end = schema.get("exclusiveMaximum") is True
-    yield from _bound(validator, limit, instance, lambda a, b: a < b or (a == b and not open_end), "above the maximum")
-
-
-def _exclusive_minimum(validator: Any, limit: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if not isinstance(limit, bool):
-        yield from _bound(validator, limit, instance, lambda a, b: a > b, "not above")
-
-
-def _exclusive_maximum(validator: Any, limit: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    if not isinstance(limit, bool):
-        yield from _bound(validator, limit, instance, lambda a, b: a < b, "not below")
+    return keyword
 
 
 def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[Any]:
@@ -290,10 +275,10 @@ _OWN: dict[str, Keyword] = {
     "pattern": _pattern,
     "format": _format,
     "multipleOf": _multiple_of,
-    "minimum": _minimum,
-    "maximum": _maximum,
-    "exclusiveMinimum": _exclusive_minimum,
-    "exclusiveMaximum": _exclusive_maximum,
+    "minimum": _bound(operator.ge, "below the minimum", "exclusiveMinimum"),
+    "maximum": _bound(operator.le, "above the maximum", "exclusiveMaximum"),
+    "exclusiveMinimum": _bound(operator.gt, "not above"),
+    "exclusiveMaximum": _bound(operator.lt, "not below"),
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
     "items": _items,
