@@ -32,7 +32,7 @@ Strings = str | Sequence[str]
 
 
 def checked(func: Callable[P, R]) -> Callable[P, R]:
-    """`func`, with an `OptionError` that suggests the right name for a keyword it does not have."""
+    """Make `func` raise `OptionError`, with the nearest name, for a keyword that it does not have."""
     known = tuple(inspect.signature(func).parameters)
 
     @functools.wraps(func)
@@ -185,7 +185,7 @@ def _constraint(where: str, given: dict[str, Any]) -> Constraint | None:
 
 
 def _thinking(where: str, name: str | None, think: object, written: Gen) -> Seq:
-    """Reasoning before the text, as text and a gen of its own."""
+    """Put reasoning before a gen, as constant text and a gen of its own."""
     if isinstance(think, bool) or not isinstance(think, int) or think < 1:
         raise OptionError(f"{where}: think must be a number of tokens of at least 1, got {think!r:.60}")
     if written.n > 1:
@@ -262,7 +262,7 @@ _TYPED = ("name", *(option.name for option in OPTIONS if "gen_int" in option.tak
 
 
 def _typed(func: Callable[..., Gen]) -> Callable[..., Gen]:
-    """`func` with the signature of SGLang's `gen_int`: gen's parameters that the table of options gives it."""
+    """Give `func` the signature of SGLang's `gen_int`: the parameters of `gen` that the table says."""
     known = inspect.signature(gen).parameters
     func.__signature__ = inspect.Signature([known[name] for name in _TYPED], return_annotation="Gen")  # type: ignore[attr-defined]
     return checked(func)

@@ -73,7 +73,7 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class Exactly(Constraint):
-    """This text."""
+    """One text."""
 
     text: str
     kind = "text"
@@ -81,8 +81,10 @@ class Exactly(Constraint):
 
 @dataclass(frozen=True, slots=True)
 class Regex(Constraint):
-    """Text that `re.fullmatch(pattern, text)` accepts: Python's syntax and meaning (see `pattern/`). `dtype` is the
-    Python type that its value is read as, if it was made from one (`gen(dtype=int)`)."""
+    """Text that `re.fullmatch(pattern, text)` accepts (see `pattern/`).
+
+    `dtype`: the type that its value is read as, if the constraint was made from one (`gen(dtype=int)`).
+    """
 
     pattern: str
     dtype: type | None = None
@@ -99,10 +101,10 @@ class Choices(Constraint):
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema(Constraint):
-    """JSON text that is valid under a JSON Schema. `source` is the schema as JSON text, its order kept.
+    """JSON text that is valid under a JSON Schema. `source`: the schema as JSON text, its order kept.
 
-    `type` is the Python type that it was made from, if any: then the value is an instance of that type. Two schemas
-    made from different types are different constraints, whatever their text.
+    `type`: the Python type that the schema was made from, if any; the value is then an instance of it. Schemas of
+    different types are different constraints, whatever their text.
     """
 
     source: str
@@ -135,7 +137,7 @@ class Grammar(Constraint):
 
 @dataclass(frozen=True, slots=True)
 class Sequenced(Constraint):
-    """One after the other."""
+    """The parts, one after the other."""
 
     parts: tuple[Constraint, ...]
     kind = "sequence"
@@ -143,7 +145,7 @@ class Sequenced(Constraint):
 
 @dataclass(frozen=True, slots=True)
 class Either(Constraint):
-    """One of these."""
+    """Any one of the branches."""
 
     branches: tuple[Constraint, ...]
     kind = "union"
@@ -176,7 +178,7 @@ def regex(pattern: str) -> Constraint:
 
 @functools.lru_cache(1024)
 def pattern_node(pattern: str) -> PatternNode:
-    """The language of a pattern. Raises `ConstraintError` for one that is wrong, or that nothing matches."""
+    """Read a pattern. Raises `ConstraintError` if it is wrong or matches nothing."""
     from .pattern import PatternError, is_empty, parse_regex
 
     try:
@@ -287,7 +289,7 @@ def choice(choices: object) -> Constraint:
 
 
 def check_choices(where: str, choices: object) -> tuple[str, ...]:
-    """The choices as a tuple of strings; `ConstraintError` for none, an empty, a duplicate or a non-string one."""
+    """Check choices and return them as a tuple. Raises `ConstraintError` for none, or an empty or repeated one."""
     if choices is None or isinstance(choices, str) or not isinstance(choices, (Sequence, Mapping, set, frozenset)):
         raise ConstraintError(f"{where}: choices must be a list of strings, got {choices!r:.60}")
     if isinstance(choices, (set, frozenset)):
@@ -347,7 +349,7 @@ def lark(source: str) -> Constraint:
 
 
 def constraint_of(value: object) -> Constraint:
-    """What `constraint=` takes: a constraint, or a Python type. `ConstraintError` for anything else."""
+    """Make a constraint of what `constraint=` takes: a constraint, or a Python type. Else `ConstraintError`."""
     if isinstance(value, Constraint):
         return value
     if isinstance(value, (str, Mapping)):

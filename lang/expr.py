@@ -22,7 +22,7 @@ Appendable = Union["Expr", str]
 
 
 class Expr:
-    """Base of the nodes. `+` joins expressions and strings, left to right."""
+    """Base of the expressions. `+` joins expressions and strings."""
 
     __slots__ = ()
 
@@ -92,7 +92,7 @@ class Seq(Expr):
 
 
 def as_expr(value: object) -> Expr:
-    """`str` or expression -> expression; anything else is an `OptionError` that says what was given."""
+    """Make an expression of text. Raises `OptionError` for what is neither text nor an expression."""
     if isinstance(value, Expr):
         return value
     if isinstance(value, str):

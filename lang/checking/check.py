@@ -24,7 +24,7 @@ MOST_COMPILED = 256
 
 
 class Mismatch(ValueError):
-    """A text that is not what its constraint says."""
+    """A text breaks its constraint; `.reason` says how."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -32,10 +32,10 @@ class Mismatch(ValueError):
 
 
 def check(constraint: Constraint, text: str) -> Any:
-    """The value of a finished text. Raises `Mismatch` if the text is not what the constraint says.
+    """Check a finished text and read its value. Raises `Mismatch` if the text breaks the constraint.
 
-    A text for text, regex, choices and grammars (a grammar has no oracle of its own); the parsed data, or an instance
-    of the type, for a schema; the text for a sequence; the value of the first branch that matches for a union.
+    The value is an instance of a schema's type, the data of a JSON Schema, the value of the first branch of a union
+    that matches, else the text. A grammar is not checked here.
     """
     if isinstance(constraint, Exactly):
         if text != constraint.text:
@@ -86,7 +86,7 @@ def _regex(pattern: str) -> Any:
 
 
 def _fullmatch(pattern: str, text: str) -> bool:
-    """By the `regex` package, with a time limit; where that says no or not in time, by derivatives."""
+    """Match by the `regex` package, with a time limit; where that says no or is too slow, by derivatives."""
     try:
         if (compiled := _regex(pattern)) is not None and compiled.fullmatch(text, timeout=SEARCH_SECONDS) is not None:
             return True

@@ -29,7 +29,7 @@ SEARCH_SECONDS = 0.25
 
 
 def validator_for(schema: Any) -> Any:
-    """A `jsonschema` validator of our dialect. Nothing is fetched."""
+    """Make a `jsonschema` validator in our dialect. It fetches nothing."""
     return dialect(schema)[1](without_schema_uri(schema))
 
 
@@ -43,16 +43,16 @@ _DRAFTS = {
 
 
 def dialect(schema: Any) -> tuple[int, Any]:
-    """The draft of a schema (4, 6, 7, 2019 or 2020) and its validator class.
+    """Find the draft of a schema (4, 6, 7, 2019 or 2020) and its validator class.
 
-    By `$schema`; without a known one 2020-12, or the newest draft that the schema is valid in.
+    `$schema` decides. Without a known one it is the newest draft in which the schema is valid, else 2020-12.
     """
     draft, _ = _examined(json.dumps(schema))
     return draft, _classes()[draft]
 
 
 def metaschema_fault(schema: Any) -> tuple[str, str] | None:
-    """Where a schema is no valid schema of its draft, and why; or None."""
+    """Say where a schema is invalid in its draft, and why; None if it is valid."""
     try:
         return _examined(json.dumps(schema))[1]
     except RecursionError:
@@ -61,7 +61,7 @@ def metaschema_fault(schema: Any) -> tuple[str, str] | None:
 
 @functools.lru_cache(maxsize=64)
 def _examined(source: str) -> tuple[int, tuple[str, str] | None]:
-    """The draft of a schema and its fault: once for a schema, since a metaschema takes milliseconds."""
+    """Find the draft of a schema and its fault. Cached: checking a metaschema takes milliseconds."""
     schema = json.loads(source)
     named = schema.get("$schema") if isinstance(schema, dict) else None
     if isinstance(named, str):
@@ -118,7 +118,7 @@ def _classes() -> dict[int, Any]:
 
 
 def without_schema_uri(node: Any) -> Any:
-    """A copy of a schema without `$schema`, which would take a validator out of our dialect half-way."""
+    """Copy a schema without `$schema`, which would make `jsonschema` leave our dialect half-way."""
     if isinstance(node, dict):
         return {
             name: value if name in DATA else without_schema_uri(value)
@@ -129,7 +129,7 @@ def without_schema_uri(node: Any) -> Any:
 
 
 def _nullable(keyword: Keyword) -> Keyword:
-    """The keyword, but for null where OpenAPI's `nullable: true` stands beside it."""
+    """Make a keyword admit null where OpenAPI's `nullable: true` stands beside it."""
 
     @functools.wraps(keyword)
     def checked(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
@@ -141,7 +141,7 @@ def _nullable(keyword: Keyword) -> Keyword:
 
 
 def _unless_evaluated(keyword: Keyword, all_of_it: Callable[[Any], bool]) -> Keyword:
-    """An unevaluated... keyword, but where nothing is left to it (jsonschema overlooks that in 2019-09)."""
+    """Skip an `unevaluated...` keyword where nothing is left to it (jsonschema overlooks that in 2019-09)."""
 
     def checked(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
         return None if all_of_it(schema) else keyword(validator, value, instance, schema)
@@ -170,7 +170,7 @@ def _exact(number: int | float) -> Fraction:
 
 @functools.lru_cache(maxsize=1024)
 def finder(pattern: str) -> Callable[[str], bool]:
-    """The search for an ECMA-262 pattern; `regex`'s for one that no mask can say. Raises `ValueError`."""
+    """Make the search for an ECMA-262 pattern, by the `regex` package if no mask can enforce it. Else `ValueError`."""
     try:
         return ecma_search(pattern).search
     except PatternError:

@@ -122,12 +122,12 @@ MOST["host-name"] = MOST["hostname"]
 
 
 def known(name: object) -> bool:
-    """Whether `format: name` says anything."""
+    """Whether a format is enforced or checked."""
     return isinstance(name, str) and (name in FORMATS or name in CHECKED_ONLY)
 
 
 def check_format(name: str, text: str) -> bool:
-    """Whether a string is of a format. True for a format that is not known."""
+    """Whether a string has a format. True for an unknown format."""
     if name == "regex":
         return _is_regex(text)
     if name not in FORMATS:
@@ -141,7 +141,7 @@ def _compiled(name: str) -> re.Pattern[str]:
 
 
 def _is_regex(text: str) -> bool:
-    """Whether a text is a regular expression that ECMA-262 or Python can read."""
+    """Whether ECMA-262 or Python can read a text as a regular expression."""
     from ..pattern import PatternError, parse_ecma
 
     try:

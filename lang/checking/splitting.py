@@ -28,11 +28,11 @@ Fits = Callable[[Constraint, str], bool]
 
 
 class Slow(ValueError):
-    """It takes too long to say."""
+    """A check takes too long to decide."""
 
 
 def splits(parts: tuple[Constraint, ...], text: str, fits: Fits) -> bool:
-    """Whether a text is the parts one after the other. `fits`: whether a text is one JSON part. Raises `Slow`."""
+    """Whether a text is the parts one after the other. `fits` checks one JSON part. Raises `Slow`."""
     return len(text) in _SplitWalk(text, fits).after(parts, {0})
 
 
@@ -54,7 +54,7 @@ class _SplitWalk:
         return starts
 
     def ends(self, part: Constraint, starts: set[int]) -> set[int]:
-        """Where a part may end that begins at one of the starts."""
+        """The positions where a part may end that begins at one of `starts`."""
         if not starts:
             return set()
         if isinstance(part, Exactly):
@@ -102,7 +102,7 @@ class _SplitWalk:
                 yield end
 
     def _json_ends(self, start: int) -> Iterator[int]:
-        """Where JSON text ends: a number where any of its digits do, anything else in one place."""
+        """The positions where JSON text may end: a number after any of its digits, other values in one place."""
         if (number := _NUMBER.match(self.text, start, start + LONGEST_NUMBER_CHARACTERS)) is not None:
             yield from range(start + 1, number.end() + 1)
             return

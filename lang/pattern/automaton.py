@@ -27,7 +27,8 @@ from .nodes import (
 )
 from .sets import Derivatives
 
-LARGEST_RESULT = 20_000
+MOST_PLAIN_POSITIONS = 20_000
+"""Size of a node without intersections: elimination may grow exponentially."""
 
 Arrows = dict[int, list[tuple[Ranges, int]]]
 
@@ -53,6 +54,7 @@ def from_derivatives(node: PatternNode, walk: Derivatives, limit: int) -> Patter
 
 
 def _alive(arrows: Arrows, ends: set[int]) -> set[int]:
+    """The states from which an end can be reached."""
     into: dict[int, list[int]] = {}
     for state, outgoing in arrows.items():
         for _, to in outgoing:
@@ -67,7 +69,7 @@ def _alive(arrows: Arrows, ends: set[int]) -> set[int]:
 
 
 def _merged(arrows: Arrows, ends: set[int]) -> dict[int, int]:
-    """The number of each state's class of equal states."""
+    """Number the classes of equal states: state -> class."""
     classes = {state: int(state in ends) for state in arrows}
     numbers: dict[Ranges, int] = {}
     numbered = {s: [(numbers.setdefault(part, len(numbers)), to) for part, to in arrows[s]] for s in arrows}
@@ -91,7 +93,7 @@ def _merged(arrows: Arrows, ends: set[int]) -> dict[int, int]:
 
 
 def _to_node(arrows: Arrows, ends: set[int]) -> PatternNode:
-    """The language of the automaton; state 0 is its start."""
+    """Write the language of an automaton as a node; state 0 is its start."""
     alive = _alive(arrows, ends)
     if 0 not in alive:
         return NOTHING
@@ -124,7 +126,7 @@ def _to_node(arrows: Arrows, ends: set[int]) -> PatternNode:
 def _eliminate(
     state: int, edges: dict[int, dict[int, PatternNode]], into: dict[int, set[int]], sizes: dict[PatternNode, int]
 ) -> None:
-    """Takes a state out; each way through it becomes an edge."""
+    """Remove a state; each way through it becomes an edge."""
     outgoing = edges.pop(state)
     loop = repeated(outgoing.pop(state, NOTHING), 0, None)
     sources = into.pop(state) - {state}
@@ -137,12 +139,12 @@ def _eliminate(
             known = edges[source].get(to)
             edges[source][to] = joined = way if known is None else _choice(known, way)
             into[to].add(source)
-            if size(joined, sizes) > LARGEST_RESULT:
+            if size(joined, sizes) > MOST_PLAIN_POSITIONS:
                 raise PatternError("the pattern is too large without intersections", None, "simplify it")
 
 
 def _choice(a: PatternNode, b: PatternNode) -> PatternNode:
-    """`either`, with what both begin with said once."""
+    """Join two alternatives, with their common beginning written once."""
     left = a.parts if isinstance(a, Concat) else (a,)
     right = b.parts if isinstance(b, Concat) else (b,)
     same = 0

@@ -21,7 +21,7 @@ _SURROGATES = ((0xD800, 0xDFFF),)
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """The set of all these ranges, given in any order."""
+    """Unite ranges, given in any order."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -84,9 +84,9 @@ def of(text: Iterable[str]) -> Ranges:
 
 
 def partition(sets: Iterable[Ranges]) -> list[Ranges]:
-    """The coarsest partition of all characters in which each of the sets is a union of parts.
+    """The coarsest partition of all characters in which each of `sets` is a union of parts.
 
-    Ranges that lie in the same of the sets are one part, so there are few parts even for large classes.
+    Ranges in the same sets are one part, so there are few parts even for large classes.
     """
     distinct = list(dict.fromkeys(sets))
     edges: dict[int, list[int]] = {ALL[0][0]: [], ALL[1][0]: []}
@@ -117,7 +117,7 @@ def _every_character() -> str:
 
 
 def _span(start: int, end: int) -> list[tuple[int, int]]:
-    """Indices into `_every_character()`, as code points."""
+    """Turn indices into `_every_character()` into ranges of code points."""
     ranges = [(start, min(end, 0xD800) - 1)] if start < 0xD800 else []
     if end > 0xD800:
         ranges.append((max(start, 0xD800) + 0x800, end - 1 + 0x800))
@@ -150,7 +150,7 @@ def python_class(letter: str, ascii_only: bool) -> Ranges:
 
 @lru_cache(maxsize=1)
 def _cased() -> str:
-    """All characters that differ from their upper or lower case, and those that only another one's case leads to."""
+    """All characters that differ from their upper or lower case, and all that are the case of another one."""
     codes = (*range(0xD800), *range(0xE000, 0x20000))  # planes 2 and up have no letters with case
     found = {c for c in map(chr, codes) if c.lower() != c or c.upper() != c}
     found |= {other for c in found for other in c.lower() + c.upper()}
@@ -164,7 +164,7 @@ def _equals(code: int, ascii_only: bool) -> Ranges:
 
 
 def any_case(ranges: Ranges, ascii_only: bool = False) -> Ranges:
-    """The characters that `re` takes for one of these when it ignores case."""
+    """Add the characters that `re` takes for one of `ranges` when it ignores case."""
     letters = (((65, 90), (97, 122))) if ascii_only else of_cased()
     cased = [code for low, high in intersection(ranges, letters) for code in range(low, high + 1)]
     return union([*ranges, *(pair for code in cased for pair in _equals(code, ascii_only))])

@@ -43,16 +43,19 @@ from .nodes import (
 from .sets import disjoint, follows, included, nullable
 
 MOST_LINES = 64
-_FEW_STATES = 48
+"""Of a node: each alternative with a mark multiplies them."""
+_NARROWING_STATES = 48
+_NARROWED_STATES = 12
+"""States explored to decide an intersection, and to write it out: what takes more stays an intersection."""
 
 
 class _Crossing(Exception):
-    """Two marks that cannot be said as nested intersections."""
+    """Two marks have no form as nested intersections."""
 
 
 @no_deeper
 def resolve(node: PatternNode) -> PatternNode:
-    """The same language of whole texts without marks. Raises `PatternError` for what no engine can enforce."""
+    """Rewrite a node without marks, for whole texts. Raises `PatternError` for what no engine can enforce."""
     node = _plain_atoms(node, EMPTY)
     if not node.marked:
         return node
@@ -63,14 +66,14 @@ def resolve(node: PatternNode) -> PatternNode:
 
 
 def _settled(node: PatternNode) -> PatternNode:
-    """The node without marks in its lookbehinds."""
+    """Rewrite a node so that its lookbehinds have no marks."""
     if isinstance(node, Left):
         return Left(_behind(node), node.position)
     return Right(_settled(node.node), node.position) if isinstance(node, Right) else rebuilt(node, _settled)
 
 
 def _behind(mark: Left) -> PatternNode:
-    """The language of a lookbehind, without marks. What it says must not depend on what comes behind it."""
+    """Rewrite a lookbehind without marks. It must not depend on the text that follows it."""
     try:
         return _whole(mark.node, False, True)
     except _Crossing:
@@ -82,7 +85,7 @@ def _behind(mark: Left) -> PatternNode:
 
 
 def _plain_atoms(node: PatternNode, behind: PatternNode) -> PatternNode:
-    """The node with each `Atomic` replaced by what is in it, if that is the same. `behind`: what follows it."""
+    """Replace each `Atomic` by its content, if the language stays the same. `behind`: what follows the node."""
     if isinstance(node, Atomic):
         body = _plain_atoms(node.node, behind)
         if body.marked or not _same_as_atomic(body, behind):
@@ -111,8 +114,8 @@ def _plain_atoms(node: PatternNode, behind: PatternNode) -> PatternNode:
 def _same_as_atomic(body: PatternNode, behind: PatternNode) -> bool:
     """Whether the first match of the body is the only one that `behind` can follow.
 
-    So it is if no text of the body begins another, and if the body repeats such texts (as many as there are) and what
-    comes behind begins otherwise.
+    That holds if no text of the body begins another one. It also holds if the body repeats such texts and `behind`
+    begins with other characters.
     """
     goes_on = follows(body).ranges
     if not goes_on:
@@ -141,7 +144,7 @@ def _begins(node: PatternNode) -> chars.Ranges:
 
 
 def _whole(node: PatternNode, open_left: bool, open_right: bool) -> PatternNode:
-    """Without its marks. Open: the text may have more on that side, which a mark must then not see."""
+    """Rewrite a node without its marks. Open: the text goes on at that side, and a mark must not look there."""
     if not node.marked:
         return node
     if isinstance(node, Not):
@@ -151,7 +154,7 @@ def _whole(node: PatternNode, open_left: bool, open_right: bool) -> PatternNode:
 
 
 def _lines(node: PatternNode, limit: int) -> list[list[PatternNode]]:
-    """The node as alternatives, each a sequence of unmarked nodes and marks."""
+    """Distribute a node into alternatives, each a sequence of unmarked nodes and marks."""
     if isinstance(node, Mark) or not node.marked:
         return [list(node.parts) if isinstance(node, Concat) else [node]]
     lines: list[list[PatternNode]] = []
@@ -212,7 +215,7 @@ def _line(line: list[PatternNode], open_left: bool, open_right: bool) -> Pattern
 
 
 def _seen(sight: int | None, side: list[PatternNode], is_open: bool) -> int:
-    """How many of the parts on its side a mark can see."""
+    """Count the parts on its side that a mark can see."""
     length = 0
     for used, part in enumerate(side):
         if sight is not None and length >= sight:
@@ -224,7 +227,7 @@ def _seen(sight: int | None, side: list[PatternNode], is_open: bool) -> int:
 
 
 def _sight(node: PatternNode, ahead: bool) -> int | None:
-    """How many characters (first or last ones) decide if a text that has so many is in the language; None: all."""
+    """Count the first (or last) characters that decide whether a text is in the language; None: all do."""
     if isinstance(node, Not):
         return _sight(node.node, ahead)
     if isinstance(node, (Alt, Both)):
@@ -239,7 +242,7 @@ def _sight(node: PatternNode, ahead: bool) -> int | None:
 
 
 def _nested(parts: list[PatternNode], stretches: list[_Stretch], start: int, end: int) -> PatternNode:
-    """The parts from `start` to `end`, joined with the languages of the stretches in them."""
+    """Join the parts from `start` to `end`, intersected with the languages of the stretches in them."""
     outer = [s.node for s in stretches if (s.start, s.end) == (start, end)]
     inner = sorted((s for s in stretches if (s.start, s.end) != (start, end)), key=lambda s: (s.start, -s.end))
     pieces: list[PatternNode] = []
@@ -262,14 +265,14 @@ def _nested(parts: list[PatternNode], stretches: list[_Stretch], start: int, end
 @lru_cache(maxsize=1024)
 def narrowed(node: PatternNode, language: PatternNode) -> PatternNode:
     """`node & language`, as a plain node where that is no larger."""
-    if included(node, language, _FEW_STATES):
+    if included(node, language, _NARROWING_STATES):
         return node
-    if disjoint(node, language, _FEW_STATES):
+    if disjoint(node, language, _NARROWING_STATES):
         return NOTHING
     joined = both(node, language)
     if isinstance(joined, (Both, Not)) and node.plain:
         try:
-            found = plain(joined, 12)
+            found = plain(joined, _NARROWED_STATES)
         except PatternError:
             return joined
         return found if size(found) <= 2 * size(node) + 4 else joined

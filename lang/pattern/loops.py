@@ -33,17 +33,21 @@ from .nodes import (
 from .print import within_depth
 from .sets import Derivatives, ordered
 
-MOST_STATES = 200
-MOST_WORK = 20_000
+MOST_MARKED_STATES = 200
+MOST_MARKED_STEPS = 20_000
+"""Of one pattern: derivatives of marked nodes may grow exponentially."""
+
+Passed = frozenset[tuple[PatternNode, PatternNode]]
+"""Repeats, each with what follows it."""
 
 
 def unmarked(node: PatternNode) -> PatternNode:
-    """The same language of whole texts without marks, as a plain node.
+    """Rewrite a node without marks, for whole texts, as a plain node.
 
-    Lookbehinds must have no marks in them. Raises `PatternError` if it takes too many states.
+    Its lookbehinds must have no marks. Raises `PatternError` if it takes too many states.
     """
     try:
-        return within_depth(from_derivatives(node, _MarkedDerivatives(), MOST_STATES))
+        return within_depth(from_derivatives(node, _MarkedDerivatives(), MOST_MARKED_STATES))
     except (PatternError, RecursionError):
         raise PatternError(
             "an anchor or lookaround in a repeat, or among others like it: this is too much to enforce",
@@ -53,21 +57,21 @@ def unmarked(node: PatternNode) -> PatternNode:
 
 
 class _MarkedDerivatives(Derivatives):
-    """Derivatives of nodes with marks in them. Each node reaches to the end of the text."""
+    """Derivatives of nodes with marks. Each node reaches to the end of the text."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.behind = Derivatives()
-        """Those of the languages in `Left`, which have no marks."""
+        self.lookbehinds = Derivatives()
+        """Derivatives of the languages in `Left`, which have no marks."""
         self.work = 0
 
     def _spend(self) -> None:
         self.work += 1
-        if self.work > MOST_WORK:
+        if self.work > MOST_MARKED_STEPS:
             raise PatternError("too much work")
 
     def _edges(self, node: PatternNode, sets: dict[Ranges, None]) -> None:
-        """All sets in the node: a mark may look at any of them."""
+        """Collect all sets in the node: a mark may look at any of them."""
         pending = [node]
         seen: set[PatternNode] = set()
         while pending:
@@ -86,10 +90,8 @@ class _MarkedDerivatives(Derivatives):
     def _derivative(self, node: PatternNode, code: int) -> PatternNode:
         return self._step(node, EMPTY, code, frozenset())
 
-    def _step(
-        self, node: PatternNode, behind: PatternNode, code: int, passed: frozenset[tuple[PatternNode, PatternNode]]
-    ) -> PatternNode:
-        """The derivative of `node behind`. `passed`: repeats that were entered at this very place."""
+    def _step(self, node: PatternNode, behind: PatternNode, code: int, passed: Passed) -> PatternNode:
+        """The derivative of `node` followed by `behind`. `passed`: repeats that were entered at this very place."""
         self._spend()
         if isinstance(node, Concat):
             if not node.parts:
@@ -102,7 +104,7 @@ class _MarkedDerivatives(Derivatives):
         if isinstance(node, Repeat):
             return self._repeat(node, behind, code, passed)
         if isinstance(node, Left):
-            return self._step(EMPTY, behind, code, passed) if self.behind.nullable(node.node) else NOTHING
+            return self._step(EMPTY, behind, code, passed) if self.lookbehinds.nullable(node.node) else NOTHING
         if isinstance(node, Right):
             seen = self._step(node.node, EMPTY, code, frozenset())
             return NOTHING if seen == NOTHING else both(seen, self._step(EMPTY, behind, code, passed))
@@ -113,9 +115,7 @@ class _MarkedDerivatives(Derivatives):
         assert isinstance(node, Not)
         return complement(self._step(node.node, EMPTY, code, passed))
 
-    def _repeat(
-        self, node: Repeat, behind: PatternNode, code: int, passed: frozenset[tuple[PatternNode, PatternNode]]
-    ) -> PatternNode:
+    def _repeat(self, node: Repeat, behind: PatternNode, code: int, passed: Passed) -> PatternNode:
         skip = self._step(EMPTY, behind, code, passed) if node.low == 0 else NOTHING
         if (node, behind) in passed:  # an iteration without a character: the same as none
             return skip
@@ -125,12 +125,12 @@ class _MarkedDerivatives(Derivatives):
         return ordered([skip, ways])
 
     def _past(self, node: PatternNode, code: int) -> PatternNode:
-        """The node once a character has gone by: all `Left` in it have seen one more."""
+        """The node after one more character: each `Left` in it has seen the character."""
         self._spend()
         if not node.marked:
             return node
         if isinstance(node, Left):
-            seen = self.behind.step(node.node, code)
+            seen = self.lookbehinds.step(node.node, code)
             return EMPTY if seen == ANY_TEXT else NOTHING if seen == NOTHING else Left(seen, node.position)
         if isinstance(node, Right):
             seen = self._past(node.node, code)

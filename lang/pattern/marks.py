@@ -12,7 +12,7 @@ from .nodes import Alt, Both, Chars, Concat, Not, PatternNode, Repeat, children
 
 @dataclass(frozen=True, slots=True)
 class Mark(PatternNode):
-    """Matches the empty text where a condition holds. Not in a tree that is given out."""
+    """Matches the empty text where a condition holds. A tree that is given out has none."""
 
     node: PatternNode
     position: int | None = field(default=None, compare=False)
@@ -31,21 +31,21 @@ class Left(Mark):
 
 
 class Right(Mark):
-    """The text behind, to its very end, is in the language."""
+    """The text that follows, to its very end, is in the language."""
 
     __slots__ = ()
     __hash__ = PatternNode.__hash__
 
 
 class Atomic(Mark):
-    """The node, but only the first of its matches is tried."""
+    """The node with only the first of its matches tried."""
 
     __slots__ = ()
     __hash__ = PatternNode.__hash__
 
 
 def marks(node: PatternNode) -> list[Mark]:
-    """The marks in a node, outermost first."""
+    """List the marks in a node, outermost first."""
     if isinstance(node, Mark):
         return [node, *marks(node.node)]
     return [mark for child in children(node) for mark in marks(child)]

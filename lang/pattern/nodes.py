@@ -18,16 +18,18 @@ from . import chars as chars
 from .chars import Ranges
 
 MOST_POSITIONS = 10**9
-_DEEPEST_TRIE = 40
+"""A size is not counted further: every caller refuses far less."""
+_MOST_TRIE_LEVELS = 40
+"""Deeper texts are listed whole: each level is a group, and engines take only so many (`print.py`)."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class PatternError(ValueError):
-    """A pattern that is wrong, or that cannot be enforced.
+    """A pattern is wrong, or cannot be enforced.
 
-    `.message` says what, `.position` is an index into the pattern (None: the pattern as a whole), `.hint` what to do.
+    `.message` says what; `.position` is an index into the pattern (None: the whole pattern); `.hint` says what to do.
     """
 
     def __init__(self, message: str, position: int | None = None, hint: str = "") -> None:
@@ -38,7 +40,7 @@ class PatternError(ValueError):
 
 
 def no_deeper(function: Callable[P, T]) -> Callable[P, T]:
-    """Turns a `RecursionError` of a walk over a tree into a `PatternError`: the stack was deep already."""
+    """Make `function`, a walk over a tree, raise `PatternError` where it would raise `RecursionError`."""
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -52,19 +54,19 @@ def no_deeper(function: Callable[P, T]) -> Callable[P, T]:
 
 @dataclass(frozen=True, slots=True)
 class PatternNode:
-    """Base of the nodes. What is asked often is found out once, when a node is made."""
+    """Base of the nodes. It keeps what is asked often: hash, plainness, marks."""
 
     _hash: int = field(init=False, repr=False, compare=False)
     plain: bool = field(init=False, repr=False, compare=False)
-    """Whether there is no `Both` and no `Not` in it."""
+    """Whether the node has no `Both` and no `Not`."""
     marked: bool = field(init=False, repr=False, compare=False)
-    """Whether there is a mark (`marks.py`) in it."""
+    """Whether the node has a mark (`marks.py`)."""
 
     def __hash__(self) -> int:
         return self._hash
 
     def note(self, content: Hashable, below: tuple[PatternNode, ...], plain: bool = True, marked: bool = False) -> None:
-        """Every node calls this once it has its fields. Plain and marked: of the node itself, its children aside."""
+        """Keep what is known of a node. `plain`, `marked`: of the node itself, without its children `below`."""
         object.__setattr__(self, "_hash", hash((type(self), content)))
         object.__setattr__(self, "plain", plain and all(child.plain for child in below))
         object.__setattr__(self, "marked", marked or any(child.marked for child in below))
@@ -84,7 +86,7 @@ class Chars(PatternNode):
 
 @dataclass(frozen=True, slots=True)
 class Concat(PatternNode):
-    """One after the other. `Concat(())` is the empty text."""
+    """The parts, one after the other. `Concat(())` is the empty text."""
 
     parts: tuple[PatternNode, ...]
 
@@ -96,7 +98,7 @@ class Concat(PatternNode):
 
 @dataclass(frozen=True, slots=True)
 class Alt(PatternNode):
-    """Any one of these."""
+    """Any one of the parts."""
 
     parts: tuple[PatternNode, ...]
 
@@ -122,7 +124,7 @@ class Repeat(PatternNode):
 
 @dataclass(frozen=True, slots=True)
 class Both(PatternNode):
-    """What both match."""
+    """The texts that both nodes match."""
 
     left: PatternNode
     right: PatternNode
@@ -156,12 +158,12 @@ def char(code: int) -> Chars:
 
 
 def literal(text: str) -> PatternNode:
-    """This text."""
+    """Make the node of one text."""
     return Chars(chars.of(text)) if len(text) == 1 else Concat(tuple(Chars(chars.of(c)) for c in text))
 
 
 def sequence(nodes: Iterable[PatternNode]) -> PatternNode:
-    """One after the other."""
+    """Join nodes one after the other."""
     parts: list[PatternNode] = []
     for node in nodes:
         if node == NOTHING:
@@ -174,7 +176,7 @@ def sequence(nodes: Iterable[PatternNode]) -> PatternNode:
 
 
 def either(nodes: Iterable[PatternNode]) -> PatternNode:
-    """Any one of these. Alternatives of one character become one set."""
+    """Join nodes as alternatives. Those of one character become one set."""
     parts: dict[PatternNode, None] = {}
     single: list[Ranges] = []
     for node in nodes:
@@ -193,7 +195,7 @@ def either(nodes: Iterable[PatternNode]) -> PatternNode:
 
 
 def repeated(node: PatternNode, low: int, high: int | None) -> PatternNode:
-    """`low` to `high` times the node (None: any number)."""
+    """Repeat a node `low` to `high` times (None: any number)."""
     if high == 0 or node == EMPTY:
         return EMPTY
     if node == NOTHING:
@@ -208,7 +210,7 @@ def repeated(node: PatternNode, low: int, high: int | None) -> PatternNode:
 
 
 def both(a: PatternNode, b: PatternNode) -> PatternNode:
-    """What both match."""
+    """Intersect two languages."""
     if a in (b, NOTHING) or b == ANY_TEXT:
         return a
     if a == ANY_TEXT or b == NOTHING:
@@ -221,22 +223,22 @@ def both(a: PatternNode, b: PatternNode) -> PatternNode:
 
 
 def complement(node: PatternNode) -> PatternNode:
-    """Every text that the node does not match."""
+    """Make the node of every text that `node` does not match."""
     if isinstance(node, Not):
         return node.node
     return ANY_TEXT if node == NOTHING else NOTHING if node == ANY_TEXT else Not(node)
 
 
 def any_of(texts: Sequence[str]) -> PatternNode:
-    """One of these texts, common beginnings said once."""
+    """Make the node of some texts, with common beginnings written once."""
     return _trie(sorted(set(texts)), 0, 0)
 
 
 def _trie(texts: Sequence[str], at: int, depth: int) -> PatternNode:
-    """Sorted texts that agree before `at`."""
+    """The node of what sorted texts, equal before `at`, have from there on."""
     if len(texts) == 1:
         return literal(texts[0][at:])
-    if depth == _DEEPEST_TRIE:
+    if depth == _MOST_TRIE_LEVELS:
         return either(literal(text[at:]) for text in texts)
     branches: list[PatternNode] = []
     start = 0
@@ -259,9 +261,9 @@ def _trie(texts: Sequence[str], at: int, depth: int) -> PatternNode:
 
 @no_deeper
 def size(node: PatternNode, known: dict[PatternNode, int] | None = None) -> int:
-    """How many characters the pattern spans once its repeats are written out (at most 10**9).
+    """Count the characters of a pattern with its repeats written out, up to `MOST_POSITIONS`.
 
-    `known` keeps what was measured, for many sizes of trees that share parts.
+    `known` keeps counts between calls, for trees that share parts.
     """
     known = {} if known is None else known
 
@@ -280,7 +282,7 @@ def size(node: PatternNode, known: dict[PatternNode, int] | None = None) -> int:
 
 
 def rebuilt(node: PatternNode, change: Callable[[PatternNode], PatternNode]) -> PatternNode:
-    """The node with each of its children changed."""
+    """Replace each child of a node by `change(child)`."""
     if isinstance(node, Concat):
         return sequence([change(part) for part in node.parts])
     if isinstance(node, Alt):

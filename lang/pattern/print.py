@@ -27,30 +27,31 @@ from .nodes import (
 )
 
 _MARKED = frozenset("\\^$.|?*+()[]{}-/#&~")
-_DEEPEST = 240
+_MOST_LEVELS = 240
+"""Groups within groups, and what is in them: the regex parser of the engines stops at 250."""
 _CHOICE, _SEQUENCE, _REPEAT, _ATOM = range(4)
 
 
 @no_deeper
 def to_rust(node: PatternNode) -> str:
-    """The node in Rust's regex syntax. Raises `PatternError` for intersections and complements (see `plain`)."""
+    """Write a node in Rust's regex syntax. Raises `PatternError` for intersections and complements (see `plain`)."""
     return _rust(within_depth(node), _CHOICE)
 
 
 @no_deeper
 def to_lark(node: PatternNode) -> str:
-    """The right-hand side of a terminal in llguidance's Lark dialect: one `/regex/` where the node is plain."""
+    """Write a node as a terminal of llguidance's Lark dialect: one `/regex/` where the node is plain."""
     return _lark(within_depth(node), _CHOICE)
 
 
 @no_deeper
 def to_schema_pattern(node: PatternNode) -> str:
-    """For llguidance's JSON Schema `pattern`, which is searched for: anchored at both ends."""
+    """Write a node as a `pattern` of llguidance's JSON Schema, which is searched for: anchored at both ends."""
     return f"^(?:{to_rust(plain(node))})$"
 
 
 def _rust(node: PatternNode, level: int) -> str:
-    """`level`: what binds the text that this is put into; looser text gets a group."""
+    """Write a node. `level`: how tightly the text around it binds; looser text gets a group."""
     if isinstance(node, Chars):
         return _set(node.ranges)
     if isinstance(node, Repeat):
@@ -97,7 +98,7 @@ def _character(code: int) -> str:
 
 @no_deeper
 def within_depth(node: PatternNode) -> PatternNode:
-    """The node, if the engines can read it: they take only so many groups within groups."""
+    """Check that the engines can read a node: they take only so many groups within groups. Returns the node."""
     depths: dict[PatternNode, int] = {}
 
     def depth(node: PatternNode) -> int:
@@ -106,7 +107,7 @@ def within_depth(node: PatternNode) -> PatternNode:
             depths[node] = below + (1 if isinstance(node, (Chars, Concat)) else 3)  # a group, and what is in it
         return depths[node]
 
-    if depth(node) > _DEEPEST:
+    if depth(node) > _MOST_LEVELS:
         raise PatternError("the pattern is nested too deeply", None, "use fewer levels of groups")
     return node
 
@@ -134,7 +135,7 @@ def _joined(node: PatternNode) -> list[PatternNode]:
 
 
 def _runs(node: Concat) -> list[str]:
-    """The parts of a sequence, plain ones that touch as one."""
+    """Write the parts of a sequence, neighbouring plain ones as one."""
     texts: list[str] = []
     for plain_run, parts in groupby(node.parts, lambda part: part.plain):
         run = tuple(parts)
@@ -143,7 +144,7 @@ def _runs(node: Concat) -> list[str]:
 
 
 def _gathered(node: PatternNode) -> list[str]:
-    """The alternatives, plain ones as one."""
+    """Write the alternatives, the plain ones as one."""
     simple = tuple(part for part in children(node) if part.plain)
     others = [_lark(part, _SEQUENCE) for part in children(node) if not part.plain]
     return [_regex(Alt(simple)), *others] if simple else others

@@ -19,7 +19,7 @@ _TOKEN = re.compile(r"\\(?:[pP]\{[^}]*\}|.)|\[\^?|\]|\(\?[a-zA-Z-]*|.", re.DOTAL
 
 
 def narrowed(pattern: str) -> tuple[str, bool]:
-    """The pattern, and whether pydantic surely finds it where this one is found."""
+    """Rewrite a pattern; also whether pydantic surely finds the original wherever the result is found."""
     out: list[str] = []
     sure = True
     negated: bool | None = None  # in a class: whether it is negated

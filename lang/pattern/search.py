@@ -49,7 +49,7 @@ class EcmaSearch:
 
 @no_deeper
 def ecma_search(pattern: str) -> EcmaSearch:
-    """A compiled pattern with `.search(text) -> bool`, of the same meaning and errors as `parse_ecma`."""
+    """Compile a pattern, with the meaning and the errors of `parse_ecma`."""
     return EcmaSearch(pattern)
 
 
@@ -79,7 +79,7 @@ def _written(node: PatternNode) -> str:
 
 
 def _set(node: PatternNode) -> str:
-    """One character of a set, as Python writes it."""
+    """Write one character of a set in Python's syntax."""
     if not isinstance(node, Chars):
         raise PatternError("an intersection or complement in a pattern")
     if not node.ranges:

@@ -33,12 +33,14 @@ from .nodes import (
 )
 
 MOST_STATES = 20_000
-_LONGEST_SAMPLE = 1_000_000
+"""Derivatives of one language that are explored before it is called too large."""
+_MOST_CHARS = 1_000_000
+"""Of a shortest text: a longer one could not be generated."""
 _READABLE = ("a", "A", "0", " ", "-", ".", "_")
 
 
 class Derivatives:
-    """The derivatives of languages, remembered."""
+    """The derivatives of languages, each computed once."""
 
     def __init__(self) -> None:
         self._nullable: dict[PatternNode, bool] = {}
@@ -65,7 +67,7 @@ class Derivatives:
         return isinstance(node, Not) and not self.nullable(node.node)
 
     def step(self, node: PatternNode, code: int) -> PatternNode:
-        """What may follow this character."""
+        """The derivative: what may follow the character `code`."""
         known = self._steps.get((node, code))
         if known is None:
             known = self._steps[node, code] = self._derivative(node, code)
@@ -93,7 +95,7 @@ class Derivatives:
         return complement(self.step(node.node, code)) if isinstance(node, Not) else NOTHING
 
     def parts(self, node: PatternNode) -> list[Ranges]:
-        """A partition of all characters; those of one part lead to the same derivative."""
+        """Partition all characters so that those of one part lead to the same derivative."""
         known = self._parts.get(node)
         if known is None:
             sets: dict[Ranges, None] = {}
@@ -117,14 +119,14 @@ class Derivatives:
                 self._edges(child, sets)
 
     def after(self, node: PatternNode) -> Iterator[tuple[Ranges, PatternNode]]:
-        """Each part of the characters, with what may follow those of it (never nothing)."""
+        """Pair each part of the characters with its derivative; parts that lead to `NOTHING` are left out."""
         for part in self.parts(node):
             following = self.step(node, part[0][0])
             if following != NOTHING:
                 yield part, following
 
     def states(self, node: PatternNode, limit: int, breadth: bool = False) -> Iterator[PatternNode]:
-        """The node and all its derivatives. Raises `PatternError` beyond `limit` of them."""
+        """Yield the node and all its derivatives. Raises `PatternError` beyond `limit` of them."""
         seen = {node}
         pending = deque([node])
         while pending:
@@ -139,7 +141,7 @@ class Derivatives:
 
 
 def ordered(nodes: list[PatternNode]) -> PatternNode:
-    """`either`, the same for the same nodes in any order."""
+    """Join alternatives in an order of their own, so that equal sets of nodes make equal nodes."""
     node = either(nodes)
     return Alt(tuple(sorted(node.parts, key=hash))) if isinstance(node, Alt) else node
 
@@ -199,7 +201,7 @@ def included(a: PatternNode, b: PatternNode, limit: int = 5000) -> bool | None:
 
 @no_deeper
 def first(node: PatternNode) -> Chars:
-    """The characters that a text of the language may begin with."""
+    """The characters that a text of the language may begin with, or more where a later part matches nothing."""
     return Chars(_first(node, Derivatives()))
 
 
@@ -225,7 +227,7 @@ def _surely_empty(node: PatternNode) -> bool:
 
 @no_deeper
 def follows(node: PatternNode) -> Chars:
-    """The characters that continue a text of the language towards a longer one of it (or more, for huge languages)."""
+    """The characters that may follow a text of the language in a longer one (or more, for huge languages)."""
     walk = Derivatives()
     found = _follows(node, walk)
     if found is None:
@@ -238,7 +240,7 @@ def follows(node: PatternNode) -> Chars:
 
 
 def _follows(node: PatternNode, walk: Derivatives) -> Ranges | None:
-    """From the parts, where a text can be read in one way only; else None."""
+    """`follows`, from the parts of a node; None where a text may be read in several ways."""
     if isinstance(node, Chars):
         return ()
     if isinstance(node, Alt):
@@ -261,7 +263,7 @@ def _follows_one_of(node: Alt, walk: Derivatives) -> Ranges | None:
 
 
 def _follows_last(node: Concat, walk: Derivatives) -> Ranges | None:
-    """From the right: `behind` follows a text of the parts seen so far, `begins` begins one."""
+    """The same for a sequence, from the right: `behind` may follow the parts seen so far, `begins` may begin them."""
     behind: Ranges = ()
     begins: Ranges = ()
     empty = True
@@ -289,7 +291,7 @@ def _letters(node: PatternNode) -> Ranges:
 
 @no_deeper
 def shortest(node: PatternNode) -> str | None:
-    """A shortest text of the language, of readable characters where there is a choice; None if it is empty."""
+    """A shortest text of the language, in readable characters where there are some; None if the language is empty."""
     if isinstance(node, Chars):
         return readable(node.ranges) if node.ranges else None
     if isinstance(node, Concat):
@@ -300,8 +302,8 @@ def shortest(node: PatternNode) -> str | None:
         return min(found, key=len) if found else None
     if isinstance(node, Repeat):
         text = shortest(node.node) if node.low else ""
-        if text and len(text) * node.low > _LONGEST_SAMPLE:
-            raise PatternError(f"the shortest text has over {_LONGEST_SAMPLE:,} characters", None, "use smaller counts")
+        if text and len(text) * node.low > _MOST_CHARS:
+            raise PatternError(f"the shortest text has over {_MOST_CHARS:,} characters", None, "use smaller counts")
         return text if text is None else text * node.low
     return _search(node)
 

@@ -27,9 +27,11 @@ from .nodes import (
     sequence,
 )
 
-DEEPEST_GROUP = 200  # the engines take fewer: see `within_depth`
-LARGEST_COUNT = 1_000_000
-LARGEST_SOURCE = 1_000_000
+MOST_GROUP_LEVELS = 200
+"""The engines take fewer: see `within_depth`."""
+MOST_REPEATS = 1_000_000
+MOST_SOURCE_CHARACTERS = 1_000_000
+"""Of one pattern: reading is linear, and a longer one is a list of choices or a grammar."""
 NO_REFERENCE = "no engine can enforce it"
 LIST_THEM = "list the alternatives instead"
 
@@ -47,7 +49,7 @@ class Flags:
 
 @dataclass
 class Group:
-    """A group that is open. `last`: what a quantifier would repeat."""
+    """An open group. `last`: what a quantifier would repeat."""
 
     kind: Kind
     position: int
@@ -56,16 +58,16 @@ class Group:
     items: list[PatternNode] = field(default_factory=list)
     last: Literal["nothing", "atom", "anchor", "repeat"] = "nothing"
     lazy: bool = False
-    """There is a lazy quantifier in it."""
+    """The group has a lazy quantifier."""
     lazy_atom: bool = False
-    """There is one in its last item, a group."""
+    """Its last item is a group that has a lazy quantifier."""
 
 
 class PatternReader:
-    """Reads one pattern. A dialect adds `element` (what stands here) and its escapes."""
+    """Reads one pattern. A dialect adds its escapes, sets and groups."""
 
     def __init__(self, source: str) -> None:
-        if len(source) > LARGEST_SOURCE:
+        if len(source) > MOST_SOURCE_CHARACTERS:
             raise PatternError(f"a pattern of {len(source):,} characters", None, "use choices or a grammar instead")
         self.source = source
         self.at = 0
@@ -153,7 +155,7 @@ class PatternReader:
         return self.source[self.at : self.at + length]
 
     def take(self, text: str) -> bool:
-        """Whether `text` stands here; then it is behind us."""
+        """Skip `text` if it stands here; whether it did."""
         if self.source.startswith(text, self.at):
             self.at += len(text)
             return True
@@ -211,8 +213,8 @@ class PatternReader:
     # --- groups -------------------------------------------------------------------------------------------------------
 
     def open(self, kind: Kind, position: int, flags: Flags | None = None) -> None:
-        if len(self.groups) > DEEPEST_GROUP:
-            self.wrong(f"groups are nested more than {DEEPEST_GROUP} deep", position, "use fewer levels of groups")
+        if len(self.groups) > MOST_GROUP_LEVELS:
+            self.wrong(f"groups are nested more than {MOST_GROUP_LEVELS} deep", position, "use fewer levels of groups")
         self.groups.append(Group(kind, position, self.flags if flags is None else flags))
 
     def end_branch(self) -> None:
@@ -243,7 +245,7 @@ class PatternReader:
     # --- quantifiers --------------------------------------------------------------------------------------------------
 
     def counts(self) -> tuple[int, int | None] | None:
-        """The quantifier that stands here (then it is behind us), or None."""
+        """Read the quantifier that stands here; None if none does."""
         simple: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
         if self.peek() in simple and self.peek():
             self.at += 1
@@ -256,8 +258,8 @@ class PatternReader:
         digits = low + high
         if not (self.braces_count(low, comma, high) and (not digits or (digits.isascii() and digits.isdigit()))):
             return None
-        if len(low) > 10 or len(high) > 10 or max(int(low or 0), int(high or 0)) > LARGEST_COUNT:
-            self.wrong("a repeat count is too large", start, f"at most {LARGEST_COUNT:,}")
+        if len(low) > 10 or len(high) > 10 or max(int(low or 0), int(high or 0)) > MOST_REPEATS:
+            self.wrong("a repeat count is too large", start, f"at most {MOST_REPEATS:,}")
         self.at = stop + 1
         least = int(low or 0)
         most = (int(high) if high else None) if comma else least
@@ -282,15 +284,15 @@ class PatternReader:
         return Left(either([EMPTY, sequence([ANY_TEXT, self.line_ends])]) if multiline else EMPTY, position)
 
     def at_end(self, position: int, multiline: bool, newline: bool) -> PatternNode:
-        """`newline`: a last line end may follow."""
+        """`$`. With `newline`, a last line end may follow."""
         if multiline:
             return Right(either([EMPTY, sequence([self.line_ends, ANY_TEXT])]), position)
         return Right(either([EMPTY, self.line_ends]) if newline else EMPTY, position)
 
     def word_edge(self, word: Ranges, position: int, inside: bool, somewhere: bool = False) -> PatternNode:
-        """`\\b`, or with `inside` `\\B`: whether exactly one of the neighbours belongs to a word, or not.
+        """`\\b`: exactly one of the neighbours belongs to a word. With `inside`, `\\B`: none or both do.
 
-        `somewhere`: not in a text that is empty.
+        `somewhere`: not in an empty text.
         """
         ends, begins = sequence([ANY_TEXT, Chars(word)]), sequence([Chars(word), ANY_TEXT])
         no_end, no_begin = complement(ends), complement(begins)

@@ -2,21 +2,7 @@
 
 Knows nothing of constraints. Pydantic does the conversion (`schema.py`); it is imported when a type is first used.
 
-What a type is in JSON:
-
-| type | text |
-|---|---|
-| model, dataclass, TypedDict, NamedTuple | an object of the fields in declaration order, closed unless extra="allow" |
-| list, tuple, set, frozenset | an array; a set may repeat itself, unless that could make it too small |
-| dict | an object; keys that are no strings in Python are spelled as one |
-| Literal, Enum | the values; an Enum by value |
-| Decimal, Fraction | a string, so that no digit is lost: JSON numbers are read through a float |
-| date, datetime, UUID | a string with that `format` |
-| time, timedelta | a string: "09:30:00" (an offset may follow), "P1DT2H" |
-| bytes | a string, whose UTF-8 they are (or what `val_json_bytes` says) |
-| Any, object | any JSON value |
-
-Invariant: what the schema of a type admits, `parse` accepts, unless `has_validators` says that more is checked.
+Invariant: what the schema of a type admits, `parse` accepts, unless `checked_afterwards` says what more is checked.
 """
 
 from __future__ import annotations
@@ -40,13 +26,13 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-INT = "[-+]?[0-9]{1,20}"
-FLOAT = "[-+]?[0-9]{0,20}\\.?[0-9]{1,20}"
-BOOL = "(?:True|False)"
-STR = '"\\w*(?: \\w+)* ?"'
-"""SGLang's texts of `dtype=int, float, bool, str`, with bounded digits and no runs of white space."""
-
-_DTYPES: dict[Any, str] = {int: INT, float: FLOAT, bool: BOOL, str: STR}
+_DTYPES: dict[Any, str] = {
+    int: "[-+]?[0-9]{1,20}",
+    float: "[-+]?[0-9]{0,20}\\.?[0-9]{1,20}",
+    bool: "(?:True|False)",
+    str: '"\\w*(?: \\w+)* ?"',
+}
+"""SGLang's texts of `dtype=`, with bounded digits and no runs of white space."""
 _NAMES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 MOST_TYPES = 512
@@ -62,7 +48,7 @@ class KnownType:
     """Its JSON Schema as text, properties in declaration order."""
     adapter: TypeAdapter[Any]
     afterwards: tuple[str, ...]
-    """What of the type is not in its schema, but checked by `parse`: in words, for a receipt."""
+    """What `parse` checks that the schema does not say: in words, for a receipt."""
 
 
 def known_type(tp: Any, where: str) -> KnownType:
@@ -80,7 +66,7 @@ def known_type(tp: Any, where: str) -> KnownType:
 
 
 def parse(tp: Any, text: str) -> Any:
-    """The instance of `tp` that `text`, which is JSON, spells. The type's own validators run.
+    """Read JSON text as an instance of `tp`. The type's own validators run.
 
     Raises `ValueError` (pydantic's `ValidationError` is one) if the text is not JSON or not of the type.
     """
@@ -90,7 +76,7 @@ def parse(tp: Any, text: str) -> Any:
 
 
 def checked_afterwards(tp: Any) -> tuple[str, ...]:
-    """What of `tp` is not in its schema, but checked by `parse`: in words, for a receipt."""
+    """List what `parse` checks of `tp` that its schema does not say: in words, for a receipt."""
     return _known(_Key(tp)).afterwards
 
 
@@ -111,7 +97,7 @@ def dtype_pattern(dtype: Any) -> str | None:
 
 
 def value_of_dtype(dtype: Any, text: str) -> Any:
-    """The value that `text` spells under `of_dtype(dtype)`. Raises `ValueError` if it spells none."""
+    """Read the value of a text written under `gen(dtype=...)`. Raises `ValueError` if it has none."""
     dtype = _NAMES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if dtype not in _NAMES.values():
         return parse(dtype, text)
@@ -138,7 +124,7 @@ def _finite(number: str) -> float:
 
 
 def adapter_of(tp: Any) -> TypeAdapter[Any]:
-    """Pydantic's adapter of a type that `from_type` took."""
+    """Pydantic's adapter of a type that was read."""
     return _known(_Key(tp)).adapter
 
 
@@ -194,7 +180,7 @@ def _read(tp: Any) -> tuple[TypeAdapter[Any], Json, tuple[str, ...]]:
 
 
 def _culprit(tp: Any, error: Exception, depth: int = 0) -> tuple[str, Any, Exception]:
-    """The innermost part of a type that cannot be read: its path, itself, and why."""
+    """Find the innermost part of a type that cannot be read: its path, itself, and why."""
     for name, part in _parts(tp) if depth < 20 else ():
         if isinstance(part, str):  # an annotation that could not be resolved
             if str(getattr(error, "name", None)) in part:
@@ -209,7 +195,7 @@ def _culprit(tp: Any, error: Exception, depth: int = 0) -> tuple[str, Any, Excep
 
 
 def _parts(tp: Any) -> Iterator[tuple[str, Any]]:
-    """The fields of a class and the arguments of a generic, with how their path goes on."""
+    """Yield the fields of a class, or the arguments of a generic, each with its step of the path."""
     origin, args = typing.get_origin(tp), typing.get_args(tp)
     if origin is typing.Annotated:
         yield "", args[0]
@@ -234,7 +220,7 @@ def _name(tp: Any) -> str:
 
 
 def _reason(tp: Any, error: Exception) -> str:
-    """In our words, with what to do."""
+    """Say an error of pydantic's or of Python's in our words, with what to do."""
     text = re.sub(r"\s*For further information visit \S+", "", str(error)).strip()
     if isinstance(error, ConstraintError):
         return text
@@ -305,7 +291,7 @@ def _contradiction(schema: Json) -> str | None:
 
 
 def _no_number(schema: Json) -> str | None:
-    """Why no number is within the bounds (exactly, in rationals)."""
+    """Say why no number is within the bounds (exactly, in rationals); None if there is one."""
     least = [(Fraction(schema[k]), k == "exclusiveMinimum") for k in ("minimum", "exclusiveMinimum") if k in schema]
     most = [(Fraction(schema[k]), k == "exclusiveMaximum") for k in ("maximum", "exclusiveMaximum") if k in schema]
     if not least or not most:

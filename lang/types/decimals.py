@@ -20,7 +20,7 @@ MOST_WHOLE_DIGITS, MOST_PLACES = 20, 20
 
 
 class _DecimalBound(NamedTuple):
-    """A bound; `open`: the number must not be equal to it."""
+    """A bound; `open`: the bound itself is left out."""
 
     value: Decimal
     open: bool
@@ -32,7 +32,7 @@ class _DecimalBound(NamedTuple):
 
 @dataclass(frozen=True)
 class _Edge:
-    """A bound from the digit on that is written next: its digits before and after the point."""
+    """The digits of a bound that are still to be compared, before and after the point."""
 
     whole: str
     fraction: str
@@ -40,7 +40,7 @@ class _Edge:
 
     @property
     def anything(self) -> bool:
-        """As a lower bound, it forbids nothing."""
+        """Whether it forbids nothing as a lower bound."""
         return not self.open and not self.fraction and not self.whole.strip("0")
 
     def next(self) -> _Edge:
@@ -170,7 +170,7 @@ _Rest = Callable[["_Edge | None", "_Edge | None"], list[str]]
 
 
 def _split(first: int, last: int, low: _Edge | None, high: _Edge | None, rest: _Rest) -> list[str]:
-    """The next digit: on the lower bound, between the bounds, on the upper bound; each with what may follow it."""
+    """Alternatives for the next digit: on the lower bound, between, on the upper bound; each with what may follow."""
     if first > last:
         return []
     if first == last:

@@ -17,8 +17,10 @@ _LAZY = (collections.abc.Iterable, collections.abc.Iterator, collections.abc.Gen
 
 
 def readable(tp: Any) -> Any:
-    """`tp` with every `typing.TypedDict` in it as one of `typing_extensions`, and every iterable as a list; `tp` itself
-    if there is none."""
+    """Replace every `typing.TypedDict` in `tp` by one of `typing_extensions`, and every iterable by a list.
+
+    Returns `tp` itself if it has neither.
+    """
     if sys.version_info < (3, 12) and type(tp).__name__ == "_TypedDictMeta" and type(tp).__module__ == "typing":
         return _rewritten(tp)
     if typing.get_origin(tp) in _LAZY:

@@ -61,14 +61,14 @@ _DATA = {"enum", "const", "default", "required"}
 
 
 def schema_of(adapter: TypeAdapter[Any]) -> tuple[Json, tuple[str, ...]]:
-    """The schema, and why pydantic may refuse what it admits (empty: it never does)."""
+    """Make the schema; also say why pydantic may refuse what the schema admits (empty: it never does)."""
     generator = TypeSchema()
     schema = generator.generate(adapter.core_schema, mode="validation")
     return schema, tuple(dict.fromkeys(generator.afterwards))
 
 
 class TypeSchema(GenerateJsonSchema):
-    """One use gives one schema."""
+    """Pydantic's generator with our changes. One instance makes one schema."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -121,7 +121,7 @@ class TypeSchema(GenerateJsonSchema):
         return self._one_of(schema, schema["members"], schema["cls"].__name__)
 
     def _one_of(self, schema: Any, values: list[Any], name: str) -> Json:
-        """The JSON spellings of `values`, each of which reads back as its value."""
+        """List `values` in JSON. Raises `ConstraintError` for one that does not read back as itself."""
         spelled: dict[str, Any] = {}
         for value in values:
             plain = value.value if isinstance(value, Enum) else value
@@ -183,7 +183,7 @@ class TypeSchema(GenerateJsonSchema):
         return {k: float(v) if isinstance(v, Decimal) else v for k, v in super().float_schema(schema).items()}
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> Json:
-        """A string: pydantic reads a JSON number through a float, which has 17 digits and no trailing zeros."""
+        """Ask for a string: pydantic reads a JSON number through a float, with 17 digits and no trailing zeros."""
         bounds: Json = {k: Decimal(str(v)) for k in ("ge", "gt", "le", "lt") if (v := schema.get(k)) is not None}
         digits, places = schema.get("max_digits"), schema.get("decimal_places")
         if (step := schema.get("multiple_of")) is not None:
@@ -224,14 +224,14 @@ class TypeSchema(GenerateJsonSchema):
     # Containers
 
     def _common_set_schema(self, schema: Any) -> Json:
-        """A set takes repeats, so they are forbidden only where they would make it too small."""
+        """Forbid repeats only where they would make the set too small: pydantic takes them."""
         result = super()._common_set_schema(schema)
         if result.get("minItems", 0) < 2:
             del result["uniqueItems"]
         return result
 
     def dict_schema(self, schema: Any) -> Json:
-        """A dict whose keys are not plain strings gets the keys' own spellings, and no others."""
+        """Spell keys that are not plain strings as their type does, and allow no others."""
         values = self.generate_inner(schema["values_schema"]) if "values_schema" in schema else {}
         keys = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
         result: Json = {"type": "object"}
@@ -289,7 +289,7 @@ class TypeSchema(GenerateJsonSchema):
         return _closed(super().dataclass_schema(schema))
 
     def dataclass_args_schema(self, schema: core_schema.DataclassArgsSchema) -> Json:
-        """Without the fields that are no arguments, in declaration order (pydantic puts keyword-only ones last)."""
+        """Drop the fields that are no arguments; keep declaration order (pydantic puts keyword-only ones last)."""
         self._check_aliases({field["name"]: field for field in schema["fields"]})
         order = {name: i for i, name in enumerate(self._order)}
         fields = [field for field in schema["fields"] if field.get("init", True)]
@@ -301,14 +301,14 @@ class TypeSchema(GenerateJsonSchema):
         return super().model_fields_schema(schema)
 
     def named_tuple_schema(self, schema: Any) -> Json:
-        """An object with the fields' names: pydantic reads it as well as its own default, an array."""
+        """Ask for an object with the fields' names: pydantic reads it as well as an array, its own default."""
         fields = {field["name"]: field for field in schema["fields"]}
         self._check_aliases(fields)
         named = [(name, field["schema"]["type"] != "default", field["schema"]) for name, field in fields.items()]
         return _closed(self._named_required_fields_schema(named))
 
     def p_arguments_schema(self, arguments: Any, var_args_schema: Any) -> Json:
-        """A NamedTuple, in versions of pydantic that know it as a call."""
+        """Write a NamedTuple as an object, in versions of pydantic that see it as a call."""
         return self.kw_arguments_schema(arguments, None)
 
     def _check_aliases(self, fields: Any) -> None:
@@ -326,7 +326,7 @@ class TypeSchema(GenerateJsonSchema):
     # The whole
 
     def sort(self, value: Json, parent_key: str | None = None) -> Json:
-        """Called by pydantic on the finished schema; nothing is sorted here."""
+        """Tidy the finished schema. Pydantic calls this hook to sort; nothing is sorted here."""
         definitions = value.get("$defs", {})
         _require_tags(value, definitions)
         tidy: Json = self._tidy(value)
@@ -373,7 +373,7 @@ def _closed(schema: Json) -> Json:
 
 
 def _require_tags(schema: Any, definitions: Json) -> None:
-    """Pydantic picks the member of a discriminated union by its tag, even where the tag has a default."""
+    """Make the tags of discriminated unions required: pydantic picks a member by its tag, default or not."""
     members: list[Any] = list(schema.values() if isinstance(schema, dict) else schema)
     for member in members:
         if isinstance(member, (dict, list)):
