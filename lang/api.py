@@ -1,4 +1,4 @@
-"""The constructors of expressions: `gen`, `select`, `system`, `user`, `assistant` and their variants.
+"""The constructors of calls: `gen`, `select`, `gen_int` and `gen_string`.
 
 Signatures are SGLang's names in SGLang's order, then ours, keyword-only. Knows nothing of how an expression runs.
 An option that is misspelt, contradictory or not carried out by this version raises where it is written.
@@ -16,13 +16,7 @@ from . import constraint as constraints
 from .choices import ChoiceMethod, token_length_normalized
 from .constraint import Constraint, check_choices
 from .errors import ConstraintError, OptionError, suggest
-from .expr import (
-    Gen,
-    Sampling,
-    Select,
-    Seq,
-    Text,
-)
+from .expr import Gen, Sampling, Select, Seq, Text
 from .sampling import OPTIONS, normalise
 
 P = ParamSpec("P")
