@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..lang.chat import ChatTemplate, Conversation
+from ..lang.chat import ChatTemplate
+from ..lang.conversation import Conversation
 from ..lang.errors import CapabilityError, OptionError
 from ..lang.expr import RoleBegin, RoleEnd
 from .transcript import Segment

@@ -8,7 +8,8 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     sampling.py     the sampling options: one table of names, units, defaults and checks
     choices.py      how a select decides
     constraint.py   what generated text must be: regex, json_schema, schema, choice, ebnf, lark
-    chat.py         chat templates, and conversations rendered turn by turn
+    chat.py         chat templates
+    conversation.py conversations rendered turn by turn
     errors.py       the typed errors of all rooms
     types/          Python types as JSON Schemas, and text as instances of them
     checking/       finished text against its constraint

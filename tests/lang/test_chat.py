@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgl.lang.chat import CHATML, ChatTemplate, Conversation, Pieces
+from sgl.lang.chat import CHATML, ChatTemplate
+from sgl.lang.conversation import Conversation, Pieces
 from sgl.lang.errors import OptionError
 
 DATA = Path(__file__).parents[1] / "data" / "chat"

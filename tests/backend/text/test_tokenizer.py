@@ -20,7 +20,8 @@ from sgl.backend.runtime.text import tokenizer as tokenizer_module
 from sgl.backend.runtime.text import words as words_module
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 from sgl.backend.runtime.text.words import Words
-from sgl.lang.chat import ChatTemplate, Conversation
+from sgl.lang.chat import ChatTemplate
+from sgl.lang.conversation import Conversation
 from sgl.lang.errors import ModelLoadError, OptionError
 
 CORPUS = [
