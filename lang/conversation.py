@@ -61,9 +61,9 @@ class _Unmarked(Exception):
 class Conversation:
     """One conversation's position in a template. `options` go to the template (`enable_thinking=False`).
 
-    The caller appends the pieces it is given, in order, and the contents of opened messages between them.
-    Raises `OptionError` when there is no template, when the template refuses a role or an order of roles, and when a
-    message's text cannot be told from what was said. A call that raises changes nothing.
+    The caller appends the returned pieces in order, with the contents of opened messages between them. Each call raises
+    `OptionError` if there is no template, if the template refuses a role or an order of roles, or if a message's text
+    cannot be told from what was said. A call that raises changes nothing.
     """
 
     __slots__ = ("_options", "_place", "_prints", "_rendered", "_shared", "_template")
@@ -79,7 +79,7 @@ class Conversation:
         self._rendered: dict[tuple[object, ...], str] = {}  # what one turn is rendered from, until it was said
 
     def copy(self) -> Conversation:
-        """The same position, to go on from independently. Cheap: a position is immutable."""
+        """Copy the position, to go on independently. Cheap: a position is immutable."""
         twin = object.__new__(Conversation)
         twin._template, twin._prints, twin._shared = self._template, self._prints, self._shared
         twin._options, twin._place, twin._rendered = self._options, self._place, {}
@@ -96,7 +96,7 @@ class Conversation:
         return bool(self._place.held)
 
     def turn(self, role: str, content: str) -> Pieces:
-        """Say a whole constant message. No pieces if the template prints it only together with the next message."""
+        """Say a whole constant message. Returns no pieces if the template prints it only with the next message."""
         place = self._ready(role)
         new = (*place.held, _Said(role, content))
         if self._waits(place, new):
@@ -107,11 +107,11 @@ class Conversation:
         return _joined(pieces)
 
     def open(self, role: str, *, generated: bool = True) -> Pieces:
-        """Begin a message whose content comes in parts; the pieces before the content.
+        """Begin a message whose content comes in parts. Returns the pieces before the content.
 
-        An assistant's content that is `generated` from its first token on follows the template's generation prompt
-        (which may begin a reasoning block), or, without one, what precedes a content less the space before it: a
-        model writes its first space itself. Otherwise the pieces are what precedes a constant content.
+        These are what precedes a constant content. But an assistant's content that is `generated` from its first token
+        on follows the template's generation prompt, which may begin a reasoning block. Without such a prompt, the space
+        before the content is left out: a model writes its first space itself.
         """
         place = self._ready(role)
         opened = _Said(role, self._mark(len(place.said) + len(place.held)))
@@ -125,7 +125,7 @@ class Conversation:
         return _joined(pieces)
 
     def close(self, role: str) -> Pieces:
-        """End the open message; the pieces after its content."""
+        """End the open message. Returns the pieces after its content."""
         place = self._place
         if place.opened is None or place.opened.role != role:
             now = f"the open message is {self.role!r}" if self.role else "no message is open"
@@ -150,7 +150,7 @@ class Conversation:
         return self._place
 
     def _compose(self, place: _Place, new: Sequence[_Said]) -> tuple[Pieces, _Place]:
-        """The pieces that say `new` (empty ones too), and the place after them."""
+        """Make the pieces that say `new` (empty ones too), and the place after them."""
         try:
             gaps, contents = self._lay_out(place, new)
         except _Unmarked as error:
@@ -166,9 +166,9 @@ class Conversation:
         return pieces, _Place(tuple(said), gaps[-1])
 
     def _lay_out(self, place: _Place, new: Sequence[_Said]) -> tuple[list[str], list[str]]:
-        """(the n + 1 texts around the new contents, the n contents as the template prints them, trimmed perhaps).
+        """Read the n + 1 texts around the new contents, and the n contents as the template prints them.
 
-        The texts are read off a rendering with marks; each content off one in which it alone is not a mark.
+        The texts come from a rendering with marks, each content from one in which it alone is not a mark.
         """
         marked = self._marked(place, new)
         gaps = self._parts(place, marked)
@@ -187,7 +187,7 @@ class Conversation:
         return gaps, contents
 
     def _compose_by_search(self, place: _Place, new: Sequence[_Said], why: str) -> tuple[Pieces, _Place]:
-        """The same for contents that the template looks into (an empty one, say): find them in what it prints."""
+        """`_compose` for contents that the template looks into (an empty one, say): find them in what it prints."""
         rest = self._new_text(place, new)
         pieces: Pieces = []
         for m in new:
@@ -201,7 +201,7 @@ class Conversation:
         return pieces, _Place((*place.said, *new), tail)
 
     def _waits(self, place: _Place, new: Sequence[_Said]) -> bool:
-        """Whether the template prints these system messages only, or otherwise, when a user's message follows."""
+        """Whether the template prints these system messages only, or in another way, when a user's message follows."""
         if new[-1].role not in ("system", "developer"):
             return False
         marked = self._marked(place, new)
@@ -217,7 +217,7 @@ class Conversation:
         return followed[: len(new)] != alone[:-1] or not followed[len(new)].startswith(alone[-1])
 
     def _generation_prompt(self, place: _Place, header: str) -> str:
-        """What to print before an assistant's generated content; `header` precedes a constant one."""
+        """The text before an assistant's generated content; `header` precedes a constant one."""
         held = self._marked(place, place.held)
         if not place.said and not held:
             return header.rstrip(" ")  # the template may print a default system message in the header only
@@ -256,7 +256,7 @@ class Conversation:
         return [*parts, rest]
 
     def _new_text(self, place: _Place, new: Sequence[_Said], add_generation_prompt: bool = False) -> str:
-        """What the template prints for `new` after everything that was said; checks that the past is as it was."""
+        """The text that the template prints for `new`. Checks that it prints the past as before."""
         messages = (*place.said, *new)
         text = self._render(messages, True) if add_generation_prompt else self._closed(messages)
         at, where = 0, _marks_in(text)
@@ -273,7 +273,7 @@ class Conversation:
         return text[at + len(place.tail) :]
 
     def _closed(self, messages: Sequence[_Said]) -> str:
-        """The rendering of `messages`, less an EOS that is printed only where the whole conversation ends."""
+        """Render `messages`, less an EOS that is printed only where the whole conversation ends."""
         assert self._template is not None
         text = self._render(messages)
         eos = self._template.eos_token
@@ -287,7 +287,7 @@ class Conversation:
         return text
 
     def _render(self, messages: Sequence[_Said], add_generation_prompt: bool = False) -> str:
-        """A rendering; one turn, from its begin to its end, asks for the same ones again and again."""
+        """Render `messages`. One turn asks for the same renderings again and again, so they are kept for its time."""
         assert self._template is not None
         key = (add_generation_prompt, *(m.role for m in messages), *(m.content for m in messages))
         if (text := self._rendered.get(key)) is not None:
@@ -325,7 +325,7 @@ _MARK = re.compile("sgl[0-9a-f]{16}n[0-9]+e")
 
 
 def _marks_in(text: str) -> dict[str, int]:
-    """Where each mark is printed; -1 for one that is printed more than once."""
+    """Find where each mark is printed; -1 for one that is printed more than once."""
     found: dict[str, int] = {}
     for match in _MARK.finditer(text):
         found[match[0]] = -1 if match[0] in found else match.start()
