@@ -29,11 +29,12 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
         else:
             merged.append((low, high))
     if merged and merged[-1][1] >= 0xD800 and any(low <= 0xDFFF and high >= 0xD800 for low, high in merged):
-        return _without(merged, _SURROGATES)
+        return difference(merged, _SURROGATES)
     return tuple(merged)
 
 
-def _without(ranges: Iterable[tuple[int, int]], taken: Ranges) -> Ranges:
+def difference(ranges: Iterable[tuple[int, int]], taken: Ranges) -> Ranges:
+    """Leave the ranges `taken` out of sorted ranges."""
     kept: list[tuple[int, int]] = []
     holes = list(taken)
     at = 0
@@ -51,12 +52,8 @@ def _without(ranges: Iterable[tuple[int, int]], taken: Ranges) -> Ranges:
     return tuple(kept)
 
 
-def difference(a: Ranges, b: Ranges) -> Ranges:
-    return _without(a, b)
-
-
 def negated(ranges: Ranges) -> Ranges:
-    return _without(ALL, ranges)
+    return difference(ALL, ranges)
 
 
 def intersection(a: Ranges, b: Ranges) -> Ranges:

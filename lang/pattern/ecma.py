@@ -160,13 +160,13 @@ class EcmaReader(PatternReader):
             self.at += 1
             high = self._member(start)
             if isinstance(low, int) and isinstance(high, int):
-                members += self.range(low, high, position)
+                members += self.char_range(low, high, position)
                 continue
             members.append((45, 45))  # [\w-.]: the - is itself
             for member in (low, high):
                 members += self.cased(((member, member),)) if isinstance(member, int) else member
         self.at += 1
-        self.members(members, inverted, start)
+        self.char_set(members, inverted, start)
 
     def _member(self, start: int) -> int | Ranges:
         position = self.at

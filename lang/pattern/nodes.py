@@ -153,10 +153,6 @@ EMPTY = Concat(())
 NOTHING = Chars(())
 
 
-def char(code: int) -> Chars:
-    return Chars(((code, code),))
-
-
 def literal(text: str) -> PatternNode:
     """Make the node of one text."""
     return Chars(chars.of(text)) if len(text) == 1 else Concat(tuple(Chars(chars.of(c)) for c in text))

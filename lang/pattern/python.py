@@ -200,11 +200,11 @@ class PythonReader(PatternReader):
             empty = False
             if self.peek() == "-" and self.peek(2) != "-]":
                 self.at += 1
-                members += self.range(low, self._member(start), position)
+                members += self.char_range(low, self._member(start), position)
             else:
                 members += self.cased(((low, low),)) if isinstance(low, int) else low
         self.at += 1
-        self.members(members, inverted, start)
+        self.char_set(members, inverted, start)
 
     def _member(self, start: int) -> int | Ranges:
         position = self.at

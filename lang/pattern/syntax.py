@@ -194,14 +194,14 @@ class PatternReader:
         else:
             self.atom(Chars(found))
 
-    def members(self, ranges: Iterable[tuple[int, int]], inverted: bool, position: int) -> None:
+    def char_set(self, ranges: Iterable[tuple[int, int]], inverted: bool, position: int) -> None:
         """A set of characters."""
         found = chars.union(ranges)
         if found == ((0, 0),) and not inverted:
             self.wrong("the NUL character", position, "no token spells it; leave it out")
         self.atom(Chars(chars.negated(found) if inverted else found))
 
-    def range(self, low: int | Ranges, high: int | Ranges, position: int) -> Ranges:
+    def char_range(self, low: int | Ranges, high: int | Ranges, position: int) -> Ranges:
         """The characters of `low-high` in a set."""
         if not isinstance(low, int) or not isinstance(high, int) or high < low:
             self.wrong("a range in a set goes backwards", position, r"write \- for the character -")
