@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, reject, settings
+from hypothesis import HealthCheck, assume, example, given, reject, settings
 from hypothesis import strategies as st
 
 from sgl.lang.pattern import (
@@ -170,6 +170,7 @@ def test_the_language_of_an_expression(expression: Expression) -> None:
 
 @fuzz
 @given(EXPRESSIONS)
+@example(("many", ("and", "(?:ab)", "(?:abc)")))  # a repeat of nothing that does not look like nothing
 def test_what_is_said_of_one_language(expression: Expression) -> None:
     node, oracle = ours(expression), theirs(expression)
     assert is_empty(node) == oracle.empty()
