@@ -61,9 +61,9 @@ class _Unmarked(Exception):
 class Conversation:
     """One conversation's position in a template. `options` go to the template (`enable_thinking=False`).
 
-    The caller appends the returned pieces in order, with the contents of opened messages between them. Each call raises
-    `OptionError` if there is no template, if the template refuses a role or an order of roles, or if a message's text
-    cannot be told from what was said. A call that raises changes nothing.
+    The caller appends the returned pieces in order, with the contents of opened messages between them. A call raises
+    `OptionError` if there is no template, or if the template refuses a role or an order of roles. It also does if a
+    message's text cannot be told from what was said. A call that raises changes nothing.
     """
 
     __slots__ = ("_options", "_place", "_prints", "_rendered", "_shared", "_template")

@@ -1,7 +1,7 @@
 """The typed errors of sgl, one family for all rooms; every room raises them, so they live in the lowest one.
 
-Knows nothing of who raises them. Each type is an `SglError` and also the builtin that a Python reader would expect
-(`ValueError`, `MemoryError`, ...), so `except sgl.SglError` and ordinary handling both work.
+Knows nothing of who raises them. Each type is an `SglError`, and also the builtin that a Python reader would expect
+(`ValueError`, `MemoryError`, ...). So `except sgl.SglError` and ordinary handling both work.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Knows nothing of how an expression is executed.
 
-Invariant: an expression never changes after it was built and holds no reference to a caller's list or dict, so one
+Invariant: an expression never changes after it was built, and holds no reference to a caller's list or dict. So one
 expression may be appended to any number of programs, branches and threads.
 """
 
@@ -16,7 +16,7 @@ from .choices import ChoiceMethod, token_length_normalized
 from .constraint import Constraint
 from .errors import OptionError
 from .sampling import DEFAULT_MAX_TOKENS as DEFAULT_MAX_TOKENS
-from .sampling import Sampling as Sampling  # part of a gen, so whoever reads gens finds it here
+from .sampling import Sampling as Sampling  # re-exported: it is part of a gen
 
 Appendable = Union["Expr", str]
 

@@ -34,8 +34,8 @@ class Mismatch(ValueError):
 def check(constraint: Constraint, text: str) -> Any:
     """Check a finished text and read its value. Raises `Mismatch` if the text breaks the constraint.
 
-    The value is an instance of a schema's type, the data of a JSON Schema, the value of the first branch of a union
-    that matches, else the text. A grammar is not checked here.
+    The value is an instance of a schema's type, or the data of a JSON Schema. Of a union it is the value of the first
+    branch that matches; of all others, the text. A grammar is not checked here.
     """
     if isinstance(constraint, Exactly):
         if text != constraint.text:

@@ -1,7 +1,7 @@
 """A language as an automaton, and back to a tree without `Both` and `Not`.
 
-Knows nothing of syntax. States are derivatives (`sets.py`). States without a way to an end are dropped, equal ones are
-merged (Moore 1956), and the rest are eliminated one by one (Brzozowski and McCluskey 1963), the least connected first.
+Knows nothing of syntax. States are derivatives (`sets.py`). States without a way to an end are dropped, and equal ones
+are merged (Moore 1956). The rest are eliminated one by one (Brzozowski and McCluskey 1963), the least connected first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Marks in repeats, and marks whose stretches cross: the automaton of a marked pattern.
 
-Knows nothing of syntax. A marked node has a meaning only together with all that comes behind it, so the derivative is
+Knows nothing of syntax. A marked node has a meaning only together with all that comes behind it. So the derivative is
 taken of a node *and its continuation* to the end of the text. `Right(L)` before a continuation is `L & continuation`.
 `Left(L)` is about the text so far: each character replaces L by its derivative, and the mark holds where L has the
 empty text.
