@@ -5,43 +5,38 @@ Knows nothing of syntax. `context.py` rewrites the marks that a reader leaves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .nodes import Alt, Both, Chars, Concat, Not, PatternNode, Repeat, children
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Mark(PatternNode):
     """Matches the empty text where a condition holds. A tree that is given out has none."""
 
     node: PatternNode
-    position: int | None = field(default=None, compare=False)
+    position: int | None = None
 
     def __post_init__(self) -> None:
         self.note(self.node, (self.node,), marked=True)
-
-    __hash__ = PatternNode.__hash__
 
 
 class Left(Mark):
     """The text before is in the language."""
 
     __slots__ = ()
-    __hash__ = PatternNode.__hash__
 
 
 class Right(Mark):
     """The text that follows, to its very end, is in the language."""
 
     __slots__ = ()
-    __hash__ = PatternNode.__hash__
 
 
 class Atomic(Mark):
     """The node with only the first of its matches tried."""
 
     __slots__ = ()
-    __hash__ = PatternNode.__hash__
 
 
 def marks(node: PatternNode) -> list[Mark]:

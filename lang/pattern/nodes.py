@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from . import chars as chars
 from .chars import Ranges
@@ -52,27 +52,34 @@ def no_deeper(function: Callable[P, T]) -> Callable[P, T]:
     return guarded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PatternNode:
-    """Base of the nodes. It keeps what is asked often: hash, plainness, marks."""
+    """Base of the nodes. It keeps what is asked often: content, hash, plainness, marks."""
 
-    _hash: int = field(init=False, repr=False, compare=False)
-    plain: bool = field(init=False, repr=False, compare=False)
+    _content: Hashable = field(init=False, repr=False)
+    _hash: int = field(init=False, repr=False)
+    plain: bool = field(init=False, repr=False)
     """Whether the node has no `Both` and no `Not`."""
-    marked: bool = field(init=False, repr=False, compare=False)
+    marked: bool = field(init=False, repr=False)
     """Whether the node has a mark (`marks.py`)."""
 
     def __hash__(self) -> int:
         return self._hash
 
+    def __eq__(self, other: Any) -> bool:
+        if self is other or type(self) is not type(other):
+            return self is other
+        return bool(self._hash == other._hash and self._content == other._content)
+
     def note(self, content: Hashable, below: tuple[PatternNode, ...], plain: bool = True, marked: bool = False) -> None:
         """Keep what is known of a node. `plain`, `marked`: of the node itself, without its children `below`."""
+        object.__setattr__(self, "_content", content)
         object.__setattr__(self, "_hash", hash((type(self), content)))
         object.__setattr__(self, "plain", plain and all(child.plain for child in below))
         object.__setattr__(self, "marked", marked or any(child.marked for child in below))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Chars(PatternNode):
     """One character of a set: sorted, disjoint code point ranges without surrogates. The empty set matches nothing."""
 
@@ -81,10 +88,8 @@ class Chars(PatternNode):
     def __post_init__(self) -> None:
         self.note(self.ranges, ())
 
-    __hash__ = PatternNode.__hash__
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Concat(PatternNode):
     """The parts, one after the other. `Concat(())` is the empty text."""
 
@@ -93,10 +98,8 @@ class Concat(PatternNode):
     def __post_init__(self) -> None:
         self.note(self.parts, self.parts)
 
-    __hash__ = PatternNode.__hash__
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Alt(PatternNode):
     """Any one of the parts."""
 
@@ -105,10 +108,8 @@ class Alt(PatternNode):
     def __post_init__(self) -> None:
         self.note(self.parts, self.parts)
 
-    __hash__ = PatternNode.__hash__
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Repeat(PatternNode):
     """`low` to `high` times the node; `high` None: any number."""
 
@@ -119,10 +120,8 @@ class Repeat(PatternNode):
     def __post_init__(self) -> None:
         self.note((self.node, self.low, self.high), (self.node,))
 
-    __hash__ = PatternNode.__hash__
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Both(PatternNode):
     """The texts that both nodes match."""
 
@@ -132,10 +131,8 @@ class Both(PatternNode):
     def __post_init__(self) -> None:
         self.note((self.left, self.right), (self.left, self.right), plain=False)
 
-    __hash__ = PatternNode.__hash__
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Not(PatternNode):
     """Every text that the node does not match."""
 
@@ -143,8 +140,6 @@ class Not(PatternNode):
 
     def __post_init__(self) -> None:
         self.note(self.node, (self.node,), plain=False)
-
-    __hash__ = PatternNode.__hash__
 
 
 ANY_CHAR = Chars(chars.ALL)
