@@ -89,7 +89,7 @@ def walk_case(table: TokenTable, kept: dict[str, Any], source: str) -> bytes:
 
 def _walk(compiled: Compiled, vocabulary: Vocabulary, rng: random.Random) -> str | None:
     matcher, data = compiled.matcher(), b""
-    bounded = getattr(compiled, "numbers", None) is not None  # digits: by the mask alone
+    bounded = getattr(compiled, "json", False)  # digits: by the mask alone
     row = np.zeros(mask_words(vocabulary.size), dtype=np.int32)
     for step in range(40):
         matcher.fill(row)

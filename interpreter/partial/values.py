@@ -26,29 +26,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from ...lang.constraint import Constraint, JsonSchema
+from ...lang.json_text import JsonReader, NotJson
 from .shapes import Container, Shape, shape_of
 
 MAX_DEPTH = 200
 """Most containers that may be open at once: as deep as pydantic itself reads JSON."""
-
-_SPACE = re.compile(r"[ \t\n\r]*")
-_STRING = re.compile(r'[^"\\\x00-\x1f]*')
-_NUMBER = re.compile(r"[-+.0-9eE]*")
-_A_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
-_WORDS = {"t": "true", "f": "false", "n": "null"}
-_MATCHING = {"{": "}", "[": "]"}
-
-# What may come next. In a container: its first member or end, the next member, what is after one.
-_VALUE, _FIRST, _KEY, _COLON, _AFTER, _NOTHING = range(6)
-
-
-class Malformed(Exception):
-    """The text is not JSON; there will be no more snapshots."""
 
 
 class Partials:
@@ -57,7 +43,9 @@ class Partials:
     def __init__(self, constraint: Constraint | None) -> None:
         self._over = not isinstance(constraint, JsonSchema)
         self._root = shape_of(constraint) if isinstance(constraint, JsonSchema) else None
-        self._scanner = _Scanner()
+        self._reader = JsonReader()
+        self._at = 0  # all before it is read
+        self._start = 0  # of the string or word that is being read
         self._open: list[_Open] = []
 
     def feed(self, text_so_far: str) -> list[Any]:
@@ -68,39 +56,42 @@ class Partials:
     def events(self, text_so_far: str) -> Iterator[Any]:
         """`feed`, one at a time: a reader who comes late to a long text holds one snapshot, not all. To be read to its
         end before the next call."""
-        while not self._over:
+        while not self._over and self._at < len(text_so_far):
             try:
-                found = self._scanner.next(text_so_far)
-                if found is None:
-                    return
-                kind, start, end = found
-                if kind == "key":
-                    self._key(_parsed(text_so_far[start:end]))
-                    continue
-                if kind == "open":
-                    self._begin(text_so_far[start], start)
-                    continue
-                if kind == "close":
-                    value, start = self._ended(text_so_far, end)
-                else:
-                    value = self._scalar(text_so_far[start:end])
-            except Malformed:
+                found = self._next(text_so_far)
+            except NotJson:
                 self._over = True
                 return
-            yield self._placed(value, text_so_far, start, end)
+            if found is not None:
+                value, start = found
+                yield self._placed(value, text_so_far, start, self._at)
 
-    # -- what the scanner found
-    def _key(self, key: str) -> None:
-        self._open[-1].name(key)
-
-    def _begin(self, opening: str, start: int) -> None:
-        if len(self._open) == MAX_DEPTH:
-            raise Malformed
-        self._open.append(_Open(self._here(), opening, start))
+    def _next(self, text: str) -> tuple[Any, int] | None:
+        """Read a piece of text. The value that ends with it, if one does, and where that value began."""
+        reader, at = self._reader, self._at
+        if not reader.inside:
+            self._start = at
+        piece, self._at = reader.read(text, at)
+        if piece == "open":
+            self._begin(text[at], at)
+        elif piece == "close":
+            return self._ended(text, self._at)
+        elif piece in ("unquote", "word", "word end") and not reader.inside:
+            raw = text[self._start : self._at]
+            if reader.expects == "colon":
+                self._open[-1].name(_parsed(raw))
+            else:
+                return self._scalar(raw), self._start
+        return None
 
     def _scalar(self, raw: str) -> Any:
         plain, shape = _parsed(raw), self._here()
         return plain if shape is None else _read(shape, raw, plain)
+
+    def _begin(self, opening: str, start: int) -> None:
+        if len(self._open) == MAX_DEPTH:
+            raise NotJson
+        self._open.append(_Open(self._here(), opening, start))
 
     def _ended(self, text: str, end: int) -> tuple[Any, int]:
         """The value of the innermost container, which ends here, and where it began."""
@@ -143,7 +134,7 @@ class _Open:
     def name(self, key: str) -> None:
         """The key of the next member."""
         if key in self.values:
-            raise Malformed  # the key is there twice
+            raise NotJson  # the key is there twice
         self._key = key
         if len(self._candidates) > 1:
             self._narrow([c for c in self._candidates if c.has(key)])
@@ -205,102 +196,13 @@ def _read(part: Shape, raw: str, otherwise: Any) -> Any:
 
 
 def _parsed(raw: str) -> Any:
-    """The plain value of a scalar's text. Raises `Malformed` as `checking.parse_json` would refuse it."""
+    """The plain value of a scalar's text. Raises `NotJson` as `checking.parse_json` would refuse it."""
     try:
         value = json.loads(raw)
         if isinstance(value, str) and "\\u" in raw:
             value.encode()  # a lone surrogate is no character
     except (ValueError, RecursionError):
-        raise Malformed from None
+        raise NotJson from None
     if isinstance(value, float) and math.isinf(value):
-        raise Malformed
+        raise NotJson
     return value
-
-
-class _Scanner:
-    """Finds keys and values in JSON text that grows: ("key" | "scalar" | "open" | "close", start, end)."""
-
-    __slots__ = ("_at", "_expect", "_from", "_nest")
-
-    def __init__(self) -> None:
-        self._at = 0  # all before it is done with
-        self._from = 0  # of the token that begins there: what was looked at
-        self._expect = _VALUE
-        self._nest: list[str] = []  # the containers that are open, by what closes them
-
-    def next(self, text: str) -> tuple[str, int, int] | None:
-        """The next thing that is complete; None where the text must grow first. Raises `Malformed`."""
-        while True:
-            start = self._at = _after(_SPACE, text, self._at)
-            if start == len(text):
-                return None
-            self._from = max(self._from, start)
-            char, expect = text[start], self._expect
-            if char in "}]":
-                return self._close(char, start)
-            if expect == _AFTER and char == ",":
-                self._expect = _KEY if self._nest[-1] == "}" else _VALUE
-                self._at = start + 1
-            elif expect == _COLON and char == ":":
-                self._expect = _VALUE
-                self._at = start + 1
-            elif expect == _KEY or (expect == _FIRST and self._nest[-1] == "}"):
-                return self._token("key", start, self._string_end(text) if char == '"' else -1, _COLON)
-            elif expect not in (_VALUE, _FIRST):
-                raise Malformed
-            elif char in "{[":
-                self._nest.append(_MATCHING[char])
-                return self._token("open", start, start + 1, _FIRST)
-            else:
-                return self._token("scalar", start, self._scalar_end(text, char), self._then())
-
-    def _close(self, char: str, start: int) -> tuple[str, int, int]:
-        if self._expect not in (_FIRST, _AFTER) or self._nest.pop() != char:
-            raise Malformed
-        self._at, self._expect = start + 1, self._then()
-        return "close", start, start + 1
-
-    def _then(self) -> int:
-        return _AFTER if self._nest else _NOTHING
-
-    def _token(self, kind: str, start: int, end: int | None, expect: int) -> tuple[str, int, int] | None:
-        """A token of that end (None: not yet; negative: it is none)."""
-        if end is None:
-            return None
-        if end < 0:
-            raise Malformed
-        self._at, self._expect = end, expect
-        return kind, start, end
-
-    def _scalar_end(self, text: str, char: str) -> int | None:
-        if char == '"':
-            return self._string_end(text)
-        if char in _WORDS:
-            word = _WORDS[char]
-            if text.startswith(word, self._at):
-                return self._at + len(word)
-            return None if word.startswith(text[self._at : self._at + len(word)]) else -1
-        self._from = _after(_NUMBER, text, self._from)
-        if self._from == len(text):
-            return None
-        complete = text[self._from] in " \t\n\r,]}" and _A_NUMBER.fullmatch(text, self._at, self._from)
-        return self._from if complete else -1
-
-    def _string_end(self, text: str) -> int | None:
-        at = max(self._from, self._at + 1)
-        while (at := _after(_STRING, text, at)) < len(text):
-            if text[at] == '"':
-                return at + 1
-            if text[at] != "\\":
-                return -1
-            if at + 1 == len(text):
-                break
-            at += 2
-        self._from = at
-        return None
-
-
-def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    assert found is not None, pattern  # each of them matches the empty text
-    return found.end()

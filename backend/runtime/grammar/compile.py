@@ -28,7 +28,7 @@ from .cache import ArtefactCache
 from .closing.deepest import deepest
 from .closing.search import MOST_WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
 from .engines.ebnf import Unfit
-from .engines.llguidance_engine import LLCompiled, LLGuidance
+from .engines.llguidance_engine import LLGuidance, LLGuidanceGrammar
 from .engines.outlines_engine import Outlines
 from .engines.protocol import Compiled, Matcher, mask_words
 from .engines.vocabulary import Vocabulary
@@ -36,10 +36,9 @@ from .engines.worker import Build, Worker, cached
 from .engines.xgrammar_engine import XGrammar
 from .lark import merged, regular, schemas, to_source
 from .schema.lower import Lowered, lower
-from .schema.nodes import IMPOSSIBLE, AnySchema, LoweredSchema, ObjectSchema
-from .sharing.alike import Alike, Apart, Patterns, Texts
-from .sharing.alike_json import Places
-from .sharing.recalled import Memory, Recalled
+from .sharing.json_state_keys import SchemaKeys
+from .sharing.mask_cache import CachedGrammar, MaskBudget
+from .sharing.state_keys import NoKeys, PatternKeys, StateKeys, TextKeys
 
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
 FEW = 4
@@ -100,7 +99,7 @@ class Grammars:
         self._lock = threading.Lock()
         self._making: dict[Constraint, threading.Lock] = {}
         self._kept: OrderedDict[Constraint, Prepared] = OrderedDict()
-        self.memory = Memory()
+        self.budget = MaskBudget()
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
         """The constraint, compiled now or before. Raises `ConstraintError` that names `where` and the reason."""
@@ -166,11 +165,10 @@ class Grammars:
         joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
         if any(_open(low.document) if joined else _few_keys(low.document) for low in lowered.values()):
             checked.append("repeated keys")
-        if isinstance(compiled, LLCompiled):
-            compiled = Recalled(compiled, _alike(constraint, lowered), self.memory)
-        documents = {part: low.document for part, low in lowered.items()}
-        witnesses, heavy = _help(constraint, [*documents.values()])
-        deep = self._deepest(constraint, documents)
+        if isinstance(compiled, LLGuidanceGrammar):
+            compiled = CachedGrammar(compiled, _state_keys(constraint, lowered), self.budget)
+        witnesses, heavy = _help(constraint, [low.mask for low in lowered.values()])
+        deep = self._deepest(constraint, {part: low.mask for part, low in lowered.items()})
         prepared = Prepared(
             constraint, compiled, tuple(dict.fromkeys(checked)), self._closer, self.vocabulary, witnesses, heavy, deep
         )
@@ -194,7 +192,7 @@ class Grammars:
         ]
         return deepest([node] if node is not None else known, self.vocabulary.by_bytes)
 
-    def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled | LLCompiled:
+    def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled | LLGuidanceGrammar:
         wanted = self.backend
         if isinstance(constraint, Grammar):
             own = "xgrammar" if constraint.syntax == "ebnf" else "llguidance"
@@ -208,7 +206,7 @@ class Grammars:
         source = to_source(constraint, masks)
         return self.llguidance.compile_lark(source, json=isinstance(constraint, JsonSchema))
 
-    def _ebnf(self, source: str) -> Compiled | LLCompiled:
+    def _ebnf(self, source: str) -> Compiled | LLGuidanceGrammar:
         """By xgrammar, whose dialect it is; what it is known not to enforce exactly, by llguidance, translated."""
         try:
             return self.xgrammar.compile_ebnf(source)
@@ -241,14 +239,13 @@ def _try(prepared: Prepared) -> None:
         matcher.fill(row)
 
 
-def _alike(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> Alike:
-    """Which texts of a constraint are alike, as far as that can be told."""
+def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> StateKeys:
     if isinstance(constraint, JsonSchema):
-        return Places(lowered[constraint].mask)
+        return SchemaKeys(lowered[constraint].mask)
     if isinstance(constraint, Grammar) and _TOKENS.search(_QUOTED.sub("", constraint.source)):
-        return Apart()
+        return NoKeys()
     node = regular(constraint)
-    return Patterns(node) if node is not None and node.plain else Texts()
+    return PatternKeys(node) if node is not None and node.plain else TextKeys()
 
 
 def _help(constraint: Constraint, documents: list[LoweredSchema]) -> tuple[tuple[bytes, ...], int]:

@@ -18,7 +18,7 @@ from sgl.backend.runtime.grammar.compile import Grammars, Prepared
 from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidance, fill_many
 from sgl.backend.runtime.grammar.engines.protocol import has, mask_words
 from sgl.backend.runtime.grammar.schema.lower import lower
-from sgl.backend.runtime.grammar.sharing.recalled import Recalled
+from sgl.backend.runtime.grammar.sharing.mask_cache import CachedGrammar
 from sgl.backend.runtime.job.rule import Rule
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.constraint import Constraint
@@ -202,7 +202,7 @@ def test_many_masks_are_those_of_each(grammars: Grammars, constraint: Constraint
     """On several threads, from several stems of a grammar."""
     engine, rng = LLGuidance(grammars.vocabulary, threads=3), Random(9)
     prepared = grammars.prepare(constraint)
-    assert isinstance(prepared.compiled, Recalled)
+    assert isinstance(prepared.compiled, CachedGrammar)
     compiled = engine.compile_lark(prepared.compiled.inner.source, json=constraint.kind == "json_schema")
     matchers = [compiled.matcher() for _ in range(20)]
     assert {matcher.stem for matcher in matchers} == {0, 1, 2}

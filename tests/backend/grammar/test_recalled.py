@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from sgl.backend.runtime.grammar.compile import Grammars
-from sgl.backend.runtime.grammar.engines.llguidance_engine import LLMatching
+from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidanceMatcher
 from sgl.backend.runtime.grammar.engines.protocol import has, mask_words
-from sgl.backend.runtime.grammar.sharing.alike import LARGEST, LONGEST, Patterns, Written
-from sgl.backend.runtime.grammar.sharing.alike_json import DEEPEST
-from sgl.backend.runtime.grammar.sharing.recalled import Memory, Recalled, Recalling, masks
+from sgl.backend.runtime.grammar.sharing.json_state_keys import MOST_OPEN_CONTAINERS
+from sgl.backend.runtime.grammar.sharing.mask_cache import CachedGrammar, CachedMatcher, MaskBudget, masks
+from sgl.backend.runtime.grammar.sharing.state_keys import LONGEST_TEXT_BYTES, MOST_NODES, PatternKeys, TextKey
 from sgl.backend.runtime.job.rule import Rule, fill_all
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.backend.runtime.text.tokenizer import Tokenizer
@@ -96,26 +96,26 @@ def grammars() -> Grammars:
     return Grammars(tokenizer, tokenizer.vocab_size + PADDED)
 
 
-def recalled(constraint: Constraint, among: Grammars | None = None) -> Recalled:
+def recalled(constraint: Constraint, among: Grammars | None = None) -> CachedGrammar:
     compiled = (among or grammars()).prepare(constraint).compiled
-    assert isinstance(compiled, Recalled)
+    assert isinstance(compiled, CachedGrammar)
     return compiled
 
 
-def fed(compiled: Recalled, tokens: list[int]) -> LLMatching:
+def fed(compiled: CachedGrammar, tokens: list[int]) -> LLGuidanceMatcher:
     """The engine's own matcher behind these tokens."""
     engine = compiled.inner.matcher()
     assert all(map(engine.accept, tokens))
     return engine
 
 
-def mask_of(matcher: LLMatching) -> Any:
+def mask_of(matcher: LLGuidanceMatcher) -> Any:
     row = np.empty(mask_words(matcher.compiled.vocabulary.size), dtype=np.int32)
     matcher.fill(row)
     return row
 
 
-def walk(compiled: Recalled, rng: random.Random, most: int = 60) -> None:
+def walk(compiled: CachedGrammar, rng: random.Random, most: int = 60) -> None:
     """One random text, asked of both at every token."""
     mine, engine = compiled.matcher(), compiled.inner.matcher()
     text = compiled.inner.vocabulary.bytes
@@ -144,7 +144,7 @@ def walk(compiled: Recalled, rng: random.Random, most: int = 60) -> None:
             engine = fed(compiled, mine.tokens)
 
 
-def walk_some(constraint: Constraint, seed: int, count: int = 25) -> Recalled:
+def walk_some(constraint: Constraint, seed: int, count: int = 25) -> CachedGrammar:
     compiled = recalled(constraint)
     rng = random.Random(seed)
     for _ in range(count):
@@ -194,7 +194,7 @@ def test_random_schemas(schema: Any, seed: int) -> None:
 LIST = json_schema(SCHEMAS[2])
 
 
-def follow(compiled: Recalled, text: str) -> Recalling:
+def follow(compiled: CachedGrammar, text: str) -> CachedMatcher:
     """A matcher behind `text`, byte by byte."""
     matcher = compiled.matcher()
     for byte in text.encode():
@@ -204,9 +204,9 @@ def follow(compiled: Recalled, text: str) -> Recalling:
     return matcher
 
 
-def fresh(constraint: Constraint, limit: int = 1 << 20) -> Recalled:
+def fresh(constraint: Constraint, limit: int = 1 << 20) -> CachedGrammar:
     kept = recalled(constraint)
-    return Recalled(kept.inner, kept._alike, Memory(limit))
+    return CachedGrammar(kept.inner, kept._keys, MaskBudget(limit))
 
 
 @pytest.mark.parametrize(
@@ -279,22 +279,22 @@ def test_a_full_memory_forgets_and_nothing_changes() -> None:
 
 
 def test_a_long_text_keeps_no_masks() -> None:
-    matcher = follow(fresh(regex(r"(?!.*bbb)[ab]{2,}")), "ab" * (LONGEST // 2 + 5))
+    matcher = follow(fresh(regex(r"(?!.*bbb)[ab]{2,}")), "ab" * (LONGEST_TEXT_BYTES // 2 + 5))
     assert [state.key is None for state in matcher.trail].count(True) == 10
-    assert [state.known.row is not None for state in matcher.trail].count(True) == LONGEST + 1
+    assert [state.known.row is not None for state in matcher.trail].count(True) == LONGEST_TEXT_BYTES + 1
     assert matcher.mask() is matcher.mask() and matcher.fork().mask() is matcher.mask()
 
 
 def test_nothing_is_kept_of_deep_nesting_and_of_long_constants() -> None:
     """Their keys would be as long as what is open, or as what is to come."""
-    deep = follow(fresh(json_schema(NESTED)), "[" * (DEEPEST + 5))
-    assert [state.key is None for state in deep.trail].index(True) == DEEPEST + 1
-    constant = "".join(random.Random(1).choices("abcdef", k=2 * LARGEST))
-    walked = Patterns(parse_regex(f"[a-z]{constant}"))
+    deep = follow(fresh(json_schema(NESTED)), "[" * (MOST_OPEN_CONTAINERS + 5))
+    assert [state.key is None for state in deep.trail].index(True) == MOST_OPEN_CONTAINERS + 1
+    constant = "".join(random.Random(1).choices("abcdef", k=2 * MOST_NODES))
+    walked = PatternKeys(parse_regex(f"[a-z]{constant}"))
     key = walked.start
-    for letter in f"x{constant}"[: LONGEST // 2]:
+    for letter in f"x{constant}"[: LONGEST_TEXT_BYTES // 2]:
         key = walked.after(key, letter.encode())
-        assert isinstance(key, Written) and key.base == walked.start
+        assert isinstance(key, TextKey) and key.base == walked.start
 
 
 def test_a_deep_stack_changes_no_mask() -> None:
@@ -317,7 +317,7 @@ def test_an_engine_that_fails_fails_those_who_asked(monkeypatch: pytest.MonkeyPa
     known, new, other = follow(compiled, '["'), follow(compiled, '["ab'), follow(compiled, '["ac')
     error = ConstraintError("a limit")
     monkeypatch.setattr(
-        "sgl.backend.runtime.grammar.sharing.recalled.fill_many", lambda inner, rows: [error] * len(inner)
+        "sgl.backend.runtime.grammar.sharing.mask_cache.fill_many", lambda inner, rows: [error] * len(inner)
     )
     known.mask()
     found = masks([known, new, other])

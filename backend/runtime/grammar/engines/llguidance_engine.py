@@ -23,7 +23,7 @@ from weakref import WeakSet
 import numpy as np
 
 from .....lang.errors import ConstraintError
-from .numbers import NumberGuard, Position
+from .json_guard import GuardedText, JsonGuard
 from .protocol import Mask, has, mask_words
 from .vocabulary import Vocabulary
 
@@ -51,7 +51,7 @@ class LLGuidance:
         self.tokenizer = LLTokenizer(
             TokenizerWrapper(_Adapter(vocabulary)), n_vocab=vocabulary.size, eos_token=list(vocabulary.eos_ids)
         )
-        self.numbers = NumberGuard(vocabulary)
+        self.guard = JsonGuard(vocabulary)
         self._spelled = lru_cache(SPELLED)(self._spell)
 
     def spelled_behind(self, last: int | None, forced: bytes) -> tuple[int, ...]:
@@ -66,12 +66,12 @@ class LLGuidance:
                 return tuple(tokens[1:])
         return tuple(self.tokenizer.tokenize_bytes(forced))
 
-    def compile_lark(self, source: str, *, json: bool = False) -> LLCompiled:
+    def compile_lark(self, source: str, *, json: bool = False) -> LLGuidanceGrammar:
         """`source` in llguidance's Lark dialect. `json`: numbers in it are JSON's and their digits are bounded.
 
         Raises `ConstraintError` with llguidance's message for a grammar that it does not take.
         """
-        return LLCompiled(self, source, self.numbers if json else None)
+        return LLGuidanceGrammar(self, source, json)
 
     def stem(self, source: str) -> Any:
         from llguidance import LLMatcher, LLParserLimits
@@ -83,45 +83,45 @@ class LLGuidance:
         return matcher
 
 
-class LLCompiled:
+class LLGuidanceGrammar:
     """A grammar at its beginning; matchers are copies of one of its stems."""
 
     engine = "llguidance"
 
-    def __init__(self, engine: LLGuidance, source: str, numbers: NumberGuard | None) -> None:
+    def __init__(self, engine: LLGuidance, source: str, json: bool) -> None:
         self.owner = engine
         self.source = source
         self.vocabulary = engine.vocabulary
-        self.text = engine.vocabulary.text_mask
-        self.numbers = numbers
+        self.json = json
         self._lock = threading.Lock()
         self._most = engine.threads if len(source) <= LARGE else 1
         self._stems = [engine.stem(source)]
-        self._live: list[WeakSet[LLMatching]] = [WeakSet()]
+        self._live: list[WeakSet[LLGuidanceMatcher]] = [WeakSet()]
 
-    def matcher(self) -> LLMatching:
+    def matcher(self) -> LLGuidanceMatcher:
         with self._lock:
             stem = min(range(len(self._stems)), key=lambda i: len(self._live[i]))
             if len(self._live[stem]) >= CROWD and len(self._stems) < self._most:
                 stem = len(self._stems)
                 self._stems.append(self.owner.stem(self.source))
                 self._live.append(WeakSet())
-            made = LLMatching(self, self._stems[stem].deep_copy(), Position() if self.numbers else None, stem)
+            made = LLGuidanceMatcher(self, self._stems[stem].deep_copy(), GuardedText() if self.json else None, stem)
             self._live[stem].add(made)
         return made
 
 
-class LLMatching:
-    """A `protocol.Matcher` but for `rollback`: after llguidance's own, masks may lack tokens. `position`: where a JSON
-    text stands. `stem`: of which it is a copy."""
+class LLGuidanceMatcher:
+    """A `protocol.Matcher` but for `rollback`: after llguidance's own, masks may lack tokens. `text`: where a JSON text
+    stands, for the guard. `stem`: of which it is a copy."""
 
-    __slots__ = ("__weakref__", "compiled", "inner", "position", "stem")
+    __slots__ = ("__weakref__", "compiled", "inner", "stem", "text")
 
-    def __init__(self, compiled: LLCompiled, inner: Any, position: Position | None, stem: int) -> None:
-        self.compiled, self.inner, self.position, self.stem = compiled, inner, position, stem
+    def __init__(self, compiled: LLGuidanceGrammar, inner: Any, text: GuardedText | None, stem: int) -> None:
+        self.compiled, self.inner, self.text, self.stem = compiled, inner, text, stem
 
-    def fork(self) -> LLMatching:
-        return LLMatching(self.compiled, self.inner.deep_copy(), self.position, self.stem)
+    def fork(self) -> LLGuidanceMatcher:
+        text = None if self.text is None else self.text.copy()
+        return LLGuidanceMatcher(self.compiled, self.inner.deep_copy(), text, self.stem)
 
     def accept(self, token: int) -> bool:
         if self.inner.validate_tokens([token]) != 1:
@@ -129,7 +129,7 @@ class LLMatching:
             return False
         if not self.inner.consume_token(token):
             self._poll()
-        self._move(token)
+        self._follow(token)
         return True
 
     def take(self, tokens: list[int]) -> None:
@@ -137,12 +137,11 @@ class LLMatching:
         self.inner.consume_tokens(tokens)
         self._poll()
         for token in tokens:
-            self._move(token)
+            self._follow(token)
 
-    def _move(self, token: int) -> None:
-        if self.position is not None:
-            assert self.compiled.numbers is not None
-            self.position = self.compiled.numbers.after(self.position, token)
+    def _follow(self, token: int) -> None:
+        if self.text is not None:
+            self.text.follow(self.compiled.vocabulary.bytes[token])
 
     def fill(self, row: Mask) -> None:
         self.inner.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
@@ -151,11 +150,13 @@ class LLMatching:
     def narrow(self, row: Mask) -> None:
         """Take from llguidance's mask what is not for it to say."""
         self._poll()
-        row &= self.compiled.text  # it sets end-of-text bits, and a complement's mask has control tokens in it
-        if self.position is not None:
-            assert self.compiled.numbers is not None
-            self.compiled.numbers.bound(row, self.position, may_end=self.can_end())
-            self._keep_keys_apart(row, self.compiled.numbers.would_repeat(self.position))
+        row &= (
+            self.compiled.vocabulary.text_mask
+        )  # it sets end-of-text bits, and a complement's mask has control tokens in it
+        if self.text is not None:
+            guard = self.compiled.owner.guard
+            guard.narrow(row, self.text, may_end=self.can_end())
+            self._keep_keys_apart(row, guard.repeating(self.text))
 
     def _keep_keys_apart(self, row: Mask, tokens: list[int]) -> None:
         """Take the tokens from `row` that would spell a key that is there already and cannot go on."""
@@ -170,8 +171,7 @@ class LLMatching:
                         row &= ~bit
 
     def allows(self, token: int) -> bool:
-        numbers = self.compiled.numbers
-        if self.position is not None and numbers is not None and numbers.minds(self.position, token):
+        if self.text is not None and self.compiled.owner.guard.may_forbid(self.text, token):
             row = np.empty(mask_words(self.compiled.vocabulary.size), dtype=np.int32)
             self.fill(row)
             return has(row, token)
@@ -206,7 +206,7 @@ class LLMatching:
             )
 
 
-def fill_many(matchers: Sequence[LLMatching], rows_MW: Mask) -> list[Exception | None]:
+def fill_many(matchers: Sequence[LLGuidanceMatcher], rows_MW: Mask) -> list[Exception | None]:
     """Compute masks, of any grammars of one engine, on its threads; the interpreter is free meanwhile. `rows_MW` (M
     matchers, W words, contiguous) takes them. Returns what each met, if anything."""
     engine = matchers[0].compiled.owner

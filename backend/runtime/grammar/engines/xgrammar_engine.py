@@ -26,7 +26,7 @@ import numpy as np
 from .....lang.errors import ConstraintError, OptionError
 from .....lang.pattern.nodes import PatternNode
 from . import ebnf
-from .numbers import NumberGuard, Position
+from .json_guard import GuardedText, JsonGuard
 from .protocol import Mask, has, mask_words
 from .vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
@@ -42,7 +42,7 @@ class XGrammar:
 
     def __init__(self, vocabulary: Vocabulary, build: Build | None = None) -> None:
         self.vocabulary = vocabulary
-        self.numbers = NumberGuard(vocabulary)
+        self.guard = JsonGuard(vocabulary)
         self._kept: dict[str, Any] = {}
         self._build: Build = build or (lambda task, source: perform(task, vocabulary, self._kept, source))
 
@@ -63,15 +63,15 @@ class XGrammar:
         if found:
             reasons = "; ".join(f"{pointer}: {reason}" for pointer, reason in found[:5])
             raise ConstraintError(f"xgrammar would not enforce this schema exactly: {reasons}")
-        return self._load(self._build(SCHEMA, json.dumps(schema)), self.numbers)
+        return self._load(self._build(SCHEMA, json.dumps(schema)), json=True)
 
-    def _load(self, artefact: bytes, numbers: NumberGuard | None = None) -> XGCompiled:
+    def _load(self, artefact: bytes, *, json: bool = False) -> XGCompiled:
         xgr = _xgrammar()
         try:
             inner = xgr.CompiledGrammar.deserialize_json(artefact.decode(), self._info)
         except RuntimeError as error:
             raise ConstraintError(f"what was compiled cannot be read: {_message(error)}") from error
-        return XGCompiled(self, inner, numbers)
+        return XGCompiled(self, inner, json)
 
     @cached_property
     def _info(self) -> Any:
@@ -99,26 +99,26 @@ class XGCompiled:
 
     engine = "xgrammar"
 
-    def __init__(self, engine: XGrammar, inner: Any, numbers: NumberGuard | None) -> None:
-        self.owner, self.inner, self.numbers = engine, inner, numbers
+    def __init__(self, engine: XGrammar, inner: Any, json: bool) -> None:
+        self.owner, self.inner, self.json = engine, inner, json
 
     def matcher(self) -> XGMatching:
         inner = _xgrammar().GrammarMatcher(self.inner)
-        return XGMatching(self, inner, [Position()] if self.numbers else None, [False])
+        return XGMatching(self, inner, [GuardedText()] if self.json else None, [False])
 
 
 class XGMatching:
-    """A `protocol.Matcher`. `positions`: where in a JSON text each accepted token ended; `eds`: whether it ended in the
+    """A `protocol.Matcher`. `texts`: where a JSON text stood, after each token; `eds`: whether it ended in the
     byte 0xED, which a surrogate would begin with."""
 
-    __slots__ = ("compiled", "eds", "inner", "positions")
+    __slots__ = ("compiled", "eds", "inner", "texts")
 
-    def __init__(self, compiled: XGCompiled, inner: Any, positions: list[Position] | None, eds: list[bool]) -> None:
-        self.compiled, self.inner, self.positions, self.eds = compiled, inner, positions, eds
+    def __init__(self, compiled: XGCompiled, inner: Any, texts: list[GuardedText] | None, eds: list[bool]) -> None:
+        self.compiled, self.inner, self.texts, self.eds = compiled, inner, texts, eds
 
     def fork(self) -> XGMatching:
-        positions = None if self.positions is None else self.positions[:]
-        return XGMatching(self.compiled, self.inner.fork(), positions, self.eds[:])
+        texts = None if self.texts is None else self.texts[:]
+        return XGMatching(self.compiled, self.inner.fork(), texts, self.eds[:])
 
     def accept(self, token: int) -> bool:
         table = self.compiled.owner.vocabulary.bytes
@@ -128,17 +128,17 @@ class XGMatching:
         if _SURROGATE.search(b"\xed" + data if self.eds[-1] else data) or not self.inner.accept_token(token):
             return False
         self.eds.append(data[-1] == 0xED)
-        if self.positions is not None:
-            assert self.compiled.numbers is not None
-            self.positions.append(self.compiled.numbers.after(self.positions[-1], token))
+        if self.texts is not None:
+            self.texts.append(self.texts[-1].copy())
+            self.texts[-1].follow(data)
         return True
 
     def rollback(self, count: int) -> None:
         if count:
             self.inner.rollback(count)
             del self.eds[-count:]
-            if self.positions is not None:
-                del self.positions[-count:]
+            if self.texts is not None:
+                del self.texts[-count:]
 
     def fill(self, row: Mask) -> None:
         first = self.compiled.owner.vocabulary.first_forced(self._forced_bytes())
@@ -147,9 +147,8 @@ class XGMatching:
             row.view(np.uint32)[first >> 5] = 1 << (first & 31)
             return
         self._fill_all(row)
-        if self.positions is not None:
-            assert self.compiled.numbers is not None
-            self.compiled.numbers.bound(row, self.positions[-1], may_end=self.can_end())
+        if self.texts is not None:
+            self.compiled.owner.guard.narrow(row, self.texts[-1], may_end=self.can_end())
         if not row.any() and not self.can_end():
             raise ConstraintError(
                 "no token of this model's vocabulary can continue the text: the grammar demands a character that the "

@@ -1,12 +1,12 @@
-"""What is known already of the places of a constraint: masks that are computed once for all texts that are alike.
+"""The mask cache of a grammar: masks, forced tokens and ends are computed once for each state.
 
-Owns: the memory of masks, forced tokens and ends, by state; a matcher that asks its engine only for what is not known.
-Knows nothing of which texts are alike (`alike.py`) or of how an engine finds a mask.
+Owns: the cache, its bound, and a matcher that asks its engine only for what the cache lacks. Knows nothing of which
+texts share a state (`state_keys.py`) or of how an engine computes a mask.
 
-A state stands for texts that are alike: engines' masks are about what may follow, so they are equal there, bit by bit.
-Where bytes are forced, how they are spelled depends on the token before too, and what is known is kept by that
-spelling. What an engine has not been asked for it is not told either: its own matcher lags behind, and takes all tokens
-it missed when it is needed. Rows that are kept are never written to.
+1. Texts of one state have the same masks, bit by bit: a mask says what may follow, and equal keys promise that.
+2. How forced bytes are spelled depends on the token before them too, so their masks are kept by that spelling.
+3. An engine's matcher lags behind: when it is asked, it first takes all tokens that it has missed.
+4. A cached row is never written to.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from weakref import WeakSet
 
 import numpy as np
 
-from ..engines.llguidance_engine import LLCompiled, LLMatching, fill_many
+from ..engines.llguidance_engine import LLGuidanceGrammar, LLGuidanceMatcher, fill_many
 from ..engines.protocol import Mask, has, mask_words
-from .alike import Alike
+from .state_keys import StateKeys
 
-MEMORY = 128 << 20
-"""Bytes of all that is kept of the constraints of a runtime; when they are full, all is forgotten."""
-_EDGE, _STATE = 150, 800
-"""Bytes of a known step, and of a state without its masks."""
+CACHE_BYTES = 128 << 20
+"""What the caches of a runtime may hold together; when that is full, all is forgotten."""
+_STEP_BYTES, _STATE_BYTES = 150, 800
+"""Of a cached step from one state to another, and of a state without its masks."""
 
 
-class Memory:
-    """How much is known of the grammars of one runtime."""
+class MaskBudget:
+    """The bytes that the mask caches of one runtime hold."""
 
-    def __init__(self, limit: int = MEMORY) -> None:
-        self._limit, self._held = limit, 0
-        self._grammars: WeakSet[Recalled] = WeakSet()
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+        self._limit, self._held = limit_bytes, 0
+        self._grammars: WeakSet[CachedGrammar] = WeakSet()
         self._lock = threading.Lock()
 
-    def add(self, grammar: Recalled) -> None:
+    def add(self, grammar: CachedGrammar) -> None:
         with self._lock:
             self._grammars.add(grammar)
 
     def hold(self, size: int) -> None:
-        """So many bytes more are kept."""
+        """Count `size` more bytes; empty all caches if that is too much."""
         self._held += size  # a few that two threads add at once may be lost
         if self._held > self._limit:
             with self._lock:
@@ -49,8 +49,8 @@ class Memory:
                     grammar.forget()
 
 
-class Known:
-    """What is known of a state; None is not known. `row`: the mask."""
+class CachedMask:
+    """The mask (`row`) and the forced tokens of a state; None: not computed."""
 
     __slots__ = ("forced", "row")
 
@@ -59,83 +59,88 @@ class Known:
         self.forced: tuple[int, ...] | None = None
 
 
-class State:
-    """Texts that are alike. `key` None: one text, which nothing is kept of. `forces`: the bytes that are forced; if
-    there are any, what is known is kept by their spelling (`behind`)."""
+class CachedState:
+    """What is known of the texts with one key. `key` None: a single text, of which nothing is kept. `forces`: the bytes
+    that are forced; where there are any, masks are in `spelled`, by the tokens that spell these bytes."""
 
-    __slots__ = ("behind", "can_end", "forces", "is_done", "key", "known", "next")
+    __slots__ = ("can_end", "forces", "is_done", "key", "known", "next", "spelled")
 
     def __init__(self, key: Hashable | None) -> None:
         self.key = key
-        self.next: dict[int, State] = {}
+        self.next: dict[int, CachedState] = {}
         self.can_end: bool | None = None
         self.is_done: bool | None = None
         self.forces: bytes | None = None
-        self.known = Known()
-        self.behind: dict[tuple[int, ...], Known] = {}
+        self.known = CachedMask()
+        self.spelled: dict[tuple[int, ...], CachedMask] = {}
 
     def drop(self) -> None:
-        """Forget the masks, which are large, and what follows: texts that went through here still hold the state."""
+        """Forget the masks, which are large, and the next states: matchers that were here still hold this state."""
         self.next = {}
-        for known in (self.known, *self.behind.values()):
+        for known in (self.known, *self.spelled.values()):
             known.row = None
 
 
-class Recalled:
-    """A grammar of llguidance, with what is known of it."""
+class CachedGrammar:
+    """A `CompiledGrammar` of llguidance, with its cache."""
 
-    def __init__(self, compiled: LLCompiled, alike: Alike, memory: Memory) -> None:
+    def __init__(self, compiled: LLGuidanceGrammar, keys: StateKeys, budget: MaskBudget) -> None:
         self.inner, self.engine = compiled, compiled.engine
-        self.memory = memory
-        self._alike = alike
+        self.budget = budget
+        self._keys = keys
         self._bytes = compiled.vocabulary.bytes
-        self._states: dict[Hashable, State] = {}
-        memory.add(self)
+        self._states: dict[Hashable, CachedState] = {}
+        budget.add(self)
 
-    def matcher(self) -> Recalling:
-        return Recalling(self, None, [], [self._state(self._alike.start)])
+    def matcher(self) -> CachedMatcher:
+        return CachedMatcher(self, None, [], [self._state(self._keys.start)])
 
-    def after(self, state: State, token: int) -> State:
+    def after(self, state: CachedState, token: int) -> CachedState:
         """The state after a token that the grammar allows in `state`."""
         found = state.next.get(token)
         if found is None:
             data = self._bytes[token]  # none: a control token, which the text does not show
-            key = self._alike.after(state.key, data) if data and state.key is not None else None
+            key = self._keys.after(state.key, data) if data and state.key is not None else None
             if key is None:
-                return State(None)
+                return CachedState(None)
             found = state.next[token] = self._state(key)
-            self.memory.hold(_EDGE)
+            self.budget.hold(_STEP_BYTES)
         return found
 
-    def _state(self, key: Hashable) -> State:
+    def _state(self, key: Hashable) -> CachedState:
         found = self._states.get(key)
         if found is None:
-            found = self._states.setdefault(key, State(key))
-            self.memory.hold(_STATE)
+            found = self._states.setdefault(key, CachedState(key))
+            self.budget.hold(_STATE_BYTES)
         return found
 
     def forget(self) -> None:
-        """Begin anew. Texts go on from the states they are in."""
+        """Empty the cache. Matchers go on from the states they are in."""
         states, self._states = self._states, {}
         for state in list(states.values()):
             state.drop()
 
 
-class Recalling:
-    """A `protocol.Matcher`. `trail`: the states of the text, from the empty one on. `inner` has taken the first `taken`
-    tokens; None: none is needed yet. `sure`: tokens known to be allowed next, one after the other."""
+class CachedMatcher:
+    """A `Matcher`. `trail`: the states of the text, from the empty text on. `inner`: the engine's matcher, which has
+    taken the first `taken` tokens; None: not needed yet. `sure`: tokens known to be allowed next, in this order."""
 
     __slots__ = ("compiled", "inner", "sure", "taken", "tokens", "trail")
 
     def __init__(
-        self, compiled: Recalled, inner: LLMatching | None, tokens: list[int], trail: list[State], taken: int = 0
+        self,
+        compiled: CachedGrammar,
+        inner: LLGuidanceMatcher | None,
+        tokens: list[int],
+        trail: list[CachedState],
+        taken: int = 0,
     ) -> None:
         self.compiled, self.inner, self.tokens, self.trail, self.taken = compiled, inner, tokens, trail, taken
         self.sure: tuple[int, ...] = ()
 
-    def fork(self) -> Recalling:
+    def fork(self) -> CachedMatcher:
         inner = None if self.inner is None else self.inner.fork()
-        return Recalling(self.compiled, inner, self.tokens[:], self.trail[:], self.taken)
+        return CachedMatcher(self.compiled, inner, self.tokens[:], self.trail[:], self.taken)
 
     def accept(self, token: int) -> bool:
         state = self.trail[-1]
@@ -166,14 +171,14 @@ class Recalling:
         row[:] = self.mask()
 
     def is_known(self) -> bool:
-        """Whether the mask here has been computed."""
+        """Whether the next mask is in the cache."""
         state = self.trail[-1]
         return state.forces is not None and state.can_end is not None and self._known(state).row is not None
 
     def mask(self) -> Mask:
-        """The mask of the next token, for reading only."""
-        known = self.place()
-        row = known.row  # read once: another thread may find the memory full
+        """The mask of the next token; not to be written to."""
+        known = self.entry()
+        row = known.row  # read once: another thread may empty the cache
         if row is None:
             row = np.empty(mask_words(self.compiled.inner.vocabulary.size), dtype=np.int32)
             self.engine().fill(row)
@@ -181,14 +186,14 @@ class Recalling:
         return row
 
     def allows(self, token: int) -> bool:
-        known = self.place()
+        known = self.entry()
         row = known.row
         if row is not None and not self.trail[-1].forces:
             return has(row, token)
         return self.engine().allows(token)
 
     def forced(self) -> list[int]:
-        known = self.place()
+        known = self.entry()
         if known.forced is None:
             known.forced = tuple(self.engine().forced()) if self.trail[-1].forces else ()
         self.sure = known.forced
@@ -206,8 +211,8 @@ class Recalling:
             state.is_done = self.engine().is_done()
         return state.is_done
 
-    def engine(self) -> LLMatching:
-        """The engine's own matcher, where the text is now."""
+    def engine(self) -> LLGuidanceMatcher:
+        """The engine's own matcher, brought to where the text is."""
         if self.inner is None:
             self.inner = self.compiled.inner.matcher()
         if self.taken < len(self.tokens):
@@ -215,38 +220,38 @@ class Recalling:
             self.taken = len(self.tokens)
         return self.inner
 
-    def place(self) -> Known:
-        """What is known here. Which bytes are forced is known from then on."""
+    def entry(self) -> CachedMask:
+        """The cache entry of the next mask. Its state knows from then on which bytes are forced."""
         state = self.trail[-1]
         if state.forces is None:
             state.forces = self.engine().forces()
         return self._known(state)
 
-    def learn(self, known: Known, row: Mask) -> None:
-        """The mask here is computed. Nobody writes to `row` any more."""
+    def learn(self, known: CachedMask, row: Mask) -> None:
+        """Put the mask `row` into the cache."""
         row.flags.writeable = False
         known.row = row
         if self.trail[-1].key is not None:
-            self.compiled.memory.hold(row.nbytes)
+            self.compiled.budget.hold(row.nbytes)
 
-    def _known(self, state: State) -> Known:
+    def _known(self, state: CachedState) -> CachedMask:
         if not state.forces:
             return state.known
         owner = self.compiled.inner.owner
         spelled = owner.spelled_behind(self.tokens[-1] if self.tokens else None, state.forces)
-        found = state.behind.get(spelled)
+        found = state.spelled.get(spelled)
         if found is None:
-            found = state.behind.setdefault(spelled, Known())
+            found = state.spelled.setdefault(spelled, CachedMask())
         return found
 
 
-def masks(matchers: Sequence[Recalling]) -> list[Mask | Exception]:
-    """The mask of each, or what was met; those of a state are computed once, all together."""
-    found: list[Mask | Exception | Known] = []
-    missing: dict[int, tuple[Recalling, Known]] = {}
+def masks(matchers: Sequence[CachedMatcher]) -> list[Mask | Exception]:
+    """The mask of each matcher, or the error that it met. What the cache lacks is computed once a state, together."""
+    found: list[Mask | Exception | CachedMask] = []
+    missing: dict[int, tuple[CachedMatcher, CachedMask]] = {}
     for matcher in matchers:
         try:
-            known = matcher.place()
+            known = matcher.entry()
             row = known.row
             if row is None and id(known) not in missing:
                 matcher.engine()
@@ -255,11 +260,11 @@ def masks(matchers: Sequence[Recalling]) -> list[Mask | Exception]:
         except Exception as error:
             found.append(error)
     met = _compute(list(missing.values()))
-    return [met[id(one)] if isinstance(one, Known) else one for one in found]
+    return [met[id(one)] if isinstance(one, CachedMask) else one for one in found]
 
 
-def _compute(missing: Sequence[tuple[Recalling, Known]]) -> dict[int, Mask | Exception]:
-    """The masks of these, by what is known there."""
+def _compute(missing: Sequence[tuple[CachedMatcher, CachedMask]]) -> dict[int, Mask | Exception]:
+    """Compute the masks of these matchers, by the `id` of their cache entries."""
     if not missing:
         return {}
     inner = [matcher.engine() for matcher, _ in missing]
@@ -267,7 +272,7 @@ def _compute(missing: Sequence[tuple[Recalling, Known]]) -> dict[int, Mask | Exc
     met: dict[int, Mask | Exception] = {}
     for (matcher, known), row, error in zip(missing, rows_MW, fill_many(inner, rows_MW)):
         if error is None:
-            row = row.copy()  # it may be kept for long, and the others not
+            row = row.copy()  # alone: the cache may hold it for long
             matcher.learn(known, row)
         met[id(known)] = row if error is None else error
     return met
