@@ -17,7 +17,7 @@ import numpy as np
 from ....lang.errors import ConstraintError
 from ..grammar.compile import Prepared
 from ..grammar.engines.protocol import Mask, Matcher, has, mask_words
-from ..grammar.sharing.recalled import Recalling, masks
+from ..grammar.sharing.mask_cache import CachedMatcher, masks
 
 SPARE_TOKENS, SPARE_SHARE = 8, 4
 """Where the most that a text can need is known (`Prepared.deepest`), no token is looked at while more is left than
@@ -63,13 +63,13 @@ class Rule:
     # -- the mask
     def is_known(self) -> bool:
         """Whether the next mask takes no computing: other texts have been where this one is."""
-        return self._row is not None or (isinstance(self.matcher, Recalling) and self.matcher.is_known())
+        return self._row is not None or (isinstance(self.matcher, CachedMatcher) and self.matcher.is_known())
 
     def fill(self, may_end: bool) -> None:
         """Compute the mask of the next token; on any thread. `may_end` is False before `min_tokens`, which does not
         keep a text from ending that can only end."""
         try:
-            if isinstance(self.matcher, Recalling):
+            if isinstance(self.matcher, CachedMatcher):
                 row = self.matcher.mask()
             else:
                 row = np.empty(mask_words(self.prepared.vocabulary.size), dtype=np.int32)
@@ -184,9 +184,9 @@ class Rule:
 
 def fill_all(rules: Sequence[tuple[Rule, bool]]) -> None:
     """`fill` each rule, given whether it may end; those that share what is known of grammars together."""
-    together: list[tuple[Rule, bool, Recalling]] = []
+    together: list[tuple[Rule, bool, CachedMatcher]] = []
     for rule, may_end in rules:
-        if isinstance(rule.matcher, Recalling):
+        if isinstance(rule.matcher, CachedMatcher):
             together.append((rule, may_end, rule.matcher))
         else:
             rule.fill(may_end)
