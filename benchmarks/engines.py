@@ -19,10 +19,10 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from sgl.backend.runtime.grammar.engines.outlines_engine import index_artefact
-from sgl.backend.runtime.grammar.engines.vocabulary import TokenTable, Vocabulary
+from sgl.backend.runtime.grammar.engines.outlines import index_artefact
 from sgl.backend.runtime.grammar.engines.worker import Worker
-from sgl.backend.runtime.grammar.engines.xgrammar_engine import XGrammar
+from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
+from sgl.backend.runtime.grammar.vocabulary import TokenTable, Vocabulary
 from sgl.backend.runtime.model.load.loader import load_checkpoint
 from sgl.backend.runtime.model.load.store import cache_folder
 from sgl.backend.runtime.text.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def measure(table: TokenTable, kept: dict[str, Any], source: str) -> bytes:
 def llguidance_strict(vocabulary: Vocabulary, kept: dict[str, Any], schema: Any) -> Admits:
     from llguidance import LLMatcher
 
-    from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidance
+    from sgl.backend.runtime.grammar.engines.llguidance import LLGuidance
 
     if "llguidance" not in kept:
         kept["llguidance"] = LLGuidance(vocabulary)

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidance
-from sgl.backend.runtime.grammar.engines.outlines_engine import Outlines
-from sgl.backend.runtime.grammar.engines.protocol import Compiled, mask_words
-from sgl.backend.runtime.grammar.engines.vocabulary import TokenTable, Vocabulary
+from sgl.backend.runtime.grammar.engines.llguidance import LLGuidance
+from sgl.backend.runtime.grammar.engines.outlines import Outlines
 from sgl.backend.runtime.grammar.engines.worker import Worker
-from sgl.backend.runtime.grammar.engines.xgrammar_engine import XGrammar
+from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
+from sgl.backend.runtime.grammar.protocol import CompiledGrammar, mask_words
+from sgl.backend.runtime.grammar.vocabulary import TokenTable, Vocabulary
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.lang.errors import BackendError, ConstraintError, SglError
 from sgl.lang.pattern import PatternError, parse_regex, to_lark
@@ -63,7 +63,7 @@ def compile_case(table: TokenTable, kept: dict[str, Any], source: str) -> bytes:
     return b""
 
 
-def _compile(engine: Any, kind: str, source: Any) -> Compiled:
+def _compile(engine: Any, kind: str, source: Any) -> CompiledGrammar:
     if kind == "ebnf":
         return engine.compile_ebnf(source)
     if kind == "lark":
@@ -87,7 +87,7 @@ def walk_case(table: TokenTable, kept: dict[str, Any], source: str) -> bytes:
     return json.dumps([_walk(compiled, vocabulary, rng) for _ in range(4)]).encode()
 
 
-def _walk(compiled: Compiled, vocabulary: Vocabulary, rng: random.Random) -> str | None:
+def _walk(compiled: CompiledGrammar, vocabulary: Vocabulary, rng: random.Random) -> str | None:
     matcher, data = compiled.matcher(), b""
     bounded = getattr(compiled, "json", False)  # digits: by the mask alone
     row = np.zeros(mask_words(vocabulary.size), dtype=np.int32)

@@ -13,8 +13,8 @@ import numpy as np
 from ....lang.checking.check import Mismatch, check
 from ....lang.errors import ConstraintError, OptionError
 from .compile import Prepared
-from .engines.protocol import Mask, Matcher, mask_words
-from .engines.vocabulary import Vocabulary
+from .protocol import Mask, Matcher, mask_words
+from .vocabulary import Vocabulary
 
 MOST_STEPS = 200_000
 """Tokens tried before the walk gives up."""

@@ -24,27 +24,27 @@ from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenc
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternNode, size
 from ..text.tokenizer import Tokenizer
-from .cache import ArtefactCache
 from .closing.deepest import deepest
-from .closing.search import MOST_WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
-from .engines.ebnf import Unfit
-from .engines.llguidance_engine import LLGuidance, LLGuidanceGrammar
-from .engines.outlines_engine import Outlines
-from .engines.protocol import Compiled, Matcher, mask_words
-from .engines.vocabulary import Vocabulary
+from .closing.search import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
+from .engines.artefact_cache import ArtefactCache
+from .engines.ebnf import XGrammarUnfit
+from .engines.llguidance import LLGuidance, LLGuidanceGrammar
+from .engines.outlines import Outlines
 from .engines.worker import Build, Worker, cached
-from .engines.xgrammar_engine import XGrammar
+from .engines.xgrammar import XGrammar
 from .lark import merged, regular, schemas, to_source
+from .protocol import CompiledGrammar, Matcher, mask_words
 from .schema.lower import Lowered, lower
 from .sharing.json_state_keys import SchemaKeys
 from .sharing.mask_cache import CachedGrammar, MaskBudget
 from .sharing.state_keys import NoKeys, PatternKeys, StateKeys, TextKeys
+from .vocabulary import Vocabulary
 
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
 FEW = 4
 """Characters of a key pattern that is so short that an object may run out of new keys."""
 KEPT = 512
-"""Compiled constraints kept in memory (llguidance's take about 0.2 MB)."""
+"""CompiledGrammar constraints kept in memory (llguidance's take about 0.2 MB)."""
 _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 _TOKENS = re.compile(r"<|\bmax_tokens\b")
 """What a grammar says of tokens, once its constants are taken out: `<[7]>` and `<|end|>`, and how many there may be."""
@@ -60,7 +60,7 @@ class Prepared:
     """
 
     constraint: Constraint
-    compiled: Compiled
+    compiled: CompiledGrammar
     checked: tuple[str, ...]
     closer: Callable[[], Closer]
     vocabulary: Vocabulary
@@ -192,7 +192,7 @@ class Grammars:
         ]
         return deepest([node] if node is not None else known, self.vocabulary.by_bytes)
 
-    def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled | LLGuidanceGrammar:
+    def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> CompiledGrammar | LLGuidanceGrammar:
         wanted = self.backend
         if isinstance(constraint, Grammar):
             own = "xgrammar" if constraint.syntax == "ebnf" else "llguidance"
@@ -206,18 +206,18 @@ class Grammars:
         source = to_source(constraint, masks)
         return self.llguidance.compile_lark(source, json=isinstance(constraint, JsonSchema))
 
-    def _ebnf(self, source: str) -> Compiled | LLGuidanceGrammar:
+    def _ebnf(self, source: str) -> CompiledGrammar | LLGuidanceGrammar:
         """By xgrammar, whose dialect it is; what it is known not to enforce exactly, by llguidance, translated."""
         try:
             return self.xgrammar.compile_ebnf(source)
-        except Unfit:
+        except XGrammarUnfit:
             if self.backend == "xgrammar":
                 raise
             from llguidance.gbnf_to_lark import any_to_lark
 
             return self.llguidance.compile_lark(any_to_lark(source))
 
-    def _asked(self, engine: str, constraint: Constraint, masks: dict[JsonSchema, Any]) -> Compiled:
+    def _asked(self, engine: str, constraint: Constraint, masks: dict[JsonSchema, Any]) -> CompiledGrammar:
         """By the engine that the user asked for, where it enforces the constraint exactly."""
         node = regular(constraint)
         if node is not None:

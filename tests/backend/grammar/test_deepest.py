@@ -15,8 +15,8 @@ import sgl
 from sgl.backend.base import GenRequest
 from sgl.backend.runtime.grammar.closing.deepest import deepest
 from sgl.backend.runtime.grammar.compile import Grammars, Prepared
-from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidance, fill_many
-from sgl.backend.runtime.grammar.engines.protocol import has, mask_words
+from sgl.backend.runtime.grammar.engines.llguidance import LLGuidance, fill_many
+from sgl.backend.runtime.grammar.protocol import has, mask_words
 from sgl.backend.runtime.grammar.schema.lower import lower
 from sgl.backend.runtime.grammar.sharing.mask_cache import CachedGrammar
 from sgl.backend.runtime.job.rule import Rule

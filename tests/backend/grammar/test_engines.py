@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from sgl.backend.runtime.grammar.engines import ebnf
-from sgl.backend.runtime.grammar.engines.outlines_engine import Outlines, estimate
-from sgl.backend.runtime.grammar.engines.protocol import mask_words
-from sgl.backend.runtime.grammar.engines.vocabulary import Vocabulary
-from sgl.backend.runtime.grammar.engines.xgrammar_engine import XGrammar
-from sgl.backend.runtime.grammar.engines.xgrammar_lint import lint
+from sgl.backend.runtime.grammar.engines.outlines import Outlines, estimate
+from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
+from sgl.backend.runtime.grammar.engines.xgrammar_schemas import lint
+from sgl.backend.runtime.grammar.protocol import mask_words
+from sgl.backend.runtime.grammar.vocabulary import Vocabulary
 from sgl.backend.runtime.model.load.loader import load_checkpoint
 from sgl.backend.runtime.model.load.store import DEFAULT_MODEL, cache_folder, is_pulled
 from sgl.backend.runtime.model.toy import toy_tokenizer
@@ -82,7 +82,7 @@ def engines(toy):
 
 def compiled_by(name: str, engines, pattern: str):
     if name == "llguidance":
-        from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidance
+        from sgl.backend.runtime.grammar.engines.llguidance import LLGuidance
 
         vocabulary = engines["xgrammar"].vocabulary
         return LLGuidance(vocabulary).compile_lark(f"start: T\nT: {to_lark(parse_regex(pattern))}")
@@ -250,7 +250,7 @@ def test_outlines_core_alone_is_wrong():
 
 def test_llguidance_limit_is_an_error_not_an_end(toy, monkeypatch):
     """The third trap: a limit that llguidance meets while decoding turns its mask into "end of text only"."""
-    from sgl.backend.runtime.grammar.engines import llguidance_engine as module
+    from sgl.backend.runtime.grammar.engines import llguidance as module
 
     monkeypatch.setattr(module, "MAX_ITEMS_IN_ROW", 40)
     engine = module.LLGuidance(toy)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from sgl.backend.runtime.grammar.cache import ArtefactCache, key_of
-from sgl.backend.runtime.grammar.engines.outlines_engine import Outlines
-from sgl.backend.runtime.grammar.engines.vocabulary import Vocabulary
+from sgl.backend.runtime.grammar.engines.artefact_cache import ArtefactCache, key_of
+from sgl.backend.runtime.grammar.engines.outlines import Outlines
 from sgl.backend.runtime.grammar.engines.worker import Worker, cached
-from sgl.backend.runtime.grammar.engines.xgrammar_engine import XGrammar
+from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
+from sgl.backend.runtime.grammar.vocabulary import Vocabulary
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.lang.errors import BackendError, ConstraintError
 from sgl.lang.pattern import parse_regex
@@ -182,9 +182,9 @@ def test_child_dies_with_its_parent(how, tmp_path):
             """
             import os, sys, threading, time
             print("once", flush=True)
-            from sgl.backend.runtime.grammar.engines.vocabulary import TokenTable
+            from sgl.backend.runtime.grammar.vocabulary import TokenTable
             from sgl.backend.runtime.grammar.engines.worker import Worker
-            from sgl.backend.runtime.grammar.engines.outlines_engine import TASK
+            from sgl.backend.runtime.grammar.engines.outlines import TASK
             worker = Worker(TokenTable([bytes([i]) for i in range(256)] + [b""], (256,)))
             worker.run(TASK, "ab")
             threading.Thread(target=lambda: worker.run(TASK, "[ab]*a[ab]{24}"), daemon=True).start()

@@ -72,7 +72,7 @@ def checked(source: str) -> str:
             reader.begins[recursive],
             f"the rule {recursive} may begin with itself (left recursion), which xgrammar's masks do not cover: "
             f"write {recursive} ::= b a* for {recursive} ::= {recursive} a | b",
-            Unfit,
+            XGrammarUnfit,
         )
     for name in reached:
         for alternative, at in rules[name]:
@@ -86,7 +86,7 @@ def checked(source: str) -> str:
     return reader.normalised()
 
 
-class Unfit(ConstraintError):
+class XGrammarUnfit(ConstraintError):
     """A grammar that is right, but that xgrammar would not enforce exactly; another engine may."""
 
 
@@ -230,7 +230,7 @@ class _Reader:
                 f"the class has {count:,} characters beyond ASCII, but not all: xgrammar's masks are wrong for such "
                 f"classes, unless they are listed, and {MOST_LISTED:,} can be; use lark= instead, or [^...] without "
                 "characters beyond ASCII",
-                Unfit,
+                XGrammarUnfit,
             )
         ascii_part = chars.difference(members, _BEYOND)
         listed = [_set(ascii_part)] if ascii_part else []

@@ -14,8 +14,8 @@ from bisect import bisect_left
 import numpy as np
 
 from .....lang.json_text import JsonReader
-from .protocol import Mask, mask_words
-from .vocabulary import Vocabulary
+from ..protocol import Mask, mask_words
+from ..vocabulary import Vocabulary
 
 MOST_DIGITS, MOST_EXPONENT_DIGITS = 40, 2
 """Digits in a row; a float64 and the usual integers need fewer."""

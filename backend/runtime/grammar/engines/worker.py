@@ -30,8 +30,8 @@ from collections.abc import Callable
 from typing import IO, Any, BinaryIO
 
 from .....lang.errors import BackendError, ConstraintError
-from ..cache import ArtefactCache, key_of
-from .vocabulary import TokenTable
+from ..vocabulary import TokenTable
+from .artefact_cache import ArtefactCache, key_of
 
 Build = Callable[[str, str], bytes]
 """(task, source) -> the compiled artefact: how an engine gets what it compiles (`Worker.run`, or `cached`)."""

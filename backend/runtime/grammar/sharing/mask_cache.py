@@ -17,8 +17,8 @@ from weakref import WeakSet
 
 import numpy as np
 
-from ..engines.llguidance_engine import LLGuidanceGrammar, LLGuidanceMatcher, fill_many
-from ..engines.protocol import Mask, has, mask_words
+from ..engines.llguidance import LLGuidanceGrammar, LLGuidanceMatcher, fill_many
+from ..protocol import Mask, has, mask_words
 from .state_keys import StateKeys
 
 CACHE_BYTES = 128 << 20

@@ -23,9 +23,9 @@ from weakref import WeakSet
 import numpy as np
 
 from .....lang.errors import ConstraintError
+from ..protocol import Mask, has, mask_words
+from ..vocabulary import Vocabulary
 from .json_guard import GuardedText, JsonGuard
-from .protocol import Mask, has, mask_words
-from .vocabulary import Vocabulary
 
 MAX_ITEMS_IN_ROW, STEP_MAX_ITEMS = 20_000, 200_000
 """Over llguidance's defaults (2,000 and 50,000), which an enum of 2,000 values can meet."""

@@ -1,4 +1,4 @@
-"""Compiled grammars that are made once: in memory, and on disk across runs.
+"""CompiledGrammar grammars that are made once: in memory, and on disk across runs.
 
 Owns: the two levels and their bounds. Knows nothing of what an artefact is: bytes under a key.
 
@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from ..model.load.store import cache_folder
+from ...model.load.store import cache_folder
 
 ENTRIES = 256
 MEMORY_BYTES = 128 << 20

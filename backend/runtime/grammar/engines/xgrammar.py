@@ -8,7 +8,7 @@ xgrammar calls it completed.
 
 Compiling can take seconds, or crash, so it may be done elsewhere: `build` is what makes the artefact (`worker.py`,
 `cache.py`); without one it is done here. What is known to hang or to crash xgrammar is refused before (`ebnf.py`,
-`xgrammar_lint.py`).
+`xgrammar_schemas.py`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import numpy as np
 
 from .....lang.errors import ConstraintError, OptionError
 from .....lang.pattern.nodes import PatternNode
+from ..protocol import Mask, has, mask_words
+from ..vocabulary import TokenTable, Vocabulary
 from . import ebnf
 from .json_guard import GuardedText, JsonGuard
-from .protocol import Mask, has, mask_words
-from .vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
-from .xgrammar_lint import cost, lint
+from .xgrammar_schemas import cost, lint
 
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
 """What a surrogate would be in UTF-8, which xgrammar's classes contain and no text has."""
-EBNF, SCHEMA = ".xgrammar_engine:ebnf_artefact", ".xgrammar_engine:schema_artefact"
+EBNF, SCHEMA = ".xgrammar:ebnf_artefact", ".xgrammar:schema_artefact"
 
 
 class XGrammar:
@@ -46,15 +46,15 @@ class XGrammar:
         self._kept: dict[str, Any] = {}
         self._build: Build = build or (lambda task, source: perform(task, vocabulary, self._kept, source))
 
-    def compile_ebnf(self, source: str) -> XGCompiled:
+    def compile_ebnf(self, source: str) -> XGrammarGrammar:
         """`source` in xgrammar's GBNF dialect, beginning at the rule `root`. Raises `ConstraintError`."""
         return self._load(self._build(EBNF, ebnf.checked(source)))
 
-    def compile_regex(self, node: PatternNode) -> XGCompiled:
+    def compile_regex(self, node: PatternNode) -> XGrammarGrammar:
         """Texts that the pattern matches as a whole."""
         return self._load(self._build(EBNF, ebnf.checked(ebnf.of_pattern(node))))
 
-    def compile_schema(self, schema: Any) -> XGCompiled:
+    def compile_schema(self, schema: Any) -> XGrammarGrammar:
         """JSON of a schema that xgrammar is known to enforce exactly, at a bearable cost.
 
         Raises `ConstraintError` naming what it would weaken otherwise. At most one blank where JSON allows any.
@@ -65,13 +65,13 @@ class XGrammar:
             raise ConstraintError(f"xgrammar would not enforce this schema exactly: {reasons}")
         return self._load(self._build(SCHEMA, json.dumps(schema)), json=True)
 
-    def _load(self, artefact: bytes, *, json: bool = False) -> XGCompiled:
+    def _load(self, artefact: bytes, *, json: bool = False) -> XGrammarGrammar:
         xgr = _xgrammar()
         try:
             inner = xgr.CompiledGrammar.deserialize_json(artefact.decode(), self._info)
         except RuntimeError as error:
             raise ConstraintError(f"what was compiled cannot be read: {_message(error)}") from error
-        return XGCompiled(self, inner, json)
+        return XGrammarGrammar(self, inner, json)
 
     @cached_property
     def _info(self) -> Any:
@@ -94,7 +94,7 @@ class XGrammar:
         )
 
 
-class XGCompiled:
+class XGrammarGrammar:
     """A compiled grammar, shared by its matchers."""
 
     engine = "xgrammar"
@@ -102,23 +102,23 @@ class XGCompiled:
     def __init__(self, engine: XGrammar, inner: Any, json: bool) -> None:
         self.owner, self.inner, self.json = engine, inner, json
 
-    def matcher(self) -> XGMatching:
+    def matcher(self) -> XGrammarMatcher:
         inner = _xgrammar().GrammarMatcher(self.inner)
-        return XGMatching(self, inner, [GuardedText()] if self.json else None, [False])
+        return XGrammarMatcher(self, inner, [GuardedText()] if self.json else None, [False])
 
 
-class XGMatching:
+class XGrammarMatcher:
     """A `protocol.Matcher`. `texts`: where a JSON text stood, after each token; `eds`: whether it ended in the
     byte 0xED, which a surrogate would begin with."""
 
     __slots__ = ("compiled", "eds", "inner", "texts")
 
-    def __init__(self, compiled: XGCompiled, inner: Any, texts: list[GuardedText] | None, eds: list[bool]) -> None:
+    def __init__(self, compiled: XGrammarGrammar, inner: Any, texts: list[GuardedText] | None, eds: list[bool]) -> None:
         self.compiled, self.inner, self.texts, self.eds = compiled, inner, texts, eds
 
-    def fork(self) -> XGMatching:
+    def fork(self) -> XGrammarMatcher:
         texts = None if self.texts is None else self.texts[:]
-        return XGMatching(self.compiled, self.inner.fork(), texts, self.eds[:])
+        return XGrammarMatcher(self.compiled, self.inner.fork(), texts, self.eds[:])
 
     def accept(self, token: int) -> bool:
         table = self.compiled.owner.vocabulary.bytes

@@ -15,8 +15,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from .....lang.errors import OptionError
-from ...text.tokenizer import Tokenizer
+from ....lang.errors import OptionError
+from ..text.tokenizer import Tokenizer
 from .protocol import Mask, mask_words
 
 WINDOW = 96

@@ -1,6 +1,6 @@
 """What the runtime asks of a grammar engine.
 
-Owns: the two protocols over the engines, `Compiled` and `Matcher`. One file an engine implements them.
+Owns: the two protocols over the engines, `CompiledGrammar` and `Matcher`. One file an engine implements them.
 
 A mask is a row of int32 words, bit `i % 32` of word `i // 32` for token id i (as in xgrammar and llguidance). An engine
 never sets the bit of a control token, of an end-of-text token or of a padded id: whether a text may *end* is
@@ -64,7 +64,7 @@ class Matcher(Protocol):
         """Whether the text is complete and nothing may follow."""
 
 
-class Compiled(Protocol):
+class CompiledGrammar(Protocol):
     """A grammar bound to a vocabulary. Immutable, shared by any number of matchers and threads."""
 
     engine: str

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from sgl.backend.runtime.grammar.compile import Grammars
-from sgl.backend.runtime.grammar.engines.llguidance_engine import LLGuidanceMatcher
-from sgl.backend.runtime.grammar.engines.protocol import has, mask_words
+from sgl.backend.runtime.grammar.engines.llguidance import LLGuidanceMatcher
+from sgl.backend.runtime.grammar.protocol import has, mask_words
 from sgl.backend.runtime.grammar.sharing.json_state_keys import MOST_OPEN_CONTAINERS
 from sgl.backend.runtime.grammar.sharing.mask_cache import CachedGrammar, CachedMatcher, MaskBudget, masks
 from sgl.backend.runtime.grammar.sharing.state_keys import LONGEST_TEXT_BYTES, MOST_NODES, PatternKeys, TextKey

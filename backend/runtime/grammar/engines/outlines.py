@@ -26,8 +26,8 @@ import numpy as np
 from .....lang.errors import ConstraintError, OptionError
 from .....lang.pattern import PatternError, chars, plain, to_rust
 from .....lang.pattern.nodes import NOTHING, Alt, Chars, Concat, PatternNode, Repeat, either, repeated, sequence, size
-from .protocol import Mask, has, mask_words
-from .vocabulary import TokenTable, Vocabulary
+from ..protocol import Mask, has, mask_words
+from ..vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
 
 SENTINEL = 0x1E
@@ -37,7 +37,7 @@ _WIDE = 64
 _WIDE_WEIGHT = 16
 MASKS_KEPT = 512
 FORCED_BYTES = 256
-TASK = ".outlines_engine:index_artefact"
+TASK = ".outlines:index_artefact"
 
 
 class Outlines:
@@ -50,7 +50,7 @@ class Outlines:
         self._kept: dict[str, Any] = {}
         self._build: Build = build or (lambda task, source: perform(task, vocabulary, self._kept, source))
 
-    def compile_regex(self, node: PatternNode) -> OCCompiled:
+    def compile_regex(self, node: PatternNode) -> OutlinesGrammar:
         """Texts that the pattern matches as a whole. Raises `ConstraintError` for one that is too large for a table,
         or that needs intersection or complement; U+001E is not in the language."""
         try:
@@ -70,10 +70,10 @@ class Outlines:
             index = _outlines().Index.from_binary(artefact)
         except ValueError as error:
             raise ConstraintError(f"what was compiled cannot be read: {error}") from error
-        return OCCompiled(self.vocabulary, index)
+        return OutlinesGrammar(self.vocabulary, index)
 
 
-class OCCompiled:
+class OutlinesGrammar:
     """An index, with what is looked up in it: masks, forced bytes, ways to an end. Thread-safe."""
 
     engine = "outlines"
@@ -85,10 +85,10 @@ class OCCompiled:
         self._lock = threading.Lock()
         self._states: OrderedDict[int, _State] = OrderedDict()
 
-    def matcher(self) -> OCMatching:
-        return OCMatching(self, [self.index.get_initial_state()])
+    def matcher(self) -> OutlinesMatcher:
+        return OutlinesMatcher(self, [self.index.get_initial_state()])
 
-    def shortest(self, matcher: OCMatching) -> list[int]:
+    def shortest(self, matcher: OutlinesMatcher) -> list[int]:
         """The fewest tokens that lead from where `matcher` is to an end; [] if it can end."""
         path = []
         state = matcher.states[-1]
@@ -157,7 +157,7 @@ class _State:
 
     __slots__ = ("ends", "forced", "forced_cut", "mask")
 
-    def __init__(self, compiled: OCCompiled, number: int) -> None:
+    def __init__(self, compiled: OutlinesGrammar, number: int) -> None:
         vocabulary = compiled.vocabulary
         ids, self.ends = compiled.allowed(number)
         bits = np.zeros(mask_words(vocabulary.size) * 32, dtype=bool)
@@ -166,16 +166,16 @@ class _State:
         self.forced, self.forced_cut = _forced(compiled, ids, self.ends, number)
 
 
-class OCMatching:
+class OutlinesMatcher:
     """A `protocol.Matcher`. `states`: one for the beginning and one after each accepted token."""
 
     __slots__ = ("compiled", "states")
 
-    def __init__(self, compiled: OCCompiled, states: list[int]) -> None:
+    def __init__(self, compiled: OutlinesGrammar, states: list[int]) -> None:
         self.compiled, self.states = compiled, states
 
-    def fork(self) -> OCMatching:
-        return OCMatching(self.compiled, self.states[:])
+    def fork(self) -> OutlinesMatcher:
+        return OutlinesMatcher(self.compiled, self.states[:])
 
     def accept(self, token: int) -> bool:
         after = None if token == self.compiled.sentinel or token < 0 else self.compiled.next(self.states[-1], token)
@@ -284,7 +284,7 @@ def _outlines() -> Any:
         raise OptionError("grammar_backend='outlines' needs outlines-core: pip install outlines-core") from error
 
 
-def _forced(compiled: OCCompiled, ids: list[int], ends: bool, number: int) -> tuple[bytes, bool]:
+def _forced(compiled: OutlinesGrammar, ids: list[int], ends: bool, number: int) -> tuple[bytes, bool]:
     """The bytes that every text goes on with, and whether they were cut at `FORCED_BYTES`."""
     table = compiled.vocabulary.bytes
     data = b""
