@@ -16,7 +16,7 @@ import numpy as np
 
 from ....lang.errors import ConstraintError
 from ..grammar.compile import Prepared
-from ..grammar.engines.protocol import Mask, Matcher, has, mask_words
+from ..grammar.protocol import Mask, Matcher, has, mask_words
 from ..grammar.sharing.mask_cache import CachedMatcher, masks
 
 SPARE_TOKENS, SPARE_SHARE = 8, 4

@@ -19,22 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .....lang.pattern import PatternError, PatternNode, parse_regex, shortest
-from ..engines.protocol import Mask, Matcher, mask_words
-from ..engines.vocabulary import Vocabulary
-from ..schema.nodes import (
-    ANYTHING,
-    IMPOSSIBLE,
-    ArraySchema,
-    EnumSchema,
-    LoweredSchema,
-    NeverSchema,
-    ObjectSchema,
-    ReferenceSchema,
-    SchemaNode,
-    SchemaVisitor,
-    StringSchema,
-    UnionSchema,
-)
+from ..protocol import Mask, Matcher, mask_words
+from ..vocabulary import Vocabulary
 
 BEAM_TEXTS = 16  # that the breadth-first search keeps a layer
 MOST_WORK = 8_000
