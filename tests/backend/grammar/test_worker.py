@@ -223,9 +223,9 @@ def test_engines_through_the_worker(toy):
         with pytest.raises(ConstraintError, match="escape"):
             there.compile_ebnf(r"root ::= [\d]")
         with pytest.raises(ConstraintError, match=r"more than 0.5 s"):
-            worker.run(".outlines_engine:index_artefact", "[ab]*a[ab]{24}", 0.5)
+            worker.run(".outlines:index_artefact", "[ab]*a[ab]{24}", 0.5)
         with pytest.raises(ConstraintError, match="refuses the pattern"):
-            worker.run(".outlines_engine:index_artefact", "(", 5)
+            worker.run(".outlines:index_artefact", "(", 5)
     finally:
         worker.close()
 
