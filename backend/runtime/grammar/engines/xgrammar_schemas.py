@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from typing import Any
 
 Finding = tuple[str, str]
@@ -59,7 +59,7 @@ _PATTERN = re.compile(
 
 def lint(schema: Any) -> list[Finding]:
     """What xgrammar would not enforce exactly; [] if it enforces the whole schema."""
-    return _Lint(schema).findings()
+    return XGrammarLint(schema).findings()
 
 
 def cost(schema: Any) -> list[Finding]:
@@ -87,203 +87,122 @@ def cost(schema: Any) -> list[Finding]:
     return found
 
 
-class _Lint:
+class XGrammarLint:
     """One walk over a schema, each subschema once; then a search for subschemas that no finite value meets."""
 
     def __init__(self, root: Any) -> None:
-        self.root = root
-        self.found: list[Finding] = []
-        self.seen: dict[int, tuple[Any, str]] = {}
+        self._root = root
+        self._seen: dict[int, tuple[Any, str]] = {}
 
     def findings(self) -> list[Finding]:
-        if cost_of := [finding for finding in cost(self.root) if "nested" in finding[1]]:
-            return cost_of
-        self.visit(self.root, "")
-        if not self.found:
-            self.found += self._endless()
-        return self.found
+        if too_deep := [finding for finding in cost(self._root) if "nested" in finding[1]]:
+            return too_deep
+        return [*self._visit(self._root, "")] or [*self._endless()]
 
-    def report(self, pointer: str, reason: str) -> None:
-        self.found.append((pointer, reason))
-
-    def visit(self, schema: Any, pointer: str) -> None:
-        if schema is True:
+    def _visit(self, schema: Any, pointer: str) -> Iterator[Finding]:
+        if schema is True or id(schema) in self._seen:
             return
         if not isinstance(schema, dict):
-            self.report(pointer, "matches nothing" if schema is False else "not a schema")
+            yield pointer, "matches nothing" if schema is False else "not a schema"
             return
-        if id(schema) in self.seen:
-            return
-        self.seen[id(schema)] = schema, pointer
-        winner = next((key for key in _WINNERS if key in schema), None)
-        for key in sorted(_IGNORED & schema.keys()):
-            self.report(pointer, f"{key} is ignored, or not known to be enforced")
-        if pointer and isinstance(base := schema.get("$id", schema.get("id")), str):
-            self.report(pointer, f"{base!r} changes what a $ref here means")
-        if schema.get("uniqueItems"):
-            self.report(pointer, "uniqueItems is ignored")
-        if winner is not None:
-            self._won(schema, winner, pointer)
-        elif "type" in schema:
-            self._typed(schema, pointer)
-        elif dropped := sorted(_VALIDATIONS & schema.keys()):
-            self.report(pointer, f"without a type, {', '.join(dropped)} would be ignored or restrict the type")
-
-    def _won(self, schema: dict[str, Any], winner: str, pointer: str) -> None:
-        beside = {key for key in schema if key != winner and (key in _VALIDATIONS or key == "type" or key in _WINNERS)}
+        self._seen[id(schema)] = schema, pointer
+        winner = _winner(schema)
+        for reason in _dropped(schema, winner, pointer):
+            yield pointer, reason
         if winner in ("const", "enum"):
-            values = [schema["const"]] if winner == "const" else schema["enum"]
-            if not isinstance(values, list) or not values:
-                self.report(pointer, f"{winner} without a value")
-                return
-            if any(isinstance(value, float) or (isinstance(value, (dict, list)) and value) for value in values):
-                self.report(pointer, f"a float, object or array in {winner} has one fixed spelling")
-            types = schema.get("type")
-            allowed = types if isinstance(types, list) else [types]
-            fits = all(_type(v) in allowed or (_type(v) == "integer" and "number" in allowed) for v in values)
-            if beside - {"type"} or (beside and not fits):
-                self.report(pointer, f"{', '.join(sorted(beside))} beside {winner} is ignored")
-            return
-        if beside:
-            self.report(pointer, f"{', '.join(sorted(beside))} beside {winner} is ignored")
-        if winner == "$ref":
-            self._reference(schema["$ref"], pointer)
-            return
-        branches = schema[winner]
+            for reason in _constants(schema, winner):
+                yield pointer, reason
+        elif winner == "$ref":
+            yield from self._reference(schema["$ref"], pointer)
+        elif winner is not None:
+            yield from self._branches(schema[winner], winner, pointer)
+        elif "type" in schema:
+            yield from self._typed(schema, pointer)
+
+    def _branches(self, branches: Any, winner: str, pointer: str) -> Iterator[Finding]:
         if not isinstance(branches, list) or not branches:
-            self.report(pointer, f"{winner} without a branch")
+            yield pointer, f"{winner} without a branch"
             return
         if winner == "allOf" and len(branches) > 1:
-            self.report(pointer, "allOf with more than one branch accepts any value")
+            yield pointer, "allOf with more than one branch accepts any value"
         if winner == "oneOf" and not _disjoint(branches):
-            self.report(pointer, "oneOf is taken for anyOf, and these branches are not known to exclude each other")
+            yield pointer, "oneOf is taken for anyOf, and these branches are not known to exclude each other"
         for i, branch in enumerate(branches):
-            self.visit(branch, f"{pointer}/{winner}/{i}")
+            yield from self._visit(branch, f"{pointer}/{winner}/{i}")
 
-    def _reference(self, ref: Any, pointer: str) -> None:
+    def _reference(self, ref: Any, pointer: str) -> Iterator[Finding]:
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")) or set(ref) & set("~%"):
-            self.report(pointer, f"the $ref {ref!r} accepts any value")
-            return
-        target = self._target(ref)
-        if target is None:
-            self.report(pointer, f"the target of the $ref {ref!r} is missing")
+            yield pointer, f"the $ref {ref!r} accepts any value"
+        elif (target := self._target(ref)) is None:
+            yield pointer, f"the target of the $ref {ref!r} is missing"
         else:
-            self.visit(target, ref[1:])
+            yield from self._visit(target, ref[1:])
 
     def _target(self, ref: str) -> Any:
-        at = self.root
+        at = self._root
         for part in ref[2:].split("/") if ref != "#" else []:
             if not isinstance(at, dict) or part not in at:
                 return None
             at = at[part]
         return at
 
-    def _typed(self, schema: dict[str, Any], pointer: str) -> None:
-        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        rules: dict[str, Callable[[dict[str, Any], str], None]] = {
-            "string": self._string,
-            "number": self._number,
-            "integer": self._number,
-            "array": self._array,
-            "object": self._object,
-        }
+    def _typed(self, schema: dict[str, Any], pointer: str) -> Iterator[Finding]:
+        types = _listed(schema["type"])
         if not types:
-            self.report(pointer, "type without a type")
+            yield pointer, "type without a type"
         for name in types:
             if not isinstance(name, str) or name not in _BY_TYPE:
-                self.report(pointer, f"unknown type {name!r}")
-            elif name in rules:
-                rules[name](schema, pointer)
+                yield pointer, f"unknown type {name!r}"
+            elif name == "object":
+                yield from self._object(schema, pointer)
+            elif name == "array":
+                yield from self._array(schema, pointer)
+            elif name in _SCALARS:
+                for reason in _SCALARS[name](schema):
+                    yield pointer, reason
 
-    def _string(self, schema: dict[str, Any], pointer: str) -> None:
-        used: list[str] = [key for key in ("format", "pattern") if key in schema]
-        if schema.keys() & {"minLength", "maxLength"}:
-            used.append("length")
-        if len(used) > 1:
-            self.report(pointer, f"of {', '.join(used)} only {used[0]} is enforced")
-        elif used == ["length"]:
-            self.report(pointer, "a string of limited length cannot hold an escape")
-        elif used == ["format"] and schema["format"] not in _FORMATS:
-            self.report(pointer, f"the format {schema['format']!r} is ignored or not exact")
-        elif used == ["pattern"] and not _plain_pattern(schema["pattern"]):
-            self.report(pointer, "the pattern is not a plain one between ^ and $")
-
-    def _number(self, schema: dict[str, Any], pointer: str) -> None:
-        bounds = [schema[key] for key in _NUMBER if key in schema]
-        if any(isinstance(bound, bool) or not isinstance(bound, (int, float)) for bound in bounds):
-            self.report(pointer, "a bound that is no number")
-            return
-        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        if "multipleOf" in schema:
-            step = schema["multipleOf"]
-            if "number" in types or len(bounds) > 1 or step != int(step) or not 0 < step <= 1024:
-                self.report(pointer, "multipleOf is ignored here")
-        elif bounds and "number" in types:
-            self.report(pointer, "a bounded number cannot have an exponent")
-        elif bounds and not all(bound == int(bound) and abs(bound) < 10**15 for bound in bounds):
-            self.report(pointer, "a bound that is no integer, or a large one")
-        elif bounds and not _integer_between(schema):
-            self.report(pointer, "no integer lies between the bounds")
-
-    def _array(self, schema: dict[str, Any], pointer: str) -> None:
+    def _array(self, schema: dict[str, Any], pointer: str) -> Iterator[Finding]:
         if "prefixItems" in schema:
-            self.report(pointer, "prefixItems must all be present")
+            yield pointer, "prefixItems must all be present"
         if isinstance(schema.get("items"), list):
-            self.report(pointer, "items as a list (an old draft's)")
+            yield pointer, "items as a list (an old draft's)"
         elif "items" in schema:
-            self.visit(schema["items"], f"{pointer}/items")
-        self._counts(schema, "minItems", "maxItems", pointer)
+            yield from self._visit(schema["items"], f"{pointer}/items")
+        counts = [schema[key] for key in ("minItems", "maxItems") if key in schema]
+        if any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in counts):
+            yield pointer, "minItems or maxItems is not a count"
+        elif counts != sorted(counts):
+            yield pointer, "minItems is more than maxItems"
 
-    def _counts(self, schema: dict[str, Any], low: str, high: str, pointer: str) -> None:
-        values = [schema[key] for key in (low, high) if key in schema]
-        if any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in values):
-            self.report(pointer, f"{low} or {high} is not a count")
-        elif len(values) == 2 and values[0] > values[1]:
-            self.report(pointer, f"{low} is more than {high}")
-
-    def _object(self, schema: dict[str, Any], pointer: str) -> None:
+    def _object(self, schema: dict[str, Any], pointer: str) -> Iterator[Finding]:
         properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-        rest, required = schema.get("additionalProperties", True), schema.get("required", [])
+        required, rest = schema.get("required", []), schema.get("additionalProperties", True)
         if not isinstance(properties, dict) or not isinstance(patterns, dict) or not isinstance(required, list):
-            self.report(pointer, "properties, patternProperties or required of the wrong type")
+            yield pointer, "properties, patternProperties or required of the wrong type"
             return
-        if missing := [name for name in required if name not in properties]:
-            self.report(pointer, f"required names without a property: {missing[:3]}")
-        if properties and rest is not False:
-            self.report(pointer, "an undeclared property may be a declared one in another spelling (\\u0061 for a)")
-        if patterns and (len(patterns) > 1 or properties or rest is not False):
-            self.report(pointer, "patternProperties beside other properties")
-        if (properties or patterns) and schema.keys() & {"minProperties", "maxProperties"}:
-            self.report(pointer, "minProperties and maxProperties beside properties")
-        if isinstance(rest, dict) or (schema.keys() & {"minProperties", "maxProperties"} and rest is not False):
-            if _count(schema, "minProperties") > 1 or "maxProperties" in schema:
-                self.report(pointer, "a name that is repeated counts twice")
-        elif schema.keys() & {"minProperties", "maxProperties"}:
-            self.report(pointer, "minProperties or maxProperties of an object without properties")
+        for reason in _names(schema, properties, patterns, required, is_open=rest is not False):
+            yield pointer, reason
         for name, value in patterns.items():
             if not _plain_pattern(name):
-                self.report(pointer, "patternProperties with a pattern that is not a plain one between ^ and $")
-            self.visit(value, f"{pointer}/patternProperties/{_escaped(name)}")
+                yield pointer, "patternProperties with a pattern that is not a plain one between ^ and $"
+            yield from self._visit(value, f"{pointer}/patternProperties/{_escaped(name)}")
         for name, value in properties.items():
-            self.visit(value, f"{pointer}/properties/{_escaped(name)}")
+            yield from self._visit(value, f"{pointer}/properties/{_escaped(name)}")
         if rest is not False:
-            self.visit(rest, f"{pointer}/additionalProperties")
+            yield from self._visit(rest, f"{pointer}/additionalProperties")
 
-    def _endless(self) -> Iterable[Finding]:
+    def _endless(self) -> Iterator[Finding]:
         """Subschemas that no finite value meets: xgrammar would never return from looking for a forced text."""
         finite: set[int] = set()
-        changed = True
-        while changed:
-            fresh = [key for key, (part, _) in self.seen.items() if key not in finite and self._is_finite(part, finite)]
-            finite.update(fresh)
-            changed = bool(fresh)
-        return [(at, "no finite value is valid") for key, (_, at) in self.seen.items() if key not in finite]
+        while fresh := {key for key, (part, _) in self._seen.items() if self._is_finite(part, finite)} - finite:
+            finite |= fresh
+        return ((at, "no finite value is valid") for key, (_, at) in self._seen.items() if key not in finite)
 
     def _is_finite(self, part: dict[str, Any], finite: set[int]) -> bool:
         def ends(child: Any) -> bool:
             return child is True or id(child) in finite
 
-        winner = next((key for key in _WINNERS if key in part), None)
+        winner = _winner(part)
         if winner == "$ref":
             return ends(self._target(part["$ref"]))
         if winner in ("anyOf", "oneOf", "allOf"):
@@ -297,6 +216,98 @@ class _Lint:
                 return False
             return all(ends(part["properties"][name]) for name in part.get("required", []))
         return True
+
+
+# -- reasons, one keyword family each
+
+
+def _winner(schema: dict[str, Any]) -> str | None:
+    return next((key for key in _WINNERS if key in schema), None)
+
+
+def _dropped(schema: dict[str, Any], winner: str | None, pointer: str) -> Iterator[str]:
+    """Keywords that xgrammar does not read here."""
+    for key in sorted(_IGNORED & schema.keys()):
+        yield f"{key} is ignored, or not known to be enforced"
+    if pointer and isinstance(base := schema.get("$id", schema.get("id")), str):
+        yield f"{base!r} changes what a $ref here means"
+    if schema.get("uniqueItems"):
+        yield "uniqueItems is ignored"
+    if winner is None and "type" not in schema and (dropped := sorted(_VALIDATIONS & schema.keys())):
+        yield f"without a type, {', '.join(dropped)} would be ignored or restrict the type"
+    if winner not in (None, "const", "enum") and (beside := _beside(schema, winner)):
+        yield f"{', '.join(sorted(beside))} beside {winner} is ignored"
+
+
+def _beside(schema: dict[str, Any], winner: str | None) -> set[str]:
+    return {key for key in schema if key != winner and (key in _VALIDATIONS or key == "type" or key in _WINNERS)}
+
+
+def _constants(schema: dict[str, Any], winner: str) -> Iterator[str]:
+    values = [schema["const"]] if winner == "const" else schema["enum"]
+    if not isinstance(values, list) or not values:
+        yield f"{winner} without a value"
+        return
+    if any(isinstance(value, float) or (isinstance(value, (dict, list)) and value) for value in values):
+        yield f"a float, object or array in {winner} has one fixed spelling"
+    beside, allowed = _beside(schema, winner), _listed(schema.get("type"))
+    fits = all(_type(v) in allowed or (_type(v) == "integer" and "number" in allowed) for v in values)
+    if beside - {"type"} or (beside and not fits):
+        yield f"{', '.join(sorted(beside))} beside {winner} is ignored"
+
+
+def _string(schema: dict[str, Any]) -> Iterator[str]:
+    used: list[str] = [key for key in ("format", "pattern") if key in schema]
+    if schema.keys() & {"minLength", "maxLength"}:
+        used.append("length")
+    if len(used) > 1:
+        yield f"of {', '.join(used)} only {used[0]} is enforced"
+    elif used == ["length"]:
+        yield "a string of limited length cannot hold an escape"
+    elif used == ["format"] and schema["format"] not in _FORMATS:
+        yield f"the format {schema['format']!r} is ignored or not exact"
+    elif used == ["pattern"] and not _plain_pattern(schema["pattern"]):
+        yield "the pattern is not a plain one between ^ and $"
+
+
+def _number(schema: dict[str, Any]) -> Iterator[str]:
+    bounds = [schema[key] for key in _NUMBER if key in schema]
+    types = _listed(schema["type"])
+    if any(isinstance(bound, bool) or not isinstance(bound, (int, float)) for bound in bounds):
+        yield "a bound that is no number"
+    elif "multipleOf" in schema:
+        step = schema["multipleOf"]
+        if "number" in types or len(bounds) > 1 or step != int(step) or not 0 < step <= 1024:
+            yield "multipleOf is ignored here"
+    elif bounds and "number" in types:
+        yield "a bounded number cannot have an exponent"
+    elif not all(bound == int(bound) and abs(bound) < 10**15 for bound in bounds):
+        yield "a bound that is no integer, or a large one"
+    elif bounds and not _integer_between(schema):
+        yield "no integer lies between the bounds"
+
+
+_SCALARS = {"string": _string, "number": _number, "integer": _number}
+
+
+def _names(
+    schema: dict[str, Any], properties: dict[str, Any], patterns: dict[str, Any], required: list[Any], *, is_open: bool
+) -> Iterator[str]:
+    """What xgrammar does not enforce of an object's names; `is_open`: other names are allowed."""
+    if missing := [name for name in required if name not in properties]:
+        yield f"required names without a property: {missing[:3]}"
+    if properties and is_open:
+        yield "an undeclared property may be a declared one in another spelling (\\u0061 for a)"
+    if patterns and (len(patterns) > 1 or properties or is_open):
+        yield "patternProperties beside other properties"
+    if not schema.keys() & {"minProperties", "maxProperties"}:
+        return
+    if properties or patterns:
+        yield "minProperties and maxProperties beside properties"
+    if not is_open:
+        yield "minProperties or maxProperties of an object without properties"
+    elif _count(schema, "minProperties") > 1 or "maxProperties" in schema:
+        yield "a name that is repeated counts twice"
 
 
 def _plain_pattern(pattern: Any) -> bool:
@@ -345,6 +356,10 @@ def _disjoint(branches: list[Any]) -> bool:
 def _count(schema: dict[str, Any], key: str) -> int:
     value = schema.get(key, 0)
     return value if isinstance(value, int) else 0
+
+
+def _listed(types: Any) -> list[Any]:
+    return types if isinstance(types, list) else [types]
 
 
 def _type(value: Any) -> str:
