@@ -13,7 +13,7 @@ import numpy as np
 from ....lang.checking.check import Mismatch, check
 from ....lang.errors import ConstraintError, OptionError
 from .compile import Prepared
-from .protocol import Mask, Matcher, mask_words
+from .protocol import Matcher
 from .vocabulary import Vocabulary
 
 MOST_STEPS = 200_000
@@ -55,7 +55,7 @@ class _Walk:
 
     def __init__(self, vocabulary: Vocabulary, data: bytes) -> None:
         self.vocabulary, self.data = vocabulary, data
-        self.row: Mask = np.zeros(mask_words(vocabulary.size), dtype=np.int32)
+        self.row = vocabulary.new_row()
         self.furthest = 0
         self.expected: list[bytes] = []
         self.may_end = False

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternNode, size
@@ -33,7 +31,7 @@ from .engines.outlines import Outlines
 from .engines.worker import Build, Worker, cached
 from .engines.xgrammar import XGrammar
 from .lark import merged, regular, schemas, to_source
-from .protocol import CompiledGrammar, Matcher, mask_words
+from .protocol import CompiledGrammar, Matcher
 from .schema.lower import Lowered, lower
 from .sharing.json_state_keys import SchemaKeys
 from .sharing.mask_cache import CachedGrammar, MaskBudget
@@ -234,9 +232,8 @@ def _try(prepared: Prepared) -> None:
     matcher = prepared.compiled.matcher()
     if prepared.deepest is None and prepared.shortest:
         return
-    row = np.empty(mask_words(prepared.vocabulary.size), dtype=np.int32)
     if not matcher.forced() and not matcher.is_done():
-        matcher.fill(row)
+        matcher.fill(prepared.vocabulary.new_row())
 
 
 def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> StateKeys:

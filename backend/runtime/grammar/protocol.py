@@ -32,6 +32,12 @@ def has(row: Mask, token: int) -> bool:
     return bool(row[token >> 5] >> (token & 31) & 1)
 
 
+def set_only(row: Mask, token: int) -> None:
+    """Make `row` the mask of this token alone."""
+    row.fill(0)
+    row.view(np.uint32)[token >> 5] = 1 << (token & 31)
+
+
 class Matcher(Protocol):
     """Where one text is in a grammar. Not thread-safe; `fork` before sharing.
 

@@ -107,6 +107,10 @@ class Vocabulary(TokenTable):
         """Bytes of the longest token."""
         return max(map(len, self.bytes))
 
+    def new_row(self) -> Mask:
+        """An uninitialised mask."""
+        return np.empty(mask_words(self.size), dtype=np.int32)
+
     def mask_of(self, ids: Iterable[int]) -> Mask:
         """A mask with the bits of these tokens."""
         bits = np.zeros(mask_words(self.size) * 32, dtype=bool)

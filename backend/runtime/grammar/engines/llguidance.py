@@ -23,7 +23,7 @@ from weakref import WeakSet
 import numpy as np
 
 from .....lang.errors import ConstraintError
-from ..protocol import Mask, has, mask_words
+from ..protocol import Mask, has
 from ..vocabulary import Vocabulary
 from .json_guard import GuardedText, JsonGuard
 
@@ -172,7 +172,7 @@ class LLGuidanceMatcher:
 
     def allows(self, token: int) -> bool:
         if self.text is not None and self.compiled.owner.guard.may_forbid(self.text, token):
-            row = np.empty(mask_words(self.compiled.vocabulary.size), dtype=np.int32)
+            row = self.compiled.vocabulary.new_row()
             self.fill(row)
             return has(row, token)
         allowed = bool(self.compiled.vocabulary.bytes[token]) and self.inner.validate_tokens([token]) == 1

@@ -1,42 +1,51 @@
-"""outlines-core as an engine: small regular patterns as an explicit automaton over tokens.
+"""outlines-core as an engine: a small regular pattern becomes an explicit automaton over tokens.
 
-Owns: the way to an exact index, its masks, and the shortest way to an end. Knows nothing of which pattern comes here.
+Owns: an exact index of a pattern, and its masks. Knows nothing of which pattern comes here.
 
-outlines-core 0.2.14 finds the leftmost-first match (`a|ab` never gives "ab") and loses tokens that lead from an
-accepting state to one that does not accept. Both vanish if a text accepts only after a sentinel: we compile
-`(?:R)\\x1e`, with U+001E taken out of R and out of the vocabulary, and let one end-of-text id stand for the byte 0x1E.
-Then a text can end exactly where that id is allowed.
+outlines-core 0.2.14 finds the leftmost-first match (`a|ab` never gives "ab"), and loses tokens that lead from an
+accepting state to one that does not accept. Neither happens if a text accepts only behind a sentinel. So `(?:R)\\x1e`
+is compiled, with U+001E taken out of R and of the vocabulary, and one end-of-text id stands for the byte 0x1E: a text
+can end exactly where that id is allowed.
 
-A matcher's state is an integer, so a fork copies a list and a rollback cuts it. An index takes memory for each state
-and token (several MB for twenty repeats of a wide class), so large patterns are refused before they are compiled.
+A matcher's state is an integer: a fork copies a list, and a rollback cuts it. An index takes memory for each state and
+token (megabytes for twenty repeats of a wide class), so large patterns are refused before they are compiled.
 """
 
 from __future__ import annotations
 
 import importlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, lru_cache
 from importlib.metadata import version as installed_version
 from typing import Any
 
-import numpy as np
-
 from .....lang.errors import ConstraintError, OptionError
 from .....lang.pattern import PatternError, chars, plain, to_rust
-from .....lang.pattern.nodes import NOTHING, Alt, Chars, Concat, PatternNode, Repeat, either, repeated, sequence, size
-from ..protocol import Mask, has, mask_words
+from .....lang.pattern.nodes import (
+    NOTHING,
+    Alt,
+    Chars,
+    Concat,
+    PatternNode,
+    Repeat,
+    children,
+    either,
+    repeated,
+    sequence,
+    size,
+)
+from ..protocol import Mask, has, set_only
 from ..vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
 
 SENTINEL = 0x1E
 MOST_POSITIONS = 4_000
 """Characters that a pattern may span once its repeats are written out, each weighed by how many tokens it meets."""
-_WIDE = 64
-_WIDE_WEIGHT = 16
-MASKS_KEPT = 512
-FORCED_BYTES = 256
+_WIDE_CLASS, _WIDE_WEIGHT = 64, 16
+"""A class of more characters than the first weighs the second: nearly every token begins with one of them."""
+STATES_KEPT = 512
+"""Masks in memory for each grammar, about 6 KB each for 49,152 tokens."""
+MOST_FORCED_BYTES = 256
 TASK = ".outlines:index_artefact"
 
 
@@ -74,42 +83,18 @@ class Outlines:
 
 
 class OutlinesGrammar:
-    """An index, with what is looked up in it: masks, forced bytes, ways to an end. Thread-safe."""
+    """A `CompiledGrammar`: an index, with the masks of its last states."""
 
     engine = "outlines"
 
     def __init__(self, vocabulary: Vocabulary, index: Any) -> None:
         self.vocabulary, self.index = vocabulary, index
         self.sentinel = vocabulary.eos_ids[0]
-        self.next: Callable[[int, int], int | None] = index.get_next_state
-        self._lock = threading.Lock()
-        self._states: OrderedDict[int, _State] = OrderedDict()
+        self.next: Callable[[int, int], int | None] = index.get_next_state  # by state and token
+        self.state = lru_cache(STATES_KEPT)(self._state)
 
     def matcher(self) -> OutlinesMatcher:
         return OutlinesMatcher(self, [self.index.get_initial_state()])
-
-    def shortest(self, matcher: OutlinesMatcher) -> list[int]:
-        """The fewest tokens that lead from where `matcher` is to an end; [] if it can end."""
-        path = []
-        state = matcher.states[-1]
-        while (step := self._closing.get(state)) is not None:
-            path.append(step[0])
-            state = step[1]
-        return path
-
-    def state(self, number: int) -> _State:
-        """What is known of a state. The last `MASKS_KEPT` are kept."""
-        with self._lock:
-            found = self._states.get(number)
-            if found is not None:
-                self._states.move_to_end(number)
-                return found
-        found = _State(self, number)
-        with self._lock:
-            self._states[number] = found
-            while len(self._states) > MASKS_KEPT:
-                self._states.popitem(last=False)
-        return found
 
     def allowed(self, number: int) -> tuple[list[int], bool]:
         """The tokens that may follow, and whether the text may end."""
@@ -117,57 +102,31 @@ class OutlinesGrammar:
         ends = self.next(number, self.sentinel) is not None
         return ([i for i in ids if i != self.sentinel] if ends else ids), ends
 
-    @cached_property
-    def _closing(self) -> dict[int, tuple[int, int]]:
-        """state -> (token, state after it) one token nearer to an end, for states that cannot end. Backward, breadth
-        first; of tokens that lead equally far the lowest id."""
-        into: dict[int, dict[int, int]] = {}
-        layer: list[int] = []
-        start = self.index.get_initial_state()
-        todo, seen = [start], {start}
-        while todo:
-            number = todo.pop()
+    def _state(self, number: int) -> tuple[Mask, bytes, bool]:
+        """The mask of a state, the bytes that are forced in it, and whether these were cut."""
+        ids, ends = self.allowed(number)
+        return self.vocabulary.mask_of(ids), *self._forced(ids, ends, number)
+
+    def _forced(self, ids: list[int], ends: bool, number: int) -> tuple[bytes, bool]:
+        """The bytes that every text goes on with, and whether they were cut at `MOST_FORCED_BYTES`."""
+        data = b""
+        while ids and not ends:
+            tokens = [self.vocabulary.bytes[i] for i in ids]
+            least = min(tokens, key=len)
+            if not all(token.startswith(least) for token in tokens):
+                break
+            data += least
+            if len(data) >= MOST_FORCED_BYTES:
+                return data, True
+            after = self.next(number, ids[tokens.index(least)])
+            assert after is not None
+            number = after
             ids, ends = self.allowed(number)
-            if ends:
-                layer.append(number)
-            for token in ids:
-                after = self.next(number, token)
-                assert after is not None
-                sources = into.setdefault(after, {})
-                sources[number] = min(token, sources.get(number, token))
-                if after not in seen:
-                    seen.add(after)
-                    todo.append(after)
-        closing: dict[int, tuple[int, int]] = {}
-        done = set(layer)
-        while layer:
-            found: dict[int, tuple[int, int]] = {}
-            for after in layer:
-                for number, token in into.get(after, {}).items():
-                    if number not in done and (number not in found or token < found[number][0]):
-                        found[number] = token, after
-            closing |= found
-            done |= found.keys()
-            layer = list(found)
-        return closing
-
-
-class _State:
-    """A state of an index as masks see it."""
-
-    __slots__ = ("ends", "forced", "forced_cut", "mask")
-
-    def __init__(self, compiled: OutlinesGrammar, number: int) -> None:
-        vocabulary = compiled.vocabulary
-        ids, self.ends = compiled.allowed(number)
-        bits = np.zeros(mask_words(vocabulary.size) * 32, dtype=bool)
-        bits[ids] = True
-        self.mask: Mask = np.packbits(bits, bitorder="little").view(np.int32)
-        self.forced, self.forced_cut = _forced(compiled, ids, self.ends, number)
+        return data, False
 
 
 class OutlinesMatcher:
-    """A `protocol.Matcher`. `states`: one for the beginning and one after each accepted token."""
+    """A `Matcher`. `states`: one for the beginning and one after each accepted token."""
 
     __slots__ = ("compiled", "states")
 
@@ -191,46 +150,41 @@ class OutlinesMatcher:
             del self.states[-count:]
 
     def fill(self, row: Mask) -> None:
-        state = self.compiled.state(self.states[-1])
-        first = self.compiled.vocabulary.first_forced(state.forced)
+        mask, forced, _ = self.compiled.state(self.states[-1])
+        first = self.compiled.vocabulary.first_forced(forced)
         if first is None:
-            row[:] = state.mask
+            row[:] = mask
         else:
-            row.fill(0)
-            row.view(np.uint32)[first >> 5] = 1 << (first & 31)
+            set_only(row, first)
 
     def allows(self, token: int) -> bool:
-        row: Mask = np.empty(mask_words(self.compiled.vocabulary.size), dtype=np.int32)
+        row = self.compiled.vocabulary.new_row()
         self.fill(row)
         return has(row, token)
 
     def forced(self) -> list[int]:
-        state = self.compiled.state(self.states[-1])
-        return self.compiled.vocabulary.settled(state.forced, cut=state.forced_cut)
+        _, forced, is_cut = self.compiled.state(self.states[-1])
+        return self.compiled.vocabulary.settled(forced, cut=is_cut)
 
     def can_end(self) -> bool:
         return self.compiled.next(self.states[-1], self.compiled.sentinel) is not None
 
     def is_done(self) -> bool:
-        return self.can_end() and not self.compiled.state(self.states[-1]).mask.any()
+        return self.can_end() and not self.compiled.state(self.states[-1])[0].any()
 
 
 def estimate(node: PatternNode) -> int:
-    """How large the automaton of a plain pattern may be: characters with repeats written out, wide classes weighed
+    """How large the automaton of a plain pattern may be: its characters with repeats written out, wide classes weighed
     more."""
-    weighed: dict[PatternNode, int] = {}
 
+    @cache
     def weigh(node: PatternNode) -> int:
-        if node not in weighed:
-            if isinstance(node, Chars):
-                wide = sum(high - low + 1 for low, high in node.ranges) > _WIDE
-                weighed[node] = (_WIDE_WEIGHT if wide else 1) + len(node.ranges)
-            elif isinstance(node, Repeat):
-                weighed[node] = weigh(node.node) * (max(node.low, 1) if node.high is None else node.high)
-            else:
-                assert isinstance(node, (Concat, Alt))
-                weighed[node] = sum(map(weigh, node.parts))
-        return weighed[node]
+        if isinstance(node, Chars):
+            wide = sum(high - low + 1 for low, high in node.ranges) > _WIDE_CLASS
+            return (_WIDE_WEIGHT if wide else 1) + len(node.ranges)
+        if isinstance(node, Repeat):
+            return weigh(node.node) * (max(node.low, 1) if node.high is None else node.high)
+        return sum(map(weigh, children(node)))
 
     return weigh(node) if size(node) <= MOST_POSITIONS else size(node)
 
@@ -239,12 +193,10 @@ def without_sentinel(node: PatternNode) -> PatternNode:
     """The pattern without the texts that hold U+001E."""
     if isinstance(node, Chars):
         return Chars(chars.difference(node.ranges, ((SENTINEL, SENTINEL),)))
-    if isinstance(node, Concat):
-        return sequence(map(without_sentinel, node.parts))
-    if isinstance(node, Alt):
-        return either(map(without_sentinel, node.parts))
-    assert isinstance(node, Repeat)
-    return repeated(without_sentinel(node.node), node.low, node.high)
+    if isinstance(node, Repeat):
+        return repeated(without_sentinel(node.node), node.low, node.high)
+    assert isinstance(node, (Concat, Alt))
+    return (sequence if isinstance(node, Concat) else either)(map(without_sentinel, node.parts))
 
 
 # -- what the worker process does
@@ -274,7 +226,7 @@ def _outlines_vocabulary(outlines: Any, table: TokenTable) -> Any:
         if data and SENTINEL not in data:
             ids.setdefault(data, []).append(i)
     ids[bytes([SENTINEL])] = [table.eos_ids[0]]
-    return outlines.Vocabulary(table.size, ids)  # an end-of-text id that no mask reaches: ours is the sentinel's
+    return outlines.Vocabulary(table.size, ids)  # its own end-of-text id is one that no mask reaches
 
 
 def _outlines() -> Any:
@@ -282,22 +234,3 @@ def _outlines() -> Any:
         return importlib.import_module("outlines_core")
     except ImportError as error:
         raise OptionError("grammar_backend='outlines' needs outlines-core: pip install outlines-core") from error
-
-
-def _forced(compiled: OutlinesGrammar, ids: list[int], ends: bool, number: int) -> tuple[bytes, bool]:
-    """The bytes that every text goes on with, and whether they were cut at `FORCED_BYTES`."""
-    table = compiled.vocabulary.bytes
-    data = b""
-    while ids and not ends:
-        tokens = [table[i] for i in ids]
-        least = min(tokens, key=len)
-        if not all(token.startswith(least) for token in tokens):
-            break
-        data += least
-        if len(data) >= FORCED_BYTES:
-            return data, True
-        after = compiled.next(number, ids[tokens.index(least)])
-        assert after is not None
-        number = after
-        ids, ends = compiled.allowed(number)
-    return data, False

@@ -21,11 +21,9 @@ from functools import cached_property
 from importlib.metadata import version as installed_version
 from typing import Any, cast
 
-import numpy as np
-
 from .....lang.errors import ConstraintError, OptionError
 from .....lang.pattern.nodes import PatternNode
-from ..protocol import Mask, has, mask_words
+from ..protocol import Mask, has, set_only
 from ..vocabulary import TokenTable, Vocabulary
 from . import ebnf
 from .json_guard import GuardedText, JsonGuard
@@ -143,8 +141,7 @@ class XGrammarMatcher:
     def fill(self, row: Mask) -> None:
         first = self.compiled.owner.vocabulary.first_forced(self._forced_bytes())
         if first is not None:
-            row.fill(0)
-            row.view(np.uint32)[first >> 5] = 1 << (first & 31)
+            set_only(row, first)
             return
         self._fill_all(row)
         if self.texts is not None:
@@ -156,7 +153,7 @@ class XGrammarMatcher:
             )
 
     def allows(self, token: int) -> bool:
-        row: Mask = np.empty(mask_words(self.compiled.owner.vocabulary.size), dtype=np.int32)
+        row = self.compiled.owner.vocabulary.new_row()
         self.fill(row)
         return has(row, token)
 
@@ -169,8 +166,7 @@ class XGrammarMatcher:
     def is_done(self) -> bool:
         if not self.can_end():
             return False
-        owner = self.compiled.owner
-        row: Mask = np.empty(mask_words(owner.vocabulary.size), dtype=np.int32)
+        row = self.compiled.owner.vocabulary.new_row()
         self._fill_all(row)
         return not row.any()
 

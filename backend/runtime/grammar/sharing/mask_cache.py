@@ -180,7 +180,7 @@ class CachedMatcher:
         known = self.entry()
         row = known.row  # read once: another thread may empty the cache
         if row is None:
-            row = np.empty(mask_words(self.compiled.inner.vocabulary.size), dtype=np.int32)
+            row = self.compiled.inner.vocabulary.new_row()
             self.engine().fill(row)
             self.learn(known, row)
         return row
