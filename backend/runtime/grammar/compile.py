@@ -11,8 +11,6 @@ with a deadline (`worker.py`).
 from __future__ import annotations
 
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +29,7 @@ from .engines.outlines import Outlines
 from .engines.worker import Build, Worker, cached
 from .engines.xgrammar import XGrammar
 from .lark import merged, regular, schemas, to_source
+from .once import OnceCache
 from .protocol import CompiledGrammar, Matcher
 from .schema.lower import Lowered, lower
 from .sharing.json_state_keys import SchemaKeys
@@ -94,40 +93,19 @@ class Grammars:
             )
         self.backend = backend
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
-        self._lock = threading.Lock()
-        self._making: dict[Constraint, threading.Lock] = {}
-        self._kept: OrderedDict[Constraint, Prepared] = OrderedDict()
+        self._prepared: OnceCache[Constraint, Prepared] = OnceCache(KEPT)
         self.budget = MaskBudget()
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
         """The constraint, compiled now or before. Raises `ConstraintError` that names `where` and the reason."""
-        with self._lock:
-            found = self._kept.get(constraint)
-            if found is not None:
-                self._kept.move_to_end(constraint)
-                return found
-            making = self._making.setdefault(constraint, threading.Lock())
-        with making:
-            with self._lock:
-                found = self._kept.get(constraint)
-            if found is None:
-                try:
-                    found = self._compile(constraint)
-                except ConstraintError as error:
-                    raise ConstraintError(f"{where}: {error}") from error
-                finally:
-                    with self._lock:
-                        self._making.pop(constraint, None)
-                with self._lock:
-                    self._kept[constraint] = found
-                    while len(self._kept) > KEPT:
-                        self._kept.popitem(last=False)
-        return found
+        try:
+            return self._prepared.get(constraint, lambda: self._compile(constraint))
+        except ConstraintError as error:
+            raise ConstraintError(f"{where}: {error}") from error
 
     def has(self, constraint: Constraint) -> bool:
         """Whether it is compiled."""
-        with self._lock:
-            return constraint in self._kept
+        return constraint in self._prepared
 
     # -- what the engines share
     @cached_property

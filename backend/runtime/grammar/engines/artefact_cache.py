@@ -1,10 +1,10 @@
-"""CompiledGrammar grammars that are made once: in memory, and on disk across runs.
+"""Compiled artefacts of the engines, in memory and on disk across runs.
 
 Owns: the two levels and their bounds. Knows nothing of what an artefact is: bytes under a key.
 
-Invariants: a key names everything that an artefact depends on; a file is whole and as it was written (its SHA-256
-stands before it), or it counts as absent; whatever goes wrong with the disk, a compile does not fail of it; equal
-artefacts that are asked for at the same time are made once.
+1. A key names everything that an artefact depends on.
+2. A file is whole and as it was written (its SHA-256 stands before it), or it counts as absent.
+3. Whatever goes wrong with the disk, no compile fails of it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import hashlib
 import logging
 import os
 import tempfile
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from ...model.load.store import cache_folder
+from ..once import OnceCache
 
 ENTRIES = 256
 MEMORY_BYTES = 128 << 20
@@ -37,7 +36,7 @@ def key_of(*parts: str) -> str:
     return digest.hexdigest()
 
 
-class ArtefactCache:
+class ArtefactCache(OnceCache[str, bytes]):
     """Artefacts by key. Thread-safe; processes may share a folder."""
 
     def __init__(
@@ -49,56 +48,23 @@ class ArtefactCache:
         memory_bytes: int = MEMORY_BYTES,
         disk_bytes: int = DISK_BYTES,
     ) -> None:
-        """`folder`: `grammars` in sgl's cache folder unless told. `disk` False: memory alone."""
+        """Keep files in `folder` (default: `grammars` in sgl's cache folder), or with `disk` False in memory alone."""
+        super().__init__(entries, memory_bytes, len)
         self._folder = (cache_folder() / "grammars" if folder is None else folder) if disk else None
-        self._entries, self._memory_bytes, self._disk_bytes = entries, memory_bytes, disk_bytes
-        self._lock = threading.Lock()
-        self._making: dict[str, tuple[threading.Lock, list[int]]] = {}
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._held = 0
+        self._disk_bytes = disk_bytes
 
     def get(self, key: str, make: Callable[[], bytes]) -> bytes:
         """The artefact of `key`: kept, read, or made now. What `make` raises is raised, and nothing is kept."""
-        with self._lock:
-            if (found := self._recall(key)) is not None:
-                return found
-            lock, waiting = self._making.setdefault(key, (threading.Lock(), [0]))
-            waiting[0] += 1
-        try:
-            with lock:
-                with self._lock:
-                    found = self._recall(key)
-                if found is None:
-                    found = self._read(key)
-                    if found is None:
-                        found = make()
-                        self._write(key, found)
-                    with self._lock:
-                        self._keep(key, found)
-                return found
-        finally:
-            with self._lock:
-                waiting[0] -= 1
-                if not waiting[0]:
-                    self._making.pop(key, None)
 
-    # -- memory
-    def _recall(self, key: str) -> bytes | None:
-        found = self._kept.get(key)
-        if found is not None:
-            self._kept.move_to_end(key)
-        return found
+        def read_or_make() -> bytes:
+            found = self._read(key)
+            if found is None:
+                found = make()
+                self._write(key, found)
+            return found
 
-    def _keep(self, key: str, artefact: bytes) -> None:
-        if len(artefact) > self._memory_bytes or key in self._kept:
-            return
-        self._kept[key] = artefact
-        self._held += len(artefact)
-        while self._held > self._memory_bytes or len(self._kept) > self._entries:
-            _, dropped = self._kept.popitem(last=False)
-            self._held -= len(dropped)
+        return super().get(key, read_or_make)
 
-    # -- disk
     def _read(self, key: str) -> bytes | None:
         if self._folder is None:
             return None
