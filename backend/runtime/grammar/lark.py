@@ -1,10 +1,10 @@
 """Constraints as llguidance's Lark dialect.
 
-Owns: how constraints join: regular parts that touch become one regular expression; JSON Schemas become `%json` rules.
+Owns: how constraints join. Regular parts that touch become one regular expression; JSON Schemas become `%json` rules.
 Knows nothing of tokens, or of what a schema means (`schema/`).
 
-llguidance's lexer is greedy: where one part may end or go on with the same character that the next part begins with,
-it goes on, and texts would be lost. Such joints are refused (`ConstraintError`), never guessed.
+llguidance's lexer is greedy: where a part may go on with the character that the next part begins with, the part goes
+on, and texts would be lost. Such joints are refused (`ConstraintError`), never guessed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def schemas(constraint: Constraint) -> list[JsonSchema]:
 def to_source(constraint: Constraint, masks: dict[JsonSchema, Any]) -> str:
     """The grammar of a constraint. `masks`: for each JSON Schema in it, the schema that the mask enforces."""
     node = regular(constraint)
-    return _Rules(masks).grammar(constraint) if node is None else f"start: T\nT: {_printed(node)}\n"
+    return LarkRules(masks).grammar(constraint) if node is None else f"start: T\nT: {_printed(node)}\n"
 
 
 def _printed(node: PatternNode) -> str:
@@ -127,7 +127,7 @@ def _printed(node: PatternNode) -> str:
 
 
 @dataclass(frozen=True)
-class _Part:
+class LarkPart:
     """A piece of a rule: its text, what it may begin with, what may prolong it, whether it may be empty."""
 
     text: str
@@ -137,102 +137,99 @@ class _Part:
     json: bool
 
 
-class _Rules:
-    """Rules and terminals collected on the way."""
+class LarkRules:
+    """Rules and terminals, collected while a constraint is written."""
 
     def __init__(self, masks: dict[JsonSchema, Any]) -> None:
-        self.masks = masks
-        self.lines: list[str] = []
+        self._masks = masks
+        self._lines: list[str] = []
 
     def grammar(self, constraint: Constraint) -> str:
-        start = self.part(constraint)
-        return "\n".join([f"start: {start.text}", *self.lines]) + "\n"
+        start = self._part(constraint)
+        return "\n".join([f"start: {start.text}", *self._lines]) + "\n"
 
-    def part(self, constraint: Constraint) -> _Part:
-        node = regular(constraint)
+    def _part(self, constraint: Constraint | PatternNode) -> LarkPart:
+        node = constraint if isinstance(constraint, PatternNode) else regular(constraint)
         if node is not None:
             return self._terminal(node)
         if isinstance(constraint, JsonSchema):
             return self._json(constraint)
         if isinstance(constraint, Sequenced):
-            return self._sequence(constraint)
+            *before, whole = map(self._part, merged(constraint.parts))
+            for part in reversed(before):
+                whole = _followed(part, whole)
+            return whole
         if isinstance(constraint, Either):
             return self._either(constraint)
+        assert isinstance(constraint, Constraint)
         raise ConstraintError(
             f"a grammar ({constraint.kind}=) cannot be joined with other constraints; write the rest inside the grammar"
         )
 
     def _named(self, name: str, definition: str) -> str:
-        name = f"{name}{len(self.lines)}"
-        self.lines.append(f"{name}: {definition}")
+        name = f"{name}{len(self._lines)}"
+        self._lines.append(f"{name}: {definition}")
         return name
 
-    def _terminal(self, node: PatternNode) -> _Part:
+    def _terminal(self, node: PatternNode) -> LarkPart:
         empty = nullable(node)
         name = self._named("T", _printed(node))
-        return _Part(f"{name}?" if empty else name, first(node), follows(node), empty, False)
+        return LarkPart(f"{name}?" if empty else name, first(node), follows(node), empty, False)
 
-    def _json(self, constraint: JsonSchema) -> _Part:
-        mask = self.masks[constraint]
+    def _json(self, constraint: JsonSchema) -> LarkPart:
+        mask = self._masks[constraint]
         styled = ["%json " + json.dumps({**_as_object(mask), "x-guidance": style}) for style in STYLES]
         rule = f"({' | '.join(self._named('j', each) for each in styled)})"
         kinds = mask.get("type") if isinstance(mask, dict) else None
         kinds = [kinds] if isinstance(kinds, str) else kinds or list(_BEGINS)
         begins = _chars("".join(_BEGINS[kind] for kind in kinds))
         number = not {"number", "integer"}.isdisjoint(kinds)
-        return _Part(rule, begins, _chars(_DIGITS + ".eE+-") if number else _NOTHING, False, True)
+        return LarkPart(rule, begins, _chars(_DIGITS + ".eE+-") if number else _NOTHING, False, True)
 
-    def _sequence(self, constraint: Sequenced) -> _Part:
-        pieces = [
-            self.part(piece) if isinstance(piece, Constraint) else self._terminal(piece)
-            for piece in merged(constraint.parts)
-        ]
-        whole = pieces[-1]
-        for piece in reversed(pieces[:-1]):
-            clash = _common(piece.follows, whole.first)
-            if clash is not None:
-                raise ConstraintError(
-                    f"the parts of a sequence run into each other: one may go on with {clash!r}, and the next may "
-                    "begin with it; put text between them that cannot be confused, or write both as one regex"
-                )
-            prolonged = _joined(whole.follows, piece.follows) if whole.nullable else whole.follows
-            begins = _joined(piece.first, whole.first) if piece.nullable else piece.first
-            whole = _Part(
-                f"{piece.text} {whole.text}",
-                begins,
-                prolonged,
-                piece.nullable and whole.nullable,
-                piece.json or whole.json,
-            )
-        return whole
-
-    def _either(self, constraint: Either) -> _Part:
+    def _either(self, constraint: Either) -> LarkPart:
         nodes = [regular(branch) for branch in constraint.branches]
         plain = [node for node in nodes if node is not None]
         parts = [self._terminal(either(plain))] if plain else []
-        parts += [self.part(branch) for branch, node in zip(constraint.branches, nodes) if node is None]
-        overlap = False
-        for i, one in enumerate(parts):
-            for other in parts[:i]:
-                clash = _common(one.first, other.first)
-                if clash is not None and not (one.json and other.json):
-                    raise ConstraintError(
-                        f"the branches of a union begin alike (with {clash!r}): which one a text belongs to would be "
-                        "decided too early; make them begin with different text"
-                    )
-                overlap = overlap or clash is not None
-        begins = parts[0].first
-        prolonged = parts[0].follows
-        for part in parts[1:]:
-            begins, prolonged = _joined(begins, part.first), _joined(prolonged, part.follows)
-        text = "(" + " | ".join(part.text for part in parts) + ")"
-        return _Part(
-            text,
-            begins,
-            _EVERYTHING if overlap else prolonged,
+        parts += [self._part(branch) for branch, node in zip(constraint.branches, nodes) if node is None]
+        overlap = _overlap(parts)
+        return LarkPart(
+            "(" + " | ".join(part.text for part in parts) + ")",
+            _joined(*(part.first for part in parts)),
+            _EVERYTHING if overlap else _joined(*(part.follows for part in parts)),
             any(part.nullable for part in parts),
             any(part.json for part in parts),
         )
+
+
+def _followed(part: LarkPart, rest: LarkPart) -> LarkPart:
+    """A part, and what comes behind it."""
+    clash = _common(part.follows, rest.first)
+    if clash is not None:
+        raise ConstraintError(
+            f"the parts of a sequence run into each other: one may go on with {clash!r}, and the next may "
+            "begin with it; put text between them that cannot be confused, or write both as one regex"
+        )
+    return LarkPart(
+        f"{part.text} {rest.text}",
+        _joined(part.first, rest.first) if part.nullable else part.first,
+        _joined(rest.follows, part.follows) if rest.nullable else rest.follows,
+        part.nullable and rest.nullable,
+        part.json or rest.json,
+    )
+
+
+def _overlap(parts: list[LarkPart]) -> bool:
+    """Whether two parts may begin with the same character. That is refused unless both are JSON."""
+    overlap = False
+    for one, other in ((one, other) for i, one in enumerate(parts) for other in parts[:i]):
+        clash = _common(one.first, other.first)
+        if clash is not None and not (one.json and other.json):
+            raise ConstraintError(
+                f"the branches of a union begin alike (with {clash!r}): which one a text belongs to would be "
+                "decided too early; make them begin with different text"
+            )
+        overlap = overlap or clash is not None
+    return overlap
 
 
 def _as_object(mask: Any) -> dict[str, Any]:
@@ -243,8 +240,8 @@ def _chars(text: str) -> Chars:
     return Chars(tuple((ord(c), ord(c)) for c in sorted(set(text))))
 
 
-def _joined(a: Chars, b: Chars) -> Chars:
-    return Chars(tuple(sorted({*a.ranges, *b.ranges})))
+def _joined(*parts: Chars) -> Chars:
+    return Chars(tuple(sorted({low_high for part in parts for low_high in part.ranges})))
 
 
 def _common(a: Chars, b: Chars) -> str | None:
