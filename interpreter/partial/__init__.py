@@ -1,1 +1,5 @@
-"""."""
+"""Typed values of a text that is still being written.
+
+values.py   snapshots of growing JSON text
+shapes.py   a type as places that are filled in
+"""

@@ -1,19 +1,13 @@
 """A Python type as something that is filled in while its JSON text is still being written.
 
-Owns: `shape_of`, which reads a type into shapes. A `Shape` is one place of a type: it reads the finished text of a
-value there, and says which containers may be open there. A `Container` is an object or array that is open: it knows
-the places within it, and makes an instance of what is known. Knows nothing of scanning (`partial.py`).
+Owns: `shape_of`. A `TypeShape` is one place of a type: it reads the finished text of a value there, and says which
+containers may be open there. A `TypeContainer` is an open object or array: it knows the places within it, and makes an
+instance of what is known. Knows nothing of reading JSON (`values.py`).
 
-The type is taken from pydantic's own core schema, which is also what the finished text is validated by, so aliases,
-configuration and the validators of a field mean here what they mean there.
-
-How an unfinished container looks:
-- Every field that its type declares is there, and is None until its value is complete: of a model, a dataclass, a
-  NamedTuple, and the required keys of a TypedDict. A default is not shown before the text decides on it. Pydantic's
-  `model_fields_set` tells a missing field from a null. A tuple of fixed length has None in its missing places.
-- Lists, sets and dicts hold what is complete. A deque is a list, and any other kind of dict a dict, until it ends.
-- It is made without running `__init__`, `__post_init__`, `model_post_init`, a default's factory or any validator of the
-  whole object. Private attributes of a model have their plain defaults.
+1. The type is pydantic's own core schema, which also validates the finished text, so aliases, configuration and the
+   validators of a field mean the same here and there.
+2. An unfinished instance is made without `__init__`, `__post_init__`, `model_post_init`, a default's factory or any
+   validator of the whole object. What it shows, `values.py` says.
 """
 
 from __future__ import annotations
@@ -31,7 +25,7 @@ from ...lang.types.conversion import adapter_of
 if TYPE_CHECKING:
     from pydantic_core import SchemaValidator
 
-Make = Callable[[Any], Any]
+Maker = Callable[[Any], Any]
 
 _WRAPPERS = {
     **dict.fromkeys(("nullable", "default", "function-before", "function-after", "function-wrap"), "schema"),
@@ -43,30 +37,30 @@ _WRAPPERS = {
 
 _OBJECTS = ("model", "dataclass", "typed-dict", "named-tuple", "call")
 _DICTS = ("dict", "ordered-dict", "counter", "frozendict")
-_LISTS: dict[str, Make] = {"list": list, "set": set, "frozenset": frozenset, "deque": list, "tuple": tuple}
+_LISTS: dict[str, Maker] = {"list": list, "set": set, "frozenset": frozenset, "deque": list, "tuple": tuple}
 
 
 @functools.lru_cache(256)
-def shape_of(constraint: JsonSchema) -> Shape | None:
+def shape_of(constraint: JsonSchema) -> TypeShape | None:
     """The shape of the type that a constraint was made from; None for a raw JSON Schema, whose values are plain."""
     if constraint.type is None:
         return None
     adapter = adapter_of(constraint.type)
-    types = _Types()
+    types = TypeSchemas()
     schema = types.inner(adapter.core_schema, only_definitions=True)
     types.keep(schema, None, cast("SchemaValidator", adapter.validator))
-    return Shape(types, schema, None)
+    return TypeShape(types, schema, None)
 
 
-class _Types:
-    """One type's definitions, and the validators made of its parts so far."""
+class TypeSchemas:
+    """The core schema of one type: its definitions, and the validators of its parts that have been made."""
 
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
         self._validators: dict[tuple[int, int], tuple[SchemaValidator, Any, Any]] = {}
 
     def inner(self, schema: Any, only_definitions: bool = False) -> Any:
-        """What stands within the wrappers of a schema."""
+        """The schema within these wrappers."""
         while True:
             kind = schema["type"]
             if kind == "definitions":
@@ -94,27 +88,27 @@ class _Types:
         return self._validators[key][0]
 
     def keep(self, schema: Any, config: Any, validator: SchemaValidator) -> None:
-        self._validators[id(schema), id(config)] = validator, schema, config  # with it, so that their ids stay theirs
+        self._validators[id(schema), id(config)] = validator, schema, config  # both are kept: an id is used again
 
 
-class Shape:
+class TypeShape:
     """One place of a type."""
 
     __slots__ = ("_config", "_containers", "_schema", "_types")
 
-    def __init__(self, types: _Types, schema: Any, config: Any) -> None:
+    def __init__(self, types: TypeSchemas, schema: Any, config: Any) -> None:
         self._types, self._schema, self._config = types, schema, config
-        self._containers: dict[str, list[Container]] = {}
+        self._containers: dict[str, list[TypeContainer]] = {}
 
     def read(self, raw: str) -> Any:
-        """The value that a complete JSON text stands for here; its type's own validators run.
+        """The value of a complete JSON text, by the type's own validators.
 
-        Raises what they raise: pydantic's `ValidationError` if they refuse it, anything if they are at fault.
+        Raises what these raise: pydantic's `ValidationError` if they refuse the text, anything if they are at fault.
         """
         return self._types.validator(self._schema, self._config).validate_json(raw)
 
     def admits(self, raw: str) -> bool:
-        """Whether `read` does not refuse a text. (A validator that breaks down has not refused it.)"""
+        """Whether `read` takes a text. A validator that breaks down has not refused it."""
         from pydantic_core import ValidationError
 
         try:
@@ -125,13 +119,13 @@ class Shape:
             return True
         return True
 
-    def containers(self, opening: str) -> list[Container]:
-        """What may be open here once `opening`, "{" or "[", was written: several in a union."""
+    def containers(self, opening: str) -> list[TypeContainer]:
+        """The containers that `opening`, "{" or "[", may begin here: several in a union."""
         if opening not in self._containers:
             self._containers[opening] = list(self._read_containers(opening, self._schema, set()))
         return self._containers[opening]
 
-    def _read_containers(self, opening: str, schema: Any, seen: set[int]) -> Iterable[Container]:
+    def _read_containers(self, opening: str, schema: Any, seen: set[int]) -> Iterable[TypeContainer]:
         schema = self._types.inner(schema)
         if id(schema) in seen:
             return
@@ -144,32 +138,32 @@ class Shape:
         elif kind == "model" and schema.get("root_model"):
             wrap = _root_of(schema["cls"])
             config = schema.get("config")
-            for inner in Shape(self._types, schema["schema"], config).containers(opening):
-                yield Wrapped(inner, wrap)
+            for inner in TypeShape(self._types, schema["schema"], config).containers(opening):
+                yield RootContainer(inner, wrap)
         elif opening == "{" and kind in _OBJECTS:
             yield from self._fields(schema)
         elif opening == "{" and kind in _DICTS:
-            yield Dict(self._part(schema.get("values_schema")), self._key_reader(schema.get("keys_schema")))
+            yield DictContainer(self._part(schema.get("values_schema")), self._key_reader(schema.get("keys_schema")))
         elif opening == "[" and kind in _LISTS:
             yield self._items(schema)
         elif kind in ("any", "function-plain"):
-            yield Opaque()
+            yield AnyContainer()
 
-    def _part(self, schema: Any, config: Any = None) -> Shape | None:
+    def _part(self, schema: Any, config: Any = None) -> TypeShape | None:
         config = self._config if config is None else config
-        return None if schema is None else Shape(self._types, schema, config)
+        return None if schema is None else TypeShape(self._types, schema, config)
 
-    def _items(self, schema: Any) -> Items:
+    def _items(self, schema: Any) -> ItemsContainer:
         items = schema.get("items_schema")
         if schema["type"] != "tuple":
-            return Items([], self._part(items), _LISTS[schema["type"]])
+            return ItemsContainer([], self._part(items), _LISTS[schema["type"]])
         rest = schema.get("variadic_item_index")
         places = [self._part(item) for item in items]
         last = None if rest is None else places[rest]
-        return Items(places if rest is None else places[:rest], last, tuple)
+        return ItemsContainer(places if rest is None else places[:rest], last, tuple)
 
     def _key_reader(self, schema: Any) -> Callable[[str], Any] | None:
-        """How a key of a dict is read: what no string is in Python is spelled as one."""
+        """A reader of the keys of a dict, which JSON spells as strings; None where they are strings."""
         if schema is None or self._types.inner(schema)["type"] in ("str", "any"):
             return None
         from pydantic_core import core_schema
@@ -182,8 +176,8 @@ class Shape:
 
         return read
 
-    def _fields(self, schema: Any) -> Iterable[Container]:
-        """The fields of a class: by their names in JSON."""
+    def _fields(self, schema: Any) -> Iterable[TypeContainer]:
+        """A container of the fields of a class, by their names in JSON."""
         config = schema.get("config") or self._config
         body, cls = schema, schema.get("cls")
         if schema["type"] in ("model", "dataclass"):
@@ -196,7 +190,7 @@ class Shape:
         named = listed if isinstance(listed, Mapping) else {field["name"]: field for field in listed}
         by_name = bool(config) and any(config.get(k) for k in ("populate_by_name", "validate_by_name"))
         keys: dict[str, str] = {}
-        parts: dict[str, Shape] = {}
+        parts: dict[str, TypeShape] = {}
         for name, field in named.items():
             part = self._part(field["schema"], config)
             assert part is not None
@@ -204,11 +198,11 @@ class Shape:
             aliases = _aliases(field.get("validation_alias", field.get("alias")))
             keys.update(dict.fromkeys([*aliases, name] if by_name or not aliases else aliases, name))
         extra = body.get("extra_behavior") or (config or {}).get("extra_fields_behavior")
-        yield Fields(keys, parts, extra == "allow", _maker(schema["type"], cls, named))
+        yield FieldsContainer(keys, parts, extra == "allow", _maker(schema["type"], cls, named))
 
 
-class Container:
-    """An open object or array. A key is a member's name in JSON, or an item's place."""
+class TypeContainer:
+    """An open object or array. A key is a member's name in JSON, or an item's number."""
 
     __slots__ = ()
 
@@ -216,33 +210,33 @@ class Container:
         """Whether the type has a place for this key."""
         return True
 
-    def part(self, key: str | int) -> Shape | None:
+    def part(self, key: str | int) -> TypeShape | None:
         """The place of this key; None where any data may stand."""
         return None
 
     def make(self, values: Any) -> Any:
-        """What is known, as the type has it: of the typed members by key, or the typed items. It may keep `values`."""
+        """Make an instance from the typed members by key, or from the typed items. It may keep `values`."""
         return values
 
 
-class Opaque(Container):
-    """Any data, or what only the user's code can read."""
+class AnyContainer(TypeContainer):
+    """Any data, or data that only the user's code can read."""
 
     __slots__ = ()
 
 
-class Fields(Container):
+class FieldsContainer(TypeContainer):
     """An object with the fields of a class."""
 
     __slots__ = ("_keys", "_make", "_open", "_parts")
 
-    def __init__(self, keys: dict[str, str], parts: dict[str, Shape], is_open: bool, make: Make) -> None:
+    def __init__(self, keys: dict[str, str], parts: dict[str, TypeShape], is_open: bool, make: Maker) -> None:
         self._keys, self._parts, self._open, self._make = keys, parts, is_open, make
 
     def has(self, key: str | int) -> bool:
         return self._open or key in self._keys
 
-    def part(self, key: str | int) -> Shape | None:
+    def part(self, key: str | int) -> TypeShape | None:
         return self._parts.get(self._keys.get(str(key), ""))
 
     def make(self, values: dict[str, Any]) -> Any:
@@ -251,13 +245,15 @@ class Fields(Container):
         return self._make((known, extra))
 
 
-class Dict(Container):
+class DictContainer(TypeContainer):
+    """An object with any keys."""
+
     __slots__ = ("_key", "_value")
 
-    def __init__(self, value: Shape | None, key: Callable[[str], Any] | None) -> None:
+    def __init__(self, value: TypeShape | None, key: Callable[[str], Any] | None) -> None:
         self._value, self._key = value, key
 
-    def part(self, key: str | int) -> Shape | None:
+    def part(self, key: str | int) -> TypeShape | None:
         return self._value
 
     def make(self, values: dict[str, Any]) -> Any:
@@ -266,18 +262,18 @@ class Dict(Container):
         return {_or_itself(self._key, key): value for key, value in values.items()}
 
 
-class Items(Container):
+class ItemsContainer(TypeContainer):
     """An array: `places` for the first items, `rest` for all others."""
 
     __slots__ = ("_make", "_places", "_rest")
 
-    def __init__(self, places: list[Shape | None], rest: Shape | None, make: Make) -> None:
+    def __init__(self, places: list[TypeShape | None], rest: TypeShape | None, make: Maker) -> None:
         self._places, self._rest, self._make = places, rest, make
 
     def has(self, key: str | int) -> bool:
         return self._make is not tuple or self._rest is not None or int(key) < len(self._places)
 
-    def part(self, key: str | int) -> Shape | None:
+    def part(self, key: str | int) -> TypeShape | None:
         return self._places[int(key)] if int(key) < len(self._places) else self._rest
 
     def make(self, values: list[Any]) -> Any:
@@ -287,29 +283,29 @@ class Items(Container):
         return self._make(values)
 
 
-class Wrapped(Container):
+class RootContainer(TypeContainer):
     """A RootModel around a container."""
 
     __slots__ = ("_inner", "_wrap")
 
-    def __init__(self, inner: Container, wrap: Make) -> None:
+    def __init__(self, inner: TypeContainer, wrap: Maker) -> None:
         self._inner, self._wrap = inner, wrap
 
     def has(self, key: str | int) -> bool:
         return self._inner.has(key)
 
-    def part(self, key: str | int) -> Shape | None:
+    def part(self, key: str | int) -> TypeShape | None:
         return self._inner.part(key)
 
     def make(self, values: Any) -> Any:
         return self._wrap(self._inner.make(values))
 
 
-# Instances that nobody initialised
+# -- instances that are not initialised
 
 
-def _maker(kind: str, cls: Any, named: Mapping[str, Any]) -> Make:
-    """Makes an instance of (values by field name, extra values by key)."""
+def _maker(kind: str, cls: Any, named: Mapping[str, Any]) -> Maker:
+    """A function that makes an instance from (values by field name, extra values by key)."""
     if kind == "model":
         return lambda found: _model(cls, {**dict.fromkeys(named), **found[0]}, set(found[0]), found[1])
     if kind == "dataclass":
@@ -337,7 +333,7 @@ def _model(cls: Any, values: dict[str, Any], known: set[str], extra: dict[str, A
     return made
 
 
-def _root_of(cls: Any) -> Make:
+def _root_of(cls: Any) -> Maker:
     return lambda root: _model(cls, {"root": root}, {"root"}, None)
 
 

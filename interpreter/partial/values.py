@@ -1,25 +1,13 @@
 """Typed partial values of a constrained gen, while its text streams.
 
-Owns: `Partials`, which turns growing JSON text into snapshots of what is known so far: one each time a value (a string,
-number, object, array, ...; not a key) is complete. Knows nothing of how the text arrives, nor of the gen's end: the
-final, checked value is `GenResult.value`, which whoever streams gives last.
+Owns: `Partials`, which turns growing JSON text into snapshots: one each time a value (not a key) is complete. Knows
+nothing of how the text arrives; the final, checked value is `GenResult.value`.
 
-What a snapshot holds:
-- For `schema=T` (and `dtype=T` of any type that JSON spells): a `T` as far as it is known. A part whose text is
-  complete is what it will be in the final value, its own validators included. A part that is still being written is an
-  instance in which what is missing is None, made without any validator of the whole object (rules: `shapes.py`).
-- What cannot be decided stays plain JSON data: a value that its type refuses, and an object or array in a union until
-  one member is left that has these keys and takes these values. An object whose text is complete, but which its own
-  validators refuse, stays the instance that it was while it was written.
-- For `json_schema=`: plain data.
-- Any other constraint (a regex, `dtype=int`, choices, a grammar, a sequence, a union of constraints) has no snapshots.
-
-Snapshots are for looking at: later ones share the parts that are complete. A number at the very end of a text is not
-complete, as a digit may follow.
-
-Invariants: the snapshots are a function of the text alone, however it was cut into pieces; each character is scanned
-once, and a snapshot copies only the containers that are open (not what is complete within them). Malformed text gives
-no further snapshots, nor does one that is nested deeper than `MAX_DEPTH`; nothing is raised for it.
+1. Snapshots are a function of the text, however it is cut. A snapshot shares all complete parts with later ones.
+2. Of `schema=T` or `dtype=T`, a part whose text is complete is what it will be in the final value. An unfinished part
+   is an instance in which what is missing is None, or plain data until one member of a union is left.
+3. What its type refuses stays plain data; an object that only its own validators refuse stays an unfinished instance.
+4. Text that is no JSON, or is nested deeper than `MAX_DEPTH`, gives no further snapshots; nothing is raised.
 """
 
 from __future__ import annotations
@@ -31,10 +19,10 @@ from typing import Any
 
 from ...lang.constraint import Constraint, JsonSchema
 from ...lang.json_text import JsonReader, NotJson
-from .shapes import Container, Shape, shape_of
+from .shapes import TypeContainer, TypeShape, shape_of
 
 MAX_DEPTH = 200
-"""Most containers that may be open at once: as deep as pydantic itself reads JSON."""
+"""Containers that may be open at once: as deep as pydantic itself reads JSON."""
 
 
 class Partials:
@@ -46,16 +34,15 @@ class Partials:
         self._reader = JsonReader()
         self._at = 0  # all before it is read
         self._start = 0  # of the string or word that is being read
-        self._open: list[_Open] = []
+        self._open: list[OpenValue] = []
 
     def feed(self, text_so_far: str) -> list[Any]:
-        """The snapshots that became known since the last call, in order. `text_so_far` is the gen's text from its
-        start, of which the earlier calls saw a prefix."""
+        """The new snapshots, in order. `text_so_far` is the gen's text from its start; earlier calls saw prefixes."""
         return list(self.events(text_so_far))
 
     def events(self, text_so_far: str) -> Iterator[Any]:
-        """`feed`, one at a time: a reader who comes late to a long text holds one snapshot, not all. To be read to its
-        end before the next call."""
+        """`feed`, one snapshot at a time: after a long text only one is in memory. Read it to its end before the next
+        call."""
         while not self._over and self._at < len(text_so_far):
             try:
                 found = self._next(text_so_far)
@@ -91,7 +78,7 @@ class Partials:
     def _begin(self, opening: str, start: int) -> None:
         if len(self._open) == MAX_DEPTH:
             raise NotJson
-        self._open.append(_Open(self._here(), opening, start))
+        self._open.append(OpenValue(self._here(), opening, start))
 
     def _ended(self, text: str, end: int) -> tuple[Any, int]:
         """The value of the innermost container, which ends here, and where it began."""
@@ -99,12 +86,12 @@ class Partials:
         made = done.made(done.values)
         return made if done.shape is None else _read(done.shape, text[done.start : end], made), done.start
 
-    def _here(self) -> Shape | None:
-        """The place of the value that begins here."""
+    def _here(self) -> TypeShape | None:
+        """The shape of the value that begins or ends here."""
         return self._open[-1].part() if self._open else self._root
 
     def _placed(self, value: Any, text: str, start: int, end: int) -> Any:
-        """Put a complete value in its place; the snapshot."""
+        """Put a complete value in its place, and make a snapshot."""
         if not self._open:
             return value
         inner = self._open[-1]
@@ -115,12 +102,12 @@ class Partials:
         return snapshot
 
 
-class _Open:
-    """A container that is being written. `values`: its complete members, typed once it is decided what it is."""
+class OpenValue:
+    """A container that is being written. `values`: its complete members, typed once one candidate is left."""
 
     __slots__ = ("_candidates", "_key", "_members", "shape", "start", "values")
 
-    def __init__(self, shape: Shape | None, opening: str, start: int) -> None:
+    def __init__(self, shape: TypeShape | None, opening: str, start: int) -> None:
         self.shape, self.start = shape, start
         self.values: Any = {} if opening == "{" else []
         self._candidates = [] if shape is None else shape.containers(opening)
@@ -128,22 +115,22 @@ class _Open:
         self._members: list[tuple[str | int, str]] = []  # of a union: the texts so far
 
     @property
-    def _decided(self) -> Container | None:
+    def _decided(self) -> TypeContainer | None:
         return self._candidates[0] if len(self._candidates) == 1 else None
 
     def name(self, key: str) -> None:
-        """The key of the next member."""
+        """Take the key of the next member."""
         if key in self.values:
             raise NotJson  # the key is there twice
         self._key = key
         if len(self._candidates) > 1:
             self._narrow([c for c in self._candidates if c.has(key)])
 
-    def part(self) -> Shape | None:
+    def part(self) -> TypeShape | None:
         return None if self._decided is None else self._decided.part(self._key)
 
     def put(self, value: Any, text: str, start: int, end: int) -> None:
-        """The member at the current key is complete."""
+        """Take the complete member at the current key."""
         key = self._key
         if isinstance(self.values, list):
             self.values.append(value)
@@ -155,8 +142,8 @@ class _Open:
             self._members.append((key, raw))
             self._narrow([c for c in self._candidates if c.has(key) and _admits(c.part(key), raw)])
 
-    def _narrow(self, left: list[Container]) -> None:
-        """Of several candidates these are left; if it is one, what was plain until now is read as its members."""
+    def _narrow(self, left: list[TypeContainer]) -> None:
+        """Keep these candidates; if one is left, read the members that were plain until now."""
         self._candidates = left
         if len(left) == 1:
             for key, raw in self._members:
@@ -166,7 +153,7 @@ class _Open:
             self._members = []
 
     def with_open(self, member: Any) -> Any:
-        """A copy of the values, with the one that is being written."""
+        """A copy of the values, with the unfinished `member`."""
         values = self.values.copy()
         if isinstance(values, list):
             values.append(member)
@@ -175,7 +162,7 @@ class _Open:
         return values
 
     def made(self, values: Any) -> Any:
-        """An instance of what this is known to be."""
+        """An instance of the class that is decided, else the plain values."""
         if self._decided is None:
             return values
         try:
@@ -184,11 +171,11 @@ class _Open:
             return values
 
 
-def _admits(part: Shape | None, raw: str) -> bool:
+def _admits(part: TypeShape | None, raw: str) -> bool:
     return part is None or part.admits(raw)
 
 
-def _read(part: Shape, raw: str, otherwise: Any) -> Any:
+def _read(part: TypeShape, raw: str, otherwise: Any) -> Any:
     try:
         return part.read(raw)
     except Exception:  # refused; or a validator of the user's own broke down, which the final check will tell
@@ -196,7 +183,7 @@ def _read(part: Shape, raw: str, otherwise: Any) -> Any:
 
 
 def _parsed(raw: str) -> Any:
-    """The plain value of a scalar's text. Raises `NotJson` as `checking.parse_json` would refuse it."""
+    """The plain value of a scalar's text. Raises `NotJson` where `checking.parse_json` would refuse it."""
     try:
         value = json.loads(raw)
         if isinstance(value, str) and "\\u" in raw:
