@@ -1,15 +1,14 @@
-"""EBNF in xgrammar's GBNF dialect: read, checked, and made harmless before the engine sees it.
+"""EBNF in xgrammar's GBNF dialect: read, checked, and made harmless before xgrammar sees it.
 
-Owns: the reader of the dialect, the checks that keep an engine from hanging or ending nowhere, and the spelling of a
-regular pattern as a grammar. Knows nothing of tokens.
+Owns: the reader of the dialect, and the spelling of a regular pattern as a grammar. Knows nothing of tokens.
 
-xgrammar 0.2.8 takes a grammar without a finite text and then never returns from asking for the forced one
-(`root ::= "a" root`), or allows nothing at all (`root ::= root`); on every token it is quadratic in the least count of
-an open repeat and linear in a forced text; its masks leave out tokens that span several rounds of a left recursion
-(`root ::= "q" | root [^a]`), and allow wrong ones where a token reaches into a class with some characters beyond ASCII
-(`[a-z]? [\\u0660-\\u0669] " "`); `\\x5ea` is one character to it; it knows no empty alternative. So: every rule that is
-reached has a finite and not too long shortest text, none begins with itself, counts are bounded, such classes are
-written as alternatives, and an empty alternative is spelled `""`.
+What is measured of xgrammar 0.2.8, and met here:
+1. It never returns from a grammar without a finite text (`root ::= "a" root`), or allows nothing (`root ::= root`).
+   So each rule that root leads to has a finite shortest text, of at most `MOST_FORCED_CHARACTERS`.
+2. It is quadratic in the least count of an open repeat, on every token: counts are bounded.
+3. Its masks leave out tokens that span rounds of a left recursion (`root ::= "q" | root [^a]`), and allow wrong ones
+   where a class has some characters beyond ASCII: the first is refused, the second written as alternatives.
+4. `\\x5ea` is one character to it, and it knows no empty alternative: escapes are spelled as \\u, the empty text as "".
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from .....lang.pattern import PatternError, chars, plain
 from .....lang.pattern.chars import Ranges
 from .....lang.pattern.nodes import Alt, Chars, Concat, PatternNode, Repeat, size
 
-LONGEST_FORCED = 4_000
-"""Characters that an alternative may demand at least."""
-LARGEST_OPEN_COUNT = 500
-"""`x{n,}`: xgrammar is quadratic in n when it looks for a forced text."""
-LARGEST_COUNT = 100_000
-DEEPEST = 150
-LARGEST_SOURCE = 2_000_000
-LARGEST_PATTERN = 100_000
-MOST_LISTED = 1_000
+MOST_FORCED_CHARACTERS = 4_000
+"""What an alternative may demand at least: xgrammar is linear in it on every token."""
+LARGEST_OPEN_COUNT, LARGEST_COUNT = 500, 100_000
+"""Of `x{n,}`, in which xgrammar is quadratic when it looks for a forced text; and of other repeats."""
+MOST_NESTED = 150
+"""Parentheses within parentheses; each is a level of Python's stack."""
+MOST_SOURCE_CHARACTERS, MOST_PATTERN_CHARACTERS = 2_000_000, 100_000
+MOST_LISTED_CHARACTERS = 1_000
+"""Characters beyond ASCII of a class that is written as alternatives."""
 _ASCII: Ranges = ((0, 0x7F),)
 _BEYOND: Ranges = chars.difference(chars.ALL, _ASCII)
 
@@ -42,24 +41,26 @@ _RULE = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t\r\n]*::=")
 _CHAR = re.compile(r"\\(?:x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{4}|u\{[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}|[^xuU])|[^\\\n]")
 _COUNT = re.compile(r"\{[ \t]*(\d*)[ \t]*(?:(,)[ \t]*(\d*)[ \t]*)?\}")
 
-Least = Callable[[dict[str, float]], float]
-"""The length of the shortest text of a part, given the rules' (infinity: there is none)."""
-Leads = Callable[[dict[str, float]], frozenset[str]]
+LeastLength = Callable[[dict[str, float]], float]
+"""The length of the shortest text of a part, given those of the rules (infinity: there is none)."""
+LeadingRules = Callable[[dict[str, float]], frozenset[str]]
+"""The rules that a text of a part may begin with, given the rules' least lengths."""
+Rules = dict[str, list[tuple["EbnfPart", int]]]
+"""By name, the alternatives and where they begin."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of a rule: how long its shortest text is, the rules that it names and where, and those that it may begin
-    with."""
+class EbnfPart:
+    """A piece of a rule. `names`: the rules that it names, and where; `leads`: those that it may begin with."""
 
-    least: Least
+    least: LeastLength
     names: tuple[tuple[str, int], ...] = ()
-    leads: Leads = lambda known: frozenset()
+    leads: LeadingRules = lambda known: frozenset()
 
 
 def checked(source: str) -> str:
     """The grammar as xgrammar can be given it. Raises `ConstraintError` with line and column."""
-    reader = _Reader(source)
+    reader = EbnfReader(source)
     rules = reader.rules()
     reached = _reached(reader, rules)
     least = _least(rules, reached)
@@ -76,12 +77,12 @@ def checked(source: str) -> str:
         )
     for name in reached:
         for alternative, at in rules[name]:
-            if (length := alternative.least(least)) == math.inf:
+            length, most = alternative.least(least), MOST_FORCED_CHARACTERS
+            if length == math.inf:
                 raise reader.error(at, f"no text matches this alternative of {name}; remove it")
-            if length > LONGEST_FORCED:
+            if length > most:
                 raise reader.error(
-                    at,
-                    f"the shortest text of {name} here has {length:.0f} characters; at most {LONGEST_FORCED:,} fit",
+                    at, f"the shortest text of {name} here has {length:.0f} characters; at most {most:,} fit"
                 )
     return reader.normalised()
 
@@ -90,16 +91,16 @@ class XGrammarUnfit(ConstraintError):
     """A grammar that is right, but that xgrammar would not enforce exactly; another engine may."""
 
 
-class _Reader:
-    """A recursive-descent reader. `edits`: (start, end, text) of what is spelled otherwise for xgrammar."""
+class EbnfReader:
+    """A recursive-descent reader. `edits`: (start, end, text) where xgrammar needs another spelling."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.at = 0
         self.begins: dict[str, int] = {}
         self.edits: list[tuple[int, int, str]] = []
-        if len(source) > LARGEST_SOURCE:
-            raise ConstraintError(f"the grammar has {len(source):,} characters; at most {LARGEST_SOURCE:,} are taken")
+        if len(source) > (most := MOST_SOURCE_CHARACTERS):
+            raise ConstraintError(f"the grammar has {len(source):,} characters; at most {most:,} are taken")
         if (nul := source.find("\0")) >= 0:
             raise self.error(nul, r"a NUL character; write \x00")
         if lone := re.search("[\ud800-\udfff]", source):
@@ -117,8 +118,8 @@ class _Reader:
             done = end
         return "".join([*pieces, self.source[done:]])
 
-    def rules(self) -> dict[str, list[tuple[Part, int]]]:
-        rules: dict[str, list[tuple[Part, int]]] = {}
+    def rules(self) -> Rules:
+        rules: Rules = {}
         self._blank()
         while self.at < len(self.source):
             start = self.at
@@ -135,10 +136,10 @@ class _Reader:
             raise self.error(0, "there is no rule named root, which is where a text begins")
         return rules
 
-    def _alternatives(self, depth: int) -> list[tuple[Part, int]]:
-        if depth > DEEPEST:
-            raise self.error(self.at, f"nested more than {DEEPEST} deep")
-        alternatives: list[tuple[Part, int]] = []
+    def _alternatives(self, depth: int) -> list[tuple[EbnfPart, int]]:
+        if depth > MOST_NESTED:
+            raise self.error(self.at, f"nested more than {MOST_NESTED} deep")
+        alternatives: list[tuple[EbnfPart, int]] = []
         empty: list[int] = []
         while True:
             self._blank()
@@ -155,15 +156,15 @@ class _Reader:
         self.edits += [(place, place, ' "" ') for place in empty]
         return alternatives
 
-    def _sequence(self, depth: int) -> list[Part]:
-        parts: list[Part] = []
+    def _sequence(self, depth: int) -> list[EbnfPart]:
+        parts: list[EbnfPart] = []
         while True:
             self._blank()
             if _RULE.match(self.source, self.at) or self.source[self.at : self.at + 1] in ("", "|", ")"):
                 return parts
             parts.append(self._repeats(self._element(depth)))
 
-    def _element(self, depth: int) -> Part:
+    def _element(self, depth: int) -> EbnfPart:
         start, char = self.at, self.source[self.at]
         if char == '"':
             return self._string(start)
@@ -185,7 +186,7 @@ class _Reader:
             return _rule(name[0], start)
         raise self.error(start, f"unexpected {self._shown(start)}")
 
-    def _string(self, start: int) -> Part:
+    def _string(self, start: int) -> EbnfPart:
         at, length = start + 1, 0
         while self.source[at : at + 1] != '"':
             if not (char := _CHAR.match(self.source, at)):
@@ -195,9 +196,9 @@ class _Reader:
             self._code(char[0], at)
             at, length = char.end(), length + 1
         self.at = at + 1
-        return Part(lambda known: length)
+        return EbnfPart(lambda known: length)
 
-    def _class(self, start: int) -> Part:
+    def _class(self, start: int) -> EbnfPart:
         at = start + 1
         if negative := self.source.startswith("^", at):
             at += 1
@@ -215,21 +216,21 @@ class _Reader:
         if negative:
             members = chars.negated(members)
         if not members:
-            return Part(lambda known: math.inf)
+            return EbnfPart(lambda known: math.inf)
         beyond = chars.difference(members, _ASCII)
         if beyond and beyond != _BEYOND:
             self.edits = [edit for edit in self.edits if edit[0] < start]
             self.edits.append((start, self.at, self._listed(members, beyond, start)))
-        return Part(lambda known: 1)
+        return EbnfPart(lambda known: 1)
 
     def _listed(self, members: Ranges, beyond: Ranges, start: int) -> str:
         """A class that has some characters beyond ASCII, as alternatives."""
-        if (count := sum(high - low + 1 for low, high in beyond)) > MOST_LISTED:
+        if (count := sum(high - low + 1 for low, high in beyond)) > MOST_LISTED_CHARACTERS:
             raise self.error(
                 start,
                 f"the class has {count:,} characters beyond ASCII, but not all: xgrammar's masks are wrong for such "
-                f"classes, unless they are listed, and {MOST_LISTED:,} can be; use lark= instead, or [^...] without "
-                "characters beyond ASCII",
+                f"classes, unless they are listed, and {MOST_LISTED_CHARACTERS:,} can be; use lark= instead, or [^...] "
+                "without characters beyond ASCII",
                 XGrammarUnfit,
             )
         ascii_part = chars.difference(members, _BEYOND)
@@ -253,13 +254,13 @@ class _Reader:
             self.edits.append((at, at + len(char), _char(code)))
         return code
 
-    def _repeats(self, part: Part) -> Part:
+    def _repeats(self, part: EbnfPart) -> EbnfPart:
         while True:
             self._blank()
             start, char = self.at, self.source[self.at : self.at + 1]
             if char and char in "*?":
                 self.at += 1
-                part = Part(lambda known: 0.0, part.names, part.leads)
+                part = EbnfPart(lambda known: 0.0, part.names, part.leads)
             elif char == "+":
                 self.at += 1
             elif char == "{":
@@ -267,7 +268,7 @@ class _Reader:
             else:
                 return part
 
-    def _counted(self, part: Part, start: int) -> Part:
+    def _counted(self, part: EbnfPart, start: int) -> EbnfPart:
         count = _COUNT.match(self.source, start)
         if not count or not count[1]:
             raise self.error(start, "expected a count: {n}, {n,} or {n,m}")
@@ -278,7 +279,7 @@ class _Reader:
         if (high is None and low > LARGEST_OPEN_COUNT) or max(low, high or 0) > LARGEST_COUNT:
             raise self.error(start, f"counts end at {LARGEST_COUNT:,} (at {LARGEST_OPEN_COUNT} with an open end)")
         self.at = count.end()
-        return Part(lambda known: low * part.least(known) if low else 0.0, part.names, part.leads)
+        return EbnfPart(lambda known: low * part.least(known) if low else 0.0, part.names, part.leads)
 
     def _blank(self) -> None:
         blank = _BLANK.match(self.source, self.at)
@@ -289,7 +290,7 @@ class _Reader:
         return repr(self.source[at : at + 12].split("\n")[0]) if at < len(self.source) else "the end"
 
 
-def _together(parts: list[Part]) -> Part:
+def _together(parts: list[EbnfPart]) -> EbnfPart:
     names = tuple(name for part in parts for name in part.names)
 
     def leads(known: dict[str, float]) -> frozenset[str]:
@@ -300,23 +301,23 @@ def _together(parts: list[Part]) -> Part:
                 break
         return first
 
-    return Part(lambda known: sum(part.least(known) for part in parts), names, leads)
+    return EbnfPart(lambda known: sum(part.least(known) for part in parts), names, leads)
 
 
-def _either(parts: list[Part]) -> Part:
+def _either(parts: list[EbnfPart]) -> EbnfPart:
     names = tuple(name for part in parts for name in part.names)
-    return Part(
+    return EbnfPart(
         lambda known: min(part.least(known) for part in parts),
         names,
         lambda known: frozenset().union(*(part.leads(known) for part in parts)),
     )
 
 
-def _rule(name: str, at: int) -> Part:
-    return Part(lambda known: known[name], ((name, at),), lambda known: frozenset({name}))
+def _rule(name: str, at: int) -> EbnfPart:
+    return EbnfPart(lambda known: known[name], ((name, at),), lambda known: frozenset({name}))
 
 
-def _reached(reader: _Reader, rules: dict[str, list[tuple[Part, int]]]) -> list[str]:
+def _reached(reader: EbnfReader, rules: Rules) -> list[str]:
     """The rules that root leads to, those that others need first. Raises for a name without a rule."""
     order: list[str] = []
     seen = {"root"}
@@ -340,7 +341,7 @@ def _reached(reader: _Reader, rules: dict[str, list[tuple[Part, int]]]) -> list[
     return order
 
 
-def _least(rules: dict[str, list[tuple[Part, int]]], order: list[str]) -> dict[str, float]:
+def _least(rules: Rules, order: list[str]) -> dict[str, float]:
     """The least fixed point: lengths of the shortest texts (Knuth 1977, by iteration)."""
     least = dict.fromkeys(order, math.inf)
     changed = True
@@ -353,9 +354,7 @@ def _least(rules: dict[str, list[tuple[Part, int]]], order: list[str]) -> dict[s
     return least
 
 
-def _left_recursive(
-    rules: dict[str, list[tuple[Part, int]]], reached: list[str], least: dict[str, float]
-) -> str | None:
+def _left_recursive(rules: Rules, reached: list[str], least: dict[str, float]) -> str | None:
     """A rule whose texts may begin with one of its own, if there is one."""
     leads = {name: frozenset().union(*(part.leads(least) for part, _ in rules[name])) for name in reached}
     done: set[str] = set()
@@ -380,8 +379,8 @@ def of_pattern(node: PatternNode) -> str:
         node = plain(node)
     except PatternError as error:
         raise ConstraintError(str(error)) from error
-    if size(node) > LARGEST_PATTERN:
-        raise ConstraintError(f"the pattern spans {size(node):,} characters; at most {LARGEST_PATTERN:,} are taken")
+    if size(node) > (most := MOST_PATTERN_CHARACTERS):
+        raise ConstraintError(f"the pattern spans {size(node):,} characters; at most {most:,} are taken")
     return f"root ::= {_spelled(node)}"
 
 
