@@ -20,7 +20,7 @@ from importlib.metadata import version
 from typing import Any
 
 from sgl.backend.runtime.grammar.engines.outlines import index_artefact
-from sgl.backend.runtime.grammar.engines.worker import Worker
+from sgl.backend.runtime.grammar.engines.worker import GrammarWorker
 from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
 from sgl.backend.runtime.grammar.vocabulary import TokenTable, Vocabulary
 from sgl.backend.runtime.model.load.loader import load_checkpoint
@@ -146,7 +146,7 @@ SLOW = {"xgrammar", "outlines-core"}
 def run(engine: str, rows: list[dict[str, Any]], limit: float) -> list[str]:
     counts: Counter[str] = Counter()
     times: list[float] = []
-    worker = Worker(TokenTable([], ()))
+    worker = GrammarWorker(TokenTable([], ()))
     for row in rows:
         invalid = [case["data"] for case in row["invalid"]]
         request = {"engine": engine, "schema": row["schema"], "valid": row["valid"], "invalid": invalid}

@@ -27,7 +27,7 @@ import numpy as np
 
 from sgl.backend.runtime.grammar.engines.llguidance import LLGuidance
 from sgl.backend.runtime.grammar.engines.outlines import Outlines
-from sgl.backend.runtime.grammar.engines.worker import Worker
+from sgl.backend.runtime.grammar.engines.worker import GrammarWorker
 from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
 from sgl.backend.runtime.grammar.protocol import CompiledGrammar, mask_words
 from sgl.backend.runtime.grammar.vocabulary import TokenTable, Vocabulary
@@ -325,7 +325,7 @@ class Fuzz:
     """Cases through one worker, and what came of them."""
 
     def __init__(self) -> None:
-        self.worker = Worker(TokenTable([], ()))
+        self.worker = GrammarWorker(TokenTable([], ()))
         self.counts: Counter[str] = Counter()
         self.findings: list[str] = []
 

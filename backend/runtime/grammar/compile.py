@@ -26,7 +26,7 @@ from .engines.artefact_cache import ArtefactCache
 from .engines.ebnf import XGrammarUnfit
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
 from .engines.outlines import Outlines
-from .engines.worker import Build, Worker, cached
+from .engines.worker import Build, GrammarWorker, cached
 from .engines.xgrammar import XGrammar
 from .lark import merged, regular, schemas, to_source
 from .once import OnceCache
@@ -131,7 +131,7 @@ class Grammars:
     @cached_property
     def _build(self) -> Build:
         table = self.vocabulary.table
-        return cached(Worker(table), ArtefactCache(), table)
+        return cached(GrammarWorker(table), ArtefactCache(), table)
 
     # -- routing
     def _compile(self, constraint: Constraint) -> Prepared:

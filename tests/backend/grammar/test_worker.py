@@ -18,7 +18,7 @@ import pytest
 
 from sgl.backend.runtime.grammar.engines.artefact_cache import ArtefactCache, key_of
 from sgl.backend.runtime.grammar.engines.outlines import Outlines
-from sgl.backend.runtime.grammar.engines.worker import Worker, cached
+from sgl.backend.runtime.grammar.engines.worker import GrammarWorker, cached
 from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
 from sgl.backend.runtime.grammar.vocabulary import Vocabulary
 from sgl.backend.runtime.model.toy import toy_tokenizer
@@ -73,13 +73,13 @@ def worker(toy, tmp_path_factory):
     (package / "__init__.py").write_text("")
     (package / "tasks.py").write_text(TASKS)
     sys.path.append(str(folder))  # a child gets this process's path, whenever it is started
-    worker = Worker(toy, memory=1 << 30)
+    worker = GrammarWorker(toy, memory=1 << 30)
     yield worker
     sys.path.remove(str(folder))
     worker.close()
 
 
-def run(worker: Worker, task: str, source: str = "", deadline_s: float = 30.0) -> bytes:
+def run(worker: GrammarWorker, task: str, source: str = "", deadline_s: float = 30.0) -> bytes:
     return worker.run(f"sgl_test_tasks.tasks:{task}", source, deadline_s)
 
 
@@ -160,7 +160,7 @@ def test_threads_take_turns(worker):
 
 
 def test_close_leaves_nothing(toy):
-    worker = Worker(toy)
+    worker = GrammarWorker(toy)
     engine = Outlines(toy, worker.run)
     engine.compile_regex(parse_regex("ab"))
     pid = worker.pid
@@ -183,9 +183,9 @@ def test_child_dies_with_its_parent(how, tmp_path):
             import os, sys, threading, time
             print("once", flush=True)
             from sgl.backend.runtime.grammar.vocabulary import TokenTable
-            from sgl.backend.runtime.grammar.engines.worker import Worker
+            from sgl.backend.runtime.grammar.engines.worker import GrammarWorker
             from sgl.backend.runtime.grammar.engines.outlines import TASK
-            worker = Worker(TokenTable([bytes([i]) for i in range(256)] + [b""], (256,)))
+            worker = GrammarWorker(TokenTable([bytes([i]) for i in range(256)] + [b""], (256,)))
             worker.run(TASK, "ab")
             threading.Thread(target=lambda: worker.run(TASK, "[ab]*a[ab]{24}"), daemon=True).start()
             time.sleep(0.5)
@@ -211,7 +211,7 @@ def _is_zombie_of_init(pid: int) -> bool:
 
 
 def test_engines_through_the_worker(toy):
-    worker = Worker(toy)
+    worker = GrammarWorker(toy)
     try:
         here, there = XGrammar(toy), XGrammar(toy, worker.run)
         source = 'root ::= "a" root "b" | ""'
@@ -328,7 +328,7 @@ def test_keys_tell_everything_apart():
 
 
 def test_cached_builds_go_to_the_worker_once(toy, tmp_path):
-    class Counting(Worker):
+    class Counting(GrammarWorker):
         runs = 0
 
         def run(self, task: str, source: str, deadline_s: float = 30.0) -> bytes:

@@ -1,14 +1,12 @@
 """Compiling in a child process that can be killed.
 
-Owns: the child's life, the deadline and the memory limit, and the turning of a hang or a crash into an error. Knows
-nothing of grammars: a task is a function of one of the engines' modules.
+Owns: the child's life, the deadline and the memory limit; a hang or a crash becomes an error. Knows nothing of
+grammars: a task is a function of one of the engines' modules.
 
-Engines compile in native code that no signal interrupts, that may take minutes and gigabytes, and that has been seen to
-crash. The child is started when it is first needed, with this process's module path and nothing of its `__main__`, so
-scripts need no guard; it serves one task at a time, and dies with this process.
-
-Messages are pickles with their length before them. What the child's native code prints goes to a file, whose last lines
-are told when it dies.
+1. Native code is interrupted by no signal, may take minutes and gigabytes, and has been seen to crash: hence a process.
+2. The child gets this process's module path and nothing of its `__main__`, so scripts need no guard.
+3. It serves one task at a time, and dies with this process.
+4. Messages are pickles behind their length. What native code prints goes to a file; an error quotes its last lines.
 """
 
 from __future__ import annotations
@@ -34,35 +32,35 @@ from ..vocabulary import TokenTable
 from .artefact_cache import ArtefactCache, key_of
 
 Build = Callable[[str, str], bytes]
-"""(task, source) -> the compiled artefact: how an engine gets what it compiles (`Worker.run`, or `cached`)."""
+"""(task, source) -> the compiled artefact: `GrammarWorker.run`, or that behind a cache (`cached`)."""
 
-DEADLINE = 30.0
-MEMORY = 4 << 30
-"""Bytes of address space that compiling one grammar may take."""
-STARTING = 120.0
+DEADLINE_SECONDS, START_SECONDS = 30.0, 120.0
+"""For one task, and for the child's start, which imports an engine on a machine that may be busy."""
+MEMORY_BYTES = 4 << 30
+"""Address space that compiling one grammar may take."""
+_WATCH_SECONDS = 1.0
 _LENGTH = struct.Struct("<Q")
-_WATCH_EVERY = 1.0
 
 
-class Worker:
+class GrammarWorker:
     """A process that compiles for one vocabulary. Thread-safe: tasks wait for each other."""
 
-    def __init__(self, table: TokenTable, *, memory: int = MEMORY) -> None:
+    def __init__(self, table: TokenTable, *, memory: int = MEMORY_BYTES) -> None:
         self._table, self._memory = TokenTable(table.bytes, table.eos_ids), memory
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._child: GrammarProcess | None = None
 
-    def run(self, task: str, source: str, deadline_s: float = DEADLINE) -> bytes:
-        """What `task` (".module:function" beside this module, "module:function" elsewhere) makes of `source`.
+    def run(self, task: str, source: str, deadline_s: float = DEADLINE_SECONDS) -> bytes:
+        """Run `task` (".module:function" beside this module, "module:function" elsewhere) on `source`.
 
-        Raises `ConstraintError`: the task's own, or that it took longer than `deadline_s` or more memory than allowed,
-        or that it crashed. The time to start a child is not counted.
+        Raises `ConstraintError`: the task's own, or that it crashed or took more than `deadline_s` or its memory. The
+        time to start a child is not counted.
         """
         with self._lock:
             child = self._alive()
             try:
                 reply = child.ask((task, source), deadline_s)
-            except BaseException:  # whatever it is (Ctrl-C too): an answer may still be under way
+            except BaseException:  # Ctrl-C too: an answer may still be under way
                 self._child = None
                 child.kill()
                 raise
@@ -77,7 +75,7 @@ class Worker:
         raise BackendError(f"the grammar worker failed: {value}")
 
     def close(self) -> None:
-        """End the child. The next task starts another."""
+        """End the child; the next task starts another."""
         with self._lock:
             child, self._child = self._child, None
             if child is not None:
@@ -89,18 +87,18 @@ class Worker:
         child = self._child
         return child.process.pid if child is not None else None
 
-    def _alive(self) -> _Child:
+    def _alive(self) -> GrammarProcess:
         child = self._child
         if child is None or child.owner != os.getpid() or child.process.poll() is not None:
             if child is not None and child.owner == os.getpid():
                 child.kill()
             self._child = None
-            child = _Child(self._table, self._memory)
+            child = GrammarProcess(self._table, self._memory)
             self._child = child
         return child
 
 
-class _Child:
+class GrammarProcess:
     """One process, from its start to its end."""
 
     def __init__(self, table: TokenTable, memory: int) -> None:
@@ -127,7 +125,7 @@ class _Child:
         reader.start()
         self._end = weakref.finalize(self, _end, self.process, self.printed, reader)
         try:
-            self._expect(STARTING, "start")
+            self._expect(START_SECONDS, "start")
             self._send((table.bytes, table.eos_ids))
         except BaseException:
             self.kill()
@@ -143,13 +141,9 @@ class _Child:
         self._end()
 
     def _send(self, message: object) -> None:
-        data = pickle.dumps(message)
         assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(_LENGTH.pack(len(data)) + data)
-            self.process.stdin.flush()
-        except OSError:
-            pass  # it died: `_expect` says so
+        with contextlib.suppress(OSError):  # it died: `_expect` says so
+            _write(self.process.stdin, message)
 
     def _expect(self, timeout: float, what: str) -> Any:
         try:
@@ -169,7 +163,7 @@ class _Child:
         raise ConstraintError(f"the grammar crashed the compiler (exit status {code}): refused{self._last_words()}")
 
     def _last_words(self) -> str:
-        """What the child printed last."""
+        """Quote what the child printed last."""
         try:
             size = self.printed.seek(0, os.SEEK_END)
             self.printed.seek(max(0, size - 2000))
@@ -190,13 +184,19 @@ def _end(process: subprocess.Popen[bytes], printed: IO[bytes], reader: threading
 
 
 def _read_replies(stream: IO[bytes], replies: queue.SimpleQueue[Any]) -> None:
-    """Reads until the pipe ends; None stands for the end."""
+    """Read until the pipe ends, for which None stands."""
     try:
         while (message := _receive(stream)) is not None:
             replies.put(message)
     except (OSError, ValueError, pickle.UnpicklingError, EOFError):
         pass
     replies.put(None)
+
+
+def _write(stream: IO[bytes], message: object) -> None:
+    data = pickle.dumps(message)
+    stream.write(_LENGTH.pack(len(data)) + data)
+    stream.flush()
 
 
 def _receive(stream: IO[bytes]) -> Any:
@@ -208,8 +208,10 @@ def _receive(stream: IO[bytes]) -> Any:
     return pickle.loads(data) if len(data) == length else None
 
 
-def cached(worker: Worker, cache: ArtefactCache, vocabulary: TokenTable, deadline_s: float = DEADLINE) -> Build:
-    """Compiling through the cache: what is not there is made by the worker."""
+def cached(
+    worker: GrammarWorker, cache: ArtefactCache, vocabulary: TokenTable, deadline_s: float = DEADLINE_SECONDS
+) -> Build:
+    """Look artefacts up in `cache`, and let `worker` make the missing ones."""
 
     def build(task: str, source: str) -> bytes:
         module = importlib.import_module(task.partition(":")[0], __package__)
@@ -223,23 +225,23 @@ def cached(worker: Worker, cache: ArtefactCache, vocabulary: TokenTable, deadlin
 
 
 def serve(memory: int) -> None:
-    """The child's main loop: until the pipe ends or the parent is gone."""
+    """Answer requests until the pipe ends or the parent is gone."""
     requests: BinaryIO = os.fdopen(os.dup(0), "rb")
     answers: BinaryIO = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code prints is no answer
     _follow_parent()
-    _answer(answers, ("ready", b""))
+    _write(answers, ("ready", b""))
     setup = _receive(requests)
     if setup is None:
         return
     table = TokenTable(*setup)
     kept: dict[str, Any] = {}
     while (request := _receive(requests)) is not None:
-        _answer(answers, _do(request[0], table, kept, request[1], memory))
+        _write(answers, _do(request[0], table, kept, request[1], memory))
 
 
 def perform(task: str, table: TokenTable, kept: dict[str, Any], source: str) -> bytes:
-    """Do a task in this process. `kept` is the caller's, for what is made once."""
+    """Do a task in this process. `kept`: where tasks keep what they make once."""
     module, _, function = task.partition(":")
     made: bytes = getattr(importlib.import_module(module, __package__), function)(table, kept, source)
     return made
@@ -260,14 +262,8 @@ def _do(task: str, table: TokenTable, kept: dict[str, Any], source: str, memory:
         return "failed", f"{type(error).__name__}: {error}"
 
 
-def _answer(stream: BinaryIO, reply: tuple[str, object]) -> None:
-    data = pickle.dumps(reply)
-    stream.write(_LENGTH.pack(len(data)) + data)
-    stream.flush()
-
-
 def _limit(memory: int) -> None:
-    """At most `memory` more bytes of address space than now, where the system can say so."""
+    """Allow at most `memory` more bytes of address space than now, where the system can do so."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -284,7 +280,7 @@ def _follow_parent() -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_WATCH_EVERY)
+            time.sleep(_WATCH_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
