@@ -1,14 +1,13 @@
 """llguidance as an engine: Lark grammars with regular expressions and JSON Schemas in them.
 
-Owns: binding llguidance to our vocabulary, turning its silent states into errors, and masks of many matchers at once.
-Knows nothing of how a constraint becomes Lark (`lark.py`).
+Owns: binding llguidance to our vocabulary, and the masks of many matchers at once. Knows nothing of how a constraint
+becomes Lark (`lark.py`).
 
-Copies of a matcher share the tables of its lexer, under one lock: their masks are computed one after the other. So
-where many matchers of a grammar live at once, it is compiled again for some of them (a *stem* for each thread). That
-decides how long masks take, never what is in them.
-
-llguidance never raises: a matcher that met a limit, or was given a wrong token, is in an error state for ever and then
-allows only the end of text. So a token is checked before it is taken, and the error state is polled after every call.
+1. llguidance never raises: a matcher that met a limit or a wrong token is in an error state for ever, and then allows
+   only the end of text. So a token is checked before it is taken, and the error state is polled after every call.
+2. Copies of a matcher share the tables of its lexer under one lock, so their masks are computed one after the other.
+   Where many matchers of a grammar live, it is compiled again for some of them (a *stem* for each thread). That decides
+   how long masks take, never what is in them.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from .json_guard import GuardedText, JsonGuard
 
 MAX_ITEMS_IN_ROW, STEP_MAX_ITEMS = 20_000, 200_000
 """Over llguidance's defaults (2,000 and 50,000), which an enum of 2,000 values can meet."""
-SPELLED, LONGEST_SPELLED = 16_384, 256
-"""Forced texts whose tokens are kept, and the bytes that such a text has at most."""
+SPELLED_TEXTS, SPELLED_BYTES = 16_384, 256
+"""Forced texts whose tokens are kept, and how long such a text may be."""
 MOST_THREADS = 8
-CROWD = 4
-"""Live matchers a stem, from which on there may be another."""
-LARGE = 50_000
-"""Characters of a grammar that is not compiled twice."""
+STEM_MATCHERS = 4
+"""Live matchers of a stem, from which on there may be another stem."""
+MOST_STEM_CHARACTERS = 50_000
+"""A longer grammar is compiled once."""
 
 
 class LLGuidance:
-    """The engine, bound to one vocabulary. Making it takes 0.1 s for 49,152 tokens. `threads` compute the masks of
-    `fill_many`; as a rule half of the cores."""
+    """The engine, bound to one vocabulary; made in 0.1 s for 49,152 tokens. `threads` compute the masks of `fill_many`
+    (default: half of the cores, at most `MOST_THREADS`)."""
 
     def __init__(self, vocabulary: Vocabulary, threads: int | None = None) -> None:
         from llguidance import LLExecutor, LLTokenizer, TokenizerWrapper
@@ -49,15 +48,17 @@ class LLGuidance:
         self.threads = max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)) if threads is None else threads
         self.executor = LLExecutor(self.threads)
         self.tokenizer = LLTokenizer(
-            TokenizerWrapper(_Adapter(vocabulary)), n_vocab=vocabulary.size, eos_token=list(vocabulary.eos_ids)
+            TokenizerWrapper(LLGuidanceVocabulary(vocabulary)),
+            n_vocab=vocabulary.size,
+            eos_token=list(vocabulary.eos_ids),
         )
         self.guard = JsonGuard(vocabulary)
-        self._spelled = lru_cache(SPELLED)(self._spell)
+        self._spelled = lru_cache(SPELLED_TEXTS)(self._spell)
 
     def spelled_behind(self, last: int | None, forced: bytes) -> tuple[int, ...]:
-        """The tokens of forced bytes behind the token `last`, as llguidance spells them before it drops those at the
-        end that might be others if more followed: jointly with `last`, if that leaves it as it is."""
-        return self._spelled(last, forced) if len(forced) <= LONGEST_SPELLED else self._spell(last, forced)
+        """The tokens of forced bytes behind the token `last`: spelled together with `last` if that leaves `last` as it
+        is. So llguidance does it too, before it drops tokens at the end that further text might change."""
+        return self._spelled(last, forced) if len(forced) <= SPELLED_BYTES else self._spell(last, forced)
 
     def _spell(self, last: int | None, forced: bytes) -> tuple[int, ...]:
         if last is not None:
@@ -67,7 +68,7 @@ class LLGuidance:
         return tuple(self.tokenizer.tokenize_bytes(forced))
 
     def compile_lark(self, source: str, *, json: bool = False) -> LLGuidanceGrammar:
-        """`source` in llguidance's Lark dialect. `json`: numbers in it are JSON's and their digits are bounded.
+        """Compile `source`, in llguidance's Lark dialect. `json`: its texts are JSON, and `json_guard.py` applies.
 
         Raises `ConstraintError` with llguidance's message for a grammar that it does not take.
         """
@@ -84,7 +85,7 @@ class LLGuidance:
 
 
 class LLGuidanceGrammar:
-    """A grammar at its beginning; matchers are copies of one of its stems."""
+    """A `CompiledGrammar`, whose matchers are copies of one of its stems."""
 
     engine = "llguidance"
 
@@ -94,14 +95,14 @@ class LLGuidanceGrammar:
         self.vocabulary = engine.vocabulary
         self.json = json
         self._lock = threading.Lock()
-        self._most = engine.threads if len(source) <= LARGE else 1
+        self._most = engine.threads if len(source) <= MOST_STEM_CHARACTERS else 1
         self._stems = [engine.stem(source)]
         self._live: list[WeakSet[LLGuidanceMatcher]] = [WeakSet()]
 
     def matcher(self) -> LLGuidanceMatcher:
         with self._lock:
             stem = min(range(len(self._stems)), key=lambda i: len(self._live[i]))
-            if len(self._live[stem]) >= CROWD and len(self._stems) < self._most:
+            if len(self._live[stem]) >= STEM_MATCHERS and len(self._stems) < self._most:
                 stem = len(self._stems)
                 self._stems.append(self.owner.stem(self.source))
                 self._live.append(WeakSet())
@@ -111,8 +112,8 @@ class LLGuidanceGrammar:
 
 
 class LLGuidanceMatcher:
-    """A `protocol.Matcher` but for `rollback`: after llguidance's own, masks may lack tokens. `text`: where a JSON text
-    stands, for the guard. `stem`: of which it is a copy."""
+    """A `Matcher`, but without `rollback`: after llguidance's own, masks may lack tokens. `text`: where a JSON text
+    stands, for the guard. `stem`: the stem that this is a copy of."""
 
     __slots__ = ("__weakref__", "compiled", "inner", "stem", "text")
 
@@ -148,7 +149,7 @@ class LLGuidanceMatcher:
         self.narrow(row)
 
     def narrow(self, row: Mask) -> None:
-        """Take from llguidance's mask what is not for it to say."""
+        """Take out of llguidance's mask what is no text and what the JSON guard forbids."""
         self._poll()
         row &= (
             self.compiled.vocabulary.text_mask
@@ -156,10 +157,10 @@ class LLGuidanceMatcher:
         if self.text is not None:
             guard = self.compiled.owner.guard
             guard.narrow(row, self.text, may_end=self.can_end())
-            self._keep_keys_apart(row, guard.repeating(self.text))
+            self._forbid_repeating(row, guard.repeating(self.text))
 
-    def _keep_keys_apart(self, row: Mask, tokens: list[int]) -> None:
-        """Take the tokens from `row` that would spell a key that is there already and cannot go on."""
+    def _forbid_repeating(self, row: Mask, tokens: list[int]) -> None:
+        """Take out those of `tokens` (which complete a repeated key) behind which only its closing quote may follow."""
         vocabulary = self.compiled.vocabulary
         for token in tokens:
             bit = vocabulary.mask_of([token])
@@ -207,8 +208,8 @@ class LLGuidanceMatcher:
 
 
 def fill_many(matchers: Sequence[LLGuidanceMatcher], rows_MW: Mask) -> list[Exception | None]:
-    """Compute masks, of any grammars of one engine, on its threads; the interpreter is free meanwhile. `rows_MW` (M
-    matchers, W words, contiguous) takes them. Returns what each met, if anything."""
+    """Compute the masks of matchers of one engine on its threads, without the GIL, into `rows_MW` (M matchers, W words,
+    contiguous). Returns the error that each met, if any."""
     engine = matchers[0].compiled.owner
     order = sorted(range(len(matchers)), key=lambda i: matchers[i].stem)  # neighbours are done by one thread
     work = [(matchers[i].inner, i) for i in order]
@@ -226,13 +227,12 @@ def fill_many(matchers: Sequence[LLGuidanceMatcher], rows_MW: Mask) -> list[Exce
     return met
 
 
-class _Adapter:
-    """The vocabulary in the shape llguidance's `TokenizerWrapper` wants. A byte 0xFF at the beginning marks a control
-    token there."""
+class LLGuidanceVocabulary:
+    """The vocabulary as llguidance's `TokenizerWrapper` wants it: control tokens begin with a byte 0xFF."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._spell = vocabulary.spell
-        self._spelled = lru_cache(SPELLED)(vocabulary.spell)  # the same texts are forced again and again
+        self._spelled = lru_cache(SPELLED_TEXTS)(vocabulary.spell)  # the same texts are forced again and again
         self.eos_token_id = vocabulary.eos_ids[0]
         self.bos_token_id = None
         self.tokens = [data or b"\xff<%d>" % i for i, data in enumerate(vocabulary.bytes)]
@@ -240,7 +240,7 @@ class _Adapter:
 
     def __call__(self, text: bytes | str) -> list[int]:
         data = text.encode() if isinstance(text, str) else text
-        return self._spelled(data) if len(data) <= LONGEST_SPELLED else self._spell(data)
+        return self._spelled(data) if len(data) <= SPELLED_BYTES else self._spell(data)
 
 
 def _first_lines(message: str) -> str:
