@@ -1,6 +1,7 @@
-"""Whether a text fits a constraint: a walk of its tokens through the very masks that generation uses.
+"""Whether a text fits a constraint: a walk of its tokens through the masks that generation uses.
 
-Owns: the walk and its verdict. A text can be cut into tokens in many ways; any way that the masks allow will do.
+Owns: the walk and its verdict. Knows nothing of engines. A text can be cut into tokens in many ways; any way that the
+masks allow will do.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from .compile import Prepared
 from .protocol import Matcher
 from .vocabulary import Vocabulary
 
-MOST_STEPS = 200_000
-"""Tokens tried before the walk gives up."""
+MOST_TRIED_TOKENS = 200_000
+"""Then the walk gives up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`ok`: generation could write this text and hand it over. If not, `at` is the character from which on it could not
-    (the length of the text if it ends too early, or breaks what is only checked at the end), and `why` says so."""
+    """`ok`: generation could write this text and hand it over. If not, `why` says so, and `at` is the first character
+    that is not allowed (the length of a text that ends too early, or that fails the check of finished texts)."""
 
     ok: bool
     at: int
@@ -34,12 +35,12 @@ class Verdict:
 
 
 def accepts(prepared: Prepared, text: str) -> Verdict:
-    """Walk `text` through the masks of `prepared`, its end included, then check it as a finished text is checked."""
+    """Walk `text` through the masks of `prepared`, its end included; then check it as a finished text."""
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
         return Verdict(False, error.start, f"{text[error.start]!r} is a lone surrogate, which no token can spell")
-    walk = _Walk(prepared.vocabulary, data)
+    walk = AcceptanceWalk(prepared.vocabulary, data)
     if not walk.run(prepared.compiled.matcher()):
         at = len(walk.data[: walk.furthest].decode("utf-8", errors="ignore"))
         return Verdict(False, at, walk.why(text, at))
@@ -50,8 +51,8 @@ def accepts(prepared: Prepared, text: str) -> Verdict:
     return Verdict(True, len(text), "")
 
 
-class _Walk:
-    """One text on its way. `furthest`: bytes that some cut into tokens got through."""
+class AcceptanceWalk:
+    """The walk of one text. `furthest`: bytes that some cut into tokens got through."""
 
     def __init__(self, vocabulary: Vocabulary, data: bytes) -> None:
         self.vocabulary, self.data = vocabulary, data
@@ -70,10 +71,10 @@ class _Walk:
             at += len(vocabulary.bytes[token])
 
     def run(self, start: Matcher) -> bool:
-        """Depth first, the canonical cut first; places that led nowhere are not tried twice."""
+        """Search depth first, canonical tokens first; no place is tried twice."""
         stack = [(start.fork(), 0, self._candidates(start, 0))]
         dead: set[tuple[int, bytes]] = set()
-        for _ in range(MOST_STEPS):
+        for _ in range(MOST_TRIED_TOKENS):
             if not stack:
                 return False
             matcher, at, candidates = stack[-1]
@@ -94,10 +95,10 @@ class _Walk:
             dead.add(place)
             self._note(after, end)
             stack.append((after, end, self._candidates(after, end)))
-        raise ConstraintError(f"accepts: no verdict after {MOST_STEPS:,} tokens were tried; try a shorter text")
+        raise ConstraintError(f"accepts: no verdict after {MOST_TRIED_TOKENS:,} tokens were tried; try a shorter text")
 
     def _candidates(self, matcher: Matcher, at: int) -> Iterator[int]:
-        """Tokens that the mask allows and the text goes on with."""
+        """The tokens that the mask allows and the text goes on with."""
         matcher.fill(self.row)
         row = self.row.copy()
         first = self.canonical.get(at)
@@ -110,7 +111,7 @@ class _Walk:
         yield from (t for t in dict.fromkeys(found) if row[t >> 5] >> (t & 31) & 1)
 
     def _note(self, matcher: Matcher, at: int) -> None:
-        """Remember what the mask of the furthest place allows."""
+        """Remember what the mask allows, if this is the furthest place."""
         if at < self.furthest or (at == self.furthest and self.expected):
             return
         self.furthest = at

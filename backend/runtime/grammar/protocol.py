@@ -1,15 +1,13 @@
-"""What the runtime asks of a grammar engine.
+"""What the runtime asks of a grammar engine: the protocols `CompiledGrammar` and `Matcher`, and masks.
 
-Owns: the two protocols over the engines, `CompiledGrammar` and `Matcher`. One file an engine implements them.
+Knows nothing of any engine; one file an engine in `engines/` implements the protocols.
 
-A mask is a row of int32 words, bit `i % 32` of word `i // 32` for token id i (as in xgrammar and llguidance). An engine
-never sets the bit of a control token, of an end-of-text token or of a padded id: whether a text may *end* is
-`can_end()`, and who ends it, with which token, is the gen's business.
-
-Where the grammar leaves one continuation, the mask leaves its canonical token alone, and `forced()` names it and those
-that follow. So a forced token can be appended without asking the model: its probability under the mask is 1.
-
-Invariant 6: a matcher has accepted exactly the committed tokens of its gen.
+1. A mask is a row of int32 words: bit `i % 32` of word `i // 32` is token id i (as in xgrammar and llguidance).
+2. A mask has no bit of a control token, an end-of-text token or a padded id. Whether a text may end is `can_end()`;
+   with which token it ends is the gen's business.
+3. Where only one continuation is left, the mask has its canonical token alone, and `forced()` names that token and
+   those that follow. Forced tokens can be appended without asking the model.
+4. A matcher has accepted exactly the committed tokens of its gen (invariant 6 of the runtime).
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ class Matcher(Protocol):
         """Take back the last `count` accepted tokens."""
 
     def fill(self, row: Mask) -> None:
-        """Write the mask of the next token into `row` (all of it)."""
+        """Write the mask of the next token into `row`."""
 
     def allows(self, token: int) -> bool:
         """Whether the mask has this token, where nothing is forced."""

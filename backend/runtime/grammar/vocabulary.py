@@ -1,8 +1,10 @@
-"""One table of token id to bytes for every grammar engine.
+"""One table of token id to bytes for all grammar engines, and how forced bytes are spelled in tokens.
 
-Owns: which ids an engine may see as text, and which tokens spell bytes that a grammar forces. The table is empty (b"")
-for control tokens, end-of-text tokens and ids without a token, so no engine can take one of them for text; `size` is
-the model's padded vocabulary, which masks cover.
+Knows nothing of grammars.
+
+1. The table is empty (b"") for control tokens, end-of-text tokens and ids without a token: none can be taken for text.
+2. `size` is the width of the model's logits, which masks cover.
+3. A forced token depends on the forced bytes alone (`first_forced`), so it is the same however far one looks ahead.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from ....lang.errors import OptionError
 from ..text.tokenizer import Tokenizer
 from .protocol import Mask, mask_words
 
-WINDOW = 96
-"""Bytes of a forced text that decide its first token."""
+FORCED_WINDOW_BYTES = 96
+"""Of a forced text, those that decide its first token."""
 
 
 class TokenTable:
-    """The tokens as bytes: all that an engine needs to compile. Plain data; it travels to the worker process."""
+    """The tokens as bytes: all that an engine needs to compile. Plain data, which travels to the worker process."""
 
     def __init__(self, token_bytes: Sequence[bytes], eos_ids: Sequence[int]) -> None:
         self.bytes = list(token_bytes)
@@ -33,7 +35,7 @@ class TokenTable:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the table: what is compiled for one vocabulary is for this one only."""
+        """SHA-256 over the table, for the keys of what is compiled for it."""
         state = hashlib.sha256(repr((self.size, self.eos_ids)).encode())
         for data in self.bytes:
             state.update(len(data).to_bytes(4, "little") + data)
@@ -63,8 +65,8 @@ class Vocabulary(TokenTable):
         return self.tokenizer.encode([(text, False)], first=False)
 
     def spell(self, data: bytes) -> list[int]:
-        """Tokens that spell exactly these bytes: the canonical ones, or, where the tokenizer would normalise the text
-        or has no word for it, the longest that fit, from the left."""
+        """Tokens that spell exactly these bytes: the canonical ones, or from the left the longest that fit, where the
+        tokenizer would normalise the text or cannot spell it."""
         try:
             tokens = self.encode(data.decode())
             if b"".join([self.bytes[t] for t in tokens]) == data:
@@ -112,7 +114,7 @@ class Vocabulary(TokenTable):
         return np.empty(mask_words(self.size), dtype=np.int32)
 
     def mask_of(self, ids: Iterable[int]) -> Mask:
-        """A mask with the bits of these tokens."""
+        """The mask of these tokens."""
         bits = np.zeros(mask_words(self.size) * 32, dtype=bool)
         bits[list(ids)] = True
         return np.packbits(bits, bitorder="little").view(np.int32)
@@ -125,11 +127,11 @@ class Vocabulary(TokenTable):
 
     @cached_property
     def text_mask(self) -> Mask:
-        """A mask with the bits of all tokens that are text."""
+        """The mask of all tokens that are text."""
         return self.mask_of(i for i, data in enumerate(self.bytes) if data)
 
     def beginning_with(self, data: bytes) -> Mask:
-        """A mask with the bits of the tokens that begin with these bytes."""
+        """The mask of the tokens that begin with these bytes."""
         if data not in self._beginning:
             self._beginning[data] = self.mask_of(i for i, token in enumerate(self.bytes) if token.startswith(data))
         return self._beginning[data]
@@ -145,20 +147,20 @@ class Vocabulary(TokenTable):
         return at < len(words) and words[at].startswith(data)
 
     def first_forced(self, data: bytes) -> int | None:
-        """The token that a text which must go on with `data` goes on with; None while that depends on what comes after.
+        """The next token of a text that must go on with `data`; None while that depends on what follows `data`.
 
-        It is a function of `data` alone: the first canonical token of `data`, if no token of the vocabulary could
-        begin within it and reach beyond `data`. Bytes that do not begin at a character's border are left open.
+        It is the first canonical token of `data`, if no token could begin within `data` and reach beyond it. None too
+        if `data` does not begin with a whole character.
         """
-        return self._first(data[:WINDOW]) if data else None
+        return self._first(data[:FORCED_WINDOW_BYTES]) if data else None
 
     def settled(self, data: bytes, *, cut: bool = False, most: int = 64) -> list[int]:
-        """The forced tokens of forced bytes, one `first_forced` after the other, at most `most`.
+        """The forced tokens of forced bytes, at most `most`: one `first_forced` after the other.
 
-        So it is what a gen finds that asks anew after each token. `cut`: `data` goes on, but its rest is not known.
+        `cut`: `data` goes on, but its rest is not known.
         """
         tokens: list[int] = []
-        while len(tokens) < most and not (cut and len(data) < WINDOW):
+        while len(tokens) < most and not (cut and len(data) < FORCED_WINDOW_BYTES):
             token = self.first_forced(data)
             if token is None:
                 break

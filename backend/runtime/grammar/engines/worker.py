@@ -35,7 +35,7 @@ Build = Callable[[str, str], bytes]
 """(task, source) -> the compiled artefact: `GrammarWorker.run`, or that behind a cache (`cached`)."""
 
 DEADLINE_SECONDS, START_SECONDS = 30.0, 120.0
-"""For one task, and for the child's start, which imports an engine on a machine that may be busy."""
+"""For one task, and for the child's start, which may be slow on a busy machine."""
 MEMORY_BYTES = 4 << 30
 """Address space that compiling one grammar may take."""
 _WATCH_SECONDS = 1.0

@@ -2,13 +2,10 @@
 
 Owns: binding xgrammar to our vocabulary. Knows nothing of which constraint comes here.
 
-xgrammar's own reading of a tokenizer lets control tokens match text; here it gets our table as raw bytes, empty for
-every token that is none. It wants a stop token, our masks have none: its bits are cleared, and a text can end where
-xgrammar calls it completed.
-
-Compiling can take seconds, or crash, so it may be done elsewhere: `build` is what makes the artefact (`worker.py`,
-`cache.py`); without one it is done here. What is known to hang or to crash xgrammar is refused before (`ebnf.py`,
-`xgrammar_schemas.py`).
+1. xgrammar gets our table as raw bytes, empty for control tokens: by its own reading of a tokenizer these match text.
+2. It wants a stop token, our masks have none: its bits are cleared, and a text can end where xgrammar is completed.
+3. What is known to hang or crash xgrammar is refused before (`ebnf.py`, `xgrammar_schemas.py`); `build` may compile in
+   another process (`worker.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from .worker import Build, perform
 from .xgrammar_schemas import cost, lint
 
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
-"""What a surrogate would be in UTF-8, which xgrammar's classes contain and no text has."""
+"""A surrogate in UTF-8: xgrammar's classes contain it, but no text does."""
 EBNF, SCHEMA = ".xgrammar:ebnf_artefact", ".xgrammar:schema_artefact"
 
 
@@ -45,17 +42,17 @@ class XGrammar:
         self._build: Build = build or (lambda task, source: perform(task, vocabulary, self._kept, source))
 
     def compile_ebnf(self, source: str) -> XGrammarGrammar:
-        """`source` in xgrammar's GBNF dialect, beginning at the rule `root`. Raises `ConstraintError`."""
+        """Compile `source`, in xgrammar's GBNF dialect, from the rule `root`. Raises `ConstraintError`."""
         return self._load(self._build(EBNF, ebnf.checked(source)))
 
     def compile_regex(self, node: PatternNode) -> XGrammarGrammar:
-        """Texts that the pattern matches as a whole."""
+        """Compile a pattern for whole texts."""
         return self._load(self._build(EBNF, ebnf.checked(ebnf.of_pattern(node))))
 
     def compile_schema(self, schema: Any) -> XGrammarGrammar:
-        """JSON of a schema that xgrammar is known to enforce exactly, at a bearable cost.
+        """Compile a schema; where JSON allows blanks, its texts have at most one.
 
-        Raises `ConstraintError` naming what it would weaken otherwise. At most one blank where JSON allows any.
+        Raises `ConstraintError`, which names what xgrammar would weaken or what would be slow.
         """
         found = lint(schema) + cost(schema)
         if found:
@@ -77,12 +74,12 @@ class XGrammar:
 
     @cached_property
     def text(self) -> Mask:
-        """The tokens that are text, and have no surrogate in them."""
+        """The mask of text without surrogates."""
         return self._without_surrogates(b"")
 
     @cached_property
     def after_ed(self) -> Mask:
-        """The same behind a byte 0xED."""
+        """The same mask behind a byte 0xED."""
         return self._without_surrogates(b"\xed")
 
     def _without_surrogates(self, before: bytes) -> Mask:
@@ -93,7 +90,7 @@ class XGrammar:
 
 
 class XGrammarGrammar:
-    """A compiled grammar, shared by its matchers."""
+    """A `CompiledGrammar`."""
 
     engine = "xgrammar"
 
@@ -106,8 +103,8 @@ class XGrammarGrammar:
 
 
 class XGrammarMatcher:
-    """A `protocol.Matcher`. `texts`: where a JSON text stood, after each token; `eds`: whether it ended in the
-    byte 0xED, which a surrogate would begin with."""
+    """A `Matcher`. After each token: `texts`, where a JSON text stands, for the guard; `eds`, whether the text ends in
+    the byte 0xED, with which a surrogate would begin."""
 
     __slots__ = ("compiled", "eds", "inner", "texts")
 
@@ -171,7 +168,7 @@ class XGrammarMatcher:
         return not row.any()
 
     def _fill_all(self, row: Mask) -> None:
-        """The mask as xgrammar has it, without the stop tokens that it allows at an end."""
+        """Write xgrammar's mask, without stop tokens and surrogates."""
         if not self.inner.fill_next_token_bitmask(row.reshape(1, -1)):
             row.fill(-1)
         row &= self.compiled.owner.after_ed if self.eds[-1] else self.compiled.owner.text
@@ -179,7 +176,7 @@ class XGrammarMatcher:
     def _forced_bytes(self) -> bytes:
         try:
             text: str = self.inner.find_jump_forward_string()
-        except UnicodeDecodeError as error:  # the text stands in the middle of a character, or would be left there
+        except UnicodeDecodeError as error:  # the text stands within a character, or would be left there
             return error.object
         return text.encode()
 
@@ -229,6 +226,6 @@ def _xgrammar() -> Any:
 
 
 def _message(error: BaseException) -> str:
-    """xgrammar's message without its time stamp and source line."""
+    """xgrammar's message without time stamp and source line."""
     text = str(error).strip()
     return text.split(": ", 1)[1] if text.startswith("[") and ": " in text else text

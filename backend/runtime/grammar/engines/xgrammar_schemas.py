@@ -1,10 +1,10 @@
 """Which JSON Schemas xgrammar enforces exactly, and which it compiles at a bearable cost.
 
-Owns: what is measured of xgrammar 0.2.8 (`strict_mode=False`): the keywords that it drops, weakens or makes stricter,
-mostly without a word. Knows nothing of tokens.
+Owns: what is measured of xgrammar 0.2.8 (`strict_mode=False`): the keywords that it drops, weakens or tightens, mostly
+without a word. Knows nothing of tokens.
 
-The lint errs on the safe side: what is not known to be exact is reported. Limits that every engine shares (the order of
-properties, the spelling of numbers) are not.
+What is not known to be exact is reported. Limits that all engines share (the order of properties, the spelling of
+numbers) are not.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from typing import Any
 Finding = tuple[str, str]
 """JSON pointer ("" is the whole schema), reason."""
 
-MOST_ITEMS = 1_000
-MOST_REQUIRED_ITEMS = 50
-MOST_CHARACTERS = 100_000
-DEEPEST = 60
+MOST_ITEMS, MOST_REQUIRED_ITEMS, MOST_CHARACTERS, MOST_NESTED = 1_000, 50, 100_000, 60
+"""More would make compiling take seconds, or every mask slow."""
 
 _IGNORED = frozenset(
     {"not", "if", "then", "else", "contains", "minContains", "maxContains", "propertyNames", "additionalItems"}
@@ -67,8 +65,8 @@ def cost(schema: Any) -> list[Finding]:
     found: list[Finding] = []
 
     def visit(part: Any, pointer: str, depth: int) -> None:
-        if depth > DEEPEST:
-            found.append((pointer, f"nested more than {DEEPEST} deep"))
+        if depth > MOST_NESTED:
+            found.append((pointer, f"nested more than {MOST_NESTED} deep"))
             return
         if isinstance(part, dict):
             if (least := _count(part, "minItems")) > MOST_REQUIRED_ITEMS:
