@@ -41,7 +41,7 @@ ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
 FEW = 4
 """Characters of a key pattern that is so short that an object may run out of new keys."""
 KEPT = 512
-"""CompiledGrammar constraints kept in memory (llguidance's take about 0.2 MB)."""
+"""Compiled constraints kept in memory (llguidance's take about 0.2 MB)."""
 _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 _TOKENS = re.compile(r"<|\bmax_tokens\b")
 """What a grammar says of tokens, once its constants are taken out: `<[7]>` and `<|end|>`, and how many there may be."""

@@ -1,4 +1,4 @@
-"""What is recalled of a grammar is what its engine says there: masks bit by bit, forced tokens, ends.
+"""The mask cache says what the engine says: masks bit by bit, forced tokens, ends.
 
 The oracle is the engine's own matcher, walked along the same tokens with nothing shared. Many texts of one constraint
 are walked, so that they meet in states that others have been in.
@@ -96,7 +96,7 @@ def grammars() -> Grammars:
     return Grammars(tokenizer, tokenizer.vocab_size + PADDED)
 
 
-def recalled(constraint: Constraint, among: Grammars | None = None) -> CachedGrammar:
+def cached_grammar(constraint: Constraint, among: Grammars | None = None) -> CachedGrammar:
     compiled = (among or grammars()).prepare(constraint).compiled
     assert isinstance(compiled, CachedGrammar)
     return compiled
@@ -145,7 +145,7 @@ def walk(compiled: CachedGrammar, rng: random.Random, most: int = 60) -> None:
 
 
 def walk_some(constraint: Constraint, seed: int, count: int = 25) -> CachedGrammar:
-    compiled = recalled(constraint)
+    compiled = cached_grammar(constraint)
     rng = random.Random(seed)
     for _ in range(count):
         walk(compiled, rng)
@@ -205,12 +205,12 @@ def follow(compiled: CachedGrammar, text: str) -> CachedMatcher:
 
 
 def fresh(constraint: Constraint, limit: int = 1 << 20) -> CachedGrammar:
-    kept = recalled(constraint)
+    kept = cached_grammar(constraint)
     return CachedGrammar(kept.inner, kept._keys, MaskBudget(limit))
 
 
 @pytest.mark.parametrize(
-    "constraint, one, other, alike",
+    "constraint, one, other, same",
     [
         (LIST, '["abc", "abcde', '["éé", "zzz', True),
         (LIST, '["abc", "abcde', '["éé", "z', False),  # one character short of what is wanted
@@ -231,9 +231,9 @@ def fresh(constraint: Constraint, limit: int = 1 << 20) -> CachedGrammar:
         (regex(r"(?!.*aa)[ab]{2,8}"), "bab", "aba", False),
     ],
 )
-def test_which_texts_are_alike(constraint: Constraint, one: str, other: str, alike: bool) -> None:
+def test_which_texts_share_a_state(constraint: Constraint, one: str, other: str, same: bool) -> None:
     compiled = fresh(constraint)
-    assert (follow(compiled, one).trail[-1] is follow(compiled, other).trail[-1]) == alike
+    assert (follow(compiled, one).trail[-1] is follow(compiled, other).trail[-1]) == same
 
 
 def test_what_is_known_asks_no_engine() -> None:
@@ -359,7 +359,7 @@ def test_the_way_back_behind_a_number_in_another_style() -> None:
 )
 def test_a_grammar_that_speaks_of_tokens(source: str, one: tuple[bytes, ...], other: tuple[bytes, ...]) -> None:
     words = grammars().vocabulary.by_bytes
-    compiled = recalled(lark(source.replace("THE", str(words[b"the"][0]))))
+    compiled = cached_grammar(lark(source.replace("THE", str(words[b"the"][0]))))
     for spelled in (one, other, one):
         mine, tokens = compiled.matcher(), [words[data][0] for data in spelled]
         for token in tokens:
@@ -369,7 +369,7 @@ def test_a_grammar_that_speaks_of_tokens(source: str, one: tuple[bytes, ...], ot
 
 
 def test_constants_that_look_like_tokens_are_text() -> None:
-    compiled = recalled(lark('start: "<|think|>" /[^<]*/ "max_tokens"  // a "comment\n'))
+    compiled = cached_grammar(lark('start: "<|think|>" /[^<]*/ "max_tokens"  // a "comment\n'))
     assert follow(compiled, "<|think|>ab").trail[-1] is follow(compiled, "<|think|>ab").trail[-1]
 
 
@@ -398,7 +398,7 @@ def test_forced_tokens_depend_on_the_token_before() -> None:
     inner.add_special_tokens(["<end>"])
     end = (vocabulary["<end>"],)
     own = Grammars(Tokenizer(inner, bos_id=None, eos_ids=end, add_bos=False, vocab_size=None), len(vocabulary))
-    compiled = recalled(regex("[a']'s!x?"), own)
+    compiled = cached_grammar(regex("[a']'s!x?"), own)
     told = []
     for first in "a'":
         mine, engine = compiled.matcher(), compiled.inner.matcher()
