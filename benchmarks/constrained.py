@@ -26,7 +26,7 @@ import sgl
 from sgl.backend.base import GenRequest
 from sgl.backend.runtime.grammar.compile import Grammars
 from sgl.backend.runtime.grammar.protocol import mask_words
-from sgl.backend.runtime.job.constrained_gen import ConstrainedGen
+from sgl.backend.runtime.job.constrained_gen import ConstrainedGenJob
 from sgl.backend.runtime.job.rule import Rule
 from sgl.lang.constraint import Constraint
 from sgl.lang.expr import Sampling

@@ -21,19 +21,7 @@ from typing import Any
 
 from .....lang.errors import ConstraintError, OptionError
 from .....lang.pattern import PatternError, chars, plain, to_rust
-from .....lang.pattern.nodes import (
-    NOTHING,
-    Alt,
-    Chars,
-    Concat,
-    PatternNode,
-    Repeat,
-    children,
-    either,
-    repeated,
-    sequence,
-    size,
-)
+from .....lang.pattern.nodes import NOTHING, Chars, PatternNode, Repeat, children, rebuilt, size
 from ..protocol import Mask, has, set_only
 from ..vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
@@ -193,10 +181,7 @@ def without_sentinel(node: PatternNode) -> PatternNode:
     """The pattern without the texts that hold U+001E."""
     if isinstance(node, Chars):
         return Chars(chars.difference(node.ranges, ((SENTINEL, SENTINEL),)))
-    if isinstance(node, Repeat):
-        return repeated(without_sentinel(node.node), node.low, node.high)
-    assert isinstance(node, (Concat, Alt))
-    return (sequence if isinstance(node, Concat) else either)(map(without_sentinel, node.parts))
+    return rebuilt(node, without_sentinel)
 
 
 # -- what the worker process does
