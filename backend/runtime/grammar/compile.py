@@ -1,11 +1,11 @@
 """Which engine enforces a constraint, and the constraints that are compiled already.
 
-Owns: the routing (one engine a constraint, by what it enforces exactly), the cache in memory, and the receipt that says
-what the mask enforces and what is checked afterwards. Knows nothing of gens.
+Owns: the routing, and the receipt that says what the mask enforces and what is checked afterwards. Knows nothing of
+gens.
 
-Compiling happens on the thread that writes the gen, before it is enqueued, and once for equal constraints. llguidance
-compiles in milliseconds whatever it is given; the engines that can take minutes or crash do so in a child process
-with a deadline (`worker.py`).
+1. A constraint goes to one engine, which enforces it exactly, or is refused.
+2. It is compiled once, on the thread that writes the gen, before the gen is enqueued. llguidance takes milliseconds;
+   the engines that can take minutes or crash compile in a child process with a deadline (`engines/worker.py`).
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from .vocabulary import Vocabulary
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
 FEW = 4
 """Characters of a key pattern that is so short that an object may run out of new keys."""
-KEPT = 512
-"""Compiled constraints kept in memory (llguidance's take about 0.2 MB)."""
+KEPT_CONSTRAINTS = 512
+"""Compiled constraints in memory; one of llguidance takes about 0.2 MB."""
 _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 _TOKENS = re.compile(r"<|\bmax_tokens\b")
-"""What a grammar says of tokens, once its constants are taken out: `<[7]>` and `<|end|>`, and how many there may be."""
+"""What a Lark grammar without its constants says of tokens: `<[7]>`, `<|end|>`, or how many there may be."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A constraint ready to be enforced.
 
-    `checked`: what the mask leaves open, by JSON pointer; the finished text is checked for it, and sampled anew if it
-    fails. `closer`, `witnesses` and `heaviest` help to close a text (`closing.py`), and so does `deepest`: the most
-    tokens that a text can need to its end, from anywhere, if that can be told (`deepest.py`).
+    `checked`: JSON pointers of what the mask leaves open; a finished text that fails there is sampled again.
+    To close a text (`closing/`): `witnesses`, shortest texts of its regular parts; `heaviest`, the characters that one
+    place asks for at least; `deepest`, the most tokens that any text needs to its end, if known.
     """
 
     constraint: Constraint
@@ -93,7 +93,7 @@ class Grammars:
             )
         self.backend = backend
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
-        self._prepared: OnceCache[Constraint, Prepared] = OnceCache(KEPT)
+        self._prepared: OnceCache[Constraint, Prepared] = OnceCache(KEPT_CONSTRAINTS)
         self.budget = MaskBudget()
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
@@ -183,7 +183,7 @@ class Grammars:
         return self.llguidance.compile_lark(source, json=isinstance(constraint, JsonSchema))
 
     def _ebnf(self, source: str) -> CompiledGrammar | LLGuidanceGrammar:
-        """By xgrammar, whose dialect it is; what it is known not to enforce exactly, by llguidance, translated."""
+        """Compile with xgrammar, whose dialect it is; a grammar that xgrammar would weaken, with llguidance."""
         try:
             return self.xgrammar.compile_ebnf(source)
         except XGrammarUnfit:
@@ -194,7 +194,7 @@ class Grammars:
             return self.llguidance.compile_lark(any_to_lark(source))
 
     def _asked(self, engine: str, constraint: Constraint, masks: dict[JsonSchema, Any]) -> CompiledGrammar:
-        """By the engine that the user asked for, where it enforces the constraint exactly."""
+        """Compile with the engine that the user asked for, if it enforces the constraint exactly."""
         node = regular(constraint)
         if node is not None:
             return self.xgrammar.compile_regex(node) if engine == "xgrammar" else self.outlines.compile_regex(node)
@@ -206,7 +206,7 @@ class Grammars:
 
 
 def _try(prepared: Prepared) -> None:
-    """Meet the engine's limits that show at once, and search for what will be wanted at once, before anybody waits."""
+    """Meet limits of the engine that show on the first mask, and find the shortest text, before a gen waits for it."""
     matcher = prepared.compiled.matcher()
     if prepared.deepest is None and prepared.shortest:
         return

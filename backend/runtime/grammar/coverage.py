@@ -1,11 +1,10 @@
 """What of a constraint is enforced, and how: the table behind `sgl.explain`.
 
-Owns: `explain` and how its table looks. Nothing is run and no vocabulary is needed. Knows nothing of engines but what
-the lowering of a schema tries out.
+Owns: `explain` and how its table looks. Knows nothing of engines or vocabularies; the lowering of a schema tries one.
 
-How a keyword is carried out: **enforced** (no other text can be generated), **checked** (the mask is wider there; the
-finished text is validated, and generated again if it fails), **annotation** (it says nothing about validity),
-**refused** (binding the constraint raises `ConstraintError` with this reason).
+A keyword is **enforced** (no other text can be generated), **checked** (the mask is wider there; the finished text is
+validated, and generated again if it fails), an **annotation** (it says nothing about validity), or **refused** (binding
+the constraint raises `ConstraintError` with this reason).
 """
 
 from __future__ import annotations
@@ -63,8 +62,8 @@ def explain(constraint: Constraint) -> Explanation:
     return Explanation(rows)
 
 
-def _joints(constraint: Constraint) -> Iterator[KeywordRow]:
-    """What is refused of the joints between parts that are right by themselves."""
+def _joints(constraint: Constraint) -> Iterator[Row]:
+    """A row for a joint that is refused between parts that are right by themselves."""
     try:
         to_source(constraint, {part: lower(part.schema).mask for part in schemas(constraint)})
     except ConstraintError as error:

@@ -149,7 +149,7 @@ class LLGuidanceMatcher:
         self.narrow(row)
 
     def narrow(self, row: Mask) -> None:
-        """Take out of llguidance's mask what is no text and what the JSON guard forbids."""
+        """Take out of llguidance's mask the tokens that are no text or that the JSON guard forbids."""
         self._poll()
         row &= (
             self.compiled.vocabulary.text_mask

@@ -216,8 +216,9 @@ class SchemaKeys:
         if depth < 0 or (depth == 0 and piece == "comma"):  # behind a number, true, false or null
             return self._take(key._replace(place=-1, text=b""), reader, piece, data)
         if depth == 0 and piece in ("close", "unquote"):
-            told = key.style != _UNKNOWN or piece == "unquote" or not _SEPARATOR.search(key.text)
-            return SchemaKey(reader.state, key.open, key.style) if told else None  # else its style may be any
+            if key.style == _UNKNOWN and piece == "close" and _SEPARATOR.search(key.text):
+                return None  # its separators may have decided the style
+            return SchemaKey(reader.state, key.open, key.style)
         return self._kept(key, reader, key.text + data)
 
     def _kept(self, key: SchemaKey, reader: JsonReader, text: bytes) -> SchemaKey:

@@ -4,7 +4,7 @@ Owns: the protocol `StateKeys`, and the keys of patterns and of plain text (JSON
 nothing of tokens, masks or engines.
 
 1. Equal keys promise equal completions. Different keys promise nothing.
-2. Where nothing else can be told, the key of a text is the text itself, as long as it is short.
+2. Where nothing else is known, the key of a text is the text itself, as long as it is short.
 """
 
 from __future__ import annotations
