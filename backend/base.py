@@ -285,7 +285,9 @@ class BackendBranch(Protocol):
 
     usage: Usage
     error: BaseException | None
-    seed: int | None
+
+    @property
+    def seed(self) -> int | None: ...
 
     def append(self, text: str, *, markup: bool = False) -> None:
         """Append constant text. Only `markup` (a chat template's own text) may spell control tokens."""

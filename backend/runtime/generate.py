@@ -1,82 +1,91 @@
 """One-off generation: prompts in, dictionaries out, without a program.
 
-Owns: SGLang's `generate` surface (its parameter names and its result) over plain branches.
+Owns: SGLang's `generate` surface (its parameter names and its result) over plain branches. Knows nothing of who waits:
+its flows run on a thread or in a coroutine.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from ...lang.constraint import Constraint, ebnf, json_schema, regex
 from ...lang.errors import NotYet, OptionError
 from ...lang.sampling import SGLANG_NAMES, Sampling
-from ..base import GenRequest, GenResult, Handle
+from ..base import Backend, BackendBranch, GenRequest, GenResult, Handle
 from ..meta import call_id, of_gen
+from ..waiting import AtHandle, Flow, StreamFlow
 from .program.branch import Branch
-
-if TYPE_CHECKING:
-    from .runtime import Runtime
 
 _CONSTRAINTS = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf}
 
 
+class LocalBackend(Backend, Protocol):
+    """A backend whose branches take token ids."""
+
+    def open(
+        self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
+    ) -> Branch: ...
+
+
 class GenerateCall:
-    """One call of `generate`: a branch a prompt."""
+    """One call of `generate`: a branch a prompt, whose gens are queued when the object is made.
+
+    Raises `OptionError` for wrong parameters, `NotYet` for those of a later version, `ConstraintError`.
+    """
 
     def __init__(
         self,
-        runtime: Runtime,
+        backend: LocalBackend,
         prompt: str | Sequence[str] | None,
         input_ids: Sequence[int] | Sequence[Sequence[int]] | None,
-        params: Mapping[str, Any],
+        params: Mapping[str, Any] | None,
+        *,
         return_logprob: bool,
         logprob_start_len: int | None,
         top_logprobs_num: int | None,
         stream: bool,
     ) -> None:
-        self.runtime = runtime
-        self.single, prompts = _prompts(prompt, input_ids)
-        params, constraint = _constraint(params)
+        self._backend = backend
+        self._single, prompts = _prompts(prompt, input_ids)
+        params, constraint = _constraint(params or {})
         if constraint is not None:
-            runtime.prepare(constraint, "generate")
+            backend.prepare(constraint, "generate")
         sampling = _sampling(params, return_logprob, logprob_start_len, top_logprobs_num)
         if stream:
             _check_stream(prompts, sampling)
-        self.calls: list[tuple[Branch, Handle[list[GenResult]]]] = []
-        weakref.finalize(self, _close_all, self.calls)  # a stream that is dropped unread
+        self._calls: list[tuple[Branch, Handle[list[GenResult]]]] = []
+        weakref.finalize(self, _close_all, self._calls)  # a stream that is dropped unread
         for each in prompts:
-            branch = runtime.open(seed=sampling.seed)
+            branch = backend.open(seed=sampling.seed)
             if isinstance(each, str):
                 branch.append(each)
             else:
                 branch.append_tokens(each)
             request = GenRequest(sampling, sampling.n or 1, "generate", constraint)
-            self.calls.append((branch, branch.gen(request)))
+            self._calls.append((branch, branch.gen(request)))
 
-    def results(self) -> Any:
+    def results(self) -> Flow[Any]:
+        """Wait for all gens; a dictionary for each prompt, or the one of a single prompt."""
         try:
-            for _, handle in self.calls:
-                self.runtime.wait(handle)
-            return self._shaped()
+            for _, handle in self._calls:
+                yield AtHandle(self._backend, handle)
+            out: list[Any] = []
+            for _, handle in self._calls:
+                samples = [as_dict(result) for result in handle.value()]
+                out.append(samples[0] if len(samples) == 1 else samples)
+            return out[0] if self._single else out
         finally:
-            self._close()
+            _close_all(self._calls)
 
-    async def results_async(self) -> Any:
-        try:
-            for _, handle in self.calls:
-                await self.runtime.wait_async(handle)
-            return self._shaped()
-        finally:
-            self._close()
-
-    def pieces(self) -> Iterator[str]:
-        handle = self._streamed()
+    def pieces(self) -> StreamFlow[str]:
+        """The text of the one gen, piece by piece."""
+        _, handle = self._calls[0]
         seen = 0
         try:
             while True:
-                self.runtime.wait(handle, seen)
+                yield AtHandle(self._backend, handle, seen)
                 piece = handle.text[seen:]
                 if piece:
                     seen += len(piece)
@@ -85,36 +94,7 @@ class GenerateCall:
                     handle.value()
                     return
         finally:
-            self._close()
-
-    async def pieces_async(self) -> AsyncIterator[str]:
-        handle = self._streamed()
-        seen = 0
-        try:
-            while True:
-                await self.runtime.wait_async(handle, seen)
-                piece = handle.text[seen:]
-                if piece:
-                    seen += len(piece)
-                    yield piece
-                elif handle.done:
-                    handle.value()
-                    return
-        finally:
-            self._close()
-
-    def _streamed(self) -> Handle[list[GenResult]]:
-        return self.calls[0][1]
-
-    def _shaped(self) -> Any:
-        out: list[Any] = []
-        for _, handle in self.calls:
-            samples = [as_dict(r) for r in handle.value()]
-            out.append(samples[0] if len(samples) == 1 else samples)
-        return out[0] if self.single else out
-
-    def _close(self) -> None:
-        _close_all(self.calls)
+            _close_all(self._calls)
 
 
 def _check_stream(prompts: list[Any], sampling: Sampling) -> None:
@@ -130,6 +110,7 @@ def _close_all(calls: list[tuple[Branch, Handle[list[GenResult]]]]) -> None:
 
 
 def as_dict(result: GenResult) -> dict[str, Any]:
+    """A gen's result as SGLang's `generate` returns it."""
     return {"text": result.text, "output_ids": list(result.token_ids), "meta_info": of_gen(call_id("generate"), result)}
 
 

@@ -1,38 +1,36 @@
-"""The runtime's configuration: one frozen value, resolved once.
+"""`EngineOptions`: the runtime's configuration, one frozen value that is resolved once; and the checks of its options.
 
-Owns: every option the engine reads, its check and its default. `Runtime` builds it from what the user wrote.
+Knows nothing of models or of engines. What each option means to a user stands at `Runtime`.
 """
 
 from __future__ import annotations
 
+import logging
+import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from ...lang.chat import CHATML, ChatTemplate
 from ...lang.errors import NotYet, OptionError, suggest
+
+log = logging.getLogger("sgl")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Concrete values ("auto" is resolved before). Units: tokens, unless said otherwise."""
+    """Concrete values of `Runtime`'s options: "auto" and None are resolved before. Each comment names the option."""
 
     context_length: int
-    pool_tokens: int
-    """Token slots of KV in all."""
-    step_tokens: int
-    """Most rows of one forward; longer prompts are computed in chunks (`chunked_prefill_size`)."""
-    max_running: int
-    """Most branches with a span in one step."""
-    reuse: bool = True
-    """Match new text against the tree (`disable_radix_cache` turns it off)."""
-    seed: int = 0
-    """Root of the noise of runs without a seed of their own."""
+    pool_tokens: int  # max_total_tokens
+    step_tokens: int  # chunked_prefill_size
+    max_running: int  # max_running_requests
+    reuse: bool = True  # not disable_radix_cache
+    seed: int = 0  # random_seed
     grammar_backend: str = "auto"
-    """The engine that enforces constraints, where it does so exactly."""
     attention_backend: str = "auto"
-    """What computes attention on a GPU."""
-    cuda_graph_max_bs: int = 0
-    """Most branches of a decoding step that is replayed as a CUDA graph; 0: none is."""
-    overlap: bool = False
-    """Prepare and launch the next step while one runs (on a device)."""
+    cuda_graph_max_bs: int = 0  # 0: nothing is captured
+    overlap: bool = False  # not disable_overlap_schedule, on a device
 
 
 _NOT_YET: dict[str, object] = {
@@ -47,27 +45,17 @@ _NOT_YET: dict[str, object] = {
 }
 """Options of the public contract that this version does not carry out, with the value that asks for nothing."""
 
-KNOWN = (
-    "device",
-    "dtype",
-    "load_format",
-    "context_length",
-    "mem_fraction_static",
-    "max_total_tokens",
-    "max_running_requests",
-    "chunked_prefill_size",
-    "disable_radix_cache",
-    "grammar_backend",
-    "random_seed",
-    "chat_template",
-    "log_level",
-    "attention_backend",
-    "cuda_graph_max_bs",
-    "disable_cuda_graph",
-    "disable_overlap_schedule",
-)
-
 ATTENTION_BACKENDS = ("auto", "triton", "flashinfer", "torch")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def refuse_unsupported(others: dict[str, object], known: Iterable[str]) -> None:
+    """Raise `OptionError` for an option that is not one of `known`, `NotYet` for one of a later version."""
+    for name, value in others.items():
+        if name not in _NOT_YET:
+            raise OptionError(f"Runtime has no option {name!r}{suggest(name, (*known, *_NOT_YET))}")
+        if value != _NOT_YET[name]:
+            raise NotYet(f"Runtime({name}={value!r}) is not supported by this version of sgl yet; leave it out")
 
 
 def check_attention(asked: str, device: str) -> None:
@@ -78,11 +66,55 @@ def check_attention(asked: str, device: str) -> None:
         raise OptionError(f"attention_backend={asked!r} needs a GPU; on the CPU use 'auto' or 'torch'")
 
 
-def refuse_unsupported(others: dict[str, object]) -> None:
-    """Raise `OptionError` for an unknown option and `NotYet` for one that cannot be carried out."""
-    for name, value in others.items():
-        if name in _NOT_YET:
-            if value != _NOT_YET[name]:
-                raise NotYet(f"Runtime({name}={value!r}) is not supported by this version of sgl yet; leave it out")
-        else:
-            raise OptionError(f"Runtime has no option {name!r}{suggest(name, (*KNOWN, *_NOT_YET))}")
+def positive(option: str, value: int | None, default: int) -> int:
+    """The option's value, or its default for None. Raises `OptionError` unless it is a whole number from 1 on."""
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise OptionError(f"{option} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def seed_of(asked: int | None) -> int:
+    """`random_seed`; a random one for None."""
+    if asked is None:
+        return secrets.randbits(63)
+    if isinstance(asked, bool) or not isinstance(asked, int):
+        raise OptionError(f"random_seed must be a whole number, got {asked!r}")
+    return asked
+
+
+def context_of(asked: int | None, model: int) -> int:
+    """`context_length`, at most the model's, which is its default."""
+    context = positive("context_length", asked, model)
+    if context > model:
+        raise OptionError(f"context_length={context} is more than the model's {model}")
+    return context
+
+
+def template_of(asked: str | None, own: ChatTemplate | None) -> ChatTemplate | None:
+    """`chat_template`: None (the model's own), "chatml", a file, or the template's text."""
+    if asked is None:
+        return own
+    if asked == "chatml":
+        source = CHATML
+    elif "{" in asked:
+        source = asked
+    elif Path(asked).is_file():
+        source = Path(asked).read_text(encoding="utf-8")
+    else:
+        raise OptionError(f"chat_template={asked!r} is neither 'chatml', nor a file, nor a Jinja template")
+    return ChatTemplate(
+        source, name="chat_template=", bos_token=own.bos_token if own else "", eos_token=own.eos_token if own else ""
+    )
+
+
+def show_log(level: str) -> None:
+    """Let the log of `sgl` say as much; on stderr, unless the program has set up logging itself."""
+    if not isinstance(level, str) or level.lower() not in LOG_LEVELS:
+        raise OptionError(f"log_level must be debug, info, warning, error or critical, got {level!r}")
+    log.setLevel(level.upper())
+    if log.isEnabledFor(logging.INFO) and not log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(asctime)s] sgl: %(message)s", datefmt="%H:%M:%S"))
+        log.addHandler(handler)

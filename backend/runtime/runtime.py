@@ -1,31 +1,31 @@
 """`sgl.Runtime`: the public door to the local runtime.
 
 Owns: turning what a user writes into concrete options, a model, a tokenizer and an engine; the `Backend` protocol over
-it; one-off generation without a program. Knows nothing of how steps work.
+that engine; generation without a program. Knows nothing of how steps work.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ...lang.chat import ChatTemplate
+from ...lang.chat import CHATML, ChatTemplate
 from ...lang.constraint import KINDS as CONSTRAINTS
 from ...lang.constraint import Constraint, constraint_of
 from ...lang.errors import OptionError
 from ..base import BackendBranch, Capabilities, Handle, StepRecord
+from ..waiting import block_on, iterate, iterate_async, suspend_on
 from . import invariants
 from .engine import Engine
+from .generate import GenerateCall
 from .kv.draw import draw_tree
-from .options import EngineOptions, refuse_unsupported
+from .options import EngineOptions, context_of, positive, refuse_unsupported, seed_of, show_log, template_of
 from .program.branch import Branch
-from .sizes import MAX_RUNNING, STEP_TOKENS, captured_rows, pool_size
+from .sizes import MAX_RUNNING_BRANCHES, STEP_TOKENS, captured_rows, pool_size
 from .step.packed import Model
 from .text.tokenizer import Tokenizer
 from .threads import wait_briefly
@@ -39,12 +39,46 @@ log = logging.getLogger("sgl")
 class Runtime:
     """A language model in this process: no port, no child process, no server.
 
-    `sgl.Runtime()` runs the embedded default model; `sgl.Runtime("path/or/hub-id")` a safetensors folder, a `.gguf`
-    file or a hub model. Option names are SGLang's where the thing is the same. Sizes are in tokens. Options that this
-    version cannot carry out raise `NotYet`; none is ignored. On a GPU (docs/gpu.md): `attention_backend` is "triton"
-    (ours, "auto"), "flashinfer" or "torch"; steps of up to `cuda_graph_max_bs` branches are replayed as CUDA graphs.
+    Option names are SGLang's where the thing is the same. An option that this version cannot carry out raises `NotYet`;
+    none is ignored. Token counts are in tokens, and one slot of KV holds one token.
 
-    Raises `ModelLoadError` (the file and the fix), `OptionError` (an option's value), `OutOfMemory` (no room for KV).
+    Args:
+        model_path: A folder with safetensors, a `.gguf` file or a hub id (`org/name`). Default: the embedded model,
+            SmolLM2-135M-Instruct.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1". Default "auto".
+        dtype: "auto", "float32", "bfloat16" or "float16". "auto" (default): float32 on the CPU, else bfloat16, or
+            float16 on cards without it.
+        load_format: "auto" (default), "safetensors", "gguf" or "dummy" (random weights for any `config.json`).
+        context_length: Longest text of a branch, tokens. Default: the model's.
+        mem_fraction_static: Share of the free memory for KV, between 0 and 1. Default: 0.85 on a GPU, 0.25 on the CPU.
+        max_total_tokens: Slots of KV, tokens. Default: as many as `mem_fraction_static` allows.
+        max_running_requests: Most branches in one step. Default: 512 on a GPU, 256 on the CPU.
+        chunked_prefill_size: Most rows of one step, tokens; longer prompts are computed in chunks. Default: 8,192 on a
+            GPU, 256 on the CPU.
+        disable_radix_cache: Do not match new text against cached prefixes. Default False.
+        grammar_backend: "auto" (default), or the grammar engine to use where it enforces a constraint exactly.
+        random_seed: Root of the noise of runs without a seed of their own. Default: drawn at the start.
+        chat_template: "chatml", a file, or a Jinja template's text. Default: the model's own.
+        log_level: "debug", "info", "warning", "error" (default) or "critical".
+        attention_backend: "triton" (ours), "flashinfer" or "torch" on a GPU. Default "auto": "triton" on a GPU that can
+            run it, else "torch".
+        cuda_graph_max_bs: Most branches of a step that is replayed as a CUDA graph. Default: 512, 256 or 64, by the
+            memory of the card.
+        disable_cuda_graph: Launch every step kernel by kernel. Default False.
+        disable_overlap_schedule: Do not prepare the next step while one runs on the GPU. Default False.
+        others: Options of later versions (`NotYet`) and misspelt ones (`OptionError`).
+
+    Raises:
+        ModelLoadError: A file is missing, damaged or of a model that is not supported; the message says what to do.
+        OptionError: An option is unknown or has a wrong value.
+        NotYet: An option of a later version has another value than its default.
+        OutOfMemory: The weights, or one token of KV, do not fit into memory.
+
+    Example:
+        >>> import sgl
+        >>> with sgl.Runtime.toy() as runtime:  # sgl.Runtime() loads the embedded model
+        ...     print(runtime)
+        <sgl.Runtime toy, 65536 tokens of KV>
     """
 
     def __init__(
@@ -70,9 +104,9 @@ class Runtime:
         disable_overlap_schedule: bool = False,
         **others: Any,
     ) -> None:
-        _show_log(_log_level(log_level))
-        refuse_unsupported(others)
-        _positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
+        show_log(log_level)
+        refuse_unsupported(others, known=Runtime.__init__.__kwdefaults__ or ())
+        positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
         wait_briefly()
         from .model.load.build import build  # imports torch
 
@@ -80,9 +114,9 @@ class Runtime:
             model_path, device=device, dtype=dtype, load_format=load_format, attention=attention_backend
         )
         kind = getattr(model, "device_type", "cpu")
-        context = _context(context_length, model.context_length)
-        step_tokens = _positive("chunked_prefill_size", chunked_prefill_size, STEP_TOKENS[kind])
-        max_running = _positive("max_running_requests", max_running_requests, MAX_RUNNING[kind])
+        context = context_of(context_length, model.context_length)
+        step_tokens = positive("chunked_prefill_size", chunked_prefill_size, STEP_TOKENS[kind])
+        max_running = positive("max_running_requests", max_running_requests, MAX_RUNNING_BRANCHES[kind])
         own = hasattr(model, "executor")  # else the host computes one step after the other
         captures = own and getattr(model, "captured", True)
         if not captures and cuda_graph_max_bs is not None:
@@ -90,17 +124,17 @@ class Runtime:
         self._start(
             model,
             tokenizer,
-            _template(chat_template, template),
+            template_of(chat_template, template),
             name,
             EngineOptions(
                 context_length=context,
-                pool_tokens=_positive("max_total_tokens", max_total_tokens, 1)
+                pool_tokens=positive("max_total_tokens", max_total_tokens, 1)
                 if max_total_tokens is not None
                 else pool_size(model, kind, mem_fraction_static, step_tokens),
                 step_tokens=step_tokens,
                 max_running=max_running,
                 reuse=not disable_radix_cache,
-                seed=_seed(random_seed),
+                seed=seed_of(random_seed),
                 grammar_backend=grammar_backend,
                 attention_backend=attention_backend,
                 cuda_graph_max_bs=captured_rows(model, cuda_graph_max_bs, max_running)
@@ -126,7 +160,31 @@ class Runtime:
         grammar_backend: str = "auto",
         random_seed: int = 0,
     ) -> Runtime:
-        """A runtime over any object with the `Model` protocol (a test's toy, a model of your own)."""
+        """Make a runtime over any object with the `Model` protocol: a test's toy, a model of your own.
+
+        Args:
+            model: What computes a step (`backend/runtime/step/packed.py` has the protocol).
+            tokenizer: The model's tokenizer.
+            chat_template: How chat turns are written. Default: none, so roles raise.
+            name: The model's name in messages. Default "custom".
+            max_total_tokens: Slots of KV, tokens. Default 65,536.
+            max_running_requests: Most branches in one step. Default 256.
+            chunked_prefill_size: Most rows of one step, tokens. Default 512.
+            context_length: Longest text of a branch, tokens. Default: the model's.
+            disable_radix_cache: Do not match new text against cached prefixes. Default False.
+            grammar_backend: As for `Runtime`. Default "auto".
+            random_seed: Root of the noise of runs without a seed of their own. Default 0.
+
+        Raises:
+            OptionError: An option has a wrong value.
+
+        Example:
+            >>> import sgl
+            >>> from sgl.backend.runtime.model.toy import ToyModel, toy_tokenizer
+            >>> tokenizer = toy_tokenizer()
+            >>> sgl.Runtime.of(ToyModel(tokenizer.vocab_size), tokenizer, max_total_tokens=1000)
+            <sgl.Runtime custom, 1000 tokens of KV>
+        """
         self = cls.__new__(cls)
         self._start(
             model,
@@ -134,12 +192,12 @@ class Runtime:
             chat_template,
             name,
             EngineOptions(
-                context_length=_context(context_length, model.context_length),
-                pool_tokens=_positive("max_total_tokens", max_total_tokens, 1),
-                step_tokens=_positive("chunked_prefill_size", chunked_prefill_size, 1),
-                max_running=_positive("max_running_requests", max_running_requests, 1),
+                context_length=context_of(context_length, model.context_length),
+                pool_tokens=positive("max_total_tokens", max_total_tokens, 1),
+                step_tokens=positive("chunked_prefill_size", chunked_prefill_size, 1),
+                max_running=positive("max_running_requests", max_running_requests, 1),
                 reuse=not disable_radix_cache,
-                seed=_seed(random_seed),
+                seed=seed_of(random_seed),
                 grammar_backend=grammar_backend,
             ),
         )
@@ -147,8 +205,21 @@ class Runtime:
 
     @classmethod
     def toy(cls, **options: Any) -> Runtime:
-        """The hash-everything toy model: deterministic nonsense in microseconds, without torch, for tests."""
-        from ...lang.chat import CHATML
+        """Make a runtime over the toy model: deterministic nonsense in microseconds, without torch, for tests.
+
+        Args:
+            options: Those of `of`, and `favour`: {token id: what is added to its logit}.
+
+        Raises:
+            OptionError: An option has a wrong value.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> first, second = (runtime.generate("Hello", {"max_new_tokens": 4, "sampling_seed": 1}) for _ in range(2))
+            >>> first["text"] == second["text"]
+            True
+        """
         from .model.toy import ToyModel, toy_tokenizer
 
         tokenizer = toy_tokenizer()
@@ -171,15 +242,21 @@ class Runtime:
 
     # -- the Backend protocol
     def prepare(self, constraint: Constraint, where: str = "constraint") -> None:
-        """Compile a constraint now, on this thread, and keep it. Raises `ConstraintError`."""
+        """Compile a constraint now, on this thread, and keep it. `where` begins the message of an error.
+
+        Raises:
+            ConstraintError: The constraint is wrong, or no engine can enforce it.
+        """
         self.engine.grammars.prepare(constraint, where)
 
     def prepared(self, constraint: Constraint) -> bool:
+        """Whether `prepare` would return at once."""
         return self.engine.grammars.has(constraint)
 
     def open(
         self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
     ) -> Branch:
+        """Open an empty branch; the arguments are those of `Backend.open`."""
         self._check_open()
         inside = (
             caller.program if isinstance(caller, Branch) and caller.registry is self.engine.branches.registry else None
@@ -187,13 +264,26 @@ class Runtime:
         return self.engine.open(seed=seed, timeout=timeout, caller=inside)
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
+        """Drive the engine until `handle.ready(seen)`; False if `timeout` seconds passed first."""
         return self.engine.drive.wait(handle, seen, timeout)
 
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
+        """Wait until `handle.ready(seen)` without blocking the event loop."""
         await self.engine.drive.wait_async(handle, seen)
 
     def flush_cache(self) -> bool:
-        """Drop every cached prefix that no live program holds (pinned ones too). True when done."""
+        """Drop every cached prefix that no live program holds, pinned ones too.
+
+        Returns:
+            True: the cache is empty but for what live programs hold.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> length = runtime.cache_prefix("The rules are: ")
+            >>> runtime.flush_cache(), runtime.get_server_info()["cached_tokens"]
+            (True, 0)
+        """
         with self.engine.drive.held():
             for branch in self._pinned.values():
                 branch.close()
@@ -201,7 +291,19 @@ class Runtime:
             return self.engine.flush()
 
     def get_server_info(self) -> dict[str, Any]:
-        """What runs and how full it is. Token counts of the pool, steps and rows since the start."""
+        """What runs, how full the KV pool is, and what was computed since the start.
+
+        Returns:
+            A dictionary: `model` (its name), `options` (the resolved ones); in tokens `context_length`,
+            `max_total_tokens`, `free_tokens`, `cached_tokens` and `computed_tokens`; counts of branches `running`,
+            `queued` and `attached`; counts of `steps`, `programs` and `preemptions`.
+
+        Example:
+            >>> import sgl
+            >>> info = sgl.Runtime.toy(max_total_tokens=1000).get_server_info()
+            >>> info["model"], info["max_total_tokens"], info["steps"]
+            ('toy', 1000, 0)
+        """
         engine = self.engine
         with engine.drive.held():
             pool = engine.tree.pool
@@ -222,7 +324,17 @@ class Runtime:
             }
 
     def shutdown(self) -> None:
-        """Free the model. Programs still running fail with `BackendError`; calling it twice is fine."""
+        """Free the model. Programs that still run fail with `BackendError`; a second call does nothing.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> runtime.shutdown()
+            >>> runtime.generate("Hello")
+            Traceback (most recent call last):
+            ...
+            sgl.lang.errors.BackendError: the runtime was shut down; make a new sgl.Runtime()
+        """
         if self.engine.closed is None:
             with self.engine.drive.held():
                 self.engine.shut_down()
@@ -238,7 +350,7 @@ class Runtime:
 
     @property
     def endpoint(self) -> Runtime:
-        """SGLang's runtime has its backend here; ours is its own."""
+        """The backend of this runtime: itself. (SGLang's programs pass `runtime.endpoint`.)"""
         return self
 
     # -- without a program
@@ -253,17 +365,43 @@ class Runtime:
         top_logprobs_num: int | None = None,
         stream: bool = False,
     ) -> Any:
-        """Continue a prompt, or a list of them together: `{"text", "output_ids", "meta_info"}` each.
+        """Continue a prompt, or a list of prompts together. Give `prompt` or `input_ids`, not both.
 
-        `sampling_params` as in SGLang (`max_new_tokens`, `temperature`, ...). With `stream=True` (one prompt only), an
-        iterator of pieces of text. Give `prompt` or `input_ids`, not both.
+        Args:
+            prompt: One text, or a list of texts. Text never spells control tokens.
+            sampling_params: Sampling options by SGLang's names (`max_new_tokens`, `temperature`, `stop`, ...), or one
+                of `regex`, `json_schema`, `ebnf`. Default: none, which samples at temperature 1.
+            input_ids: Token ids instead of text: a list of ids, or a list of such lists.
+            return_logprob: Put the log-probabilities of the tokens into `meta_info`. Default False.
+            logprob_start_len: Position (tokens) from which the prompt's log-probabilities are wanted too.
+            top_logprobs_num: How many of the most probable tokens are wanted for each token. Default: none.
+            stream: Return an iterator of pieces of text; for one prompt only. Default False.
+
+        Returns:
+            `{"text", "output_ids", "meta_info"}` for a prompt, a list of them for a list; with `n` samples a list of
+            `n` in place of each.
+
+        Raises:
+            OptionError: A parameter is unknown or wrong.
+            ConstraintError: The constraint is wrong, or no engine can enforce it.
+            BackendError: The model failed, or the runtime is shut down.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> answer = runtime.generate("Hello", {"max_new_tokens": 4, "regex": "[ab]+"})
+            >>> len(answer["output_ids"]) <= 4 and set(answer["text"]) <= {"a", "b"}
+            True
+            >>> len(runtime.generate(["one", "two"], {"max_new_tokens": 4}))
+            2
+            >>> "".join(runtime.generate("Hello", {"max_new_tokens": 4, "regex": "abc"}, stream=True))
+            'abc'
         """
-        from .generate import GenerateCall
-
-        generation = GenerateCall(
-            self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num, stream
-        )
-        return generation.pieces() if stream else generation.results()
+        call = GenerateCall(
+            self, prompt, input_ids, sampling_params, return_logprob=return_logprob,
+            logprob_start_len=logprob_start_len, top_logprobs_num=top_logprobs_num, stream=stream,
+        )  # fmt: skip
+        return iterate(call.pieces()) if stream else block_on(call.results())
 
     async def async_generate(
         self,
@@ -276,17 +414,45 @@ class Runtime:
         top_logprobs_num: int | None = None,
         stream: bool = False,
     ) -> Any:
-        """`generate` for a coroutine; with `stream=True`, an async iterator of pieces."""
-        from .generate import GenerateCall
+        """`generate` for a coroutine, with the same arguments and errors.
 
-        generation = GenerateCall(
-            self, prompt, input_ids, sampling_params or {}, return_logprob, logprob_start_len, top_logprobs_num, stream
-        )
-        return generation.pieces_async() if stream else await generation.results_async()
+        Returns:
+            What `generate` returns; with `stream=True` an async iterator of pieces of text.
+
+        Example:
+            >>> import asyncio, sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> asyncio.run(runtime.async_generate("Hello", {"max_new_tokens": 4, "regex": "abc"}))["text"]
+            'abc'
+        """
+        call = GenerateCall(
+            self, prompt, input_ids, sampling_params, return_logprob=return_logprob,
+            logprob_start_len=logprob_start_len, top_logprobs_num=top_logprobs_num, stream=stream,
+        )  # fmt: skip
+        return iterate_async(call.pieces()) if stream else await suspend_on(call.results())
 
     def accepts(self, constraint: Any, text: str) -> Verdict:
-        """Whether generation under `constraint` (what `gen(constraint=)` takes) could write `text` and hand it over:
-        its tokens walk through the very masks, its end included. Raises `ConstraintError` for a wrong constraint."""
+        """Whether generation under `constraint` could write `text` and hand it over.
+
+        The text's tokens walk through the very masks that generation would use, its end included.
+
+        Args:
+            constraint: What `gen(constraint=)` takes: `sgl.regex(...)`, `sgl.json_schema(...)`, a Python type, ...
+            text: The text to try.
+
+        Returns:
+            A `Verdict`: `ok` (its truth value), `at` (the first character that could not be written) and `why`.
+
+        Raises:
+            ConstraintError: The constraint is wrong, or no engine can enforce it.
+            OptionError: `text` is no string.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> bool(runtime.accepts(sgl.regex("[ab]+"), "abba")), runtime.accepts(sgl.regex("[ab]+"), "abc").at
+            (True, 2)
+        """
         from .grammar.accepts import accepts
 
         if not isinstance(text, str):
@@ -295,12 +461,29 @@ class Runtime:
         return accepts(self.engine.grammars.prepare(wanted, "accepts"), text)
 
     def cache_prefix(self, text: str) -> int:
-        """Compute the KV of `text` now and keep it until `flush_cache()`; its length in tokens. Programs that begin
-        with this text reuse it."""
+        """Compute the KV of `text` now and keep it until `flush_cache()`. Programs that begin with it reuse it.
+
+        Args:
+            text: The beginning to keep.
+
+        Returns:
+            Its length, tokens.
+
+        Raises:
+            OutOfMemory: The KV pool has no room for it.
+            BackendError: The model failed, or the runtime is shut down.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> length = runtime.cache_prefix("The rules are: ")
+            >>> runtime.generate("The rules are: go", {"max_new_tokens": 1})["meta_info"]["cached_tokens"] >= length - 1
+            True
+        """
         return self.pin([(text, False)])
 
     def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
-        """`cache_prefix` for pieces of text, each with whether it is a chat template's own (markup)."""
+        """`cache_prefix` for pieces of text, each with whether it is the text of a chat template (markup)."""
         self._check_open()
         pinned = tuple(pieces)
         if pinned not in self._pinned:
@@ -321,7 +504,7 @@ class Runtime:
         return self._pinned[pinned].cursor.length
 
     def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:
-        """Call `listener` after each step, from whichever thread drives; gives what ends that."""
+        """Call `listener` after each step, on the thread that drives it; returns a function that ends this."""
         engine = self.engine
         with self._watching:
             engine.watchers = [*engine.watchers, listener]
@@ -334,14 +517,18 @@ class Runtime:
 
     # -- looking inside
     def check(self) -> None:
-        """Assert the runtime's invariants (tests, debugging)."""
+        """Assert the runtime's invariants: for tests and debugging."""
         with self.engine.drive.held():
             self.engine.collect()
             self.engine.branches.take_news()
             invariants.check(self.engine)
 
     def draw(self, width: int = 60) -> str:
-        """The tree of KV as text: one node a line, its tokens, whether it is live or cache, and its text."""
+        """Draw the tree of KV: one node a line, with its tokens, whether it is live or cache, and its text.
+
+        Args:
+            width: Most characters of a node's text. Default 60.
+        """
         with self.engine.drive.held():
             self.engine.branches.take_news()
             branches = sorted(self.engine.branches.attached, key=lambda b: b.order)
@@ -349,65 +536,9 @@ class Runtime:
             return draw_tree(self.engine.tree, cursors, self.tokenizer, width)
 
     def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
         return self.tokenizer
 
     def _check_open(self) -> None:
         if self.engine.closed is not None:
             raise self.engine.closed
-
-
-def _positive(option: str, value: int | None, default: int) -> int:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"{option} must be a whole number of at least 1, got {value!r}")
-    return value
-
-
-def _seed(asked: int | None) -> int:
-    if asked is None:
-        return secrets.randbits(63)
-    if isinstance(asked, bool) or not isinstance(asked, int):
-        raise OptionError(f"random_seed must be a whole number, got {asked!r}")
-    return asked
-
-
-def _context(asked: int | None, model: int) -> int:
-    context = _positive("context_length", asked, model)
-    if context > model:
-        raise OptionError(f"context_length={context} is more than the model's {model}")
-    return context
-
-
-def _template(asked: str | None, own: ChatTemplate | None) -> ChatTemplate | None:
-    """`chat_template=`: None (the model's own), "chatml", a file, or the template's text."""
-    if asked is None:
-        return own
-    from ...lang.chat import CHATML
-
-    if asked == "chatml":
-        source = CHATML
-    elif "{" in asked:
-        source = asked
-    elif Path(asked).is_file():
-        source = Path(asked).read_text(encoding="utf-8")
-    else:
-        raise OptionError(f"chat_template={asked!r} is neither 'chatml', nor a file, nor a Jinja template")
-    return ChatTemplate(
-        source, name="chat_template=", bos_token=own.bos_token if own else "", eos_token=own.eos_token if own else ""
-    )
-
-
-def _show_log(level: str) -> None:
-    """Let the log say as much; on stderr, unless the program has set up logging itself."""
-    log.setLevel(level)
-    if log.isEnabledFor(logging.INFO) and not log.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("[%(asctime)s] sgl: %(message)s", datefmt="%H:%M:%S"))
-        log.addHandler(handler)
-
-
-def _log_level(level: str) -> str:
-    if not isinstance(level, str) or level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
-        raise OptionError(f"log_level must be debug, info, warning, error or critical, got {level!r}")
-    return level.upper()

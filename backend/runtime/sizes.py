@@ -14,7 +14,7 @@ from .step.packed import Model
 
 STEP_TOKENS = {"cpu": 256, "cuda": 8192}
 """Rows of one step: enough to fill the machine, few enough that streams and Ctrl-C stay lively."""
-MAX_RUNNING = {"cpu": 256, "cuda": 512}
+MAX_RUNNING_BRANCHES = {"cpu": 256, "cuda": 512}
 """Branches of one step."""
 MAX_POOL_TOKENS = {"cpu": 131_072, "cuda": 16_777_216}
 MEMORY_FRACTION = {"cpu": 0.25, "cuda": 0.85}

@@ -177,9 +177,9 @@ def test_log_level_info_shows_lines_without_any_set_up(capfd):
 
     code = (
         "import sgl, logging\n"
-        "from sgl.backend.runtime.runtime import _show_log\n"
+        "from sgl.backend.runtime.options import show_log\n"
         "from sgl.backend.runtime import meter\n"
-        "_show_log('INFO'); meter.LINE_SECONDS = 0.0\n"
+        "show_log('INFO'); meter.LINE_SECONDS = 0.0\n"
         "f = sgl.function(lambda s: s.__iadd__('a' + sgl.gen('x', max_tokens=3, ignore_eos=True)).sync())\n"
         "f.run(backend=sgl.Runtime.toy())\n"
     )
