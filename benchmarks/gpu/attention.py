@@ -224,14 +224,14 @@ def table(bench: Bench, steps: list[Case], flat: bool) -> None:
 def sweep(bench: Bench, steps: list[Case], name: str, options: list[dict[str, Any]]) -> None:
     """Try settings of `name` (a field of `Tilings`, or `chunk`) in turn; print the best few by the geometric mean."""
     found: list[tuple[float, dict[str, Any], list[float]]] = []
-    begin, least = time.perf_counter(), tree_plan.LEAST_CHUNK
+    begin, least = time.perf_counter(), tree_plan.LEAST_CHUNK_KEYS
     for option in options:
         if time.perf_counter() - begin > TUNE_SECONDS:
             print(f"  {name}: out of time after {len(found)} of {len(options)}")
             break
         attention = bench.attention()
         values = dict(option)
-        tree_plan.LEAST_CHUNK = values.pop("least", least)
+        tree_plan.LEAST_CHUNK_KEYS = values.pop("least", least)
         if values:
             attention.tilings = attention.tilings._replace(**values)
         try:
@@ -240,7 +240,7 @@ def sweep(bench: Bench, steps: list[Case], name: str, options: list[dict[str, An
             print(f"  {name} {option}: {type(refused).__name__}")
             continue
         found.append((float(np.exp(np.mean(np.log(seconds)))), option, seconds))
-    tree_plan.LEAST_CHUNK = least
+    tree_plan.LEAST_CHUNK_KEYS = least
     print(f"{name}: {', '.join(step.name for step in steps)}")
     for _, option, seconds in sorted(found, key=lambda entry: entry[0])[:5]:
         print(f"  {' '.join(f'{s * 1e6:8.1f}' for s in seconds)}  {option}", flush=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from sgl.backend.runtime.sample.ask import Lookup
-from sgl.backend.runtime.sample.device import TILE, DeviceSampler, Pending
+from sgl.backend.runtime.sample.device import TILE_LOGITS, DeviceSampler, Pending
 from sgl.backend.runtime.sample.sampler import Recipe, Request, sample
 from sgl.lang.expr import Sampling
 
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocab", type=int, default=151936)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 64, 256])
-    parser.add_argument("--tile", type=int, default=TILE)
+    parser.add_argument("--tile", type=int, default=TILE_LOGITS)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     args = parser.parse_args()
     dtype = getattr(torch, args.dtype)

@@ -38,7 +38,7 @@ cut a span's keys among processors, so the older kernel is better for short span
 INT_WORKSPACE_BYTES = 8 << 20
 FIXED_INT_WORKSPACE_BYTES = 1 << 18
 FIRST_KEYS = 1 << 20
-"""Keys that the first index buffer has room for; a larger step doubles it."""
+"""Room of the first index buffer; a larger step doubles it."""
 GRAPH_KEYS = 1 << 22
 """Keys of all spans (4 bytes each, once for all captured steps) for which a captured step has room."""
 

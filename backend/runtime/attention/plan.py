@@ -1,21 +1,11 @@
-"""`AttentionPlan`: a step's ragged attention, cut into a few dense pieces. Built once a step, used by every layer.
+"""`AttentionPlan`: a step's ragged attention as a few dense pieces, made once a step and used by every layer.
 
-Owns: the decomposition. Knows nothing of torch, of layers, or of what a span is for.
+Knows nothing of torch, of layers, or of what a span is for. The slots that a row sees are split into disjoint parts. A
+*piece* is one part for many rows: a (batched, masked) attention that also yields the log-sum-exp of its scores. A row's
+parts are merged exactly by those (the cascade of FlashInfer and of Hydragen). Runs with the same spans beneath them are
+one piece; what is left of a span (private context and own rows) joins a padded rectangle of similar spans. The order of
+keys does not matter, since positions are already in them; so contiguous runs are joined.
 
-A row attends to its span's context runs and to its span's rows up to itself. That set of slots is split into disjoint
-parts; a *piece* is one part for many rows, computed as one (batched, masked) attention that also yields the
-log-sum-exp of its scores; a row's parts are merged exactly by those (the cascade of FlashInfer and of Hydragen).
-
-- Runs with the same spans beneath them form one piece for all rows of those spans: a shared prefix is read once.
-- What remains of a span (private context and own rows, often a single contiguous run) is masked, and padded to a few
-  rectangles of similar spans. A long span (a prompt chunk) is first cut into tiles of rows, each with the keys it can
-  see: without that, half of a prompt's scores would be computed to be masked.
-
-Measured on two cores, head dim 64: gathering is cheap (80 us for 8 x 500 slots, against 300 us of attention over them)
-and a call has 20 us of overhead, so spans are batched rather than read as views one by one; a lone span is a view.
-Tiles of 128 rows take a 512-row prompt from 3.8 to 2.75 ms a layer (the kernel's own causal mode: 4.0).
-
-Order of keys does not matter (positions are already in them), so contiguous runs are joined.
 Legend: T rows of the step, S spans of a piece, R rows a span (padded), L keys a span (padded), P pieces a row.
 """
 
@@ -33,12 +23,15 @@ from ..step.packed import Run, SpanLayout
 
 Ints = npt.NDArray[np.int64]
 
-SHARE_FROM = 256
-"""Spans x slots from which a shared run is worth a piece of its own (its call and the merge cost 30-50 us a layer)."""
-TILE = 128
-"""Most rows of a span that are computed together."""
-WASTE = 1500
-"""Padding (in rows x keys, see `_cost`) that costs as much as one more call."""
+SHARE_FROM_SLOTS = 256
+"""Slots, counted once for each span, from which a shared run gets a piece of its own (30-50 us a layer: call and
+merge, measured on two cores)."""
+TILE_ROWS = 128
+"""Most rows of a span that are computed together. Without tiles half of a prompt's scores would be computed to be
+masked: 512 rows took 3.8 ms a layer, 2.75 with tiles (the kernel's own causal mode: 4.0)."""
+PADDING_COST = 1500
+"""Padding (rows x keys, see `_cost`) that costs as much as one more call. A call costs 20 us, gathering is cheap (80 us
+for 8 x 500 slots, against 300 us of attention over them): so spans are batched, and only a lone span is a view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +45,7 @@ class Piece:
 
 
 class _Tile(NamedTuple):
-    """Up to `TILE` rows of a span. Row r sees the keys in `runs` except the last `rows - 1 - r`."""
+    """Up to `TILE_ROWS` rows of a span. Row r sees all keys in `runs` but the last `rows - 1 - r`."""
 
     first_row: int
     rows: int
@@ -100,7 +93,7 @@ def _split_context(
     shared: list[tuple[tuple[int, ...], list[Run]]] = []
     private: list[list[Run]] = [[] for _ in spans]
     for group, runs in together.items():
-        if len(group) > 1 and len(group) * sum(run[1] for run in runs) >= SHARE_FROM:
+        if len(group) > 1 and len(group) * sum(run[1] for run in runs) >= SHARE_FROM_SLOTS:
             shared.append((group, _join(runs)))
         else:
             for i in group:
@@ -109,9 +102,9 @@ def _split_context(
 
 
 def _tiles(span: SpanLayout, runs: list[Run], slots: Ints) -> Iterator[_Tile]:
-    """The span's rows, `TILE` at a time, each with its keys: private context, then own rows up to the tile's last."""
-    for start in range(0, span.rows, TILE):
-        rows = min(TILE, span.rows - start)
+    """The span's rows in tiles, each with its keys: private context, then own rows up to the tile's last."""
+    for start in range(0, span.rows, TILE_ROWS):
+        rows = min(TILE_ROWS, span.rows - start)
         own = _runs_of(slots[span.first_row : span.first_row + start + rows])
         yield _Tile(span.first_row + start, rows, _join(runs + own))
 
@@ -125,7 +118,7 @@ def _buckets(tiles: list[_Tile]) -> list[list[_Tile]]:
         widest = max(most_rows, rows)
         grown = len(buckets[-1]) * (_cost(widest, longest) - _cost(most_rows, longest)) if buckets else 0
         waste += grown + _cost(widest, longest) - _cost(rows, length)
-        if not buckets or waste > WASTE:
+        if not buckets or waste > PADDING_COST:
             buckets.append([])
             most_rows, longest, waste = rows, length, 0
         else:
@@ -162,7 +155,7 @@ def _rectangle(bucket: list[_Tile]) -> tuple[Piece, Ints, Ints | None]:
 
 
 def _merge_order(pieces: list[Piece], real: list[tuple[Ints, Ints | None]], total: int) -> AttentionPlan:
-    """Where every row's parts are: the p-th piece that has row t put it at place `order[t, p]`."""
+    """Find each row's parts: the p-th piece that has row t put its output at place `order[t, p]`."""
     count_T = np.bincount(_concatenate([rows for rows, _ in real]), minlength=total)
     if len(pieces) == 1 and real[0][1] is None and isinstance(pieces[0].rows, slice):
         return AttentionPlan(tuple(pieces), (), None)

@@ -3,12 +3,11 @@
 Owns: a step's index tensors and masks (`StepAttention`), one dense attention with log-sum-exp (`attend_dense`), and the
 merge of parts. Knows nothing of branches or of a model's weights; KV tensors are the model's.
 
-Layout. Query heads are ordered (group, KV head), not (KV head, group) as in checkpoints: the model permutes its q and o
-weights once when it is loaded. So folding the group into rows, [T, G*H, D] -> [T*G, H, D], is a view, on the way in and
-on the way out, and no layer copies queries or outputs to rearrange heads.
+Query heads are ordered (group, KV head), not (KV head, group) as in checkpoints: the model permutes its q and o weights
+when it is loaded. So [T, G*H, D] -> [T*G, H, D] is a view, and no layer copies queries or outputs to rearrange heads.
 
-Legend: T rows of the step, G query heads a KV head, H KV heads, D head dim, J = 2H (K heads, then V heads of a slot),
-S, R, L, P as in `plan`; B, M, N: batch, queries and keys of a dense attention; C rows of all pieces (padding included).
+Legend: T rows of the step, G query heads a KV head, H KV heads, Q = G * H, D head dim, J = 2H (K heads, then V heads of
+a slot), N slots, S, R, L, P as in `plan`; B, M, N of a dense attention: batch, queries, keys; C rows of all pieces.
 """
 
 from __future__ import annotations
@@ -48,13 +47,13 @@ def attend_dense_plain(
 
 
 class StepAttention:
-    """A plan made ready for one device: every index tensor and mask of a step, built once for all layers."""
+    """A plan on one device: every index tensor and mask of a step, built once for all layers."""
 
     def __init__(
         self, plan: AttentionPlan, slots: Ints, groups: int, *, device: torch.device | str, dtype: torch.dtype
     ) -> None:
         self._write = _on(device, compact(slots))
-        self._pieces = [_Ready(piece, groups, device, dtype) for piece in plan.pieces]
+        self._pieces = [_DevicePiece(piece, groups, device, dtype) for piece in plan.pieces]
         self._parts = [_on(device, part) for part in plan.parts]
         self._absent_TP1: torch.Tensor | None = None
         if plan.absent_TP is not None:
@@ -91,8 +90,8 @@ class StepAttention:
         return merged_TQD
 
 
-class _Ready:
-    """A piece with its tensors."""
+class _DevicePiece:
+    """A piece on one device."""
 
     def __init__(self, piece: Piece, groups: int, device: torch.device | str, dtype: torch.dtype) -> None:
         self._rows = _on(device, piece.rows)
@@ -107,7 +106,7 @@ class _Ready:
             self._mask = self._mask.masked_fill_(hidden_SML, -torch.inf)[:, None]
 
     def attend(self, q_TQD: torch.Tensor, kv_NJD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs and log-sum-exps of the piece's rows, in any shape that is [S*R, Q, D] and [S*R, Q] when flat."""
+        """Outputs and log-sum-exps of the piece's rows: [S*R, Q, D] and [S*R, Q] when reshaped."""
         _, joint, dim = kv_NJD.shape
         heads = joint // 2
         kv_SJLD = _take(kv_NJD, self._slots).view(self._spans, -1, joint, dim).transpose(1, 2)

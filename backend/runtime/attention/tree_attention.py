@@ -1,17 +1,8 @@
 """`TreeAttention`: attention of whole steps on a GPU, over plans of slot runs (`tree_plan`), in Triton.
 
 Owns: what is launched for a step, in which sizes, and a step's scratch memory. Knows nothing of models, of branches, or
-of when steps are captured. Needs triton; nothing else of the package does.
-
-A step is `start` (expands the runs to slots, once) and one `attend` a layer. A launch of `attend`:
-
-- Steps of up to `SIDE_BY_SIDE_ROWS` rows: wide and small items in one launch, so that a shared prefix and private
-  contexts are read at the same time, and an empty kind costs nothing. Up to `FEW_ROWS`: a launch a kind, the second
-  beginning when all of the first run. Larger steps: a launch a kind, one after the other, each of its own width.
-- Then a merge of parts, a program a row and KV head. Steps of up to `LATENCY_ROWS` rows have none: whoever
-  finishes a row's last part merges them. With more rows that would make some programs merge many rows one by one.
-
-All of it is decided from `Caps`, nothing from a plan's values, so what one plan captured carries out any that fits.
+of when steps are captured. All of it is decided from `Caps` and nothing from a plan's values, so what one plan captured
+carries out any plan that fits. Needs triton.
 
 Legend: T rows, Q query heads, H KV heads, D head dim, N slots, P parts.
 """
@@ -28,8 +19,8 @@ from . import tree_kernels
 from .tree_plan import LATENCY_ROWS, PROGRAMS, Caps, TileRows, TreePlan, plan_tree, usual_caps
 
 ONCE_PROGRAMS = 8
-"""Programs for each processor up to which places of items are launched though they may be empty."""
-LONG_SPANS = 256
+"""Programs a processor up to which a program is launched for every place of an item, though it may be empty."""
+LONG_SPAN_ROWS = 256
 """Mean rows of a span from which a large step has the wide tiles of `Tilings.prompt`; shorter ones would leave them
 half empty (117 spans of 70 rows over 1,500 shared keys, 32/8 heads of 128: 659 us a layer, 1,482 with wide tiles)."""
 NARROW_M = 64
@@ -73,7 +64,7 @@ class Tilings(NamedTuple):
         return Tilings(small, small._replace(stages=2), Tiling(keys, 3, 4), Tiling(keys, 3, 8), 128, 4)
 
 
-class _Launch(NamedTuple):
+class _AttentionLaunch(NamedTuple):
     programs: int
     wide_room: int
     constants: dict[str, Any]
@@ -104,7 +95,7 @@ class TreeAttention:
 
     def plan(self, batch: Batch) -> TreePlan:
         """Cut a step into items (host only)."""
-        long = len(batch.tokens) >= LONG_SPANS * len(batch.spans)
+        long = len(batch.tokens) >= LONG_SPAN_ROWS * len(batch.spans)
         prompt_m = self.tilings.prompt_m if long else min(NARROW_M, self.tilings.prompt_m)
         return plan_tree(batch.spans, batch.slots, heads=self.heads, programs=self._work, prompt_m=prompt_m)
 
@@ -117,15 +108,21 @@ class TreeAttention:
         query, kv = self.heads
         return TreeStep(self, packed, caps, TileRows.of(query // kv, caps.rows) if plan is None else plan.tile_rows)
 
-    def launches(self, caps: Caps, tile: TileRows) -> list[_Launch]:
-        """What one `attend` launches."""
+    def launches(self, caps: Caps, tile: TileRows) -> list[_AttentionLaunch]:
+        """What one `attend` launches.
+
+        Few rows: wide and small items in one launch, so that a shared prefix and private contexts are read at the same
+        time, and an empty kind costs nothing. More (`SIDE_BY_SIDE_ROWS`): a launch a kind, the second beginning when
+        all of the first run. More than `FEW_ROWS`: a launch a kind, one after the other. A merge of parts follows; up
+        to `LATENCY_ROWS` the program that finishes a row's last part merges it instead.
+        """
         if caps.few and not (self.overlap and caps.wide and caps.rows > SIDE_BY_SIDE_ROWS):
             return [self._launch(caps, tile, caps.wide, caps.small, "ALONE")]
         orders = ("FIRST", "SECOND") if caps.few else ("ALONE", "ALONE")
         kinds = zip((caps.wide, 0), (0, caps.small), orders)
         return [self._launch(caps, tile, *kind) for kind in kinds if kind[0] + kind[1]]
 
-    def _launch(self, caps: Caps, tile: TileRows, wide_room: int, small_room: int, order: str) -> _Launch:
+    def _launch(self, caps: Caps, tile: TileRows, wide_room: int, small_room: int, order: str) -> _AttentionLaunch:
         small, wide = self.tilings.small, self.tilings.prompt if tile.wide_m > NARROW_M else self.tilings.wide
         if not wide_room:
             small = self.tilings.alone
@@ -148,9 +145,9 @@ class TreeAttention:
         if self.overlap:
             constants["launch_pdl"] = True
         if once:
-            return _Launch(programs, wide_room, constants)
+            return _AttentionLaunch(programs, wide_room, constants)
         # All of the first of two must run at once, or the second begins late.
-        return _Launch(2 * self.processors if order == "FIRST" else self._work, wide_room, constants)
+        return _AttentionLaunch(2 * self.processors if order == "FIRST" else self._work, wide_room, constants)
 
     def _sizes(self) -> dict[str, Any]:
         query, kv = self.heads

@@ -1,20 +1,15 @@
 """The Triton kernels of attention over a `TreePlan`: expand runs, attend items, merge parts.
 
-Owns: the arithmetic and what is read and written where. Knows nothing of how a plan is made or launched; the layout of
-a packed plan is `tree_plan`'s.
+Owns: the arithmetic, and what is read and written where. Knows nothing of how a plan is made or launched.
 
-All sizes that vary between steps are read from device memory, so that a captured launch can be replayed. Softmax is in
-base 2 (the scale holds log2 e), its maximum and sum in float32; a part is normalised and comes with the base 2
-logarithm of its sum, minus infinity where its row sees no key.
+Invariants: 1. sizes that vary between steps are read from device memory, so a captured launch can be replayed; 2. the
+softmax is in base 2 (the scale holds log2 e), its maximum and sum in float32; 3. a part is normalised and comes with
+log2 of its sum, -inf where its row sees no key; 4. offsets into K, V, Q and the output have 64 bits (a large pool has
+more than 2^31 elements); 5. of overlapping launches ("programmatic dependent launch") a program reads the plan and its
+slots, which were there before the layer began, then waits for the launch before. Each launch has a program that waits.
 
-Offsets into K, V, Q and the output are 64 bits wide: slots x heads x head dim exceeds 2^31 in a large pool.
-
-Overlap with the launch before ("programmatic dependent launch"): a program reads the plan and its slots,
-which were there before the layer began, and only then waits for that launch to end. Every launch has a program that
-waits (each step has a row), so a chain of such launches keeps its order.
-
-Legend of matrices: M rows x query heads of a KV head (row j, head g at j * G + g), N keys, D head dim (padded to a
-power of two, DP), P parts, GP query heads of a KV head (padded).
+Legend: M rows x query heads of a KV head (row j, head g at j * G + g), N keys, D head dim (DP: padded to a power of
+two), P parts, GP query heads of a KV head (padded).
 """
 
 from __future__ import annotations

@@ -1,24 +1,12 @@
-"""`TreePlan`: a step's ragged attention as a list of equal pieces of work for a GPU, in one array of int32.
+"""`TreePlan`: a step's ragged attention as equal items of work for a GPU, in one array of int32.
 
-Owns: the decomposition, and the layout of the packed plan (`Caps`, `HEADER`, the columns of an item); which runs spans
-have in common is found by `tree_runs.py`. Knows nothing of torch, of Triton, or of layers. The idea is that of `plan`
-(the CPU's): runs with the same spans beneath them are one
-piece of work for all rows of those spans, so a shared prefix is read once; the rest of a span is its own. What differs
-is the shape that work must have here.
+Owns: the cutting, and the layout of the packed plan. Knows nothing of torch, of Triton, or of layers.
 
-- A *tile* is some rows (with all query heads of a KV head) over a list of keys: rows of one span over its private
-  context and its own rows, or rows of many spans over runs they share. There are two sizes: `TileRows.small` (decoding,
-  bound by memory) and `TileRows.wide` (prompts, shared prefixes).
-- A tile is cut along its keys into *items* until there are enough of them to occupy the whole device; an item's result
-  is a *part* of each of its rows. Parts of a row lie side by side (`place`, `indptr`), so merging reads one block.
-- A row with exactly one part needs no merging: its item is *direct* (`part_begin` is -1) and writes the output.
-- Keys are named by slot. A tile's slots lie side by side in an array that the device expands from `runs` once a step.
-
-Row j of an item sees its key i if and only if `i <= limit + j`: own rows come last among a span's keys.
-
-A packed plan is header, wide items, small items, row lists, places, indptr, runs, each at an offset that depends on
-`Caps` only, so a captured step can read any plan that fits from the same place. What is not filled is zero: an item
-without rows is no work. Every row of the step that no span has (padding) is in an item without keys: its output is 0.
+Invariants: 1. row j of an item sees its key i if and only if `i <= limit + j` (a span's own rows come last among its
+keys); 2. the parts of a row lie side by side (`place`, `indptr`); 3. a row with exactly one part needs no merging: its
+item is *direct* (`part_begin` -1) and writes the output; 4. every section of a packed plan begins where `Caps` says, so
+a captured step reads any plan that fits; 5. what is not filled is zero, and an item without rows is no work; 6. a row
+that no span has is in an item without keys, and its output is 0.
 
 Legend: T rows, S spans, F groups of spans, O = S + F owners of keys, U runs, L tiles, I items, P parts.
 """
@@ -38,19 +26,19 @@ from .tree_runs import Context, split_context
 
 Ints = npt.NDArray[np.int64]
 
-SHARE_FROM = 512
-"""Keys that tiles need not go through again, from which a shared run becomes a tile of its own."""
-MERGE_COST = 16
-"""Keys a tile goes through while a row's additional part is written and merged: what sharing must save for each row."""
-WIDE_COST = 2
-"""Keys a small tile goes through while a wide one goes through one."""
-LEAST_CHUNK = 256
+SHARE_FROM_KEYS = 512
+"""Keys that need not be read again, from which a shared run becomes a tile of its own."""
+MERGE_COST_KEYS = 16
+"""Keys a tile reads in the time that one more part of a row takes to be written and merged."""
+WIDE_COST_KEYS = 2
+"""Keys a small tile reads while a wide one reads one."""
+LEAST_CHUNK_KEYS = 256
 """Keys below which a tile is not cut: more programs would not make it faster, and each adds a part to merge."""
-LEAST_CHUNK_FEW = 64
+LEAST_CHUNK_KEYS_FEW_ROWS = 64
 """The same in steps of few rows (`LATENCY_ROWS`)."""
-ALIGN = 64
+ALIGN_KEYS = 64
 """Chunks are multiples of this, so that only a tile's last block of keys is ragged."""
-RUN_LENGTH = 4096
+RUN_SLOTS = 4096
 """Longer runs are expanded in pieces, by several programs."""
 PROGRAMS = 4 * 132
 """Pieces of work (items times KV heads) to aim for: four for each processor of an H200."""
@@ -59,13 +47,13 @@ LATENCY_ROWS = 4
 FEW_ROWS = 512
 """Steps of more rows are made of prompts, and use wider tiles."""
 
-HEADER = 16
+HEADER_INTS = 16
 """Ints before the first item: how many there are of `WIDE`, `SMALL`, `RUNS`; the rest is zero."""
 WIDE, SMALL, RUNS = 0, 1, 2
-ITEM = 8
+ITEM_INTS = 8
 """Ints an item: q_begin, q_count, key_begin, key_count, limit, part_begin, 0, 0. Its rows are `q_begin ...`, or, where
 that is negative, those listed from `-1 - q_begin` on."""
-RUN = 4
+RUN_INTS = 4
 """Ints a run: first slot, length, destination, 0."""
 SEES_ALL = 1 << 30
 
@@ -105,9 +93,9 @@ class Caps(NamedTuple):
     @property
     def offsets(self) -> tuple[int, int, int, int, int, int]:
         """Where wide items, small items, listed rows, places, indptr and runs begin. All are multiples of 4."""
-        wide = HEADER
-        small = wide + ITEM * self.wide
-        listed = small + ITEM * self.small
+        wide = HEADER_INTS
+        small = wide + ITEM_INTS * self.wide
+        listed = small + ITEM_INTS * self.small
         place = listed + _up(self.listed, 4)
         indptr = place + _up(self.parts, 4)
         return wide, small, listed, place, indptr, indptr + _up(self.rows + 1, 4)
@@ -115,21 +103,28 @@ class Caps(NamedTuple):
     @property
     def size(self) -> int:
         """Ints in a packed plan."""
-        return self.offsets[-1] + RUN * self.runs
+        return self.offsets[-1] + RUN_INTS * self.runs
 
 
 @dataclass(frozen=True, slots=True)
 class TreePlan:
-    """One step's work. Built once a step on the host, packed, copied, and used by every layer."""
+    """One step's work: built once on the host, packed, copied, and used by every layer.
+
+    A *tile* is some rows (with all query heads of a KV head) over a list of keys: rows of one span over its private
+    context and its own rows, or rows of many spans over the runs they share. Small tiles are for decoding, wide ones
+    for prompts and shared prefixes. A tile is cut along its keys into *items*, until they occupy the whole device; an
+    item's result is a *part* of each of its rows. A tile's slots lie side by side in an array that the device expands
+    from `runs` once a step.
+    """
 
     rows: int
     tile_rows: TileRows
-    wide_IC: Ints  # [., ITEM]
-    small_IC: Ints  # [., ITEM]
+    wide_IC: Ints  # [., ITEM_INTS]
+    small_IC: Ints  # [., ITEM_INTS]
     listed: Ints  # rows of tiles whose rows are not consecutive
     place_P: Ints  # where an item's parts go; a row's parts are consecutive
     indptr_T: Ints | None  # [T + 1]; None: no row has parts
-    runs_UC: Ints  # [U, RUN]
+    runs_UC: Ints  # [U, RUN_INTS]
     keys: int
 
     @property
@@ -192,14 +187,14 @@ class TreePlan:
             return _NO_ITEMS, _NO_ITEMS
         wide = rows > self.tile_rows.small and caps.wide > 0
         most = self.tile_rows.wide if wide else self.tile_rows.small
-        items = np.zeros((-(-rows // most), ITEM), dtype=np.int64)
+        items = np.zeros((-(-rows // most), ITEM_INTS), dtype=np.int64)
         items[:, 0] = np.arange(self.rows, caps.rows, most)
         items[:, 1] = np.minimum(most, caps.rows - items[:, 0])
         items[:, 5] = -1
         return (items, _NO_ITEMS) if wide else (_NO_ITEMS, items)
 
 
-_NO_ITEMS: Ints = np.zeros((0, ITEM), dtype=np.int64)
+_NO_ITEMS: Ints = np.zeros((0, ITEM_INTS), dtype=np.int64)
 _NONE: Ints = np.zeros(0, dtype=np.int64)
 
 
@@ -253,11 +248,11 @@ def _worth_sharing(rows_S: list[int], tile_rows: TileRows, group: tuple[int, ...
     together = sum(rows)
     small, wide = tile_rows.small, tile_rows.wide
     fewer = sum([1 if n <= small else -(-n // wide) for n in rows]) - (1 if together <= small else -(-together // wide))
-    return fewer * keys >= max(SHARE_FROM, MERGE_COST * together)
+    return fewer * keys >= max(SHARE_FROM_KEYS, MERGE_COST_KEYS * together)
 
 
 def _lay_out_keys(first_S: Ints, slots: Ints, context: Context) -> tuple[Ints, Ints]:
-    """Runs [U, RUN] with their destinations, owner by owner; how many keys each owner has [O]."""
+    """Runs [U, RUN_INTS] with their destinations, owner by owner; how many keys each owner has [O]."""
     if len(first_S) == len(slots):
         own, own_first, own_length = np.arange(len(slots)), slots, np.ones(len(slots), dtype=np.int64)
     else:
@@ -281,13 +276,13 @@ def _lay_out_keys(first_S: Ints, slots: Ints, context: Context) -> tuple[Ints, I
     # The last run of those that touch: its end minus the length of all.
     first = first[at] + length[at] - (end - begin)
     length = end - begin
-    if int(length.max()) > RUN_LENGTH:
-        pieces = np.maximum(1, -(-length // RUN_LENGTH))
-        offset = _ranges(pieces) * RUN_LENGTH
+    if int(length.max()) > RUN_SLOTS:
+        pieces = np.maximum(1, -(-length // RUN_SLOTS))
+        offset = _ranges(pieces) * RUN_SLOTS
         first = first.repeat(pieces) + offset
         begin = begin.repeat(pieces) + offset
-        length = np.minimum(RUN_LENGTH, length.repeat(pieces) - offset)
-    runs_UC = np.zeros((len(first), RUN), dtype=np.int64)
+        length = np.minimum(RUN_SLOTS, length.repeat(pieces) - offset)
+    runs_UC = np.zeros((len(first), RUN_INTS), dtype=np.int64)
     runs_UC[:, 0] = first
     runs_UC[:, 1] = length
     runs_UC[:, 2] = begin
@@ -354,16 +349,17 @@ def _tiles(first_S: Ints, rows_S: Ints, groups: list[tuple[int, ...]], length_O:
 def _items(
     tiles: _Tiles, total: int, tile_rows: TileRows, pieces: float
 ) -> tuple[int, Ints, Ints, npt.NDArray[np.bool_]]:
-    """How many are wide; items [I, ITEM], wide ones first, longest first; their `source`; whether their parts merge."""
-    least = LEAST_CHUNK_FEW if total <= LATENCY_ROWS else LEAST_CHUNK
+    """How many items are wide; all items, wide and long ones first; their `source`; whether their parts merge."""
+    least = LEAST_CHUNK_KEYS_FEW_ROWS if total <= LATENCY_ROWS else LEAST_CHUNK_KEYS
     chunk: Ints | int
     if tiles.wide.any():
-        each = float((tiles.keys * np.where(tiles.wide, WIDE_COST, 1)).sum()) / pieces
-        chunk = np.where(tiles.wide, max(least, _up(int(each / WIDE_COST), ALIGN)), max(least, _up(int(each), ALIGN)))
+        each = float((tiles.keys * np.where(tiles.wide, WIDE_COST_KEYS, 1)).sum()) / pieces
+        narrow, wide = (max(least, _up(int(keys), ALIGN_KEYS)) for keys in (each, each / WIDE_COST_KEYS))
+        chunk = np.where(tiles.wide, wide, narrow)
     else:
-        chunk = max(least, _up(int(int(tiles.keys.sum()) / pieces), ALIGN))
+        chunk = max(least, _up(int(int(tiles.keys.sum()) / pieces), ALIGN_KEYS))
     size = -(-tiles.keys // -(-tiles.keys // chunk))
-    size += -size % ALIGN
+    size += -size % ALIGN_KEYS
     count = -(-tiles.keys // size)
     tile = np.arange(len(count)).repeat(count)
     before = _ranges(count) * size[tile]
@@ -378,7 +374,7 @@ def _items(
         together = tiles.row_of[source + rows - 1] - row == rows - 1
         first = np.where(together, row, total - 1 - source)
         merged |= ~tiles.alone[tile]
-    items = np.zeros((len(tile), ITEM), dtype=np.int64)
+    items = np.zeros((len(tile), ITEM_INTS), dtype=np.int64)
     items[:, 0] = first
     items[:, 1] = rows
     items[:, 2] = tiles.key_begin[tile] + before

@@ -1,7 +1,7 @@
-"""The runs that the spans of a step attend to: whose each is, and which several spans read together.
+"""The runs that the spans of a step attend to: which span each belongs to, and which several spans read together.
 
-Owns: finding equal runs in the contexts of a step. Knows nothing of tiles, items, or of what sharing is worth. This is
-done for every run of every row of every step, so it goes through them as arrays, not one by one.
+Knows nothing of tiles, of items, or of what sharing is worth. Every run of every row passes through here at each step,
+so runs are handled as arrays, not one by one.
 
 Legend: S spans, U runs.
 """
@@ -31,8 +31,8 @@ class Context(NamedTuple):
 
 
 def split_context(spans: Sequence[SpanLayout], worth: Callable[[Group, int], bool]) -> tuple[Context, list[Group]]:
-    """Whose each run is, and the groups: spans that share all of some runs, where `worth(group, keys)` says that it
-    pays to read these keys once for all of them. A span's runs keep their order."""
+    """The owner of each run, and the groups: spans that share runs, where `worth(group, keys)` says that reading these
+    keys once for all of them pays. A span's runs keep their order."""
     contexts = [span[2] for span in spans]
     count_S = [len(context) for context in contexts]
     flat = chain.from_iterable(chain.from_iterable(contexts))
@@ -57,8 +57,8 @@ def split_context(spans: Sequence[SpanLayout], worth: Callable[[Group, int], boo
 
 
 def _shared(owner: Ints, name: Ints, alike: npt.NDArray[np.bool_]) -> dict[Group, list[list[int]]]:
-    """The runs that several spans have, by those spans: where each stands in the list of all. `alike` says which of the
-    sorted names are equal to the next."""
+    """The places of shared runs in the list of all, by the spans that share them. `alike`: which of the sorted names
+    equal the next one."""
     order = name.argsort(kind="stable")
     places, owners = order.tolist(), owner[order].tolist()
     inside = np.zeros(len(alike) + 2, dtype=np.bool_)

@@ -1,11 +1,11 @@
 """`DeviceExecutor`: steps that are computed and sampled on a device, while the host prepares the next.
 
-Owns: which steps are replayed and which are launched one kernel at a time, the tensor of tokens that the last step
-sampled, and the order of a step's parts on the device's one stream. Knows nothing of branches.
+Owns: which steps are replayed and which are launched kernel by kernel, and the tokens that the last step sampled. Knows
+nothing of branches.
 
-Invariants: steps are carried out in the order of their launch (one stream), so a slot that a step writes in vain is
-written again only by a later one; the logits of a step are read by its own sampling before the next step is launched
-over them; nothing here waits for the device except `answers`, and `Staging` for a copy that is long over.
+Invariants: 1. steps run on one stream in the order of their launch, so a slot that a step writes in vain is written
+again only by a later step; 2. a step's logits are read by its own sampling before the next step overwrites them;
+3. nothing waits for the device but `answers`, and `Staging` for a copy that ended long ago.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ log = logging.getLogger("sgl")
 
 
 class DeviceExecutor:
-    """Runs one model. `options` None: one step at a time, nothing captured. `attention`: the model's own, if any."""
+    """Runs the steps of one model. Without `options` it runs one step at a time and captures nothing. `attention`: the
+    model's own, if it has one."""
 
     def __init__(
         self, model: DeviceModel, vocab_size: int, options: EngineOptions | None, attention: Any = None
@@ -54,7 +55,7 @@ class DeviceExecutor:
             if options is not None and self.device.type == "cuda":
                 self._warm_up(options.step_tokens)
             self.graphs = Graphs(model, self.attention, self.sampled_S, options)
-        self.outside = 0  # steps that no captured one fitted
+        self.outside = 0  # steps that fitted no captured one
 
     def launch(self, batch: Batch) -> DeviceFlight:
         try:
@@ -73,7 +74,7 @@ class DeviceExecutor:
         return DeviceFlight(self, hidden_WE, None)
 
     def _compute(self, batch: Batch, plan: Any) -> torch.Tensor:
-        """A step launched kernel by kernel; the hidden states of its wanted rows [W, E]."""
+        """Launch a step kernel by kernel; the hidden states of its wanted rows [W, E]."""
         rows, wants, caps = len(batch.tokens), len(batch.want), plan.needs
         size = layout(rows, wants)[1] + caps.size
         fill(self.staging.host(size), batch, rows, wants, plan.pack(caps))
@@ -82,8 +83,8 @@ class DeviceExecutor:
         return self.model.compute(inputs, self.sampled_S, started)
 
     def _warm_up(self, most: int) -> None:
-        """Run every kind of step once, on the scratch slot: kernels are compiled (or found in the cache on disk), and
-        the largest step is known to fit into memory, before anybody waits for a token."""
+        """Run every kind of step once, on the scratch slot. This compiles kernels (or finds them in the cache on disk)
+        and shows that the largest step fits into memory, before a user waits for a token."""
         began = time.monotonic()
         self.model.tune()
         for spans in ([most], [20] * 40, [1] * 600, [40], [1] * 40, [40, *[1] * 20]):
@@ -110,7 +111,7 @@ class DeviceExecutor:
 
 
 class DeviceFlight:
-    """A step on the device: hidden states whose logits are computed when they are asked about, or logits."""
+    """A step on the device: its logits, or hidden states whose logits are computed when they are asked about."""
 
     def __init__(
         self, executor: DeviceExecutor, hidden_WE: torch.Tensor | None, logits_WV: torch.Tensor | None
@@ -143,7 +144,7 @@ class DeviceFlight:
 
 
 def _scratch_batch(spans: list[int], rows: int) -> Batch:
-    """A step of spans of so many rows (as many of them as make `rows`) that reads and writes the scratch slot only."""
+    """A step of `rows` rows in spans of so many, which reads and writes the scratch slot only."""
     layout, at = [], 0
     for span in spans:
         span = min(span, rows - at)
@@ -155,10 +156,11 @@ def _scratch_batch(spans: list[int], rows: int) -> Batch:
 
 
 def attention_of(model: Any, asked: str) -> Any:
-    """The attention that was asked for, of a model with one shape of heads (`config`); ours, with a warning, where
-    FlashInfer turns out not to work on this machine.
+    """The attention that was asked for, of a model with one shape of heads (`config`). Where FlashInfer does not work
+    on this machine, ours with a warning.
 
-    Raises `OptionError` where it is not installed, or has no kernel for this model."""
+    Raises `OptionError` where FlashInfer is not installed, or has no kernel for this model.
+    """
     config = model.config
     shape = (config.num_heads, config.num_kv_heads, config.head_dim, model.device, model.dtype)
     if asked == "flashinfer":

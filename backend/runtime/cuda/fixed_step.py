@@ -1,10 +1,11 @@
 """`FixedStep`: a step of fixed sizes over one buffer of inputs, captured as a CUDA graph and replayed.
 
 Owns: where the inputs of a step lie in its buffer, the padding of smaller steps, capture and replay. Knows nothing of
-what the rows are for. Padding rows hold token 0 at position 0 and write the scratch slot; nobody asks about them.
+what the rows are for. Padding rows hold token 0 at position 0 and write the scratch slot; their logits are never read.
 
-Off a GPU a replay runs the same launches again: what a replay reads, it reads from the buffer in either case, which is
-how this is tested without a card.
+Off a GPU a replay makes the same launches again, from the same buffer: so this is tested without a card.
+
+Legend: W wanted rows, V vocabulary, S sampled tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .staging import Ints, Staging
 
 
 def layout(rows: int, wants: int) -> tuple[int, int]:
-    """(ints of tokens, positions, slots and wanted rows; the same rounded up to where an attention plan begins)."""
+    """(ints of tokens, positions, slots and wanted rows; where the attention plan begins, a multiple of 4)."""
     head = 3 * rows + wants
     return head, -(-head // 4) * 4
 
@@ -46,8 +47,8 @@ def views(buffer: torch.Tensor, rows: int, wants: int) -> tuple[StepInputs, torc
 
 
 class FixedStep:
-    """`rows` rows of which up to `wants` are wanted, attention capacities for contexts up to `context_length`. Tokens
-    may stand for `sampled_S`; the first rows of `logits_WV` take the logits."""
+    """A step of `rows` rows, up to `wants` of them wanted, with attention capacities for contexts up to
+    `context_length`. Tokens may stand for `sampled_S`; the first rows of `logits_WV` take the logits."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class FixedStep:
         self.size = layout(rows, wants)[1] + self.caps.size
         self._buffer = torch.zeros(self.size, dtype=torch.int32, device=model.device)
         self._sampled_S = sampled_S
-        self._planned: Any = None  # of an attention that has to plan on the host before each replay
+        self._planned: Any = None  # the step of an attention that plans on the host before each replay
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits_WV = logits_WV[:wants]
 
@@ -85,14 +86,14 @@ class FixedStep:
         self._run()
 
     def capture(self, pool: Any) -> None:
-        """Capture the launches; `pool` is the memory that all captured steps share (they never run side by side)."""
+        """Capture the launches. All captured steps share the memory `pool`, since they never run side by side."""
         self._graph = torch.cuda.CUDAGraph()
         # What other threads do on the device meanwhile is their own.
         with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self._run()
 
     def replay(self, batch: Batch, plan: Any, staging: Staging) -> torch.Tensor:
-        """Carry out a step that fits; its logits [wants, V], valid until the next replay of any captured step."""
+        """Carry out a step that fits; its logits [wants, V] are valid until the next replay of any captured step."""
         room = staging.host(self.size)
         fill(room, batch, self.rows, self.wants, plan.pack(self.caps))
         staging.send(self.size, self._buffer)

@@ -1,9 +1,7 @@
 """`Graphs`: which sizes of step are captured, and which one a step is replayed with.
 
-Owns: the sizes, their capture at the start, and the choice. Knows nothing of what is captured.
-
-A step is replayed with the smallest captured one it fits. Decoding wants every row; steps that mix prompts, choices and
-decoding want few of many, so larger sizes exist with few and with more wanted rows.
+Knows nothing of what is captured. A step is replayed with the smallest captured one it fits. Decoding wants every row;
+steps that mix prompts, choices and decoding want few of many, so larger sizes exist with few and with more wanted rows.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sgl")
 
-MOST_ROWS = 512
+MOST_CAPTURED_ROWS = 512
 """Larger steps keep the device busy for longer than it takes to launch them kernel by kernel."""
 
 
@@ -42,7 +40,7 @@ class Graphs:
     def __init__(
         self, model: DeviceModel, attention: Any, sampled_S: torch.Tensor, options: EngineOptions | None
     ) -> None:
-        most = 0 if options is None else min(options.cuda_graph_max_bs, MOST_ROWS)
+        most = 0 if options is None else min(options.cuda_graph_max_bs, MOST_CAPTURED_ROWS)
         self.steps: list[FixedStep] = []
         if options is None or not most:
             return

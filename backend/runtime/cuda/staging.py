@@ -1,7 +1,7 @@
-"""`Staging`: host arrays of a step (its inputs, its asks) on their way to the device, in one copy.
+"""`Staging`: host arrays of a step (its inputs, its asks) on their way to the device, each in one copy.
 
-Owns: pinned memory, taken in turns. Invariant: a buffer is written again only after the copy that read it is over.
-Off a GPU there is nothing to stage: the copy is plain.
+Owns: pinned memory, taken in turns. Knows nothing of what the arrays mean.
+Invariant: a buffer is written again only after the copy that read it is over. Off a GPU the copy is plain.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Staging:
         self._turn = 0
 
     def host(self, size: int) -> Ints:
-        """Room for `size` ints, to be filled and then sent with the next `send`."""
+        """An array of `size` ints to fill; the next `send` sends it."""
         self._turn = (self._turn + 1) % BUFFERS
         buffer = self._buffers[self._turn]
         if buffer.copied is not None:
@@ -44,7 +44,7 @@ class Staging:
         return buffer.array[:size]
 
     def send(self, size: int, into: torch.Tensor | None = None) -> torch.Tensor:
-        """Begin to copy the first `size` ints of the room; to the front of `into`, or to a new tensor."""
+        """Begin to copy the first `size` ints of that array to the front of `into`, or to a new tensor."""
         buffer = self._buffers[self._turn]
         target = torch.empty(size, dtype=torch.int32, device=self.device) if into is None else into[:size]
         target.copy_(buffer.tensor[:size], non_blocking=True)

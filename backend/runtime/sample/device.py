@@ -32,16 +32,16 @@ Ask = Request | Lookup
 Answer = Sampled | Looked | Exception
 Top = tuple[tuple[float, int], ...]
 
-TILE = 2048
+TILE_LOGITS = 2048
 """Logits that one program takes."""
 _LOGITS_A_WARP = 256
 """Eight a thread: with more, registers leave room for too few programs."""
-_ROUNDS = 3
+_DRAW_ROUNDS = 3
 """Draws of a filtered row that are judged by many programs; what is then still open is left to one program a row, which
-takes `_WIDER` tiles at once. A judgement of rows that are answered costs next to nothing."""
-_WIDER = 2
-_PAIRS = 128
-_WORDS = 16384
+takes `_SETTLE_TILES` tiles at once. A judgement of rows that are answered costs next to nothing."""
+_SETTLE_TILES = 2
+_PAIRS_A_PROGRAM = 128
+_FIRST_WORDS = 16384
 """What the staging buffers hold at first: the records of a thousand rows."""
 
 
@@ -49,16 +49,18 @@ class DeviceSampler:
     """Answers the asks of one step at a time. `vocab_size`: real ids; `width`: columns of logits (those from
     `vocab_size` on are padding and never sampled); `rows`: the most asks of a step."""
 
-    def __init__(self, vocab_size: int, width: int, device: torch.device, rows: int, *, tile: int = TILE) -> None:
+    def __init__(
+        self, vocab_size: int, width: int, device: torch.device, rows: int, *, tile: int = TILE_LOGITS
+    ) -> None:
         if vocab_size > width:
             raise ValueError(f"vocab_size {vocab_size} is more than the {width} columns of logits")
         self.vocab_size, self.width, self.rows, self.device = vocab_size, width, rows, device
         self._packer = Packer(vocab_size)
         self._tile, self._tiles = tile, triton.cdiv(vocab_size, tile)
         self._shape = _shape(vocab_size, tile)
-        self._whole = _shape(vocab_size, tile * _WIDER)
-        self._staging = Staging(device, _WORDS)
-        self._words = torch.empty(_WORDS, dtype=torch.int32, device=device)
+        self._whole = _shape(vocab_size, tile * _SETTLE_TILES)
+        self._staging = Staging(device, _FIRST_WORDS)
+        self._words = torch.empty(_FIRST_WORDS, dtype=torch.int32, device=device)
         f64: Any = {"dtype": torch.float64, "device": device}
         self._scratch = torch.empty(rows * self._tiles * kernels.TILE_FIELDS, **f64)
         self._states = torch.empty(rows * kernels.STATE_FIELDS, **f64)
@@ -95,7 +97,7 @@ class DeviceSampler:
             return Pending(asks, packed, results.bring(n, False))
         rows, filtered = packed.filtered
         if filtered:
-            for _ in range(_ROUNDS):
+            for _ in range(_DRAW_ROUNDS):
                 grid = self._tiles, filtered
                 kernels.again[grid](*common, rows, self._scratch, self._counters, *ends, **self._shape)
             kernels.settle[(filtered,)](*common, rows, self._scratch, *ends, **self._whole)
@@ -136,8 +138,8 @@ class DeviceSampler:
             return None
         found = torch.empty(pairs, dtype=torch.float64, device=self.device)
         source = logits_WV, logits_WV.stride(0), words
-        grid = (triton.cdiv(pairs, _PAIRS),)
-        row_kernels.look[grid](*source, at, pairs, self._results.stats, found, BLOCK=_PAIRS)
+        grid = (triton.cdiv(pairs, _PAIRS_A_PROGRAM),)
+        row_kernels.look[grid](*source, at, pairs, self._results.stats, found, BLOCK=_PAIRS_A_PROGRAM)
         return _to_host(found)
 
     def _topped(self, logits_WV: torch.Tensor, packed: Packed, words: torch.Tensor) -> torch.Tensor | None:

@@ -170,9 +170,9 @@ def test_any_step_without_the_fast_kernel(step):
 @given(steps())
 def test_any_step_with_everything_shared_and_small_tiles(step):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan_module, "SHARE_FROM", 1)
-        patch.setattr(plan_module, "TILE", 3)
-        patch.setattr(plan_module, "WASTE", 0)
+        patch.setattr(plan_module, "SHARE_FROM_SLOTS", 1)
+        patch.setattr(plan_module, "TILE_ROWS", 3)
+        patch.setattr(plan_module, "PADDING_COST", 0)
         compare(*step, groups=2, dim=4)
 
 

@@ -56,9 +56,9 @@ def check_plan(plan: TreePlan, spans, slots, caps: Caps) -> None:
     packed = plan.pack(caps).tolist()
     wide, small, listed, place, indptr, runs = caps.offsets
     keys = [-1] * caps.keys
-    for at in range(runs, runs + tree_plan.RUN * packed[tree_plan.RUNS], tree_plan.RUN):
-        first, length, to, _ = packed[at : at + tree_plan.RUN]
-        assert length <= tree_plan.RUN_LENGTH
+    for at in range(runs, runs + tree_plan.RUN_INTS * packed[tree_plan.RUNS], tree_plan.RUN_INTS):
+        first, length, to, _ = packed[at : at + tree_plan.RUN_INTS]
+        assert length <= tree_plan.RUN_SLOTS
         keys[to : to + length] = range(first, first + length)
     met = [[] for _ in range(caps.rows)]
     parts = [[] for _ in range(caps.rows)]
@@ -70,7 +70,7 @@ def check_plan(plan: TreePlan, spans, slots, caps: Caps) -> None:
     for at, room, count, most in kinds:
         assert packed[count] <= room
         for i in range(room):
-            item = packed[at + i * tree_plan.ITEM :][: tree_plan.ITEM]
+            item = packed[at + i * tree_plan.ITEM_INTS :][: tree_plan.ITEM_INTS]
             assert (item[1] > 0) == (i < packed[count]) and item[1] <= most
             for j in range(item[1]):
                 row = item[0] + j if item[0] >= 0 else packed[listed - 1 - item[0] + j]
@@ -127,8 +127,8 @@ TREE = build(
 
 @pytest.fixture
 def everything_shared(monkeypatch):
-    monkeypatch.setattr(tree_plan, "SHARE_FROM", ALWAYS)
-    monkeypatch.setattr(tree_plan, "MERGE_COST", ALWAYS)
+    monkeypatch.setattr(tree_plan, "SHARE_FROM_KEYS", ALWAYS)
+    monkeypatch.setattr(tree_plan, "MERGE_COST_KEYS", ALWAYS)
 
 
 @pytest.mark.parametrize("caps", [None, (1, 1000)])
@@ -177,7 +177,7 @@ def test_a_large_step_uses_wider_tiles(monkeypatch):
     spans, slots = build([[(1, 40)], [(1, 40)], []], [30, 18, 3], range(50, 101))
     plan = compare(spans, slots, heads=(6, 1), dtype=torch.float16, atol=4e-3)
     assert plan.tile_rows.wide_m == 64  # of 17 rows on average: wider tiles would be half empty
-    monkeypatch.setattr(tree_attention, "LONG_SPANS", 10)
+    monkeypatch.setattr(tree_attention, "LONG_SPAN_ROWS", 10)
     plan = compare(spans, slots, heads=(6, 1), dtype=torch.float16, atol=4e-3)
     assert plan.tile_rows.wide_m == 128 and plan.wide_IC[:, 1].max() == 21
 
@@ -253,7 +253,9 @@ def steps(draw, lengths=(1, 2, 17, 64, 200), most=(1, 1, 1, 2, 5, 49)):
 def test_any_plan(step, heads, constants, padding):
     spans, slots = step
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in zip(("SHARE_FROM", "MERGE_COST", "LEAST_CHUNK", "ALIGN", "RUN_LENGTH"), constants):
+        for name, value in zip(
+            ("SHARE_FROM_KEYS", "MERGE_COST_KEYS", "LEAST_CHUNK_KEYS", "ALIGN_KEYS", "RUN_SLOTS"), constants
+        ):
             patch.setattr(tree_plan, name, value)
         plan = plan_tree(spans, slots, heads=heads)
         check_plan(plan, spans, slots, plan.needs)
@@ -266,11 +268,11 @@ def test_any_plan(step, heads, constants, padding):
 def test_any_step(step, captured, chunk):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (
-            ("SHARE_FROM", ALWAYS),
-            ("MERGE_COST", ALWAYS),
-            ("LEAST_CHUNK", chunk),
-            ("LEAST_CHUNK_FEW", chunk),
-            ("ALIGN", 16),
+            ("SHARE_FROM_KEYS", ALWAYS),
+            ("MERGE_COST_KEYS", ALWAYS),
+            ("LEAST_CHUNK_KEYS", chunk),
+            ("LEAST_CHUNK_KEYS_FEW_ROWS", chunk),
+            ("ALIGN_KEYS", 16),
         ):
             patch.setattr(tree_plan, name, value)
         compare(*step, heads=(2, 1), caps=(len(step[1]) + 3, 300) if captured else None)

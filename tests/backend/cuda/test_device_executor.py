@@ -19,7 +19,7 @@ import sgl  # isort: skip
 from sgl.backend.runtime.step.packed import Batch, Run, SpanLayout  # isort: skip
 from sgl.backend.runtime.cuda import executor as executor_module
 from sgl.backend.runtime.cuda.executor import DeviceExecutor
-from sgl.backend.runtime.cuda.graphs import MOST_ROWS, sizes
+from sgl.backend.runtime.cuda.graphs import MOST_CAPTURED_ROWS, sizes
 from sgl.backend.runtime.model.llama.fused import FusedLlama
 from sgl.backend.runtime.model.llama.llama import Llama
 from sgl.backend.runtime.model.load.checkpoint import Checkpoint
@@ -172,11 +172,11 @@ def test_the_smallest_captured_step_that_fits_is_chosen(checkpoint: Checkpoint) 
     assert without.graphs.steps == [] and without.graphs.choose(DECODES, without.attention.plan(DECODES)) is None
 
 
-@pytest.mark.parametrize("most", [1, 2, 5, 8, 100, 256, MOST_ROWS])
+@pytest.mark.parametrize("most", [1, 2, 5, 8, 100, 256, MOST_CAPTURED_ROWS])
 def test_sizes_of_captured_steps(most: int) -> None:
     found = sizes(most)
     assert found == sorted(set(found)) and (most, most) in found and (1, 1) in found
-    assert all(wants <= rows <= MOST_ROWS for rows, wants in found)
+    assert all(wants <= rows <= MOST_CAPTURED_ROWS for rows, wants in found)
     decoding = [rows for rows, wants in found if rows == wants and rows <= most]
     assert all(b <= 2 * a for a, b in pairwise(decoding)), "padding would more than double a step"
 

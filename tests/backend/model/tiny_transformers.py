@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from sgl.backend.runtime.model.foreign.attention import TILE
+from sgl.backend.runtime.model.foreign.attention import TILE_ROWS
 from sgl.backend.runtime.model.foreign.model import TransformersModel
 from sgl.backend.runtime.step.packed import Batch, SpanLayout
 
@@ -124,7 +124,7 @@ def check_tree(
     reference: Any,
     tolerance: float = 2e-4,
     forward: Callable[[Batch], np.ndarray] | None = None,
-    prompt: int = TILE + 22,
+    prompt: int = TILE_ROWS + 22,
 ) -> None:
     """Prompts, decodes, forks, chains and a span over another's rows of the same step, each row against its text."""
     forward = forward or model.forward

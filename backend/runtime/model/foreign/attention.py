@@ -25,9 +25,9 @@ from ...attention.plan import AttentionPlan, Ints, plan_attention
 from ...attention.torch_attention import StepAttention, zeros
 from ...step.packed import Batch, SpanLayout
 
-TILE = 128
+TILE_ROWS = 128
 """Most rows of a span that are computed together."""
-WORK_AT_ONCE = 1 << 20
+SCORES_AT_ONCE = 1 << 20
 """Most rows x keys (padding included; few rows count as 16) computed at once, which bounds the memory of a layer."""
 
 
@@ -161,7 +161,7 @@ def tile_groups(spans: Sequence[SpanLayout], slots: Ints, window: int | None) ->
     for tiles in by_rows.values():
         group: list[Tile] = []
         for tile in sorted(tiles, key=lambda tile: -len(tile.slots)):
-            if group and (len(group) + 1) * len(group[0].slots) * max(len(tile.rows), 16) > WORK_AT_ONCE:
+            if group and (len(group) + 1) * len(group[0].slots) * max(len(tile.rows), 16) > SCORES_AT_ONCE:
                 yield group
                 group = []
             group.append(tile)
@@ -171,8 +171,8 @@ def tile_groups(spans: Sequence[SpanLayout], slots: Ints, window: int | None) ->
 def _tiles(span: SpanLayout, slots: Ints, window: int | None) -> Iterator[Tile]:
     own = slots[span.first_row : span.first_row + span.rows]
     key_slots = np.concatenate([*(np.arange(start, start + length) for start, length in span.context), own])
-    for start in range(0, span.rows, TILE):
-        rows = np.arange(start, min(start + TILE, span.rows))
+    for start in range(0, span.rows, TILE_ROWS):
+        rows = np.arange(start, min(start + TILE_ROWS, span.rows))
         first_key = 0 if window is None else max(0, span.context_length + start - window + 1)
         last_key = span.context_length + int(rows[-1])
         yield Tile(span.first_row + rows, key_slots[first_key : last_key + 1], first_key)

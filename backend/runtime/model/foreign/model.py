@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from .....lang.errors import BackendError, ModelLoadError
 from ...device import on
 from ...step.packed import Batch
-from .attention import WORK_AT_ONCE, LayerAttention, LayerShape, LayerStep, TorchAttention
+from .attention import SCORES_AT_ONCE, LayerAttention, LayerShape, LayerStep, TorchAttention
 from .probe import (
     PROBE,
     STEP,
@@ -85,7 +85,7 @@ class TransformersModel:
         """Bytes a step of `rows` rows needs beside weights and KV: a guess, its code is not ours."""
         config = self.network.config.get_text_config()
         wide = 16 * config.hidden_size + 6 * (getattr(config, "intermediate_size", 0) or 4 * config.hidden_size)
-        tiled = 24 * WORK_AT_ONCE * max(layer.query_heads for layer in self.layers)  # scores, and copies of them
+        tiled = 24 * SCORES_AT_ONCE * max(layer.query_heads for layer in self.layers)  # scores, and copies of them
         return rows * wide * 4 + 3 * 4 * min(rows, 1024) * self.vocab_size + tiled + (512 << 20)
 
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
