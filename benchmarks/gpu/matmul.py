@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import triton
 
-from sgl.backend.runtime.model.llama.tune import Timing, Weights, measure, tune
+from sgl.backend.runtime.model.llama.tune import SHAPES, ProductWeights, Shapes, Timing, measure, tune
 from sgl.backend.runtime.model.llama.tuned import BUCKETS, LIBRARY, KernelChoice, Product, Table
 
 SPREAD = 256 << 20
@@ -26,6 +26,14 @@ SPREAD = 256 << 20
 DTYPE = "bfloat16"
 LIBRARY_ONLY = 128, 256
 """Rows at which only cuBLAS is timed."""
+MORE_SHAPES = Shapes(
+    rows=(*SHAPES.rows, (1, 1024, 4), (4, 256, 1), (8, 512, 2), (4, 2048, 8), (8, 256, 1), (1, 2048, 8)),
+    tiles={
+        16: (*SHAPES.tiles[16], (16, 128, 1, 6), (32, 128, 2, 6), (64, 256, 4, 3), (64, 64, 4, 6), (128, 128, 4, 4)),
+        32: (*SHAPES.tiles[32], (16, 256, 1, 4), (32, 128, 2, 5), (64, 64, 4, 6), (128, 128, 8, 3)),
+        64: (*SHAPES.tiles[64], (32, 128, 2, 5), (128, 128, 8, 3), (128, 64, 8, 4), (256, 64, 8, 3)),
+    },
+)
 
 
 def products(hidden: int, heads: int, mixed: int, wide: int, vocabulary: int) -> dict[str, Product]:
@@ -42,7 +50,7 @@ def products(hidden: int, heads: int, mixed: int, wide: int, vocabulary: int) ->
 MODELS = {"8B": products(4096, 6144, 4096, 12288, 151936), "0.6B": products(1024, 4096, 2048, 3072, 151936)}
 
 
-def weights_of(product: Product) -> Weights:
+def weights_of(product: Product) -> ProductWeights:
     shape = product.weight_rows, product.K
     copies = max(1, min(32, SPREAD // (2 * shape[0] * shape[1])))
     both = torch.empty(copies, *shape, dtype=torch.bfloat16, device="cuda").normal_(0.0, 0.02)
@@ -115,7 +123,7 @@ def main() -> None:
         buckets=args.rows,
         seconds=args.seconds,
         overlap=not args.no_overlap,
-        more=args.more,
+        shapes=MORE_SHAPES if args.more else SHAPES,
     )
     if args.save:
         table.save(args.save)

@@ -21,7 +21,7 @@ import models
 import report
 import torch
 import triton
-from matmul import described
+from matmul import MORE_SHAPES, described
 
 from sgl.backend.runtime.model.llama import tune
 from sgl.backend.runtime.model.llama.tuned import BUCKETS, LIBRARY, KernelChoice, Product, Table
@@ -43,7 +43,7 @@ PROGRAMS = 96, 700
 
 def candidates(product: Product, bucket: int) -> list[KernelChoice]:
     """Tiles in any number of parts that makes a reasonable number of programs; rows where x has up to four."""
-    found = [choice for choice in tune.candidates(product, bucket, 132, True, True) if choice.kernel == "rows"]
+    found = [choice for choice in tune.candidates(product, bucket, 132, True, MORE_SHAPES) if choice.kernel == "rows"]
     for columns, block_k, warps, stages in SHAPES[16 if bucket <= 16 else 32 if bucket <= 32 else 64]:
         block_n = max(16, columns // 2) if product.silu else columns
         tiles = -(-product.N // block_n)
@@ -101,7 +101,7 @@ def search(trial: Trial, names: dict[Product, str], cases: Any, bucket: int, rou
             )  # fmt: skip
 
 
-def right(product: Product, bucket: int, choice: KernelChoice, weights: tune.LayerWeights) -> bool:
+def right(product: Product, bucket: int, choice: KernelChoice, weights: tune.ProductWeights) -> bool:
     return choice == LIBRARY or len(tune.measure(product, bucket, weights, [choice])) == 2
 
 

@@ -1,1 +1,9 @@
-"""Models: configuration, loading, the Llama family, and the hash-everything toy."""
+"""Models: from files to a step's logits.
+
+load/     files, hub ids and GGUF to a checkpoint, and a checkpoint to a model on its device
+llama/    the Llama family: in torch for the CPU, in Triton for a GPU
+foreign/  any other causal model, run by transformers with our attention
+toy.py    a model whose logits are a hash of all that a row attends to, for tests
+
+`step/packed.py` has the protocol that all of them implement.
+"""

@@ -1,11 +1,10 @@
-"""Attention for models that compute everything else themselves: the KV of their layers, and what their rows see.
+"""The attention of models that compute everything else themselves: the KV of their layers, and what their rows see.
 
-Owns: `LayerShape` (what one layer's attention is), `LayerAttention` (the seam behind which any kernel may stand), and
-its plain torch form. Knows nothing of transformers, nor of what a span is for.
-
-Layers without a window or soft-cap go through `StepAttention`, which computes a shared prefix once. The others take a
-straightforward way: a tile of rows, the keys its window reaches, one masked softmax in float32. Key i of a span is at
-position i (its context runs are in order of position), so a window is a lower bound on i.
+Owns: `LayerShape` (what one layer's attention is), `LayerAttention` (the protocol of what may compute it), and its
+plain torch form. Knows nothing of transformers, nor of what a span is for. Layers without a window or soft-cap go
+through `StepAttention`, which computes a shared prefix once. The others take a straightforward way: a tile of rows, the
+keys its window reaches, one masked softmax in float32. Key i of a span is at position i, so a window is a lower bound
+on i.
 
 Legend: T rows of the step, Q query heads = G groups * H KV heads, D head dim, J = 2H (K heads, then V heads of a slot),
 N slots, S tiles, R rows a tile, L keys a tile (padded), M = G * R.

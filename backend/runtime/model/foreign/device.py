@@ -1,9 +1,9 @@
 """`DeviceTransformers`: a model that transformers runs, on a device whose executor samples there and runs ahead.
 
-Owns: what of `TransformersModel` is different there: its attention, its executor, tokens that nobody on the host knows
-yet. Nothing is captured: how its code is launched is its own. Needs triton.
+Owns: what differs from `TransformersModel`: its attention, its executor, tokens that the host does not know yet. Knows
+nothing of files. No step is captured, since how the model's code is launched is its own. Needs triton.
 
-Legend: as in `transformers_model`; S sampled tokens.
+Legend: T rows, W wanted rows, V vocabulary, S sampled tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DeviceTransformers(TransformersModel):
-    """Implements `cuda.device_model.DeviceModel` beside `batch.Model`."""
+    """Implements `cuda.device_model.DeviceModel` beside `step.packed.Model`."""
 
     attention: DeviceAttention
     captured = False
@@ -33,7 +33,7 @@ class DeviceTransformers(TransformersModel):
         return DeviceAttention(self.layers, self.device, self.dtype)
 
     def executor(self, vocab_size: int, options: EngineOptions) -> Executor:
-        """On the device; with `attention_backend="torch"` the host's, and no kernel but torch's."""
+        """The device's executor; with `attention_backend="torch"` the host's, and no kernel but torch's."""
         if options.attention_backend == "torch":
             from ...step.executor import HostExecutor
 
@@ -44,17 +44,17 @@ class DeviceTransformers(TransformersModel):
         return DeviceExecutor(self, vocab_size, replace(options, cuda_graph_max_bs=0), self.attention)
 
     def tune(self) -> None:
-        """Nothing: its products are torch's."""
+        """Do nothing: its products are torch's."""
 
     @torch.inference_mode()
     def compute(self, inputs: StepInputs, sampled_S: torch.Tensor, attention: DeviceStep) -> torch.Tensor:
-        """One step; the logits of the wanted rows [W, V] in the model's dtype, since what comes between the last hidden
-        states and them is its own code's."""
+        """One step; the logits of the wanted rows [W, V] in the model's dtype. (Its own code makes logits of hidden
+        states.)"""
         tokens_T = inputs.tokens_T.long()
         place_T = (-1 - tokens_T).clamp_min_(0)
         tokens_T = torch.where(tokens_T < 0, sampled_S[place_T].long(), tokens_T)
         return self.forward_rows(tokens_T, inputs.positions_T.long(), inputs.want_W.long(), attention)
 
     def logits(self, logits_WV: torch.Tensor, out_WV: torch.Tensor | None = None) -> torch.Tensor:
-        """What `compute` gave."""
+        """Return what `compute` returned."""
         return logits_WV

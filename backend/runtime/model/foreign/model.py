@@ -1,12 +1,10 @@
 """`TransformersModel`: any causal model that transformers knows, run by its own code with our attention in it.
 
-Owns: loading such a model, what is refused before its weights are read, and a step through it. Knows nothing of
-branches (a `Batch` says which slots a row attends to), nor of how attention is computed (`LayerAttention`).
+Owns: a step through such a model, and the proof that a step gives its logits. Knows nothing of branches (a `Batch` says
+which slots a row attends to), nor of how attention is computed (`LayerAttention`).
 
 All rows of a step are one sequence of batch size one with explicit positions; transformers keeps no cache and makes no
 mask. The n-th call of attention in a forward is layer n: models may share or skip modules, but not change the order.
-
-transformers is imported only when a model is loaded: it takes seconds.
 
 Legend: T rows, W wanted rows, V vocabulary, Q query heads, H KV heads, D head dim.
 """
@@ -44,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class TransformersModel:
-    """A loaded model; implements `batch.Model`.
+    """A loaded model; implements `step.packed.Model`.
 
     `network` is transformers' own module, in evaluation mode on `device`. `prove`: compare a step's logits with those
     of the model's own attention first (a mistake of structure cannot go unseen then).

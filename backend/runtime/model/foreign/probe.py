@@ -1,13 +1,14 @@
 """What attention a transformers model computes, found by running it; and the proof that ours is the same.
 
-Owns: the names under which this package's functions stand in transformers' attention and mask interfaces, reading a
-layer's shape, window, scaling and soft-cap from one real call of it, and the comparison with the model's own attention.
-Knows nothing of slots or of steps. Only functions here touch transformers, which takes seconds to import.
+Owns: the names of our functions in transformers' attention and mask interfaces, reading a layer's shape from one real
+call of it, and the comparison with the model's own attention. Knows nothing of slots or of steps.
 
-A model's source is the only full description of it, and there are hundreds. So nothing is taken from a list of
-architectures: a layer's mask is the function that transformers would have drawn it with, evaluated at a few positions;
-an argument that is not known refuses the model; and what is left (state outside attention, biases, positions that do
-not come from `position_ids`) shows when a step of interleaved branches does not give the logits of one plain text.
+A model's source is its only full description, and there are hundreds of models. So there is no list of architectures:
+a mask is the function that transformers would have drawn it with, evaluated at a few positions; an unknown argument
+refuses the model; and what is left (state outside attention, biases, other positions) shows when a step of interleaved
+branches does not give the logits of one plain text.
+
+Legend: T rows of a text, Q query heads, H KV heads, D head dim, R rows and L keys of a mask, V vocabulary.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ _HARMLESS = frozenset({
     "dropout", "scaling", "sliding_window", "softcap", "position_ids", "cache_position", "use_cache", "return_dict",
     "output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep",
 })  # fmt: skip
-_ROWS = 16
+_TEXT_TOKENS = 16
 """Length of the text that is compared."""
 
 
 def register() -> None:
-    """Name this package's functions in transformers' interfaces (again does no harm: they hold no state)."""
+    """Name our functions in transformers' interfaces. A second call does no harm: they hold no state."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(STEP, _through)
@@ -73,7 +74,7 @@ def attend_through(network: torch.nn.Module, attend: Callable[..., torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class _MaskPattern:
-    """What stands for a mask: who sees whom, or None when that is nothing we compute."""
+    """Stands for a mask. `causal`: a row sees the rows up to itself, `window` of them; False: it is something else."""
 
     causal: bool
     window: int | None = None
@@ -102,7 +103,7 @@ def _read_mask(*, mask_function: Callable[..., torch.Tensor], **options: Any) ->
 
 
 class AttentionRecorder:
-    """Stands in for attention in one forward: notes what each call is, and answers zeros."""
+    """Stands in for attention in one forward: records what each call is, and returns zeros."""
 
     def __init__(self, name: str) -> None:
         self.layers: list[LayerShape] = []
@@ -148,8 +149,8 @@ class AttentionRecorder:
         return ModelLoadError(f"{self._name}: {what}; supported: {SUPPORTED}")
 
 
-def probe_tokens(vocab_size: int, count: int = _ROWS) -> list[int]:
-    """Some tokens, without the first ids, which are often special."""
+def probe_tokens(vocab_size: int, count: int = _TEXT_TOKENS) -> list[int]:
+    """Some token ids, but not the first ones, which are often special."""
     return [(11 + 37 * i * (i + 3)) % vocab_size for i in range(count)]
 
 

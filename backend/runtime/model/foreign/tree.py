@@ -1,14 +1,10 @@
 """`DeviceAttention`: the attention of a model whose layers differ, by the kernels of `TreeAttention` where they can.
 
-Owns: which layers are computed by which kernels or in plain torch, windows said as spans without windows, and a step's
-plans in one array. Knows nothing of transformers, of executors or of how `TreeAttention` works.
+Owns: which layers are computed by which kernels or in plain torch, windows expressed as spans without windows, and a
+step's plans in one array. Knows nothing of transformers, of executors or of how `TreeAttention` works.
 
-- Layers with equal heads share a `TreeAttention`; its scale is made right by scaling queries.
-- A window that reaches beyond every row's text is none. Where one does not, a span is cut: the rows that see everything
-  stay together, and each row after them becomes a span whose context is what it sees of its text (K and V of all rows
-  are written before any attends, so rows of a span may be each other's context). That is decoding, choices and short
-  texts; a step with long prompts beyond the window goes the straightforward way of `Tiles` in layers with that window.
-- Layers with soft-caps, and head dims the kernels are not made for, always go that way.
+Layers with equal heads share a `TreeAttention`; queries are scaled where a layer's scale differs. Layers with
+soft-caps, and head dims the kernels are not made for, always go the straightforward way of `Tiles`.
 
 Legend: T rows of the step, Q query heads, H KV heads, D head dim, N slots.
 """
@@ -35,7 +31,7 @@ from .attention import LayerShape, TilePlan, Tiles
 log = logging.getLogger("sgl")
 
 CUT_KEYS = 1 << 18
-"""Keys that rows of longer spans may see once they are spans of their own; each then reads its keys by itself."""
+"""Most keys of a step that rows may read by themselves once they are spans of their own."""
 
 
 class DeviceCaps(NamedTuple):
@@ -45,7 +41,7 @@ class DeviceCaps(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What a plan depends on: the heads (None: plain torch, whatever they are) and the window."""
+    """What a plan depends on: the heads (None: plain torch) and the window."""
 
     tree: TreeAttention | None
     window: int | None
@@ -107,7 +103,7 @@ class DeviceAttention:
         _log_choice(layers)
 
     def without_kernels(self) -> None:
-        """Compute everything in plain torch from here on."""
+        """Compute everything in plain torch from now on."""
         self._kinds = [_Kind(None, kind.window) for kind in self._kinds]
 
     def allocate(self, slots: int) -> None:
@@ -185,8 +181,13 @@ def _plan_part(kind: _Kind, batch: Batch, spans: Sequence[SpanLayout] | None) ->
 
 
 def without_window(batch: Batch, window: int) -> Sequence[SpanLayout] | None:
-    """Spans in which every row sees without a window what it sees with one; the batch's own where it sees all, None
-    where too many rows would have to read their keys by themselves. A row is in one of them, in the batch's order."""
+    """Spans in which every row sees without a window what it sees with one.
+
+    A window that reaches beyond every row's text is none: the batch's own spans. Else a span is cut. The rows that see
+    everything stay together; each row after them becomes a span whose context is what it sees of its text. (K and V of
+    all rows are written before any attends, so rows of a span may be each other's context.) That serves decoding,
+    choices and short texts. None where too many rows would read their keys by themselves: long prompts.
+    """
     spans = batch.spans
     beyond = [span.context_length + span.rows - window for span in spans]
     if max(beyond) <= 0:
@@ -219,7 +220,7 @@ def _runs_of(slots: npt.NDArray[np.int64]) -> tuple[Run, ...]:
 
 
 def _between(runs: Sequence[Run], first: int, end: int) -> tuple[Run, ...]:
-    """What of some runs holds their keys `first .. end - 1`."""
+    """The parts of some runs that hold their keys `first .. end - 1`."""
     found: list[Run] = []
     at = 0
     for start, length in runs:

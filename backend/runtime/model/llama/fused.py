@@ -1,14 +1,11 @@
 """`FusedLlama`: the Llama family (Llama, Mistral, Qwen2, Qwen3) on a GPU, in few launches a layer.
 
 Owns: the weights in the layout they are computed in, the KV tensors, and the order of a layer's kernels. Knows nothing
-of files, of branches, of which slots a row attends to (a started attention step does) or of how steps are captured.
+of files, of branches, of which slots a row attends to, or of how steps are captured.
 
 A layer is six launches around the attention at most: norm and q|k|v; RoPE with the KV write; the output projection,
-added to the residual stream; norm, gate|up and SiLU; the down projection, added likewise. `FusedLinear` decides what
-of that is one kernel for a number of rows. Only rows whose logits are wanted go on after the last layer has written its
-KV.
-
-Every launch depends on shapes alone, so `compute` may be captured and replayed with other contents of its inputs.
+added to the residual stream; norm, gate|up and SiLU; the down projection, added likewise. After the last layer's KV
+write only wanted rows go on. Every launch depends on shapes alone, so `compute` may be captured and replayed.
 
 Legend: T rows, W wanted rows, E hidden size, Q query heads, H KV heads, D head dim, C = (Q + 2H) D, I intermediate
 size, V vocabulary, N slots, P positions, F = D / 2, S sampled tokens.
@@ -41,11 +38,11 @@ if TYPE_CHECKING:
 
 
 TUNE_SECONDS = 12.0
-"""Most time that measuring takes at the first start with a model of new shapes."""
+"""Most time that measuring takes, at the first start with a model of new shapes."""
 
 
 class FusedLlama:
-    """Implements `batch.Model` and brings its own executor. `checkpoint` may be dropped afterwards.
+    """Implements `step.packed.Model` and `DeviceModel`, and brings its executor. It keeps nothing of `checkpoint`.
 
     Raises `ModelLoadError` when a tensor is missing or has another shape than the config says.
     """
@@ -142,11 +139,11 @@ class FusedLlama:
     ) -> torch.Tensor:
         """Write K and V of all rows; what their heads attend to [T, Q*D]."""
         config = self.config
-        qkv_TC = layer.qkv(x_TE, norm=layer.norm_attention)
+        qkv_TC = layer.qkv(x_TE, norm=layer.norm_attention_E)
         q_TQD = x_TE.new_empty(len(x_TE), config.num_heads, config.head_dim)
         kernels.rope_and_store(
             qkv_TC, inputs.positions_T, inputs.slots_T, self._cos_PF, self._sin_PF,
-            layer.qk_norm, config.rms_norm_eps, q_TQD, k_NHD, v_NHD, overlap=self._overlap,
+            layer.qk_norm_D, config.rms_norm_eps, q_TQD, k_NHD, v_NHD, overlap=self._overlap,
         )  # fmt: skip
         out_TQD = torch.empty_like(q_TQD)
         attention.attend(q_TQD, k_NHD, v_NHD, out_TQD)
@@ -160,27 +157,27 @@ class _FusedLayer:
         prefix = f"model.layers.{index}."
         attention = prefix + "self_attn."
         hidden, width, eps = config.hidden_size, config.num_heads * config.head_dim, config.rms_norm_eps
-        self.norm_attention = take(prefix + "input_layernorm.weight", hidden), eps
-        self._norm_wide = take(prefix + "post_attention_layernorm.weight", hidden), eps
+        self.norm_attention_E = take(prefix + "input_layernorm.weight", hidden), eps
+        self._norm_ffn_E = take(prefix + "post_attention_layernorm.weight", hidden), eps
         sizes = {"q": width, "k": config.num_kv_heads * config.head_dim, "v": config.num_kv_heads * config.head_dim}
         qkv_CE = torch.cat([take(f"{attention}{p}_proj.weight", n, hidden) for p, n in sizes.items()])
         bias_C = None
         if config.attention_bias:
             bias_C = torch.cat([take(f"{attention}{p}_proj.bias", n) for p, n in sizes.items()])
         self.qkv = FusedLinear(qkv_CE, bias_C, table=table)
-        self.qk_norm: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.qk_norm_D: tuple[torch.Tensor, torch.Tensor] | None = None
         if config.qk_norm:
             q_D, k_D = (take(f"{attention}{p}_norm.weight", config.head_dim) for p in ("q", "k"))
-            self.qk_norm = q_D, k_D
+            self.qk_norm_D = q_D, k_D
         o_EQ = take(attention + "o_proj.weight", hidden, width)
         self._o = FusedLinear(o_EQ, take.optional(attention + "o_proj.bias", hidden), table=table)
         wide = config.intermediate_size
-        gate_up = [take(f"{prefix}mlp.{p}_proj.weight", wide, hidden) for p in ("gate", "up")]
-        self._gate_up = FusedLinear(torch.cat(gate_up), silu=True, table=table)
+        gate_up_IE = [take(f"{prefix}mlp.{p}_proj.weight", wide, hidden) for p in ("gate", "up")]
+        self._gate_up = FusedLinear(torch.cat(gate_up_IE), silu=True, table=table)
         self._down = FusedLinear(take(prefix + "mlp.down_proj.weight", hidden, wide), table=table)
 
     def products(self) -> list[tuple[Product, torch.Tensor]]:
-        """What this layer asks of the table of products, and the weights."""
+        """The products of this layer, and their weights."""
         return [
             (self.qkv.product(norm=True, add=False), self.qkv.weight_NK),
             (self._o.product(norm=False, add=True), self._o.weight_NK),
@@ -189,9 +186,9 @@ class _FusedLayer:
         ]
 
     def finish(self, x_TE: torch.Tensor, mixed_TQ: torch.Tensor) -> None:
-        """All after the attention."""
+        """Compute what follows the attention."""
         self._o(mixed_TQ, residual=x_TE)
-        self._down(self._gate_up(x_TE, norm=self._norm_wide), residual=x_TE)
+        self._down(self._gate_up(x_TE, norm=self._norm_ffn_E), residual=x_TE)
 
 
 def _rows(x_TE: torch.Tensor, want_W: torch.Tensor) -> torch.Tensor:

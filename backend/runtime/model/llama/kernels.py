@@ -1,15 +1,14 @@
 """The small fused kernels of a layer, in Triton: embedding, RMS norm, RoPE with the KV write, SiLU, row gathering.
 
-Owns: everything between the matrix products and the attention of the GPU path. Knows nothing of layers, graphs or
-batches. Invariants: every function computes in float32 and rounds once, when it stores; its launch depends on shapes
-alone, so that it may be captured in a CUDA graph and replayed with other contents; offsets that may pass 2**31 are
-int64. Rows may be strided, their elements must be contiguous.
+Owns: everything between the matrix products and the attention on a GPU. Knows nothing of layers, graphs or batches.
 
-`overlap` (compute capability 9 and later): the launch may be made ready while the one before still runs; it waits for
-that to end before it writes anything, or reads anything but weights and the inputs of the step.
+Invariants: 1. every function computes in float32 and rounds once, when it stores; 2. its launch depends on shapes
+alone, so it may be captured and replayed; 3. offsets that may pass 2**31 are int64; 4. rows may be strided, their
+elements are contiguous; 5. with `overlap` (compute capability 9 and later) a launch waits for the one before to end
+before it writes, or reads anything but weights and the inputs of the step.
 
-Legend: T rows (tokens), S sampled tokens, V vocabulary, E hidden size, I intermediate size, W wanted rows,
-C = (Q + 2H) D columns of q|k|v, Q query heads, H KV heads, D head dim, F = D/2, P positions, N slots.
+Legend: T rows (tokens), S sampled tokens, V vocabulary, E hidden size, I intermediate size, W wanted rows, C = (Q + 2H)
+D columns of q|k|v, Q query heads, H KV heads, D head dim, F = D/2, P positions, N slots.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""`Linear`: y = x W^T + b, with the weight laid out for the machine.
+"""`Linear`: y = x W^T + b on the CPU, with the weight laid out for the machine.
 
-Owns: the weight layout. In float32 on the CPU weights are packed once for oneDNN; measured on two cores against
-`F.linear`, that is 1.5 to 3 times faster at one row, 2 to 5 times at 8 rows and never slower (the LM head of
-49,152 x 576: 2.5 against 8.6 ms at one row). A new number of rows costs about 1 ms once (oneDNN builds a kernel).
-Anywhere else it is `F.linear`. Knows nothing of layers.
+Owns: the weight layout. Knows nothing of layers. In float32 on the CPU weights are packed once for oneDNN, else a
+product is `F.linear`. Measured on two cores against `F.linear`: 1.5 to 3 times faster at one row, 2 to 5 times at 8
+rows, never slower (LM head of 49,152 x 576, one row: 2.5 against 8.6 ms). A new number of rows costs 1 ms once.
+
+Legend: M rows, K columns of x, N columns of y, P columns of a part of K.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ def _can_pack() -> bool:
     )
 
 
-CHAIN = 1024
-"""Longest sum along K that one packed call takes. oneDNN adds along K one by one, so its rounding grows with K (at
-1,536 it is four times that of `F.linear`, enough to move a logit by 1e-3); sums of shorter parts stay near."""
+SUM_COLUMNS = 1024
+"""Longest sum along K of one packed call. oneDNN adds along K one by one, so its rounding grows with K (at 1,536 it is
+four times that of `F.linear`, enough to move a logit by 1e-3); sums of shorter parts stay near."""
 
 
 class Linear:
@@ -36,7 +37,7 @@ class Linear:
         self.weight = weight_NK
         self.parts: list[torch.Tensor] = []
         if self.packed:
-            self.each = -(-depth // -(-depth // CHAIN))  # equal parts of at most CHAIN
+            self.each = -(-depth // -(-depth // SUM_COLUMNS))  # equal parts of at most SUM_COLUMNS
             pack = torch.ops.mkldnn._reorder_linear_weight
             self.parts = [pack(part.contiguous()) for part in weight_NK.split(self.each, dim=1)]
             self.weight = weight_NK.new_empty(0)

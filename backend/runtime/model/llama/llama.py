@@ -1,18 +1,14 @@
-"""`Llama`: the Llama family (Llama, Mistral, Qwen2, Qwen3) over ragged batches, written for small steps.
+"""`Llama`: the Llama family (Llama, Mistral, Qwen2, Qwen3) over ragged batches, for the CPU and its small steps.
 
-Owns: the weights in the layout they are computed in, and the KV tensors. Knows nothing of files (a `Checkpoint` is
-given), of tokens' meaning, or of branches (a `Batch` says which slots a row attends to).
+Owns: the weights in the layout they are computed in, and the KV tensors. Knows nothing of files, of tokens' meaning, or
+of branches (a `Batch` says which slots a row attends to).
 
-Layout decisions, all made once when the model is built:
-- q, k and v are one matrix, and gate and up another: half as many calls.
-- Query heads are stored (group, KV head), the order `torch_attention` folds for free; the output projection's columns
-  are permuted to match, so nothing is ever rearranged.
-- K and V of a slot lie side by side, and q|k|v of a row too: one write stores both.
-
-After the last layer has written its K and V, only rows whose logits are wanted go on.
+Layout, made once when the model is built: 1. q, k and v are one matrix, gate and up another; 2. query heads are stored
+(group, KV head) and the output projection's columns match, so nothing is rearranged; 3. K and V of a slot lie side by
+side, as do q|k|v of a row: one write stores both. After the last layer's KV write only wanted rows go on.
 
 Legend: T rows, W wanted rows, E hidden size, Q query heads = G groups * H KV heads, D head dim, J = 2H, A = Q + H
-(heads that are rotated), I intermediate size, V vocabulary, N slots, P positions.
+(heads that are rotated), C = (Q + 2H) D, I intermediate size, V vocabulary, N slots, P positions, F = D / 2.
 """
 
 from __future__ import annotations
@@ -39,10 +35,9 @@ if TYPE_CHECKING:
 
 
 class Llama:
-    """A model of the family; implements `batch.Model`.
+    """A model of the family; implements `step.packed.Model`. It keeps nothing of `checkpoint`.
 
-    `checkpoint` may be dropped afterwards. Raises `ModelLoadError` when a tensor is missing or has another shape than
-    the config says.
+    Raises `ModelLoadError` when a tensor is missing or has another shape than the config says.
     """
 
     def __init__(
@@ -111,7 +106,7 @@ class Llama:
 
 
 class _LlamaLayer:
-    """One block: attention and feed-forward, each with its norm; the residual is the caller's."""
+    """One block: attention and feed-forward, each with its norm. The caller adds the residual."""
 
     def __init__(self, take: Weights, config: ModelConfig, index: int) -> None:
         prefix = f"model.layers.{index}."
@@ -157,7 +152,7 @@ class _LlamaLayer:
         attention: StepAttention,
         want_W: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Write K and V of all rows; the attention output of all rows, or of the wanted ones [W, E]."""
+        """Write K and V of all rows; the attention output of all rows [T, E], or of the wanted ones [W, E]."""
         heads = self._heads
         h_TE = F.rms_norm(x_TE, self._norm_attn_E.shape, self._norm_attn_E, self._eps)
         qkv_THD = self._qkv(h_TE).view(x_TE.shape[0], -1, heads.dim)

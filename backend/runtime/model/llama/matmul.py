@@ -1,11 +1,11 @@
 """`FusedLinear`: y = x W^T with what stands around it (norm, bias, SiLU, residual), fast for few rows and for many.
 
-Owns: launching a product in the way that a table chose (`tuned`). Knows nothing of layers or of measuring. Invariants:
-the launches of a call depend on shapes and the table alone, so a call may be captured in a CUDA graph (after one call
-outside: kernels are compiled at first use); a residual is changed in place, never copied.
+Owns: launching a product in the way that a table chose (`tuned`). Knows nothing of layers or of measuring.
 
-Where a choice says "overlap", weights are read before the launch before has ended: whoever writes weights must
-synchronise with the device before the first product.
+Invariants: 1. the launches of a call depend on shapes and the table alone, so a call may be captured in a CUDA graph
+(after one call outside, which compiles); 2. a residual is changed in place, never copied; 3. where a choice says
+"overlap", weights are read before the launch before has ended: after weights are written, the device must be
+synchronised before the first product.
 
 Legend: M rows, K columns of x, N columns of y; W wanted rows, E hidden size, V vocabulary.
 """
@@ -25,8 +25,8 @@ from .tuned import KernelChoice, Product, Table
 
 Norm = tuple[torch.Tensor, float]
 """The weight [K] and epsilon of an RMS norm."""
-_ARRIVALS = 16
-"""Fewest columns of y in a tile of a shared sum."""
+_TILE_COLUMNS = 16
+"""Fewest columns of y in a tile of a shared sum; each tile has a counter of arrived programs."""
 
 
 class FusedLinear:
@@ -51,7 +51,7 @@ class FusedLinear:
             for norm in (False, True)
             for add in (False, True)
         }
-        tiles = triton.cdiv(self.width, _ARRIVALS)
+        tiles = triton.cdiv(self.width, _TILE_COLUMNS)
         self._arrived = torch.zeros(tiles, dtype=torch.int32, device=weight_NK.device)
 
     def product(self, *, norm: bool, add: bool) -> Product:
@@ -147,8 +147,8 @@ def tiles_launch(choice: KernelChoice, product: Product, of: Operands) -> Launch
     tiles = triton.cdiv(product.N, choice.block_n)
     partial, arrived = of.x_MK, of.x_MK
     if choice.parts > 1:
-        if of.arrived is None or choice.block_n < _ARRIVALS:
-            raise ValueError(f"{choice}: a sum in parts needs counters, and tiles of {_ARRIVALS} columns or more")
+        if of.arrived is None or choice.block_n < _TILE_COLUMNS:
+            raise ValueError(f"{choice}: a sum in parts needs counters, and tiles of {_TILE_COLUMNS} columns or more")
         each = (2 if product.silu else 1) * choice.block_n * block_m
         partial = torch.empty(choice.parts * tiles * each, dtype=torch.float32, device=of.x_MK.device)
         arrived = of.arrived
@@ -177,7 +177,7 @@ def _options(choice: KernelChoice, product: Product, of: Operands) -> dict[str, 
 
 
 def _or(tensor: torch.Tensor | None, unused: torch.Tensor) -> torch.Tensor:
-    """A kernel that takes an optional tensor is given some other one when there is none; it never reads it."""
+    """An argument for a kernel's optional tensor: where there is none, some other tensor, which is never read."""
     return unused if tensor is None else tensor
 
 

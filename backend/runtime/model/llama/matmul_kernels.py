@@ -1,16 +1,12 @@
 """Triton kernels for y = x W^T with few rows of x: what counts is how fast W is read.
 
-Owns: two kernels. `rows_kernel` multiplies elementwise and sums in float32 (1 to 4 rows of x); `tiles_kernel` uses the
-tensor cores with W as the left operand (up to 64 rows), and may split K over programs. Knows nothing of which to take
-(`tuned`) or of layers (`matmul`).
+Owns: `rows_kernel` (multiplies elementwise, 1 to 4 rows of x) and `tiles_kernel` (tensor cores with W as the left
+operand, up to 64 rows; may split K over programs). Knows nothing of which to take (`tuned`) or of layers (`matmul`).
 
-Invariants: sums are float32 and in a fixed order (no atomic adds of values), so results repeat bit by bit; values are
-rounded once, when they are stored. Numbers of rows and sizes are ordinary arguments: one compiled kernel serves all
-shapes, and nothing but the grid depends on them.
-
-Overlap with the launch before (`OVERLAP`, "programmatic dependent launch"): a program asks for its first weights, which
-no kernel writes, and only then waits for that launch to end; every program waits, so a chain of such launches keeps
-its order.
+Invariants: 1. sums are float32 and in a fixed order (no atomic adds of values), so results repeat bit by bit; 2. values
+are rounded once, when they are stored; 3. sizes are ordinary arguments, so one compiled kernel serves all shapes; 4. of
+overlapping launches ("programmatic dependent launch") a program asks for its first weights, which no kernel writes,
+then waits for the launch before. Every program waits, so a chain of such launches keeps its order.
 
 Legend: M rows of x, N columns of y, K their depth; BM, BN, BK their blocks.
 """

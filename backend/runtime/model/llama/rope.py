@@ -1,6 +1,6 @@
-"""Rotary position embedding tables (Su et al., RoFormer) with the scalings long-context checkpoints use.
+"""Tables of rotary position embedding (Su et al., RoFormer), with the scalings of long-context checkpoints.
 
-Owns: inverse frequencies and cos/sin tables. Knows nothing of attention or batches.
+Owns: inverse frequencies, and tables of cos and sin. Knows nothing of attention or batches.
 Convention: "half rotation" (dimension i is paired with i + D/2), as in transformers' checkpoints. The sine table is
 signed, so that rotating is `x * cos + roll(x, D/2) * sin`: three kernels.
 

@@ -1,11 +1,11 @@
 """Measuring which kernel is fastest for each product of few rows, on the device at hand.
 
-Owns: the candidates, how they are timed and checked. Knows nothing of models (it is given their weights) or of files
-(`tuned.Table` keeps what wins). Invariants: a candidate that fails, or whose result is not the library's, is never
-chosen; no more time is taken than was given, and what was found until then is kept.
+Owns: the candidates, and how they are timed and checked. Knows nothing of models (it gets their weights) or of files
+(`tuned.Table` keeps what wins).
 
-Timing: a CUDA graph of launches that go round the weights of all layers, so that the L2 cache serves none of them, as
-in a model's step.
+Invariants: 1. a candidate that fails, or whose result is not the library's, is never chosen; 2. measuring takes no more
+time than was given, and keeps what it found until then. A timed CUDA graph of launches goes round the weights of all
+layers, so that the L2 cache serves none of them, as in a model's step.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -24,31 +25,35 @@ from .tuned import BUCKETS, LIBRARY, KernelChoice, Product, Table
 
 _log = logging.getLogger("sgl")
 
-LayerWeights = Sequence[torch.Tensor]
+ProductWeights = Sequence[torch.Tensor]
 """The matrices of one product in all layers: same shape, type and device."""
 _LAUNCHES = 16, 48
 """Fewest and most launches in a timed graph."""
-_SECONDS = 0.002
+_TIMED_SECONDS = 0.002
 """How long a candidate is timed."""
-_THREADS = 16
-_MARGIN = 0.99
-"""A kernel must take less than this part of the library's time to be preferred."""
+_COMPILER_THREADS = 16
+_LIBRARY_SHARE = 0.99
+"""A kernel must take less than this share of the library's time to be preferred."""
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 
-_ROWS = ((4, 1024, 4), (2, 1024, 4), (4, 512, 2), (2, 2048, 8))
-_MORE_ROWS = (*_ROWS, (1, 1024, 4), (4, 256, 1), (8, 512, 2), (4, 2048, 8), (8, 256, 1), (1, 2048, 8))
-"""(columns of y, block of K, warps); with SiLU a program has two rows of W for each of half as many columns."""
-_TILES = {
-    16: ((16, 256, 1, 4), (32, 256, 2, 4), (64, 128, 4, 5)),
-    32: ((32, 256, 2, 4), (64, 128, 4, 4), (128, 64, 4, 5)),
-    64: ((64, 128, 4, 3), (64, 64, 4, 5), (128, 64, 4, 4)),
-}
-_MORE_TILES = {
-    16: (*_TILES[16], (16, 128, 1, 6), (32, 128, 2, 6), (64, 256, 4, 3), (64, 64, 4, 6), (128, 128, 4, 4)),
-    32: (*_TILES[32], (16, 256, 1, 4), (32, 128, 2, 5), (64, 64, 4, 6), (128, 128, 8, 3)),
-    64: (*_TILES[64], (32, 128, 2, 5), (128, 128, 8, 3), (128, 64, 8, 4), (256, 64, 8, 3)),
-}
-"""By rows of x: (columns of y, block of K, warps, stages); with SiLU half as many columns, at least 16."""
+
+class Shapes(NamedTuple):
+    """The shapes of kernels that are tried."""
+
+    rows: tuple[tuple[int, int, int], ...]
+    """(columns of y, block of K, warps); with SiLU a program has two rows of W for each of half as many columns."""
+    tiles: dict[int, tuple[tuple[int, int, int, int], ...]]
+    """By rows of x: (columns of y, block of K, warps, stages); with SiLU half as many columns, at least 16."""
+
+
+SHAPES = Shapes(
+    rows=((4, 1024, 4), (2, 1024, 4), (4, 512, 2), (2, 2048, 8)),
+    tiles={
+        16: ((16, 256, 1, 4), (32, 256, 2, 4), (64, 128, 4, 5)),
+        32: ((32, 256, 2, 4), (64, 128, 4, 4), (128, 64, 4, 5)),
+        64: ((64, 128, 4, 3), (64, 64, 4, 5), (128, 64, 4, 4)),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -69,18 +74,17 @@ class Timing:
 
 def tune(
     table: Table,
-    cases: Mapping[Product, LayerWeights],
+    cases: Mapping[Product, ProductWeights],
     *,
     buckets: Iterable[int] = BUCKETS,
     seconds: float = 25.0,
     overlap: bool = True,
-    more: bool = False,
+    shapes: Shapes = SHAPES,
 ) -> list[Timing]:
     """Measure what `table` does not have yet (few rows first), put the winners there and save it.
 
-    The timings of all candidates are returned. `overlap`: take the launches' overlap where the device has it; `more`:
-    try a wider set. Weights must lie on one CUDA device. Call it before graphs are captured; for a while it needs some
-    hundred MB of device memory.
+    Returns the timings of all candidates. `overlap`: let launches overlap where the device can. Weights must lie on one
+    CUDA device. Call it before graphs are captured; for a while it needs some hundred MB of device memory.
     """
     wanted = [(product, bucket) for bucket in buckets for product in cases if not table.has(product, bucket)]
     if not wanted:
@@ -92,7 +96,7 @@ def tune(
     torch.cuda.synchronize(device)
     with torch.cuda.device(device), torch.inference_mode():
         trials = {
-            (product, bucket): candidates(product, bucket, properties.multi_processor_count, overlap, more)
+            (product, bucket): candidates(product, bucket, properties.multi_processor_count, overlap, shapes)
             for product, bucket in wanted
         }
         compile_all(cases, trials, deadline)
@@ -110,19 +114,18 @@ def tune(
 
 
 def candidates(
-    product: Product, rows: int, multiprocessors: int, overlap: bool = False, more: bool = False
+    product: Product, rows: int, multiprocessors: int, overlap: bool = False, shapes: Shapes = SHAPES
 ) -> list[KernelChoice]:
-    """What is tried besides the library."""
+    """The kernels that are tried besides the library."""
     found = []
     if rows <= 4:
-        for columns, block_k, warps in _MORE_ROWS if more else _ROWS:
+        for columns, block_k, warps in shapes.rows:
             block_n = columns // 2 if product.silu else columns
             if block_n and block_k < 2 * product.K and block_n * rows * block_k // warps <= 4096:
                 found.append(KernelChoice("rows", block_n, block_k, warps, overlap=overlap))
     if product.dtype == "float32":  # exact float32 has no tensor cores
         return found
-    shapes = _MORE_TILES if more else _TILES
-    for columns, block_k, warps, stages in shapes[16 if rows <= 16 else 32 if rows <= 32 else 64]:
+    for columns, block_k, warps, stages in shapes.tiles[16 if rows <= 16 else 32 if rows <= 32 else 64]:
         block_n = max(16, columns // 2) if product.silu else columns
         if block_k < 2 * product.K:
             parts = 1 if product.wide else _parts(product, block_n, block_k, multiprocessors)
@@ -145,13 +148,13 @@ def _parts(product: Product, block_n: int, block_k: int, multiprocessors: int) -
 def _best(timed: list[Timing]) -> KernelChoice:
     library = next(timing.seconds for timing in timed if timing.choice == LIBRARY)
     best = min(timed, key=lambda timing: timing.seconds)
-    return best.choice if best.seconds < _MARGIN * library else LIBRARY
+    return best.choice if best.seconds < _LIBRARY_SHARE * library else LIBRARY
 
 
 class _Bench:
     """One product with its tensors, at one number of rows."""
 
-    def __init__(self, product: Product, rows: int, weights: LayerWeights) -> None:
+    def __init__(self, product: Product, rows: int, weights: ProductWeights) -> None:
         first = weights[0]
         self.product = product
         self.weights = weights
@@ -199,7 +202,7 @@ def _graph_seconds(launch: Callable[[], None]) -> float:
         finally:
             graph.capture_end()
         once = timed(graph, 1)
-        seconds = min(timed(graph, max(1, min(100, int(_SECONDS / 2 / once)))) for _ in range(2))
+        seconds = min(timed(graph, max(1, min(100, int(_TIMED_SECONDS / 2 / once)))) for _ in range(2))
     torch.cuda.current_stream().wait_stream(stream)
     return seconds
 
@@ -215,7 +218,7 @@ def timed(graph: torch.cuda.CUDAGraph, turns: int) -> float:
     return start.elapsed_time(end) / 1000 / turns
 
 
-def measure(product: Product, bucket: int, weights: LayerWeights, choices: Sequence[KernelChoice]) -> list[Timing]:
+def measure(product: Product, bucket: int, weights: ProductWeights, choices: Sequence[KernelChoice]) -> list[Timing]:
     """The library's timing at `bucket` rows, and those of the choices that work."""
     bench = _Bench(product, bucket, weights)
     wanted_MN = bench.result(LIBRARY)
@@ -234,7 +237,7 @@ def measure(product: Product, bucket: int, weights: LayerWeights, choices: Seque
 
 
 def compile_all(
-    cases: Mapping[Product, LayerWeights], trials: Mapping[tuple[Product, int], list[KernelChoice]], deadline: float
+    cases: Mapping[Product, ProductWeights], trials: Mapping[tuple[Product, int], list[KernelChoice]], deadline: float
 ) -> None:
     """Compile what the trials need, each kernel once, in threads (compilers run without the interpreter's lock)."""
     launches: dict[object, Launch] = {}
@@ -245,7 +248,7 @@ def compile_all(
             sizes = product.dtype, product.wide, product.N % 16 == 0, product.K % 16 == 0
             launches.setdefault((launch.kernel, tuple(sorted(launch.options.items())), sizes), launch)
     device = torch.cuda.current_device()
-    with ThreadPoolExecutor(_THREADS, initializer=torch.cuda.set_device, initargs=(device,)) as threads:
+    with ThreadPoolExecutor(_COMPILER_THREADS, initializer=torch.cuda.set_device, initargs=(device,)) as threads:
         pending = [threads.submit(launch.compile) for launch in launches.values()]
         wait(pending, timeout=max(0.0, deadline - time.monotonic()))
         threads.shutdown(cancel_futures=True)  # a failure shows again, and counts, when the candidate is measured
