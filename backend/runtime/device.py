@@ -1,8 +1,7 @@
-"""The card a model runs on: what it is, what it can compute, and what fits into its memory.
+"""The card a model runs on: what it can compute, and what fits into its memory.
 
-Owns: the questions put to a GPU before and after a model is loaded, as values that need no GPU to be reasoned about
-(`Card`), and the errors that say what does not fit and what to do. Knows nothing of files, and of models only how much
-they weigh.
+Owns: what is asked of a GPU before and after a model is loaded, as a value (`Card`) that can be reasoned about without
+a GPU; and the errors that say what does not fit and what to do. Knows nothing of files, and of models only their size.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ BFLOAT16_CAPABILITY = (8, 0)
 FUSED_CAPABILITY = (8, 0)
 """The oldest cards Triton compiles for."""
 FUSED_HEAD_DIMS = range(16, 257)
-"""What the attention kernels are made for."""
+"""Head dims that the attention kernels are made for."""
 WORKSPACE_BYTES = 512 << 20
-"""What libraries and captured graphs keep for themselves."""
+"""Memory that libraries and captured graphs keep."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def card_of(device: str) -> Card | None:
 
 
 def free_memory(device: str | torch.device) -> int:
-    """Bytes of a GPU's memory nobody uses. What torch keeps for reuse counts as used: empty its cache before."""
+    """Free bytes of a GPU's memory. What torch keeps for reuse counts as used: empty its cache before."""
     free, _ = torch.cuda.mem_get_info(device)
     return free
 
@@ -128,8 +127,8 @@ def check_fits(config: ModelConfig, dtype: torch.dtype, card: Card, name: str = 
 
 
 def pool_tokens(free_bytes: int, fraction: float, kv_bytes_per_token: int, reserve_bytes: int) -> int:
-    """Tokens of KV that fit into `fraction` of what is free once the weights are loaded, leaving at least
-    `reserve_bytes` of it to activations and graphs. Raises `OutOfMemory` if that is not one token."""
+    """Tokens of KV that fit into `fraction` of the memory that is free once the weights are loaded. At least
+    `reserve_bytes` of it are left to activations and graphs. Raises `OutOfMemory` if not one token fits."""
     room = min(int(free_bytes * fraction), free_bytes - reserve_bytes)
     tokens = room // kv_bytes_per_token
     if tokens < 1:
@@ -167,5 +166,5 @@ def numbered(device: torch.device) -> torch.device:
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make it the current device: kernels are launched there, whichever thread drives."""
+    """Make `device` the current one in a `with` block: kernels are launched there, whichever thread drives."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,6 +1,6 @@
-"""How large a runtime is where nobody said: rows of a step, branches at a time, tokens of KV, captured steps.
+"""Default sizes of a runtime: rows of a step, branches at a time, tokens of KV, captured steps.
 
-Owns: the defaults by kind of device, and what of the free memory becomes KV. Knows nothing of engines. torch is
+Owns: the defaults by kind of device, and which share of the free memory becomes KV. Knows nothing of engines. torch is
 imported only for a GPU.
 """
 
@@ -17,16 +17,17 @@ STEP_TOKENS = {"cpu": 256, "cuda": 8192}
 MAX_RUNNING_BRANCHES = {"cpu": 256, "cuda": 512}
 """Branches of one step."""
 MAX_POOL_TOKENS = {"cpu": 131_072, "cuda": 16_777_216}
-MEMORY_FRACTION = {"cpu": 0.25, "cuda": 0.85}
-CAPTURED = ((40, 512), (16, 256), (0, 64))
-"""From so many GiB on a card, captured steps of up to so many branches (they keep their activations)."""
+MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.85}
+"""Of the memory that is free once the weights are loaded."""
+CAPTURED_BRANCHES_FROM_GIB = ((40, 512), (16, 256), (0, 64))
+"""(GiB of a card, branches of a captured step), largest first: captured steps keep their activations."""
 
 
 def pool_size(model: Model, kind: str, fraction: float | None, step_tokens: int) -> int:
     """As many tokens of KV as fit in `fraction` of the memory that is free now (None: the device's default)."""
     if fraction is not None and not 0 < fraction < 1:
         raise OptionError(f"mem_fraction_static must be between 0 and 1, got {fraction!r}")
-    share = MEMORY_FRACTION[kind] if fraction is None else fraction
+    share = MEMORY_SHARE[kind] if fraction is None else fraction
     if kind == "cuda":
         from .device import free_memory, pool_tokens
 
@@ -42,11 +43,11 @@ def captured_rows(model: Model, asked: int | None, max_running: int) -> int:
 
     card = card_of(str(model.device))  # type: ignore[attr-defined]
     gib = 0 if card is None else card.total >> 30
-    return min(max_running, asked or next(rows for least, rows in CAPTURED if gib >= least))
+    return min(max_running, asked or next(rows for least, rows in CAPTURED_BRANCHES_FROM_GIB if gib >= least))
 
 
 def _host_memory() -> int:
-    """Bytes of memory that are free on this machine (half of all of it where only that is known)."""
+    """Free bytes of this machine's memory; half of all of it where only that is known."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

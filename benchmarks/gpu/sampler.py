@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from sgl.backend.runtime.sample.ask import Lookup
-from sgl.backend.runtime.sample.device import TILE_LOGITS, DeviceSampler, Pending
+from sgl.backend.runtime.sample.device import TILE_LOGITS, DeviceSampler, PendingAnswers
 from sgl.backend.runtime.sample.sampler import Recipe, Request, sample
 from sgl.lang.expr import Sampling
 
@@ -91,7 +91,7 @@ def gpu_us(call: Callable[[], object], repeats: int = 30) -> float:
         left = call()
         end.record()
         end.synchronize()
-        if isinstance(left, Pending):
+        if isinstance(left, PendingAnswers):
             left.answers()
         found.append(begin.elapsed_time(end) * 1000)
     return statistics.median(found)

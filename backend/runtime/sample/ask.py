@@ -1,7 +1,7 @@
-"""What is asked of one row of logits, besides a sample: the log-probabilities of some tokens.
+"""What may be asked of one row of logits besides a sample: the log-probabilities of some tokens.
 
-Owns: the question and its answer. Every wanted row of a step has one `Request` (sample from it) or one `Lookup`
-(read it); whoever computed the row answers it where the row lies, so that logits never travel.
+Knows nothing of models or of branches. Every wanted row of a step has one `Request` (sample from it) or one `Lookup`
+(read it). The row is answered where it lies, on the host or on a device, so logits never travel.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 
 class Lookup(NamedTuple):
-    """Wanted: natural-log probabilities of `ids`, under the raw logits, and of the `top` most probable tokens."""
+    """Asks for the natural-log probabilities of `ids`, under the raw logits, and of the `top` most probable tokens."""
 
     ids: tuple[int, ...]
     top: int = 0
 
 
 class Looked(NamedTuple):
-    """`logprobs[i]` is that of `ids[i]`; `top` holds (logprob, id), falling, of equals the lowest id first."""
+    """`logprobs[i]` belongs to `ids[i]`; `top` holds (logprob, id), falling; of equals the lowest id comes first."""
 
     logprobs: tuple[float, ...]
     top: tuple[tuple[float, int], ...] = ()

@@ -1,14 +1,13 @@
 """Sampling where the logits lie: the host packs what is asked, the device answers, nothing waits in between.
 
-Owns: the buffers of that exchange and the order of the launches. Knows nothing of branches; what each ask means is
-defined by `sampler.py`, whose answers these are, except between tokens whose weights float32 does not tell apart.
+Owns: the buffers of that exchange, and the order of the launches. Knows nothing of branches. `sampler.py` defines what
+an ask means; these answers are equal, except between tokens whose weights float32 does not tell apart.
 
-One launch is: at most one copy to the device (none for greedy rows), one kernel (more only for what asks need them: see
-`kernels.py`), one copy of the tokens back. The tokens are also left on the device, for the next step. Everything is
-queued on the current stream, and one sampler belongs to one stream. Without CUDA the same kernels run in Triton's
-interpreter, and every launch is over when it returns.
+One launch is at most one copy to the device (none for greedy rows), one kernel (more only where asks need them, see
+`kernels.py`), and one copy of the tokens back. The tokens also stay on the device, for the next step. Everything is
+queued on the current stream; one sampler belongs to one stream. Without CUDA the kernels run in Triton's interpreter.
 
-Legend: W rows of logits, V columns, S sampled tokens.
+Legend: W rows of logits, V columns, S sampled tokens, R rows that want the most probable tokens, N how many.
 """
 
 from __future__ import annotations
@@ -37,9 +36,10 @@ TILE_LOGITS = 2048
 _LOGITS_A_WARP = 256
 """Eight a thread: with more, registers leave room for too few programs."""
 _DRAW_ROUNDS = 3
-"""Draws of a filtered row that are judged by many programs; what is then still open is left to one program a row, which
-takes `_SETTLE_TILES` tiles at once. A judgement of rows that are answered costs next to nothing."""
+"""Draws of a filtered row that many programs judge; rows that are still open then get one program each. To judge rows
+that are answered costs next to nothing."""
 _SETTLE_TILES = 2
+"""Tiles that the one program of an open row takes at once."""
 _PAIRS_A_PROGRAM = 128
 _FIRST_WORDS = 16384
 """What the staging buffers hold at first: the records of a thousand rows."""
@@ -66,12 +66,14 @@ class DeviceSampler:
         self._states = torch.empty(rows * kernels.STATE_FIELDS, **f64)
         self._groups = torch.empty(rows * self._tiles * kernels.GROUPS, dtype=torch.float32, device=device)
         self._counters = torch.zeros(rows, dtype=torch.int32, device=device)
-        self._results = _Results(rows, device)
+        self._results = _ResultBuffer(rows, device)
         self._unadjusted = torch.empty(16, dtype=torch.float32, device=device)
 
-    def launch(self, logits_WV: torch.Tensor, asks: Sequence[Ask], sampled_S: torch.Tensor) -> Pending:
-        """Queue the answers to `asks`, of which ask i is about row i; `sampled_S[i]` (int32, on the device) becomes the
-        token of ask i, 0 if it cannot be sampled, and is left alone by lookups. Returns at once.
+    def launch(self, logits_WV: torch.Tensor, asks: Sequence[Ask], sampled_S: torch.Tensor) -> PendingAnswers:
+        """Queue the answers to `asks`, where ask i is about row i; return at once.
+
+        `sampled_S[i]` (int32, on the device) becomes the token of ask i, 0 if it cannot be sampled. A lookup leaves it
+        alone.
 
         `logits_WV` is float32, bfloat16 or float16, its rows contiguous, and is only read.
         """
@@ -83,7 +85,7 @@ class DeviceSampler:
             )
         packed = self._packer.pack(asks)
         if not n:
-            return Pending(asks, packed, None)
+            return PendingAnswers(asks, packed, None)
         words = self._sent(packed)
         results = self._results
         adjusted = self._adjusted(logits_WV, packed, words)
@@ -94,7 +96,7 @@ class DeviceSampler:
             NOISY=packed.noisy, RICH=packed.rich, **self._shape,
         )  # fmt: skip
         if not packed.rich:
-            return Pending(asks, packed, results.bring(n, False))
+            return PendingAnswers(asks, packed, results.bring(n, False))
         rows, filtered = packed.filtered
         if filtered:
             for _ in range(_DRAW_ROUNDS):
@@ -102,7 +104,7 @@ class DeviceSampler:
                 kernels.again[grid](*common, rows, self._scratch, self._counters, *ends, **self._shape)
             kernels.settle[(filtered,)](*common, rows, self._scratch, *ends, **self._whole)
         looked, topped = self._looked(logits_WV, packed, words), self._topped(logits_WV, packed, words)
-        return Pending(asks, packed, results.bring(n, packed.measured), looked, topped)
+        return PendingAnswers(asks, packed, results.bring(n, packed.measured), looked, topped)
 
     def warm(self, logits_WV: torch.Tensor, sampled_S: torch.Tensor) -> None:
         """Compile every kernel for logits of this dtype and stride, so that no step waits for it later."""
@@ -154,7 +156,7 @@ class DeviceSampler:
         return _to_host(torch.topk(keys, packed.top, dim=1).values)
 
 
-class Pending:
+class PendingAnswers:
     """The answers to one step, on their way to the host."""
 
     def __init__(
@@ -214,7 +216,7 @@ class Pending:
         return tops
 
 
-class _Results:
+class _ResultBuffer:
     """Tokens and log-probabilities on the device, in one buffer, so that one copy brings them to the host."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -232,7 +234,7 @@ class _Results:
 
 
 class _Landing:
-    """A host copy of `_Results`, taken once and used again."""
+    """A host copy of a `_ResultBuffer`, used again after it was taken."""
 
     def __init__(self, home: list[_Landing], rows: int, words: torch.Tensor) -> None:
         self._home, self._rows = home, rows
@@ -260,7 +262,7 @@ class _Landing:
 
 
 def _shape(vocab_size: int, tile: int) -> dict[str, int]:
-    """What a kernel that goes over rows in tiles is compiled for."""
+    """The compile-time sizes of a kernel that goes over rows in tiles."""
     tiles = triton.cdiv(vocab_size, tile)
     warps = max(1, min(16, tile // _LOGITS_A_WARP))
     pow2 = max(2, triton.next_power_of_2(tiles))

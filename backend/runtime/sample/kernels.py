@@ -1,21 +1,13 @@
 """Sampling on a GPU, in Triton: one pass over each row for most asks, a few for filtered ones.
 
-Owns: the arithmetic of `sampler.py` over rows of logits that stay on the device. Knows nothing of recipes: `device.py`
-packs them into records (the words named below). Every kernel is asynchronous and allocates nothing.
+Owns: the arithmetic of `sampler.py` over rows of logits that stay on the device. Knows nothing of recipes: `packing.py`
+packs them into records. Every kernel is asynchronous and allocates nothing.
 
-How a row is sampled. `first` cuts it into tiles, one program each; the program that comes last combines them. The noise
-is evaluated in float32, relative to the tile's best; those within MARGIN of the winner (hardly ever two) are compared
-again in float64, which also orders the tiles' winners.
+A row is cut into tiles, one program each; the program that comes last combines them. Noise is evaluated in float32,
+relative to the tile's best. Ids within MARGIN of the winner (hardly ever two) are compared again in float64.
 
-How filters are applied. Order ids as the filters do: falling logit, then rising id. What survives top-k, top-p and
-min-p is a prefix of that order, and noise is keyed by token; so a sample drawn from any longer prefix is the sample of
-the survivors if it survives, and if it does not, nor does anything behind it: draw again from what lies before it.
-Whether a token survives needs the count and the mass before it, which the pass of the next draw finds. `first` makes
-the free draw and bounds the k-th largest logit, `again` judges that draw and makes another, `settle` loops over rows
-that are still open after a few of those. A row expects 1 + ln(mass of the first prefix / mass of the survivors) draws.
-
-Invariants: no floating-point atomics, sums in a fixed order: the same row gives the same token whatever lies beside it.
-Counters of arrived programs are zero before and after each launch.
+Invariants: 1. no floating-point atomics and sums in a fixed order: a row's token does not depend on the rows beside it;
+2. counters of arrived programs are zero before and after each launch.
 """
 
 from __future__ import annotations
@@ -271,6 +263,13 @@ def first(
             tl.store(out + row, fault)
             if (fault != 0) & ((kind & _LOOKUP) == 0):
                 tl.store(sampled + row, 0)
+
+
+# Filters. Order ids by falling logit, then rising id: what survives top-k, top-p and min-p is a prefix of that order.
+# So a draw from a longer prefix that survives is the sample. If it does not survive, nothing behind it does: draw again
+# from what lies before it. `first` draws freely and bounds the k-th largest logit, `again` judges a draw and makes
+# another, `settle` loops over rows that stay open. A row expects 1 + ln(mass of the first prefix / mass of the
+# survivors) draws. The pass of the next draw finds the count and the mass before the last one.
 
 
 @triton.jit

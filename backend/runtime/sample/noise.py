@@ -1,9 +1,9 @@
 """Noise keyed by position: the randomness of sampling as a pure function.
 
-`uniform(key, position, ids)` depends on nothing but its arguments, so a sample does not depend on the batch, on
-chunking, on cache hits or on speculation, and can be replayed. Integer arithmetic only (murmur3's 32-bit finaliser,
-twice), so that a GPU kernel computes the same bits.
+Knows nothing of sampling. `uniform(key, position, ids)` depends on nothing but its arguments. So a sample can be
+replayed, and does not depend on the batch, on chunking, on cache hits or on speculation.
 
+All arithmetic on ids is on integers (murmur3's 32-bit finaliser, twice), so that a GPU kernel computes the same bits.
 Keys are 64-bit integers mixed in plain Python (splitmix64's finaliser, Steele et al. 2014).
 """
 

@@ -1,8 +1,8 @@
 """What is asked of a step's rows, as the 32-bit words a device reads.
 
-Owns: the layout of those words, and what of a recipe needs which pass. Knows nothing of the device. A step's words are
-one record a row (`RECORD`), then lists whose word offsets the records and `Packed` hold. Steps of plain samples pack
-only keys, positions and temperatures, greedy ones nothing: this runs before every forward pass, so its cost counts.
+Owns: the layout of those words, and which part of a recipe needs which kernel. Knows nothing of the device. A step's
+words are one record a row (`RECORD`), then lists whose word offsets the records and `Packed` hold. This runs before
+every forward, so steps of plain samples pack only keys, positions and temperatures, greedy ones nothing.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ LOOKUP, MASKED, ADJUSTED, FILTERED, MEASURED = 1, 2, 4, 8, 16
 NAN, NOTHING_ALLOWED = -1, -2
 """What stands for the token of a row that cannot be sampled."""
 STATS_FIELDS = 3
-"""float64 numbers that answer a measured row: its log-sum-exp, its token's log-probability, what its mask forbids."""
+"""float64 numbers of a measured row: its log-sum-exp, its token's log-probability, the mass that its mask forbids."""
 
 _KEY = (1 << 64) - 1
-_PROMPTS = 1024
+_KEPT_PROMPTS = 1024
 """Prompts whose ids are remembered: as many as a step has rows."""
 
 
@@ -164,21 +164,11 @@ class Packer:
         if recipe.logprobs or recipe.traced:
             kind |= MEASURED
         assert packed.records is not None
-        packed.records[i] = (
-            recipe.key & _KEY,
-            request.position,
-            recipe.temperature,
-            kind,
-            min(recipe.top_k, self._vocab_size),
-            recipe.top_p,
-            recipe.min_p,
-            mask_at,
-            0,
-            0,
-        )
+        filters = min(recipe.top_k, self._vocab_size), recipe.top_p, recipe.min_p
+        packed.records[i] = (recipe.key & _KEY, request.position, recipe.temperature, kind, *filters, mask_at, 0, 0)
 
     def _fitted(self, mask: Mask) -> Words:
-        """`mask` in exactly as many words as the vocabulary has; what it does not mention is forbidden."""
+        """`mask` in exactly as many words as the vocabulary has; ids beyond its end are forbidden."""
         if len(mask) >= self._mask_words:
             return mask[: self._mask_words]
         return np.concatenate([mask, np.zeros(self._mask_words - len(mask), np.int32)])
@@ -220,7 +210,7 @@ class Packer:
         if kept is None:
             kept = prompt, np.fromiter((t for t in prompt if t < self._vocab_size), np.int32)
             self._prompts[id(prompt)] = kept
-            if len(self._prompts) > _PROMPTS:
+            if len(self._prompts) > _KEPT_PROMPTS:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(id(prompt))
         ids = kept[1]

@@ -1,7 +1,7 @@
 """The small kernels around the passes of `kernels.py`, in Triton: rows adjusted before, log-probabilities read after.
 
 Owns: penalties, bias and bans, which touch few ids of a row; the log-probabilities of named ids; the n most probable.
-Knows nothing of recipes: `device.py` says where in the packed words each list lies.
+Knows nothing of recipes: `packing.py` says where in the packed words each list lies.
 """
 
 from __future__ import annotations

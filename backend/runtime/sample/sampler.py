@@ -2,15 +2,12 @@
 
 Owns: the arithmetic of one sampling decision. Knows nothing of branches or of what the tokens mean.
 
-A sample is `argmax(filtered logits / T + Gumbel(key, position, token))`, computed as the equal
-`argmin(E / p)` with E exponential noise (Gumbel-max, Maddison et al. 2014), which needs one logarithm of few numbers
-instead of two of all. Temperature 0 is argmax, the lowest id of equals. Filters apply to the probabilities after
-temperature, in the order top-k, top-p, min-p, without renormalising between them, as SGLang's do.
-
-A mask comes after penalties, bias and bans, and before the filters: nothing lifts it. Since noise is keyed by token, a
-sample drawn without the mask is also the sample under it whenever the mask allows that token (both are the argmax over
-a set that contains it); so rows are drawn freely first, and masked only if that broke the mask. Filters look at the
-whole distribution: with them the mask is applied at once.
+A sample is `argmax(filtered logits / T + Gumbel(key, position, token))` (Gumbel-max, Maddison et al. 2014). It is
+computed as the equal `argmin(E / p)` with exponential noise E, which needs one logarithm of few numbers. Temperature 0
+is argmax, the lowest id of equals. Filters apply to the probabilities after temperature, in the order top-k, top-p,
+min-p, without renormalising between them, as SGLang's do. A mask comes after penalties, bias and bans, and before the
+filters. Without filters a row is drawn freely first, and drawn again under its mask only if the mask forbids that
+token: both draws are an argmax over noise keyed by token, so they agree wherever the mask allows the free one.
 """
 
 from __future__ import annotations
@@ -42,8 +39,8 @@ def _temperature(asked: float | None) -> float:
 
 @dataclass(slots=True)
 class Recipe:
-    """How one gen samples; made once a gen. `key` is its noise; counts are updated token by token, nothing else
-    changes. `penalised`: some penalty looks at the text; `simple`: a key, a position and a temperature say all."""
+    """How one gen samples; made once a gen. `key` is the root of its noise. Only `counts` changes, token by token.
+    `penalised`: some penalty looks at the text; `simple`: a key, a position and a temperature say all."""
 
     temperature: float
     top_k: int
@@ -96,14 +93,14 @@ class Recipe:
         return replace(self, key=key, counts={}, temperature=self.temperature or least)
 
     def note(self, token: int) -> None:
-        """A token was generated."""
+        """Count a generated token."""
         if self.penalised:
             self.counts[token] = self.counts.get(token, 0) + 1
 
 
 class Request(NamedTuple):
-    """One row: a recipe at a position; `banned` ids may not be sampled there (end of text before `min_tokens`), and no
-    id whose bit in `mask` (int32 words, bit i % 32 of word i // 32) is not set."""
+    """One row to sample: a recipe at a position. `banned` ids may not be sampled (end of text before `min_tokens`), nor
+    ids whose bit in `mask` is 0 (int32 words; id i has bit i % 32 of word i // 32)."""
 
     recipe: Recipe
     position: int
@@ -117,7 +114,7 @@ class Request(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """`forbidden`: the probability that the model gave to what the mask forbids (with log-probabilities only)."""
+    """A sampled token. `forbidden`: the probability of all ids that the mask forbids (with log-probabilities only)."""
 
     token: int
     logprob: float | None = None
@@ -126,7 +123,7 @@ class Sampled(NamedTuple):
 
 
 def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list[Sampled]:
-    """One token a row. `logits` is [W, V]; ids from `vocab_size` on are padding and never sampled.
+    """Sample one token a row. `logits` is [W, V]; ids from `vocab_size` on are padding and never sampled.
 
     Raises `BackendError` for logits that are not numbers.
     """
@@ -231,7 +228,8 @@ def _draw(row: Floats, recipe: Recipe, position: int, names: npt.NDArray[np.int6
     return int(named[close[exact.argmin()]])
 
 
-_SHORTLIST = 1024
+_SHORTLIST_IDS = 1024
+"""Ids that are sorted first where top-k or top-p wants a few; eight times as many when they do not suffice."""
 
 
 def _survivors(weights: Floats, recipe: Recipe) -> npt.NDArray[np.int64]:
@@ -246,7 +244,7 @@ def _survivors(weights: Floats, recipe: Recipe) -> npt.NDArray[np.int64]:
     # ids by falling weight, equal weights by rising id; only as long a list as is needed
     total = float(weights.sum(dtype=np.float64))
     limit = min(n, recipe.top_k if recipe.top_k > 0 else n)
-    short = min(limit, _SHORTLIST)
+    short = min(limit, _SHORTLIST_IDS)
     while True:
         order = _heaviest(weights, short)
         mass = np.cumsum(weights[order], dtype=np.float64)

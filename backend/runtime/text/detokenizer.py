@@ -1,6 +1,6 @@
 """Bytes to text, a few bytes at a time.
 
-Owns: the incomplete UTF-8 character at the end of what came so far. Knows nothing of tokens.
+Owns: the incomplete UTF-8 character at the end of the bytes so far. Knows nothing of tokens.
 Invariant: however the bytes are split, the joined output is `all_bytes.decode("utf-8", errors="replace")`.
 """
 
@@ -27,6 +27,6 @@ class Detokenizer:
         return text
 
     def flush(self) -> str:
-        """The end of the text: what is held can no longer be completed."""
+        """End the text: the held bytes, which nothing completes, as U+FFFD."""
         tail, self._tail = self._tail, b""
         return tail.decode("utf-8", errors="replace")

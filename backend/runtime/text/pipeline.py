@@ -1,7 +1,7 @@
 """`Pipeline`: what a tokenizer of the `tokenizers` package does to text, read from its own description.
 
-Owns: two clones of the tokenizer (for text at the start, and for text that continues other text), the bytes of each
-token, and where text may be cut. Knows nothing of control tokens' meaning, of BOS, or of what was encoded before.
+Owns: two clones of the tokenizer (for text at the start, and for text that continues other text), the bytes of its
+tokens, and where text may be cut. Knows nothing of control tokens, of BOS, or of what was encoded before.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Pipeline:
     def cuts_between_words(self, token_bytes: Collection[bytes]) -> bool:
         """Whether "letter | space letter" is always a boundary that text may be cut at, whatever follows.
 
-        It is when normalisation is local, every split regex matches on the text it covers alone, and either the
-        pre-tokenizer splits there or (BPE) no token has a letter before a space, so that no merge can cross.
+        Normalisation must be local, and every split regex must match on the text it covers alone. And the pre-tokenizer
+        must split there; or, with BPE, no token may have a letter before a space, so that no merge can cross.
         """
         if not (self._normalises_locally() and self._splits_locally()):
             return False

@@ -1,17 +1,10 @@
 """Where a gen's text stops: stop strings and stop regexes, token by token.
 
-Owns: the bytes of one gen, which of them may be shown, and where a stop cut them.
-Knows nothing of tokens' ids, EOS, limits, or who is streamed to.
+Owns: the bytes of one gen, which of them may be shown, and where a stop cut them. Knows nothing of tokens' ids, EOS,
+limits, or listeners.
 
-Semantics. The unit is the token: after each `push` the text so far is searched, and the first push after which a stop
-is in the text ends the gen. Of several stops that appear in one push the one that *begins* first wins; if two begin at
-the same place, the longer one. Strings are searched in the bytes, regexes in the decoded whole characters, with the
-`regex` package's ordinary (leftmost, greedy) meaning on the text so far: a pattern does not wait for a longer match.
-A push that is not `armed` (before `min_tokens`) never stops the gen, and a stop that ended before the first armed push
-does not count later; one that ends after it does, wherever it began.
-
-Invariants: `text` only grows and is always a prefix of the final text; the final text is the decoded bytes before
-`cut` (all of them without a stop). A match never begins in text that was shown.
+Invariants: 1. `text` only grows and is always a prefix of the final text; 2. the final text is the decoded bytes before
+`cut`, all of them without a stop; 3. a match never begins in text that was shown.
 """
 
 from __future__ import annotations
@@ -25,6 +18,12 @@ class StopMatcher:
     """`push` the bytes of each token; when `matched` is set the gen is over, and `cut` says where its text ends.
 
     `matched`: the stop string, or the source of the regex, that ended the gen. `cut`: bytes of the gen before it.
+
+    The unit is the token: after each `push` the text so far is searched, and the first push after which a stop is in
+    the text ends the gen. Of several stops in one push the one that *begins* first wins, of those the longest. Strings
+    are searched in the bytes. Regexes are searched in the decoded characters, leftmost and greedy on the text so far:
+    a pattern does not wait for a longer match. A push that is not `armed` (before `min_tokens`) never stops the gen. A
+    stop that ended before the first armed push does not count; one that ends after it does, wherever it began.
     """
 
     __slots__ = (
@@ -49,7 +48,7 @@ class StopMatcher:
 
     @property
     def text(self) -> str:
-        """Everything that may be shown so far."""
+        """The text that may be shown so far."""
         if len(self._pieces) > 1:
             self._pieces = ["".join(self._pieces)]
         return self._pieces[0] if self._pieces else ""
@@ -77,7 +76,7 @@ class StopMatcher:
         return self._show(piece)
 
     def finish(self) -> str:
-        """The gen ended otherwise: what was held back is text, an incomplete character is U+FFFD. Returns the rest."""
+        """End the gen without a stop; the rest of its text. An incomplete character is U+FFFD."""
         if self.matched is not None:
             return ""
         if not self._stops and not self._patterns:

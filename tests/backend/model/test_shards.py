@@ -265,10 +265,10 @@ def test_large_made_up_weights_are_drawn_where_they_are_used(device):
 
 def test_which_way_is_taken_depends_on_the_size(monkeypatch):
     meta, count = torch.device("meta"), parameter_count(CONFIG)
-    monkeypatch.setattr("sgl.backend.runtime.model.load.dummy.DRAWN_ON_CPU", count - 1)
+    monkeypatch.setattr("sgl.backend.runtime.model.load.dummy.CPU_DRAWN_PARAMETERS", count - 1)
     assert isinstance(DummyTensors(CONFIG).supply(meta, torch.float16), _DrawnThere)
     assert not isinstance(DummyTensors(CONFIG).supply(torch.device("cpu"), torch.float16), _DrawnThere)
-    monkeypatch.setattr("sgl.backend.runtime.model.load.dummy.DRAWN_ON_CPU", count)
+    monkeypatch.setattr("sgl.backend.runtime.model.load.dummy.CPU_DRAWN_PARAMETERS", count)
     assert not isinstance(DummyTensors(CONFIG).supply(meta, torch.float16), _DrawnThere)
 
 

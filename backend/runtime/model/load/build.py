@@ -1,7 +1,7 @@
 """From what a user asks for to a model, a tokenizer and a chat template.
 
-Owns: putting the loaded parts together, and which code computes which model: `FusedLlama` on a GPU it knows, `Llama` on
-the CPU and on other GPUs, transformers for what is not of the family. Each is imported only where it is used.
+Owns: which code computes which model: `FusedLlama` on a GPU it knows, `Llama` on the CPU and on other GPUs,
+transformers for models outside the family. Each is imported only where it is used. Knows nothing of engines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Checkpoint`: a loaded model before it is built, whatever files it came from; and which tokens end its text.
+"""`Checkpoint`: a loaded model before it is built, from any kind of file; and the tokens that end its text.
 
 Owns: the values every loader returns. Knows nothing of files or of how tensors are used.
 """

@@ -1,7 +1,7 @@
 """`ModelConfig`: the shape of a model of the Llama family, read from either description a checkpoint may carry.
 
-Owns: which architectures and which RoPE scalings are supported, and the one normal form of their many spellings
-(`config.json` of transformers 4 and 5, GGUF metadata). Knows nothing of files, tensors or tokenizers.
+Owns: the supported architectures and RoPE scalings, and the one normal form of their many spellings (`config.json` of
+transformers 4 and 5, GGUF metadata). Knows nothing of files, tensors or tokenizers.
 Invariant: what the model code cannot compute exactly is refused here by name, never approximated.
 """
 
@@ -78,8 +78,8 @@ class ModelConfig:
     def context_length(self) -> int:
         """The longest context computed exactly.
 
-        Attention here is full attention: where a model slides a window, contexts up to the window are exact and longer
-        ones would be silently wrong, so the window is the limit.
+        The family's attention is full attention. Where a model slides a window, contexts longer than the window would
+        be silently wrong, so the window is the limit.
         """
         return min(self.max_position_embeddings, self.sliding_window or self.max_position_embeddings)
 
@@ -228,6 +228,11 @@ def _hf_rope(raw: Mapping[str, Any], name: str) -> tuple[float, Mapping[str, Any
         return theta, None
     if kind not in ROPE_TYPES:
         raise Unsupported(f"{name}: RoPE scaling {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
+    return theta, _hf_scaling(raw, rope, str(kind), name)
+
+
+def _hf_scaling(raw: Mapping[str, Any], rope: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
+    """A RoPE scaling in its one form, with what configs leave out filled in."""
     rope = {k: v for k, v in rope.items() if k != "type" and v is not None}
     rope["rope_type"] = kind
     limit = raw.get("original_max_position_embeddings") or _need(raw, "max_position_embeddings", name)
@@ -236,7 +241,7 @@ def _hf_rope(raw: Mapping[str, Any], name: str) -> tuple[float, Mapping[str, Any
         rope["factor"] = _need(raw, "max_position_embeddings", name) / original
     for needed in ("factor", "low_freq_factor", "high_freq_factor")[: 3 if kind == "llama3" else 1]:
         _need(rope, needed, f"{name}: RoPE scaling {kind!r}")
-    return theta, rope
+    return rope
 
 
 def _hf_experts(raw: Mapping[str, Any], name: str) -> dict[str, Any]:

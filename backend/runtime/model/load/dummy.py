@@ -1,6 +1,6 @@
-"""Random weights and a byte tokenizer, for running a model's *shape* without its files (`load_format="dummy"`).
+"""Random weights and a byte tokenizer, to run a model's *shape* without its files (`load_format="dummy"`).
 
-Owns: what a made-up checkpoint contains. Deterministic: the same config gives the same weights in every process.
+Knows nothing of models but their config. Deterministic: the same config gives the same weights in every process.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from .shapes import Shape, parameter_count, tensor_shapes
 from .weights import Converted, Supply, Tensors
 
 END = "<|endoftext|>"
-DRAWN_ON_CPU = 200_000_000
-"""Most parameters that are drawn on the CPU for a GPU too: seconds. Tests compare the two on such models."""
+CPU_DRAWN_PARAMETERS = 200_000_000
+"""Most parameters that are drawn on the CPU for a GPU too, which takes seconds. Tests compare the two devices."""
 
 
 class DummyTensors(Tensors):
     """Made-up weights of a config: normal with its `initializer_range` (so logits stay small), norms of one, biases of
     zero.
 
-    Up to `DRAWN_ON_CPU` parameters they are drawn on the CPU and are the same wherever they go. Above, a GPU draws
-    its own, tensor by tensor in the dtype asked for: those are the same in every process and on every GPU of one kind,
-    but others than the CPU's.
+    Up to `CPU_DRAWN_PARAMETERS` they are drawn on the CPU, the same for every device. Above, a GPU draws its own, tensor
+    by tensor in the dtype asked for: the same in every process and on every GPU of one kind, but not the CPU's.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
@@ -50,7 +49,7 @@ class DummyTensors(Tensors):
         return len(self._shapes)
 
     def supply(self, device: torch.device, dtype: torch.dtype) -> Supply:
-        if device.type == "cpu" or parameter_count(self._config) <= DRAWN_ON_CPU:
+        if device.type == "cpu" or parameter_count(self._config) <= CPU_DRAWN_PARAMETERS:
             return Converted(self, device, dtype)
         return _DrawnThere(self._shapes, self._config.initializer_range, self._seed, device, dtype)
 

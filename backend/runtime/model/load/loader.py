@@ -51,8 +51,8 @@ def load_checkpoint(model_path: str | Path | None, load_format: str, cache: Path
 
 
 def load_any(model_path: str | Path | None, load_format: str, cache: Path) -> Checkpoint | Foreign:
-    """`load_checkpoint`, but a folder that is not of the family, or whose whole context the family's code does not
-    compute (a sliding window), comes as a `Foreign` for transformers to run."""
+    """`load_checkpoint`, but a folder that the family's code does not compute is a `Foreign`, which transformers runs: a
+    model of another family, or one whose context is longer than its sliding window."""
     path, is_gguf = _source(model_path, load_format, cache)
     if is_gguf:
         return load_converted(path, cache)

@@ -1,4 +1,4 @@
-"""Names and shapes of the tensors a model of the family has: for weights that are made up, and for what they weigh.
+"""Names and shapes of the tensors of a model of the family: for weights that are made up, and to know what they weigh.
 
 Owns: the list, in the order in which made-up weights are drawn. Knows nothing of values, files or devices.
 """

@@ -1,7 +1,7 @@
 """Safetensors files as a mapping of tensors: headers are read at once, tensors when they are asked for.
 
 Owns: the file format (an 8-byte length, a JSON header, then bytes; github.com/huggingface/safetensors), its errors, and
-the memory map that tensors on the CPU are views of. Knows nothing of models; how bytes get to a GPU is `fetch`.
+the memory map that tensors on the CPU are views of. Knows nothing of models; `fetch` brings bytes to a GPU.
 Invariant: a shard that could be opened holds every byte its header promises.
 """
 
@@ -35,7 +35,8 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_LONGEST_HEADER = 100_000_000
+_HEADER_BYTES = 100_000_000
+"""Longest header, the format's own limit."""
 
 
 class ShardedTensors(Tensors):
@@ -93,7 +94,7 @@ def _open(file: Path) -> tuple[_Section, dict[str, Any]]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or not 2 <= length <= min(size - 8, _LONGEST_HEADER):
+        if size < 8 or not 2 <= length <= min(size - 8, _HEADER_BYTES):
             raise ValueError(f"a header of {length} bytes in a file of {size}")
         header = json.loads(stream.read(length))
     if not isinstance(header, dict):

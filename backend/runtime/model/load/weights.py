@@ -1,7 +1,7 @@
 """`Weights`: how a model takes its tensors out of a checkpoint: by name, checked, on its device, in its dtype.
 
-Owns: the protocol between where tensors come from (`Tensors`, any mapping) and the model that takes them, and the
-errors of a checkpoint that does not fit its config. Knows nothing of files or of how a model lays its weights out.
+Owns: the protocol of what holds tensors (`Tensors`, or any mapping), and the errors of a checkpoint that does not fit
+its config. Knows nothing of files or of how a model lays its weights out.
 Invariant: a tensor that was taken belongs to the taker; nothing here keeps it.
 """
 
