@@ -25,8 +25,8 @@ class DummyTensors(Tensors):
     """Made-up weights of a config: normal with its `initializer_range` (so logits stay small), norms of one, biases of
     zero.
 
-    Up to `CPU_DRAWN_PARAMETERS` they are drawn on the CPU, the same for every device. Above, a GPU draws its own, tensor
-    by tensor in the dtype asked for: the same in every process and on every GPU of one kind, but not the CPU's.
+    Up to `CPU_DRAWN_PARAMETERS` they are drawn on the CPU, the same for every device. Above, a GPU draws its own, one
+    tensor at a time in the dtype asked for: the same in every process and on every GPU of a kind, but not the CPU's.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
