@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..step.packed import SpanLayout
+from .tree_runs import ranges
 
 Ints = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]
@@ -121,8 +122,8 @@ def plan_flash(spans: Sequence[SpanLayout], slots: Ints) -> FlashPlan:
     context_U2 = np.fromiter(context, np.int64, 2 * int(runs_S.sum())).reshape(-1, 2)
     both_S = runs_S + rows_S
     last_S = np.cumsum(both_S)
-    at_context = _places(last_S - both_S, runs_S)
-    at_own = _places(last_S - rows_S, rows_S)
+    at_context = ranges(runs_S) + (last_S - both_S).repeat(runs_S)
+    at_own = ranges(rows_S) + (last_S - rows_S).repeat(rows_S)
     first = np.empty(int(last_S[-1]), dtype=np.int64)
     length = np.ones_like(first)
     first[at_context], first[at_own] = context_U2[:, 0], slots
@@ -135,13 +136,6 @@ def plan_flash(spans: Sequence[SpanLayout], slots: Ints) -> FlashPlan:
         (first - (end - length)).astype(np.int32),
         int(rows_S.max()),
     )
-
-
-def _places(begin_S: Ints, count_S: Ints) -> Ints:
-    """`begin, begin + 1, ...` (`count` of them) for each span, end to end."""
-    before_S = np.cumsum(count_S) - count_S
-    places: Ints = np.arange(int(count_S.sum())) + np.repeat(begin_S - before_S, count_S)
-    return places
 
 
 def _indptr(end: Ints) -> Ints32:

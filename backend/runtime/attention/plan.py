@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..step.packed import Run, SpanLayout
+from .tree_runs import ranges
 
 Ints = npt.NDArray[np.int64]
 
@@ -105,7 +106,7 @@ def _tiles(span: SpanLayout, runs: list[Run], slots: Ints) -> Iterator[_Tile]:
     """The span's rows in tiles, each with its keys: private context, then own rows up to the tile's last."""
     for start in range(0, span.rows, TILE_ROWS):
         rows = min(TILE_ROWS, span.rows - start)
-        own = _runs_of(slots[span.first_row : span.first_row + start + rows])
+        own = runs_of(slots[span.first_row : span.first_row + start + rows])
         yield _Tile(span.first_row + start, rows, _join(runs + own))
 
 
@@ -173,7 +174,8 @@ def _merge_order(pieces: list[Piece], real: list[tuple[Ints, Ints | None]], tota
     return AttentionPlan(tuple(pieces), parts, absent_TP if bool(absent_TP.any()) else None)
 
 
-def _runs_of(slots: Ints) -> list[Run]:
+def runs_of(slots: Ints) -> list[Run]:
+    """Slots as contiguous runs, in order."""
     if len(slots) == 1:
         return [(int(slots[0]), 1)]
     breaks = np.flatnonzero(np.diff(slots) != 1) + 1
@@ -197,8 +199,7 @@ def _length(runs: list[Run]) -> int:
 def _expand(runs: list[Run]) -> Ints:
     """All slots of some runs, in order."""
     start, length = np.array(runs, dtype=np.int64).T
-    slots: Ints = np.arange(length.sum()) + np.repeat(start - (np.cumsum(length) - length), length)
-    return slots
+    return ranges(length) + start.repeat(length)
 
 
 def _slots_of(runs: list[Run]) -> slice | Ints:

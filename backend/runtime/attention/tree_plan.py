@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..step.packed import SpanLayout
-from .tree_runs import Context, split_context
+from .tree_runs import Context, ranges, split_context
 
 Ints = npt.NDArray[np.int64]
 
@@ -278,7 +278,7 @@ def _lay_out_keys(first_S: Ints, slots: Ints, context: Context) -> tuple[Ints, I
     length = end - begin
     if int(length.max()) > RUN_SLOTS:
         pieces = np.maximum(1, -(-length // RUN_SLOTS))
-        offset = _ranges(pieces) * RUN_SLOTS
+        offset = ranges(pieces) * RUN_SLOTS
         first = first.repeat(pieces) + offset
         begin = begin.repeat(pieces) + offset
         length = np.minimum(RUN_SLOTS, length.repeat(pieces) - offset)
@@ -322,7 +322,7 @@ def _tiles(first_S: Ints, rows_S: Ints, groups: list[tuple[int, ...]], length_O:
         if total > spans:
             rows_M = rows_S[member]
             rows_F = np.add.reduceat(rows_M, size_F.cumsum() - size_F)
-            beneath = first_S[member].repeat(rows_M) + _ranges(rows_M)
+            beneath = first_S[member].repeat(rows_M) + ranges(rows_M)
         row_of = np.concatenate((row_of, beneath))
         first_O = np.concatenate((first_S, total + rows_F.cumsum() - rows_F))
         rows_O = np.concatenate((rows_S, rows_F))
@@ -339,7 +339,7 @@ def _tiles(first_S: Ints, rows_S: Ints, groups: list[tuple[int, ...]], length_O:
         keys = np.minimum(length_O, limit_O + rows_O)
         return _Tiles(row_of, first_O, rows_O, begin_O, keys, limit_O, wide_O, alone_O)
     owner = np.arange(len(rows_O)).repeat(count_O)
-    before = _ranges(count_O) * most_O[owner]
+    before = ranges(count_O) * most_O[owner]
     rows = np.minimum(most_O[owner], rows_O[owner] - before)
     limit = limit_O[owner] + before
     keys = np.minimum(length_O[owner], limit + rows)
@@ -362,7 +362,7 @@ def _items(
     size += -size % ALIGN_KEYS
     count = -(-tiles.keys // size)
     tile = np.arange(len(count)).repeat(count)
-    before = _ranges(count) * size[tile]
+    before = ranges(count) * size[tile]
     keys = np.minimum(size[tile], tiles.keys[tile] - before)
     order = (-(keys + (tiles.wide[tile] << 40))).argsort(kind="stable")
     tile, before, keys = tile[order], before[order], keys[order]
@@ -392,18 +392,12 @@ def _places(
         return _NONE, None
     rows = items_IC[merged_I, 1]
     items_IC[merged_I, 5] = rows.cumsum() - rows
-    row_P = row_of[source_I[merged_I].repeat(rows) + _ranges(rows)]
+    row_P = row_of[source_I[merged_I].repeat(rows) + ranges(rows)]
     place_P = np.empty_like(row_P)
     place_P[row_P.argsort(kind="stable")] = np.arange(len(row_P))
     indptr_T = np.zeros(total + 1, dtype=np.int64)
     np.bincount(row_P, minlength=total).cumsum(out=indptr_T[1:])
     return place_P, indptr_T
-
-
-def _ranges(count: Ints) -> Ints:
-    """0 .. n - 1 for each n, end to end."""
-    end = count.cumsum()
-    return np.arange(int(end[-1])) - (end - count).repeat(count)
 
 
 def _up(n: int, step: int) -> int:

@@ -56,6 +56,12 @@ def split_context(spans: Sequence[SpanLayout], worth: Callable[[Group, int], boo
     return Context(owner[kept], first[kept], length[kept]), groups
 
 
+def ranges(count: Ints) -> Ints:
+    """`0 .. n - 1` for each n in `count`, end to end."""
+    end = count.cumsum()
+    return np.arange(int(end[-1])) - (end - count).repeat(count)
+
+
 def _shared(owner: Ints, name: Ints, alike: npt.NDArray[np.bool_]) -> dict[Group, list[list[int]]]:
     """The places of shared runs in the list of all, by the spans that share them. `alike`: which of the sorted names
     equal the next one."""

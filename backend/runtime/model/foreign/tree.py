@@ -14,13 +14,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ...attention.plan import runs_of
 from ...attention.torch_attention import zeros
 from ...attention.tree_attention import TreeAttention, TreeStep
 from ...attention.tree_plan import Caps, TreePlan
@@ -208,15 +209,10 @@ def _cut(span: SpanLayout, slots: npt.NDArray[np.int64], window: int) -> Iterato
         yield SpanLayout(span.first_row, near, span.context, before)
     runs = span.context
     if span.rows > 1:
-        runs += _runs_of(slots[span.first_row : span.first_row + span.rows - 1])
+        runs += tuple(runs_of(slots[span.first_row : span.first_row + span.rows - 1]))
     for row in range(near, span.rows):
         position = before + row
         yield SpanLayout(span.first_row + row, 1, _between(runs, position - window + 1, position), window - 1)
-
-
-def _runs_of(slots: npt.NDArray[np.int64]) -> tuple[Run, ...]:
-    breaks = (np.flatnonzero(np.diff(slots) != 1) + 1).tolist()
-    return tuple((int(slots[a]), b - a) for a, b in pairwise([0, *breaks, len(slots)]))
 
 
 def _between(runs: Sequence[Run], first: int, end: int) -> tuple[Run, ...]:
