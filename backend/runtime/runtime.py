@@ -256,7 +256,17 @@ class Runtime:
     def open(
         self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
     ) -> Branch:
-        """Open an empty branch; the arguments are those of `Backend.open`."""
+        """Open an empty branch.
+
+        Args:
+            seed: What the branch samples depends on this seed and its text alone. Default: on `random_seed` and on how
+                many branches were opened before.
+            timeout: Seconds for the branch and everything forked from it (`ProgramTimeout`). Default: none.
+            caller: A branch of the program whose body runs this one, if one does.
+
+        Raises:
+            BackendError: The runtime is shut down.
+        """
         self._check_open()
         inside = (
             caller.program if isinstance(caller, Branch) and caller.registry is self.engine.branches.registry else None
@@ -264,11 +274,20 @@ class Runtime:
         return self.engine.open(seed=seed, timeout=timeout, caller=inside)
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
-        """Drive the engine until `handle.ready(seen)`; False if `timeout` seconds passed first."""
+        """Drive the engine until `handle` is done or has more than `seen` characters.
+
+        Args:
+            handle: What a branch's `gen`, `score` or `sync` returned.
+            seen: Characters of text that are known already. Default: wait for the end.
+            timeout: Most seconds to wait. Default: none.
+
+        Returns:
+            False if `timeout` passed first.
+        """
         return self.engine.drive.wait(handle, seen, timeout)
 
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
-        """Wait until `handle.ready(seen)` without blocking the event loop."""
+        """`wait` for a coroutine, without a timeout; it does not block the event loop."""
         await self.engine.drive.wait_async(handle, seen)
 
     def flush_cache(self) -> bool:
@@ -483,7 +502,18 @@ class Runtime:
         return self.pin([(text, False)])
 
     def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
-        """`cache_prefix` for pieces of text, each with whether it is the text of a chat template (markup)."""
+        """`cache_prefix` for text that may be markup.
+
+        Args:
+            pieces: Runs of text, each with whether it is markup: a chat template's text, which spells control tokens.
+
+        Returns:
+            Its length, tokens.
+
+        Raises:
+            OutOfMemory: The KV pool has no room for it.
+            BackendError: The model failed, or the runtime is shut down.
+        """
         self._check_open()
         pinned = tuple(pieces)
         if pinned not in self._pinned:
@@ -504,7 +534,23 @@ class Runtime:
         return self._pinned[pinned].cursor.length
 
     def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:
-        """Call `listener` after each step, on the thread that drives it; returns a function that ends this."""
+        """Call `listener` after each step, on the thread that drives it.
+
+        Args:
+            listener: Gets a `StepRecord`: what the step computed, and how long it took.
+
+        Returns:
+            A function that ends this.
+
+        Example:
+            >>> import sgl
+            >>> runtime, steps = sgl.Runtime.toy(), []
+            >>> end = runtime.watch(steps.append)
+            >>> answer = runtime.generate("Hello", {"max_new_tokens": 4, "ignore_eos": True})
+            >>> end()
+            >>> len(steps)
+            4
+        """
         engine = self.engine
         with self._watching:
             engine.watchers = [*engine.watchers, listener]
@@ -517,7 +563,11 @@ class Runtime:
 
     # -- looking inside
     def check(self) -> None:
-        """Assert the runtime's invariants: for tests and debugging."""
+        """Check the runtime's invariants: for tests and debugging.
+
+        Raises:
+            AssertionError: An invariant is broken.
+        """
         with self.engine.drive.held():
             self.engine.collect()
             self.engine.branches.take_news()
@@ -528,6 +578,13 @@ class Runtime:
 
         Args:
             width: Most characters of a node's text. Default 60.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> length = runtime.cache_prefix("The rules are: ")
+            >>> "The rules are:" in runtime.draw()
+            True
         """
         with self.engine.drive.held():
             self.engine.branches.take_news()

@@ -14,8 +14,9 @@ import torch
 
 from .....lang.errors import ModelLoadError
 from ...device import FUSED_HEAD_DIMS, card_of, fused_obstacle, on
+from ..load.loader import first_line
 from .model import TransformersModel
-from .probe import SUPPORTED, first_line
+from .probe import SUPPORTED
 
 _log = logging.getLogger(__name__)
 

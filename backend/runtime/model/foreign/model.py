@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from .....lang.errors import BackendError, ModelLoadError
 from ...device import on
 from ...step.packed import Batch
+from ..load.loader import first_line
 from .attention import SCORES_AT_ONCE, LayerAttention, LayerShape, LayerStep, TorchAttention
 from .probe import (
     PROBE,
@@ -32,7 +33,6 @@ from .probe import (
     AttentionRecorder,
     attend_through,
     compare,
-    first_line,
     interleaved,
     probe_tokens,
     register,

@@ -183,8 +183,3 @@ def compare(ours_TV: torch.Tensor, own_TV: torch.Tensor, name: str) -> None:
             f"{name}: run as a batch of branches it gives other logits than by itself (off by {error:.0%}): it keeps "
             f"state outside attention, or takes positions from elsewhere; supported: {SUPPORTED}"
         )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

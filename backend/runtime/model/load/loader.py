@@ -111,7 +111,7 @@ def _local(model_path: str | Path, weights: bool) -> Path:
     except Exception as error:  # connection, permission, unknown repository: the hub's own types vary by version
         raise ModelLoadError(
             f"{text!r} is no local path, and it could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}: {_first_line(error)}). Check the name and the connection, set HF_TOKEN for a "
+            f"({type(error).__name__}: {first_line(error)}). Check the name and the connection, set HF_TOKEN for a "
             "gated model, or download it elsewhere and pass its folder"
         ) from error
 
@@ -216,7 +216,7 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the tokenizers package raises bare Exception
-        raise ModelLoadError(f"{file}: cannot be read as a tokenizer ({_first_line(error)})") from error
+        raise ModelLoadError(f"{file}: cannot be read as a tokenizer ({first_line(error)})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -246,5 +246,6 @@ def _read_safetensors(folder: Path) -> ShardedTensors:
     return ShardedTensors(places)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
