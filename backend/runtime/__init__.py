@@ -2,6 +2,7 @@
 
 runtime.py     `sgl.Runtime`, the public door
 generate.py    generation without a program
+local.py       an engine behind the `Backend` protocol
 options.py     the runtime's options, checked and resolved
 sizes.py       default sizes
 device.py      the card a model runs on

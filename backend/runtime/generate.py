@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ...lang.constraint import Constraint, ebnf, json_schema, regex
 from ...lang.errors import NotYet, OptionError
 from ...lang.sampling import SGLANG_NAMES, Sampling
-from ..base import Backend, BackendBranch, GenRequest, GenResult, Handle
+from ..base import GenRequest, GenResult, Handle
 from ..meta import call_id, of_gen
 from ..waiting import AtHandle, Flow, StreamFlow
+from .local import LocalBackend
 from .program.branch import Branch
 
 _CONSTRAINTS = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf}
-
-
-class LocalBackend(Backend, Protocol):
-    """A backend whose branches take token ids."""
-
-    def open(
-        self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
-    ) -> Branch: ...
 
 
 class GenerateCall:

@@ -1,0 +1,255 @@
+"""`LocalBackend`: an engine behind the `Backend` protocol.
+
+Owns: the pinned prefixes, and the lock under which other threads look at the engine. Knows nothing of how a model is
+found or loaded, nor of what its options mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...lang.chat import ChatTemplate
+from ...lang.constraint import KINDS as CONSTRAINTS
+from ...lang.constraint import Constraint
+from ..base import BackendBranch, Capabilities, Handle, StepRecord
+from . import invariants
+from .engine import Engine
+from .kv.draw import draw_tree
+from .options import EngineOptions
+from .program.branch import Branch
+from .step.packed import Model
+from .text.tokenizer import Tokenizer
+
+log = logging.getLogger("sgl")
+
+
+class LocalBackend:
+    """Implements `Backend` over a model in this process, and shows what its engine does."""
+
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, name: str, options: EngineOptions
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = template
+        self.model_name = name
+        self.options = options
+        self.engine = Engine(model, tokenizer, options)
+        self.capabilities = Capabilities(name=f"Runtime({name})", constraints=CONSTRAINTS)
+        self._pinned: dict[tuple[tuple[str, bool], ...], Branch] = {}
+        self._watching = threading.Lock()
+        log.info("runtime %s: %s", name, options)
+
+    def prepare(self, constraint: Constraint, where: str = "constraint") -> None:
+        """Compile a constraint now, on this thread, and keep it. `where` begins the message of an error.
+
+        Raises:
+            ConstraintError: The constraint is wrong, or no engine can enforce it.
+        """
+        self.engine.grammars.prepare(constraint, where)
+
+    def prepared(self, constraint: Constraint) -> bool:
+        """Whether `prepare` would return at once."""
+        return self.engine.grammars.has(constraint)
+
+    def open(
+        self, *, seed: int | None = None, timeout: float | None = None, caller: BackendBranch | None = None
+    ) -> Branch:
+        """Open an empty branch.
+
+        Args:
+            seed: What the branch samples depends on this seed and its text alone. Default: on `random_seed` and on how
+                many branches were opened before.
+            timeout: Seconds for the branch and everything forked from it (`ProgramTimeout`). Default: none.
+            caller: A branch of the program whose body runs this one, if one does.
+
+        Raises:
+            BackendError: The runtime is shut down.
+        """
+        self._check_open()
+        inside = (
+            caller.program if isinstance(caller, Branch) and caller.registry is self.engine.branches.registry else None
+        )
+        return self.engine.open(seed=seed, timeout=timeout, caller=inside)
+
+    def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
+        """Drive the engine until `handle` is done or has more than `seen` characters.
+
+        Args:
+            handle: What a branch's `gen`, `score` or `sync` returned.
+            seen: Characters of text that are known already. Default: wait for the end.
+            timeout: Most seconds to wait. Default: none.
+
+        Returns:
+            False if `timeout` passed first.
+        """
+        return self.engine.drive.wait(handle, seen, timeout)
+
+    async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
+        """`wait` for a coroutine, without a timeout; it does not block the event loop."""
+        await self.engine.drive.wait_async(handle, seen)
+
+    def flush_cache(self) -> bool:
+        """Drop every cached prefix that no live program holds, pinned ones too.
+
+        Returns:
+            True: the cache is empty but for what live programs hold.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> length = runtime.cache_prefix("The rules are: ")
+            >>> runtime.flush_cache(), runtime.get_server_info()["cached_tokens"]
+            (True, 0)
+        """
+        with self.engine.drive.held():
+            for branch in self._pinned.values():
+                branch.close()
+            self._pinned.clear()
+            return self.engine.flush()
+
+    def get_server_info(self) -> dict[str, Any]:
+        """What runs, how full the KV pool is, and what was computed since the start.
+
+        Returns:
+            A dictionary: `model` (its name), `options` (the resolved ones); in tokens `context_length`,
+            `max_total_tokens`, `free_tokens`, `cached_tokens` and `computed_tokens`; counts of branches `running`,
+            `queued` and `attached`; counts of `steps`, `programs` and `preemptions`.
+
+        Example:
+            >>> import sgl
+            >>> info = sgl.Runtime.toy(max_total_tokens=1000).get_server_info()
+            >>> info["model"], info["max_total_tokens"], info["steps"]
+            ('toy', 1000, 0)
+        """
+        engine = self.engine
+        with engine.drive.held():
+            pool = engine.tree.pool
+            return {
+                "model": self.model_name,
+                "context_length": self.options.context_length,
+                "max_total_tokens": pool.capacity,
+                "free_tokens": pool.available,
+                "cached_tokens": engine.tree.cached,
+                "running": len(engine.branches.running),
+                "queued": len(engine.branches.admission.waiting),
+                "attached": len(engine.branches.attached),
+                "steps": engine.steps,
+                "computed_tokens": engine.rows,
+                "preemptions": engine.scheduler.preemptions,
+                "programs": engine.programs,
+                "options": self.options,
+            }
+
+    def shutdown(self) -> None:
+        """Free the model. Programs that still run fail with `BackendError`; a second call does nothing.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> runtime.shutdown()
+            >>> runtime.generate("Hello")
+            Traceback (most recent call last):
+            ...
+            sgl.lang.errors.BackendError: the runtime was shut down; make a new sgl.Runtime()
+        """
+        if self.engine.closed is None:
+            with self.engine.drive.held():
+                self.engine.shut_down()
+
+    def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
+        """`cache_prefix` for text that may be markup.
+
+        Args:
+            pieces: Runs of text, each with whether it is markup: a chat template's text, which spells control tokens.
+
+        Returns:
+            Its length, tokens.
+
+        Raises:
+            OutOfMemory: The KV pool has no room for it.
+            BackendError: The model failed, or the runtime is shut down.
+        """
+        self._check_open()
+        pinned = tuple(pieces)
+        if pinned not in self._pinned:
+            branch = self.engine.open()
+            try:
+                for text, markup in pinned:
+                    branch.append(text, markup=markup)
+                branch.cursor.pinned = True
+                handle = branch.warm()
+                self.wait(handle)
+                handle.value()
+            except BaseException:
+                branch.close()
+                raise
+            with self.engine.drive.held():
+                self.engine.branches.admission.over(branch, well=False)  # it keeps its KV, and wants no more
+            self._pinned[pinned] = branch
+        return self._pinned[pinned].cursor.length
+
+    def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:
+        """Call `listener` after each step, on the thread that drives it.
+
+        Args:
+            listener: Gets a `StepRecord`: what the step computed, and how long it took.
+
+        Returns:
+            A function that ends this.
+
+        Example:
+            >>> import sgl
+            >>> runtime, steps = sgl.Runtime.toy(), []
+            >>> end = runtime.watch(steps.append)
+            >>> answer = runtime.generate("Hello", {"max_new_tokens": 4, "ignore_eos": True})
+            >>> end()
+            >>> len(steps)
+            4
+        """
+        engine = self.engine
+        with self._watching:
+            engine.watchers = [*engine.watchers, listener]
+
+        def end() -> None:
+            with self._watching:
+                engine.watchers = [each for each in engine.watchers if each is not listener]
+
+        return end
+
+    # -- looking inside
+    def check(self) -> None:
+        """Check the runtime's invariants: for tests and debugging.
+
+        Raises:
+            AssertionError: An invariant is broken.
+        """
+        with self.engine.drive.held():
+            self.engine.collect()
+            self.engine.branches.take_news()
+            invariants.check(self.engine)
+
+    def draw(self, width: int = 60) -> str:
+        """Draw the tree of KV: one node a line, with its tokens, whether it is live or cache, and its text.
+
+        Args:
+            width: Most characters of a node's text. Default 60.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> length = runtime.cache_prefix("The rules are: ")
+            >>> "The rules are:" in runtime.draw()
+            True
+        """
+        with self.engine.drive.held():
+            self.engine.branches.take_news()
+            branches = sorted(self.engine.branches.attached, key=lambda b: b.order)
+            cursors = [(".".join(map(str, branch.order)), branch.cursor) for branch in branches]
+            return draw_tree(self.engine.tree, cursors, self.tokenizer, width)
+
+    def _check_open(self) -> None:
+        if self.engine.closed is not None:
+            raise self.engine.closed
