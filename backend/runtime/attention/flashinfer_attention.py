@@ -34,7 +34,7 @@ TENSOR_CORES_FROM_SPANS = 32
 """From here on decoding has enough arithmetic for tensor cores (they compute at least 16 rows, needed or not)."""
 FA3_FROM_ROWS = 64
 """Mean rows a span from which the Hopper kernel is used. It computes at least 128 rows of each query head, and does not
-cut a span's keys among processors, so the older kernel is better for short spans and for few long contexts."""
+cut a span's keys among processors. So the older kernel is better for short spans and for few long contexts."""
 INT_WORKSPACE_BYTES = 8 << 20
 FIXED_INT_WORKSPACE_BYTES = 1 << 18
 FIRST_KEYS = 1 << 20

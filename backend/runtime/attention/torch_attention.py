@@ -7,7 +7,8 @@ Query heads are ordered (group, KV head), not (KV head, group) as in checkpoints
 when it is loaded. So [T, G*H, D] -> [T*G, H, D] is a view, and no layer copies queries or outputs to rearrange heads.
 
 Legend: T rows of the step, G query heads a KV head, H KV heads, Q = G * H, D head dim, J = 2H (K heads, then V heads of
-a slot), N slots, S, R, L, P as in `plan`; B, M, N of a dense attention: batch, queries, keys; C rows of all pieces.
+a slot), N slots, S, R, L, P as in `plan`; B, M, N of a dense attention: batch, queries, keys (in a piece S, G * R, L);
+C rows of all pieces.
 """
 
 from __future__ import annotations
@@ -97,13 +98,13 @@ class _DevicePiece:
         self._rows = _on(device, piece.rows)
         self._slots = _on(device, piece.slots)
         self._spans = piece.spans
-        self._mask: torch.Tensor | None = None
+        self._mask_S1ML: torch.Tensor | None = None
         if piece.limit_SR is not None:
             length = _size(piece.slots) // piece.spans
             limit_SM = torch.from_numpy(piece.limit_SR).to(device).repeat_interleave(groups, dim=1)
             hidden_SML = torch.arange(length, device=device) > limit_SM[..., None]
-            self._mask = torch.zeros(hidden_SML.shape, dtype=dtype, device=device)
-            self._mask = self._mask.masked_fill_(hidden_SML, -torch.inf)[:, None]
+            self._mask_S1ML = torch.zeros(hidden_SML.shape, dtype=dtype, device=device)
+            self._mask_S1ML = self._mask_S1ML.masked_fill_(hidden_SML, -torch.inf)[:, None]
 
     def attend(self, q_TQD: torch.Tensor, kv_NJD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs and log-sum-exps of the piece's rows: [S*R, Q, D] and [S*R, Q] when reshaped."""
@@ -111,7 +112,7 @@ class _DevicePiece:
         heads = joint // 2
         kv_SJLD = _take(kv_NJD, self._slots).view(self._spans, -1, joint, dim).transpose(1, 2)
         q_SHMD = _take(q_TQD, self._rows).view(self._spans, -1, heads, dim).transpose(1, 2)
-        return attend_dense(q_SHMD, kv_SJLD[:, :heads], kv_SJLD[:, heads:], self._mask)
+        return attend_dense(q_SHMD, kv_SJLD[:, :heads], kv_SJLD[:, heads:], self._mask_S1ML)
 
 
 def _on(device: torch.device | str, index: slice | Ints) -> slice | torch.Tensor:

@@ -4,7 +4,7 @@ Owns: what is launched for a step, in which sizes, and a step's scratch memory. 
 of when steps are captured. All of it is decided from `Caps` and nothing from a plan's values, so what one plan captured
 carries out any plan that fits. Needs triton.
 
-Legend: T rows, Q query heads, H KV heads, D head dim, N slots, P parts.
+Legend: T rows, Q query heads, H KV heads, D head dim, N slots, K keys of all tiles, P parts.
 """
 
 from __future__ import annotations
@@ -174,11 +174,11 @@ class TreeStep:
         self._packed = packed
         self._rows = caps.rows
         self._wide, self._small, self._listed, self._place, self._indptr, runs = (packed[at:] for at in caps.offsets)
-        self._slots = empty(max(1, caps.keys), dtype=torch.int32, device=on)
+        self._slots_K = empty(max(1, caps.keys), dtype=torch.int32, device=on)
         # The parts of thousands of rows are memory traffic that counts; rounding them costs less than a bit.
         part_dtype = torch.float32 if caps.few else attention.dtype
-        self._part_out = empty((max(1, caps.parts), query, attention.head_dim), dtype=part_dtype, device=on)
-        self._part_lse = empty((max(1, caps.parts), query), dtype=torch.float32, device=on)
+        self._part_out_PQD = empty((max(1, caps.parts), query, attention.head_dim), dtype=part_dtype, device=on)
+        self._part_lse_PQ = empty((max(1, caps.parts), query), dtype=torch.float32, device=on)
         tickets = caps.rows * kv if caps.rows <= LATENCY_ROWS else 0
         self._tickets = empty(max(1, tickets), dtype=torch.int32, device=on)
         self._launches = attention.launches(caps, tile)
@@ -186,7 +186,7 @@ class TreeStep:
         self._shape = attention.merging()
         self._scale = attention.head_dim**-0.5 * LOG2_E
         grid = (min(caps.runs, 8 * attention.processors),)
-        tree_kernels.expand[grid](packed, runs, self._slots, self._tickets, TICKETS=tickets, BLOCK=EXPAND_BLOCK)
+        tree_kernels.expand[grid](packed, runs, self._slots_K, self._tickets, TICKETS=tickets, BLOCK=EXPAND_BLOCK)
 
     def attend(self, q_TQD: torch.Tensor, k_NHD: torch.Tensor, v_NHD: torch.Tensor, out_TQD: torch.Tensor) -> None:
         """Write the attention of the step's rows to `out_TQD`. All contiguous; T is the step's rows (`caps.rows`).
@@ -196,12 +196,14 @@ class TreeStep:
         assert len(q_TQD) == len(out_TQD) == self._rows
         for programs, wide_room, constants in self._launches:
             tree_kernels.attend[(programs,)](
-                self._packed, self._wide, self._small, self._listed, self._place, self._indptr, self._slots,
-                q_TQD, k_NHD, v_NHD, out_TQD, self._part_out, self._part_lse, self._tickets,
+                self._packed, self._wide, self._small, self._listed, self._place, self._indptr, self._slots_K,
+                q_TQD, k_NHD, v_NHD, out_TQD, self._part_out_PQD, self._part_lse_PQ, self._tickets,
                 wide_room, self._scale, **constants,
             )  # fmt: skip
         if self._merge_grid is not None:
-            tree_kernels.merge[self._merge_grid](self._indptr, self._part_out, self._part_lse, out_TQD, **self._shape)
+            tree_kernels.merge[self._merge_grid](
+                self._indptr, self._part_out_PQD, self._part_lse_PQ, out_TQD, **self._shape
+            )
 
 
 def _power(n: int) -> int:

@@ -3,9 +3,9 @@
 Owns: which steps are replayed and which are launched kernel by kernel, and the tokens that the last step sampled. Knows
 nothing of branches.
 
-Invariants: 1. steps run on one stream in the order of their launch, so a slot that a step writes in vain is written
-again only by a later step; 2. a step's logits are read by its own sampling before the next step overwrites them;
-3. nothing waits for the device but `answers`, and `Staging` for a copy that ended long ago.
+Invariants: 1. steps run on one stream in the order of their launch, so only a later step writes again a slot that a
+step wrote in vain; 2. a step's logits are read by its own sampling before the next step overwrites them; 3. nothing
+waits for the device but `answers`, and `Staging` for a copy that ended long ago.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class DeviceExecutor:
         return self.model.compute(inputs, self.sampled_S, started)
 
     def _warm_up(self, most: int) -> None:
-        """Run every kind of step once, on the scratch slot. This compiles kernels (or finds them in the cache on disk)
-        and shows that the largest step fits into memory, before a user waits for a token."""
+        """Run every kind of step once, on the scratch slot, before a user waits for a token. This compiles kernels (or
+        finds them in the cache on disk), and shows that the largest step fits into memory."""
         began = time.monotonic()
         self.model.tune()
         for spans in ([most], [20] * 40, [1] * 600, [40], [1] * 40, [40, *[1] * 20]):

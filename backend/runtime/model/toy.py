@@ -27,7 +27,7 @@ _CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 class ToyModel:
-    """Implements `batch.Model`. `favour` adds to the logits of some ids (an adversarial ranking)."""
+    """Implements `step.packed.Model`. `favour` adds to the logits of some ids: an adversarial ranking."""
 
     def __init__(self, vocab_size: int, context_length: int = 4096, favour: Mapping[int, float] | None = None) -> None:
         self.vocab_size = vocab_size

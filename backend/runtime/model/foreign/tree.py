@@ -186,8 +186,8 @@ def without_window(batch: Batch, window: int) -> Sequence[SpanLayout] | None:
 
     A window that reaches beyond every row's text is none: the batch's own spans. Else a span is cut. The rows that see
     everything stay together; each row after them becomes a span whose context is what it sees of its text. (K and V of
-    all rows are written before any attends, so rows of a span may be each other's context.) That serves decoding,
-    choices and short texts. None where too many rows would read their keys by themselves: long prompts.
+    all rows are written before any attends, so rows of a span may be each other's context.) None where too many rows
+    would read their keys by themselves: long prompts.
     """
     spans = batch.spans
     beyond = [span.context_length + span.rows - window for span in spans]

@@ -23,8 +23,8 @@ def _can_pack() -> bool:
 
 
 SUM_COLUMNS = 1024
-"""Longest sum along K of one packed call. oneDNN adds along K one by one, so its rounding grows with K (at 1,536 it is
-four times that of `F.linear`, enough to move a logit by 1e-3); sums of shorter parts stay near."""
+"""Longest sum along K of one packed call. oneDNN adds along K one by one, so its rounding grows with K. At 1,536 it is
+four times that of `F.linear`, enough to move a logit by 1e-3; sums of shorter parts stay near."""
 
 
 class Linear:
