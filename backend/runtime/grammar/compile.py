@@ -21,7 +21,7 @@ from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternNode, size
 from ..text.tokenizer import Tokenizer
 from .closing.deepest import deepest
-from .closing.search import WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
+from .closing.search import MOST_WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
 from .engines.artefact_cache import ArtefactCache
 from .engines.ebnf import XGrammarUnfit
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
@@ -32,6 +32,7 @@ from .lark import merged, regular, schemas, to_source
 from .once import OnceCache
 from .protocol import CompiledGrammar, Matcher
 from .schema.lower import Lowered, lower
+from .schema.nodes import IMPOSSIBLE, AnySchema, LoweredSchema, ObjectSchema
 from .sharing.json_state_keys import SchemaKeys
 from .sharing.mask_cache import CachedGrammar, MaskBudget
 from .sharing.state_keys import NoKeys, PatternKeys, StateKeys, TextKeys
@@ -143,8 +144,9 @@ class Grammars:
             checked.append("repeated keys")
         if isinstance(compiled, LLGuidanceGrammar):
             compiled = CachedGrammar(compiled, _state_keys(constraint, lowered), self.budget)
-        witnesses, heavy = _help(constraint, [low.mask for low in lowered.values()])
-        deep = self._deepest(constraint, {part: low.mask for part, low in lowered.items()})
+        documents = {part: low.document for part, low in lowered.items()}
+        witnesses, heavy = _help(constraint, [*documents.values()])
+        deep = self._deepest(constraint, documents)
         prepared = Prepared(
             constraint, compiled, tuple(dict.fromkeys(checked)), self._closer, self.vocabulary, witnesses, heavy, deep
         )

@@ -62,7 +62,7 @@ def explain(constraint: Constraint) -> Explanation:
     return Explanation(rows)
 
 
-def _joints(constraint: Constraint) -> Iterator[Row]:
+def _joints(constraint: Constraint) -> Iterator[KeywordRow]:
     """A row for a joint that is refused between parts that are right by themselves."""
     try:
         to_source(constraint, {part: lower(part.schema).mask for part in schemas(constraint)})

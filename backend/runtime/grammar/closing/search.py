@@ -20,6 +20,20 @@ import numpy.typing as npt
 
 from .....lang.pattern import PatternError, PatternNode, parse_regex, shortest
 from ..protocol import Mask, Matcher, mask_words
+from ..schema.nodes import (
+    ANYTHING,
+    IMPOSSIBLE,
+    ArraySchema,
+    EnumSchema,
+    LoweredSchema,
+    NeverSchema,
+    ObjectSchema,
+    ReferenceSchema,
+    SchemaNode,
+    SchemaVisitor,
+    StringSchema,
+    UnionSchema,
+)
 from ..vocabulary import Vocabulary
 
 BEAM_TEXTS = 16  # that the breadth-first search keeps a layer
