@@ -44,6 +44,10 @@ class Usage:
         steps: Steps of the model that the calls took part in.
         queued: Seconds between a call's turn in its program and its first step.
         running: Seconds from a call's first step to its end. Calls that ran side by side count twice.
+
+    Example:
+        >>> (Usage(calls=1, generated=3) + Usage(calls=1)).calls
+        2
     """
 
     calls: int = 0

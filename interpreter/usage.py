@@ -70,6 +70,15 @@ class UsageTree:
         own: The counts of this branch alone.
         calls: Its finished gens and selects.
         branches: The branches forked from it, and the programs that its body ran.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def qa(s):
+        ...     s += "Why?" + sgl.gen("answer", max_tokens=2)
+        >>> usage = qa.run(backend=sgl.Runtime.toy()).usage
+        >>> usage.label, usage.total.calls, usage.total.generated <= 2
+        ('qa', 1, True)
     """
 
     label: str
@@ -84,10 +93,6 @@ class UsageTree:
         for tree in self.walk():
             total.add(tree.own)
         return total
-
-    @staticmethod
-    def of_batch(label: str, rows: list[UsageTree]) -> UsageTree:
-        return UsageTree(label, Usage(), [], rows)
 
     def walk(self) -> Iterator[UsageTree]:
         """Give this tree and all beneath it, parents first."""

@@ -257,7 +257,7 @@ class States(list[ProgramState]):
     @property
     def usage(self) -> UsageTree:
         """What the batch cost: a tree with a branch for each row."""
-        return UsageTree.of_batch(f"{self._where}, {len(self)} rows", [state.usage for state in self])
+        return UsageTree(f"{self._where}, {len(self)} rows", Usage(), [], [state.usage for state in self])
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         raise OptionError(

@@ -186,14 +186,17 @@ def _to_json(value: Any) -> Any:
         return {"!bytes": value.hex()}
     if kind is list:
         return [_to_json(item) for item in value]
-    if kind is tuple or kind is set or kind is frozenset:
+    if kind in (tuple, set, frozenset):
         return {f"!{kind.__name__}": [_to_json(item) for item in value]}
     if kind is dict:
-        plain = all(type(k) is str and not k.startswith("!") and not _SURROGATE.search(k) for k in value)
-        if plain:
-            return {key: _to_json(item) for key, item in value.items()}
-        return {"!dict": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
+        return _dict_to_json(value)
     raise _NoSpelling(value)
+
+
+def _dict_to_json(value: dict[Any, Any]) -> dict[str, Any]:
+    if all(type(k) is str and not k.startswith("!") and not _SURROGATE.search(k) for k in value):
+        return {key: _to_json(item) for key, item in value.items()}
+    return {"!dict": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
 
 
 def read_back(data: Any) -> Any:
