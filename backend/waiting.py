@@ -1,8 +1,9 @@
 """Waiting, written once for threads and for event loops.
 
-A *flow* is a generator that yields what it has to wait for and returns (or, as a stream, also yields) its result, as an
-auth flow of httpx yields requests. A driver does the waiting: `block_on` and `iterate` block the calling thread,
-`suspend_on` and `iterate_async` suspend the running coroutine. A flow knows nothing of its driver.
+A *flow* is a generator: it yields each thing that has to be waited for, and returns its result. A stream also yields
+its items. (In httpx an auth flow yields requests in the same way.) A driver does the waiting: `block_on` and `iterate`
+block the calling thread, `suspend_on` and `iterate_async` suspend the running coroutine. A flow knows nothing of its
+driver.
 
 An error of a wait is raised inside the flow, at its `yield`. So `try`, `with` and `finally` work there as usual; a
 `finally` must not wait.

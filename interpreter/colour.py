@@ -52,8 +52,8 @@ def html_of_group(branches: Sequence[tuple[str, Sequence[Part]]], limit: int = 2
 def parts_of(segments: Iterable[Segment]) -> list[Part]:
     """Split a transcript, as far as it has come, into parts: tokens where a call was traced, whole texts elsewhere.
 
-    Only a traced call tells of "reused" and "forced" text. Where its trace and the transcript differ on the constants
-    before the call (they were said on a branch that was joined, say), the transcript is right.
+    Only a traced call tells of "reused" and "forced" text. Its trace may differ from the transcript on the constants
+    before the call, for example if they were said on a branch that was joined. Then the transcript is right.
     """
     found: list[Part] = []
     said: list[str] = []  # constants since the last call

@@ -403,7 +403,7 @@ class SglFunction:
     def compile(self, backend: Any = None) -> CompiledFunction:
         """Prepare the program for a backend ahead of its first run.
 
-        Its ops are checked against what the backend can do, its constraints are compiled, and the KV of the text that
+        Its ops are checked against what the backend can do, and its constraints are compiled. The KV of the text that
         every run begins with is computed and kept.
 
         Args:

@@ -44,8 +44,10 @@ class LiveState(ProgramState):
 
     # -- how a read is run
     def _is_awaited(self) -> bool:
-        """Whether a read here is to be awaited: in the body of an async program, and on the state of one that streams,
-        as long as the reader is on the program's own event loop (whether the program has ended or not)."""
+        """Whether a read here is to be awaited: the reader is on the event loop that runs the program's body.
+
+        After its end, the body's own state can be read at once; a state that `run(stream=True)` gave is still awaited.
+        """
         return self._body.is_on_its_loop() and (self._outside or not self._body.ended)
 
     def _run(self, what: str, flow: Callable[[], Flow[T]]) -> T:

@@ -1,7 +1,7 @@
 """What is noted of a program while it runs, for those who listen: a tree of programs, branches and calls.
 
 Knows nothing of files, pages or spans. A recorder is found through a context variable. So it hears of the programs that
-start within its block, and in tasks and threads that have its context (sgl's own have), and of no others.
+start within its block and in tasks and threads that have its context, as sgl's own have. It hears of no others.
 
 1. A record holds no state of a program: a dropped branch is freed although its record is kept.
 2. `BranchRecord.events` only grows, so a copy of it at any time is a consistent beginning of what was said.

@@ -1,7 +1,7 @@
 """What became of each row of a batch, and the list of states that comes of it.
 
-Starts a program for a row, tells which rows' turn it is and which have run out of time, and notes finished rows in the
-journal. Knows nothing of threads or tasks.
+Starts a program for a row, and notes finished rows in the journal. Tells which rows are to be given out next and which
+have run out of time. Knows nothing of threads or tasks.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Results:
             raise self.unwritten
 
     def turns(self, waiting: set[int]) -> Iterator[int]:
-        """Take out of `waiting`, the finished rows, those whose turn it is to be given out."""
+        """Take from `waiting`, the finished rows, those that are to be given out next."""
         while waiting and (not self.plan.ordered or self.given in waiting):
             turn = self.given if self.plan.ordered else waiting.pop()
             waiting.discard(turn)
