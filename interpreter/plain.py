@@ -20,7 +20,7 @@ def plain(value: Any) -> Any:
     try:
         return _plain(value)
     except (_NotPlain, RecursionError):
-        return {"repr": _SPELLING.repr(value)[:_MOST_REPR_CHARACTERS]}
+        return {"repr": _BOUNDED_REPR.repr(value)[:_MOST_REPR_CHARACTERS]}
 
 
 def is_spelled(data: Any) -> bool:
@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
     raise _NotPlain
 
 
-class _Spelling(reprlib.Repr):
+class _BoundedRepr(reprlib.Repr):
     """A bounded `repr` that survives an object's broken one, and does not wait for text as the repr of a state does."""
 
     def __init__(self) -> None:
@@ -70,4 +70,4 @@ class _Spelling(reprlib.Repr):
         )
 
 
-_SPELLING = _Spelling()
+_BOUNDED_REPR = _BoundedRepr()

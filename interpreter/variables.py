@@ -56,7 +56,7 @@ class Given(Variable):
         return (Segment(str(self._value)),), True
 
 
-class Written(Variable):
+class CallVariable(Variable):
     """Written by one call of the model, whose name for `get_meta_info` is `_id`."""
 
     __slots__ = ("_id", "_segment")
@@ -75,7 +75,7 @@ class Written(Variable):
         return self._segment.handle.value()
 
 
-class Generated(Written):
+class Generated(CallVariable):
     """Written by a gen: a string, or for n > 1 a list of n strings."""
 
     __slots__ = ("_n", "constraint")
@@ -114,7 +114,7 @@ def _complete(result: GenResult, where: str) -> Any:
     return result.value
 
 
-class Picked(Written):
+class Picked(CallVariable):
     """The winner of a select."""
 
     __slots__ = ()
