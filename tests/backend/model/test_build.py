@@ -140,6 +140,7 @@ def test_weights_are_weighed_before_they_are_loaded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("capability", [(7, 0), (7, 5)])
 def test_an_older_card_runs_the_plain_path_with_one_warning(capability, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger="sgl")
     found = load_any(save(tmp_path), "dummy", tmp_path)
     card = Card("cuda", "Old", capability, 1 << 40, 1 << 40)
     assert isinstance(building._own(found, "cpu", torch.float32, card, "auto"), Llama)
@@ -148,6 +149,7 @@ def test_an_older_card_runs_the_plain_path_with_one_warning(capability, tmp_path
 
 
 def test_attention_that_was_asked_for_by_name(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger="sgl")
     found = load_any(save(tmp_path), "dummy", tmp_path)  # its heads of 8 are too small for kernels
     assert isinstance(building._own(found, "cpu", torch.float32, CARD, "torch"), Llama) and not caplog.records
     with pytest.raises(OptionError, match=r"'triton' cannot run here: .*use 'auto' or 'torch'"):
@@ -158,6 +160,7 @@ def test_attention_that_was_asked_for_by_name(tmp_path, caplog):
 
 
 def test_the_cpu_runs_the_plain_path_without_a_word(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger="sgl")
     model, *_ = build(save(tmp_path), device="cpu", dtype="auto", load_format="dummy")
     assert isinstance(model, Llama) and model.dtype == torch.float32 and not caplog.records
     with pytest.raises(OptionError, match="dtype must be"):
