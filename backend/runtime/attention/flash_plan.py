@@ -122,8 +122,8 @@ def plan_flash(spans: Sequence[SpanLayout], slots: Ints) -> FlashPlan:
     context_U2 = np.fromiter(context, np.int64, 2 * int(runs_S.sum())).reshape(-1, 2)
     both_S = runs_S + rows_S
     last_S = np.cumsum(both_S)
-    at_context = ranges(runs_S) + (last_S - both_S).repeat(runs_S)
-    at_own = ranges(rows_S) + (last_S - rows_S).repeat(rows_S)
+    at_context = ranges(runs_S, last_S - both_S)
+    at_own = ranges(rows_S, last_S - rows_S)
     first = np.empty(int(last_S[-1]), dtype=np.int64)
     length = np.ones_like(first)
     first[at_context], first[at_own] = context_U2[:, 0], slots

@@ -199,7 +199,7 @@ def _length(runs: list[Run]) -> int:
 def _expand(runs: list[Run]) -> Ints:
     """All slots of some runs, in order."""
     start, length = np.array(runs, dtype=np.int64).T
-    return ranges(length) + start.repeat(length)
+    return ranges(length, start)
 
 
 def _slots_of(runs: list[Run]) -> slice | Ints:

@@ -56,10 +56,11 @@ def split_context(spans: Sequence[SpanLayout], worth: Callable[[Group, int], boo
     return Context(owner[kept], first[kept], length[kept]), groups
 
 
-def ranges(count: Ints) -> Ints:
-    """`0 .. n - 1` for each n in `count`, end to end."""
+def ranges(count: Ints, begin: Ints | None = None) -> Ints:
+    """`begin, begin + 1, ...` (`count` of them; from 0 without `begin`) for each of some ranges, end to end."""
     end = count.cumsum()
-    return np.arange(int(end[-1])) - (end - count).repeat(count)
+    shift = count - end if begin is None else begin + count - end
+    return np.arange(int(end[-1])) + shift.repeat(count)
 
 
 def _shared(owner: Ints, name: Ints, alike: npt.NDArray[np.bool_]) -> dict[Group, list[list[int]]]:
