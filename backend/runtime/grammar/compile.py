@@ -39,8 +39,8 @@ from .sharing.state_keys import NoKeys, PatternKeys, StateKeys, TextKeys
 from .vocabulary import Vocabulary
 
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
-FEW = 4
-"""Characters of a key pattern that is so short that an object may run out of new keys."""
+SHORT_KEY_CHARACTERS = 4
+"""A pattern of keys that spans no more is so short that an object may run out of new keys."""
 KEPT_CONSTRAINTS = 512
 """Compiled constraints in memory; one of llguidance takes about 0.2 MB."""
 _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
@@ -218,7 +218,7 @@ def _try(prepared: Prepared) -> None:
 
 def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> StateKeys:
     if isinstance(constraint, JsonSchema):
-        return SchemaKeys(lowered[constraint].mask)
+        return SchemaKeys(lowered[constraint].document)
     if isinstance(constraint, Grammar) and _TOKENS.search(_QUOTED.sub("", constraint.source)):
         return NoKeys()
     node = regular(constraint)
@@ -254,7 +254,7 @@ def _open(document: LoweredSchema) -> bool:
 def _few_keys(document: LoweredSchema) -> bool:
     """Whether some object's keys follow a pattern of so few texts that the mask may run out of new ones."""
     patterns = (p for node in document.nodes() if isinstance(node, ObjectSchema) for p in node.patterns)
-    return any(size(mask_pattern(pattern)) <= FEW for pattern in patterns)
+    return any(size(mask_pattern(pattern)) <= SHORT_KEY_CHARACTERS for pattern in patterns)
 
 
 def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:

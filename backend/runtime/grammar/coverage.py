@@ -55,7 +55,23 @@ class Explanation:
 
 
 def explain(constraint: Constraint) -> Explanation:
-    """How each keyword of a constraint is carried out. Never raises for a constraint that is refused: it says so."""
+    """Explain how each keyword of a constraint is carried out, without a model.
+
+    Args:
+        constraint: what `sgl.regex`, `sgl.json_schema`, `sgl.schema` and their kin return.
+
+    Returns:
+        A table with a row for each keyword. A constraint that cannot be used has a row that says why it is refused.
+
+    Raises:
+        TypeError: `constraint` is no constraint.
+
+    Example:
+        >>> import sgl
+        >>> print(sgl.explain(sgl.regex("[ab]{2}")))
+        pointer  keyword  how       note
+        (root)   regex    enforced  normalised, 2 positions
+    """
     rows = tuple(_rows(constraint))
     if isinstance(constraint, (Sequenced, Either)) and all(row.status != "refused" for row in rows):
         rows += tuple(_joints(constraint))

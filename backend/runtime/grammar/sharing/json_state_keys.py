@@ -14,15 +14,26 @@ import json
 import re
 import threading
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .....lang.json_text import JsonReader, JsonState, NotJson, Piece
 from .....lang.pattern import PatternError, PatternNode
 from ..closing.search import mask_pattern
+from ..schema.nodes import (
+    IMPOSSIBLE,
+    ArraySchema,
+    LoweredSchema,
+    ObjectSchema,
+    ReferenceSchema,
+    SchemaNode,
+    StringSchema,
+)
 from .state_keys import LONGEST_TEXT_BYTES, PatternWalk, text_key, utf8
 
 MOST_OPEN_CONTAINERS = 50
 """Texts with more have no keys."""
+_MOST_REFERENCES = 100
+"""References to references that are followed; behind more, a place is not understood."""
 _UNKNOWN, _SPACED, _COMPACT = range(3)
 """How separators are written."""
 _ESCAPES = {b'\\"': '"', b"\\\\": "\\", b"\\b": "\b", b"\\f": "\f", b"\\n": "\n", b"\\r": "\r", b"\\t": "\t"}
@@ -30,10 +41,6 @@ _ESCAPES = {b'\\"': '"', b"\\\\": "\\", b"\\b": "\b", b"\\f": "\f", b"\\n": "\n"
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 """Characters of a string that are one byte each and need no escape."""
 _CONTROL, _SEPARATOR = re.compile(rb"[\x00-\x1f\x7f]"), re.compile(rb"[,:]")
-_OBJECT = {"type", "properties", "required", "additionalProperties", "$defs"}
-_ARRAY = {"type", "items", "prefixItems", "minItems", "maxItems", "$defs"}
-_PLAIN_STRING = {"type", "minLength", "maxLength", "$defs"}
-_PATTERN_STRING = {"type", "pattern", "$defs"}
 _OPENS = {"object": b"{", "array": b"[", "string": b'"'}
 
 
@@ -60,26 +67,31 @@ class SchemaKey(NamedTuple):
 
 
 class SchemaPlace:
-    """A subschema, as far as it is understood: `kind` is "" where it is not."""
+    """A node of the schema, as far as it is understood: `kind` is "" where it is not."""
 
-    def __init__(self, schema: Any) -> None:
-        self.schema = schema
-        self.kind = _kind(schema)
+    def __init__(self, node: SchemaNode) -> None:
+        self.kind = ""
         self.names: dict[str, int] = {}
+        self.inner: list[SchemaNode] = []
         self.walk: PatternWalk | None = None
         self.limit = 0  # items, or characters, from which on their number does not matter; 0: it always does
-        if self.kind == "object":
-            self.names = {name: i for i, name in enumerate(schema["properties"])}
-            self.inner = list(schema["properties"].values())
-        elif self.kind == "array":
-            self.inner = [*schema.get("prefixItems", ()), schema.get("items", True)]
-            if "maxItems" not in schema:
-                self.limit = max(schema.get("minItems", 0), len(self.inner)) + 1
-        elif self.kind == "string" and "pattern" in schema:
-            self.walk = _walk(schema["pattern"])
-            self.kind = "string" if self.walk is not None else ""
-        elif self.kind == "string" and "maxLength" not in schema:
-            self.limit = schema.get("minLength", 0) + 1
+        if isinstance(node, ObjectSchema):
+            if node.properties and not node.patterns and node.others is IMPOSSIBLE and node.most is None:
+                self.kind = "" if node.least else "object"
+            self.names = {name: i for i, name in enumerate(node.properties)}
+            self.inner = list(node.properties.values())
+        elif isinstance(node, ArraySchema):
+            self.kind = "array"
+            self.inner = [*node.prefix, node.rest]
+            if node.most is None:
+                self.limit = max(node.least, len(self.inner)) + 1
+        elif isinstance(node, StringSchema):
+            if not node.patterns:
+                self.kind = "string"
+                self.limit = node.least + 1 if node.most is None else 0
+            elif len(node.patterns) == 1 and not node.least and node.most is None:
+                self.walk = _walk(node.patterns[0])
+                self.kind = "" if self.walk is None else "string"
 
 
 class SchemaKeys:
@@ -87,12 +99,12 @@ class SchemaKeys:
 
     start: Hashable = SchemaKey()
 
-    def __init__(self, mask: Any) -> None:
-        self._definitions = mask.get("$defs", {}) if isinstance(mask, dict) else {}
+    def __init__(self, schema: LoweredSchema) -> None:
+        self._schema = schema
         self._lock = threading.Lock()
         self._places: list[SchemaPlace] = []
-        self._numbers: dict[int, int] = {}  # of schemas, by identity, which the places keep
-        self._root = self._number(mask)
+        self._numbers: dict[SchemaNode, int] = {}
+        self._root = self._number(schema.root)
 
     def after(self, key: Hashable, data: bytes) -> Hashable | None:
         if not isinstance(key, SchemaKey):
@@ -113,20 +125,19 @@ class SchemaKeys:
         is_short = len(found.text) <= LONGEST_TEXT_BYTES and len(found.open) <= MOST_OPEN_CONTAINERS
         return found if is_short else None
 
-    def _number(self, schema: Any) -> int:
-        """The number of the place of this subschema."""
-        for _ in range(100):
-            if not (isinstance(schema, dict) and schema.keys() - {"$defs"} == {"$ref"}):
+    def _number(self, node: SchemaNode) -> int:
+        """The number of the place of this node."""
+        for _ in range(_MOST_REFERENCES):
+            if not isinstance(node, ReferenceSchema):
                 break
-            name = str(schema["$ref"]).removeprefix("#/$defs/")
-            schema = self._definitions.get(name, schema)
-        number = self._numbers.get(id(schema))
+            node = self._schema.definitions[node.name]
+        number = self._numbers.get(node)
         if number is None:
             with self._lock:
-                number = self._numbers.get(id(schema), len(self._places))
+                number = self._numbers.get(node, len(self._places))
                 if number == len(self._places):
-                    self._places.append(SchemaPlace(schema))
-                    self._numbers[id(schema)] = number
+                    self._places.append(SchemaPlace(node))
+                    self._numbers[node] = number
         return number
 
     # -- one piece of text, which `reader` has just read; None where it is not what was expected
@@ -223,20 +234,6 @@ class SchemaKeys:
 
     def _kept(self, key: SchemaKey, reader: JsonReader, text: bytes) -> SchemaKey:
         return SchemaKey(reader.state, key.open, key.style, False, key.place, text, key.rest)
-
-
-def _kind(schema: Any) -> str:
-    """What a schema is, where its keywords are all understood."""
-    if not isinstance(schema, dict):
-        return ""
-    kind, said = schema.get("type"), schema.keys()
-    if kind == "object" and said <= _OBJECT and schema.get("additionalProperties") is False:
-        return "object" if isinstance(schema.get("properties"), dict) else ""
-    if any(not isinstance(schema.get(key, 0), int) for key in ("minItems", "maxItems", "minLength", "maxLength")):
-        return ""
-    if kind == "array" and said <= _ARRAY:
-        return "array"
-    return "string" if kind == "string" and (said <= _PLAIN_STRING or said <= _PATTERN_STRING) else ""
 
 
 def _walk(pattern: str) -> PatternWalk | None:
