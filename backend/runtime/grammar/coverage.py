@@ -55,23 +55,7 @@ class Explanation:
 
 
 def explain(constraint: Constraint) -> Explanation:
-    """Explain how each keyword of a constraint is carried out, without a model.
-
-    Args:
-        constraint: what `sgl.regex`, `sgl.json_schema`, `sgl.schema` and their kin return.
-
-    Returns:
-        A table with a row for each keyword. A constraint that cannot be used has a row that says why it is refused.
-
-    Raises:
-        TypeError: `constraint` is no constraint.
-
-    Example:
-        >>> import sgl
-        >>> print(sgl.explain(sgl.regex("[ab]{2}")))
-        pointer  keyword  how       note
-        (root)   regex    enforced  normalised, 2 positions
-    """
+    """How each keyword of a constraint is carried out; a constraint that is refused has a row that says why."""
     rows = tuple(_rows(constraint))
     if isinstance(constraint, (Sequenced, Either)) and all(row.status != "refused" for row in rows):
         rows += tuple(_joints(constraint))
