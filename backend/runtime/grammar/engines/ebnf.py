@@ -1,6 +1,6 @@
 """EBNF in xgrammar's GBNF dialect: read, checked, and made harmless before xgrammar sees it.
 
-Owns: the reader of the dialect, and the spelling of a regular pattern as a grammar. Knows nothing of tokens.
+Owns: the reader of the dialect. Knows nothing of tokens.
 
 What is measured of xgrammar 0.2.8, and met here:
 1. It never returns from a grammar without a finite text (`root ::= "a" root`), or allows nothing (`root ::= root`).
@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .....lang.errors import ConstraintError
-from .....lang.pattern import PatternError, chars, plain
+from .....lang.pattern import chars
 from .....lang.pattern.chars import Ranges
-from .....lang.pattern.nodes import Alt, Chars, Concat, PatternNode, Repeat, size
+from .ebnf_spelling import spelled_character, spelled_class
 
 MOST_FORCED_CHARACTERS = 4_000
 """What an alternative may demand at least: xgrammar is linear in it on every token."""
@@ -29,7 +29,7 @@ LARGEST_OPEN_COUNT, LARGEST_COUNT = 500, 100_000
 """Of `x{n,}`, in which xgrammar is quadratic when it looks for a forced text; and of other repeats."""
 MOST_NESTED = 150
 """Parentheses within parentheses; each is a level of Python's stack."""
-MOST_SOURCE_CHARACTERS, MOST_PATTERN_CHARACTERS = 2_000_000, 100_000
+MOST_SOURCE_CHARACTERS = 2_000_000
 MOST_LISTED_CHARACTERS = 1_000
 """Characters beyond ASCII of a class that is written as alternatives."""
 _ASCII: Ranges = ((0, 0x7F),)
@@ -234,8 +234,8 @@ class EbnfReader:
                 XGrammarUnfit,
             )
         ascii_part = chars.difference(members, _BEYOND)
-        listed = [_set(ascii_part)] if ascii_part else []
-        listed += [f'"{_char(code)}"' for low, high in beyond for code in range(low, high + 1)]
+        listed = [spelled_class(ascii_part)] if ascii_part else []
+        listed += [f'"{spelled_character(code)}"' for low, high in beyond for code in range(low, high + 1)]
         return f"({' | '.join(listed)})"
 
     def _member(self, at: int) -> tuple[int, int]:
@@ -251,7 +251,7 @@ class EbnfReader:
         if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
             raise self.error(at, f"{char} is not a character")
         if char[1] == "x" or char[2:3] == "{":
-            self.edits.append((at, at + len(char), _char(code)))
+            self.edits.append((at, at + len(char), spelled_character(code)))
         return code
 
     def _repeats(self, part: EbnfPart) -> EbnfPart:
@@ -371,53 +371,3 @@ def _left_recursive(rules: Rules, reached: list[str], least: dict[str, float]) -
             else:
                 path[found] = iter(sorted(leads[found]))
     return None
-
-
-def of_pattern(node: PatternNode) -> str:
-    """The grammar of a regular pattern. Raises `ConstraintError` for one that is too large, or that nothing matches."""
-    try:
-        node = plain(node)
-    except PatternError as error:
-        raise ConstraintError(str(error)) from error
-    if size(node) > (most := MOST_PATTERN_CHARACTERS):
-        raise ConstraintError(f"the pattern spans {size(node):,} characters; at most {most:,} are taken")
-    return f"root ::= {_spelled(node)}"
-
-
-def _spelled(node: PatternNode) -> str:
-    if isinstance(node, Chars):
-        if not node.ranges:
-            raise ConstraintError("no text matches the pattern")
-        return _set(node.ranges)
-    if isinstance(node, Concat):
-        return " ".join(map(_spelled, node.parts)) if node.parts else '""'
-    if isinstance(node, Alt):
-        return "(" + " | ".join(map(_spelled, node.parts)) + ")"
-    assert isinstance(node, Repeat)
-    count = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((node.low, node.high))
-    if count is None:
-        count = f"{{{node.low},{'' if node.high is None else node.high}}}"
-    inner = _spelled(node.node)
-    return f"({inner}){count}" if isinstance(node.node, (Concat, Repeat)) else inner + count
-
-
-def _set(ranges: Ranges) -> str:
-    (low, high), *more = ranges
-    if low == high and not more:
-        return f'"{_char(low)}"'
-    others = chars.negated(ranges)
-    if others and others[-1][1] < 0x80:
-        return f"[^{_members(others)}]"
-    return f"[{_members(ranges)}]"
-
-
-def _members(ranges: Ranges) -> str:
-    return "".join(_char(low) if low == high else f"{_char(low)}-{_char(high)}" for low, high in ranges)
-
-
-def _char(code: int) -> str:
-    """A character in a text or a class. Not as \\xHH: xgrammar would take further hexadecimal digits for its own."""
-    char = chr(code)
-    if code < 0x7F and (char.isalnum() or char in " _,;:<>=!@%&~`"):
-        return char
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

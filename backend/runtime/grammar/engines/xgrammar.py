@@ -23,6 +23,7 @@ from .....lang.pattern.nodes import PatternNode
 from ..protocol import Mask, has, set_only
 from ..vocabulary import TokenTable, Vocabulary
 from . import ebnf
+from .ebnf_spelling import spelled_pattern
 from .json_guard import GuardedText, JsonGuard
 from .worker import Build, perform
 from .xgrammar_schemas import cost, lint
@@ -47,7 +48,7 @@ class XGrammar:
 
     def compile_regex(self, node: PatternNode) -> XGrammarGrammar:
         """Compile a pattern for whole texts."""
-        return self._load(self._build(EBNF, ebnf.checked(ebnf.of_pattern(node))))
+        return self._load(self._build(EBNF, ebnf.checked(spelled_pattern(node))))
 
     def compile_schema(self, schema: Any) -> XGrammarGrammar:
         """Compile a schema; where JSON allows blanks, its texts have at most one.
