@@ -10,6 +10,7 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     constraint.py   what generated text must be: regex, json_schema, schema, choice, ebnf, lark
     chat.py         chat templates
     conversation.py conversations rendered turn by turn
+    json_text.py    an incremental reader of JSON text
     errors.py       the typed errors of all rooms
     types/          Python types as JSON Schemas, and text as instances of them
     checking/       finished text against its constraint

@@ -1,5 +1,7 @@
 """Typed values of a text that is still being written.
 
-values.py   snapshots of growing JSON text
-shapes.py   a type as places that are filled in
+Knows nothing of how text arrives.
+
+    values.py   snapshots of growing JSON text
+    shapes.py   a type as places that are filled in
 """

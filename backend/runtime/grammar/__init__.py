@@ -1,14 +1,16 @@
 """Constraints at work: compiled for an engine, as masks over the vocabulary, and explained.
 
-compile.py      which engine enforces a constraint; the constraints that are compiled already
-lark.py         constraints as llguidance's Lark dialect
-protocol.py     what the runtime asks of an engine; masks
-vocabulary.py   token ids as bytes, and forced bytes as tokens
-coverage.py     `sgl.explain`: how each keyword of a constraint is carried out
-accepts.py      whether a text fits a constraint
-once.py         a cache whose values are made once
-schema/         JSON Schema lowered to what the engine enforces
-engines/        the grammar libraries
-sharing/        the mask cache
-closing/        the way to a text's end within a budget
+Knows nothing of gens or steps.
+
+    compile.py      which engine enforces a constraint; the constraints that are compiled already
+    lark.py         constraints as llguidance's Lark dialect
+    protocol.py     what the runtime asks of an engine; masks
+    vocabulary.py   token ids as bytes, and forced bytes as tokens
+    coverage.py     `sgl.explain`: how each keyword of a constraint is carried out
+    accepts.py      whether a text fits a constraint
+    once.py         a cache whose values are made once
+    schema/         JSON Schema lowered to what the engine enforces
+    engines/        the grammar libraries
+    sharing/        the mask cache
+    closing/        the way to a text's end within a budget
 """
