@@ -36,15 +36,17 @@ class GuardedText(JsonReader):
         self.key: bytes | None = None
 
     def copy(self) -> GuardedText:
-        made = GuardedText()
-        made.containers, made.expects, made.inside = self.state
+        made = GuardedText.__new__(GuardedText)
+        made.containers, made.expects, made.inside = self.containers, self.expects, self.inside
         made.keys, made.key = self.keys, self.key
         return made
 
     def follow(self, data: bytes) -> None:
         """Read the bytes of the next token."""
-        if self.inside == '"' and self.key is None and b'"' not in data and b"\\" not in data:
-            return  # the usual token of a string
+        if self.inside == '"' and b'"' not in data and b"\\" not in data:  # the usual token of a string
+            if self.key is not None:
+                self.key += data
+            return
         text, at = data.decode("latin-1"), 0
         while at < len(text):
             piece, end = self.read(text, at)
