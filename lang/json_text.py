@@ -14,15 +14,15 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Piece = Literal[
+JsonPiece = Literal[
     "open", "close", "comma", "colon", "blank", "quote", "characters", "escape", "unquote", "word", "word end"
 ]
 """What a piece of text is. "quote" and "unquote" begin and end a string, with runs of "characters" and "escape"s (two
 characters each, unless a text is cut within) between them. A "word" is a number, true, false or null, or a part of one;
 "word end" has no length: only what follows a number tells that the number is complete."""
-Expects = Literal["value", "item or end", "key", "key or end", "colon", "comma or end", "nothing"]
+JsonExpects = Literal["value", "item or end", "key", "key or end", "colon", "comma or end", "nothing"]
 """What may come next, or, within a string or word, what that string or word is."""
-JsonState = tuple[str, Expects, str]
+JsonState = tuple[str, JsonExpects, str]
 
 _BLANK, _NUMBER = " \t\n\r", "0123456789-+.eE"
 _CHARACTERS = re.compile(r'[^"\\]+')
@@ -40,7 +40,7 @@ class JsonReader:
     __slots__ = ("containers", "expects", "inside")
 
     containers: str
-    expects: Expects
+    expects: JsonExpects
     inside: str
 
     def __init__(self, state: JsonState = ("", "value", "")) -> None:
@@ -55,7 +55,7 @@ class JsonReader:
         """Whether a key may come next, or is being written."""
         return self.expects in ("key", "key or end")
 
-    def read(self, text: str, at: int) -> tuple[Piece, int]:
+    def read(self, text: str, at: int) -> tuple[JsonPiece, int]:
         """Read the piece of `text` that begins at `at` (before its end); what it is, and where it ends."""
         if self.inside:
             return self._in_string(text, at) if self.inside in '"\\' else self._word(text, at)
@@ -86,7 +86,7 @@ class JsonReader:
         self.expects = "key or end" if char == "{" else "item or end"
         return "open", at + 1
 
-    def _in_string(self, text: str, at: int) -> tuple[Piece, int]:
+    def _in_string(self, text: str, at: int) -> tuple[JsonPiece, int]:
         if self.inside == "\\":
             self.inside = '"'
             return "escape", at + 1
@@ -101,7 +101,7 @@ class JsonReader:
         self.inside = "\\"
         return "escape", at + 1
 
-    def _close(self, char: str, at: int) -> tuple[Piece, int]:
+    def _close(self, char: str, at: int) -> tuple[JsonPiece, int]:
         if self.containers[-1:] != ("{" if char == "}" else "["):
             raise NotJson
         if self.expects not in ("comma or end", "key or end", "item or end"):
@@ -110,7 +110,7 @@ class JsonReader:
         self.expects = self._after_value()
         return "close", at + 1
 
-    def _word(self, text: str, at: int) -> tuple[Piece, int]:
+    def _word(self, text: str, at: int) -> tuple[JsonPiece, int]:
         begun, end = self.inside, at
         literal = _LITERALS.get(begun[:1] or text[at])
         if literal is None:
@@ -131,5 +131,5 @@ class JsonReader:
         self.inside, self.expects = "", self._after_value()
         return "word" if literal else "word end", end
 
-    def _after_value(self) -> Expects:
+    def _after_value(self) -> JsonExpects:
         return "comma or end" if self.containers else "nothing"

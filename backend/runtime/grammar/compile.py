@@ -148,13 +148,17 @@ class Grammars:
         witnesses, heavy = _help(constraint, [*documents.values()])
         deep = self._deepest(constraint, documents)
         prepared = Prepared(
-            constraint, compiled, tuple(dict.fromkeys(checked)), self._closer, self.vocabulary, witnesses, heavy, deep
+            constraint,
+            compiled,
+            tuple(dict.fromkeys(checked)),
+            lambda: self.closer,
+            self.vocabulary,
+            witnesses,
+            heavy,
+            deep,
         )
         _try(prepared)
         return prepared
-
-    def _closer(self) -> Closer:
-        return self.closer
 
     def _deepest(self, constraint: Constraint, documents: dict[JsonSchema, LoweredSchema]) -> int | None:
         if not self.vocabulary.spells_all or (documents and self.backend not in ("auto", "llguidance")):

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from .....lang.json_text import JsonReader, JsonState, NotJson, Piece
+from .....lang.json_text import JsonPiece, JsonReader, JsonState, NotJson
 from .....lang.pattern import PatternError, PatternNode
 from ..closing.search import mask_pattern
 from ..schema.nodes import (
@@ -141,7 +141,7 @@ class SchemaKeys:
         return number
 
     # -- one piece of text, which `reader` has just read; None where it is not what was expected
-    def _take(self, key: SchemaKey, reader: JsonReader, piece: Piece, data: bytes) -> SchemaKey | None:
+    def _take(self, key: SchemaKey, reader: JsonReader, piece: JsonPiece, data: bytes) -> SchemaKey | None:
         if key.place >= 0:
             is_string = self._places[key.place].kind == "string"
             return self._in_string(key, reader, piece, data) if is_string else self._in_text(key, reader, piece, data)
@@ -173,7 +173,7 @@ class SchemaKeys:
         return SchemaKey(reader.state, (*key.open[:-1], OpenPlace(place, property)), key.style, True)
 
     def _begin(
-        self, open: tuple[OpenPlace, ...], style: int, reader: JsonReader, piece: Piece, data: bytes
+        self, open: tuple[OpenPlace, ...], style: int, reader: JsonReader, piece: JsonPiece, data: bytes
     ) -> SchemaKey | None:
         number = self._root
         if open:
@@ -191,7 +191,7 @@ class SchemaKeys:
             return SchemaKey(reader.state, open, style, False, number, b"", 0 if walk is None else walk.node)
         return SchemaKey(reader.state, (*open, OpenPlace(number, -1 if kind == "object" else 0)), style)
 
-    def _in_string(self, key: SchemaKey, reader: JsonReader, piece: Piece, data: bytes) -> SchemaKey | None:
+    def _in_string(self, key: SchemaKey, reader: JsonReader, piece: JsonPiece, data: bytes) -> SchemaKey | None:
         text = key.text + data
         not_understood = key.text[:1] == b"\\" and (len(key.text) > 1 or piece != "escape")
         if piece == "unquote":
@@ -221,7 +221,7 @@ class SchemaKeys:
             after = place.walk.step(rest, characters) if place.walk is not None else None
         return None if after is None else SchemaKey(reader.state, key.open, key.style, False, key.place, cut, after)
 
-    def _in_text(self, key: SchemaKey, reader: JsonReader, piece: Piece, data: bytes) -> SchemaKey | None:
+    def _in_text(self, key: SchemaKey, reader: JsonReader, piece: JsonPiece, data: bytes) -> SchemaKey | None:
         """Keep a value as it is; only its end is looked for."""
         depth = len(reader.containers) - len(key.open)
         if depth < 0 or (depth == 0 and piece == "comma"):  # behind a number, true, false or null
