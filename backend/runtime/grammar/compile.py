@@ -21,7 +21,7 @@ from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternNode, size
 from ..text.tokenizer import Tokenizer
 from .closing.deepest import deepest
-from .closing.search import MOST_WORK, Closer, heaviest, mask_pattern, schema_witnesses, witness
+from .closing.search import MOST_WORK, Closer, heaviest, schema_witnesses, witness
 from .engines.artefact_cache import ArtefactCache
 from .engines.ebnf import XGrammarUnfit
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
@@ -31,6 +31,7 @@ from .engines.xgrammar import XGrammar
 from .lark import merged, regular, schemas, to_source
 from .once import OnceCache
 from .protocol import CompiledGrammar, Matcher
+from .schema.languages import parse_spelled
 from .schema.lower import Lowered, lower
 from .schema.nodes import IMPOSSIBLE, AnySchema, LoweredSchema, ObjectSchema
 from .sharing.json_state_keys import SchemaKeys
@@ -258,7 +259,7 @@ def _open(document: LoweredSchema) -> bool:
 def _few_keys(document: LoweredSchema) -> bool:
     """Whether some object's keys follow a pattern of so few texts that the mask may run out of new ones."""
     patterns = (p for node in document.nodes() if isinstance(node, ObjectSchema) for p in node.patterns)
-    return any(size(mask_pattern(pattern)) <= SHORT_KEY_CHARACTERS for pattern in patterns)
+    return any(size(parse_spelled(pattern)) <= SHORT_KEY_CHARACTERS for pattern in patterns)
 
 
 def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from .....lang.pattern import Alt, Chars, Concat, PatternError, PatternNode, Repeat
+from ..schema.languages import parse_spelled
 from ..schema.nodes import (
     ANYTHING,
     IMPOSSIBLE,
@@ -32,7 +33,6 @@ from ..schema.nodes import (
     StringSchema,
     UnionSchema,
 )
-from .search import mask_pattern
 
 MOST_BYTES = 2_000  # of one shortest text
 MOST_PARTS = 20_000  # that are looked at
@@ -316,7 +316,7 @@ def _only_pattern(node: StringSchema) -> PatternNode | None:
     """Return the pattern of a string, if it has one; more than that is not known."""
     if node.patterns[1:] or (node.patterns and (node.least or node.most is not None)):
         raise _Untold
-    return mask_pattern(node.patterns[0]) if node.patterns else None
+    return parse_spelled(node.patterns[0]) if node.patterns else None
 
 
 def _spelled(value: Any) -> bytes:

@@ -10,7 +10,6 @@ equal masks count as one. What is found does close; that nothing shorter does is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -18,8 +17,9 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from .....lang.pattern import PatternError, PatternNode, parse_regex, shortest
+from .....lang.pattern import PatternError, PatternNode, shortest
 from ..protocol import Mask, Matcher, mask_words
+from ..schema.languages import parse_spelled
 from ..schema.nodes import (
     ANYTHING,
     IMPOSSIBLE,
@@ -236,19 +236,10 @@ def schema_witnesses(schema: LoweredSchema) -> tuple[bytes, ...]:
     return tuple(islice(dict.fromkeys(found), MOST_WITNESSES))
 
 
-_RUST_CHARACTER = re.compile(r"\\x\{([0-9a-fA-F]+)\}")
-"""How lowering writes characters; all else in its patterns means the same to Python."""
-
-
-def mask_pattern(pattern: str) -> PatternNode:
-    """Read a pattern of a lowered schema."""
-    return parse_regex(_RUST_CHARACTER.sub(lambda m: f"\\U{int(m[1], 16):08x}", pattern))
-
-
 @lru_cache(1024)
 def _of_pattern(pattern: str) -> bytes | None:
     try:
-        return witness(mask_pattern(pattern))
+        return witness(parse_spelled(pattern))
     except PatternError:
         return None
 

@@ -112,6 +112,14 @@ def spelled(group: Languages) -> str | None:
     return text if len(text) <= MOST_PATTERN_CHARACTERS else None
 
 
+_SPELLED_CHARACTER = re.compile(r"\\x\{([0-9a-fA-F]+)\}")
+
+
+def parse_spelled(pattern: str) -> regular.PatternNode:
+    """Read a pattern that `spelled` returned: all in it but its characters means the same to Python."""
+    return regular.parse_regex(_SPELLED_CHARACTER.sub(lambda m: f"\\U{int(m[1], 16):08x}", pattern))
+
+
 def _slips(plain: regular.PatternNode) -> bool:
     """Whether llguidance admits a quote or a backslash that the pattern does not match.
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from .....lang.json_text import JsonPiece, JsonReader, JsonState, NotJson
 from .....lang.pattern import PatternError, PatternNode
-from ..closing.search import mask_pattern
+from ..schema.languages import parse_spelled
 from ..schema.nodes import (
     IMPOSSIBLE,
     ArraySchema,
@@ -241,7 +241,7 @@ def _walk(pattern: str) -> PatternWalk | None:
     if not (pattern.startswith("^(?:") and pattern.endswith(")$")):
         return None
     try:
-        node = mask_pattern(pattern)
+        node = parse_spelled(pattern)
     except PatternError:
         return None
     return PatternWalk(node) if node.plain else None
