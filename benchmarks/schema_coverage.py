@@ -221,7 +221,7 @@ def examine(entry: dict[str, Any], masks: Masks, rng: random.Random) -> Result:
     )
     out.seconds = took
     try:
-        start = masks.start(lowered.mask)
+        start = masks.start(lowered.engine_schema)
     except RuntimeError as error:
         out.faults.append(f"does not compile: {error}")
         return out

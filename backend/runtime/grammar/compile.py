@@ -138,7 +138,7 @@ class Grammars:
     # -- routing
     def _compile(self, constraint: Constraint) -> Prepared:
         lowered = {part: lower(part.schema) for part in schemas(constraint)}
-        compiled = self._engine(constraint, {part: low.mask for part, low in lowered.items()})
+        compiled = self._engine(constraint, {part: low.engine_schema for part, low in lowered.items()})
         checked = [pointer for part, low in lowered.items() for pointer in _unenforced(part, low)]
         joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
         if any(_open(low.document) if joined else _few_keys(low.document) for low in lowered.values()):

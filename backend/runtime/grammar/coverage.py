@@ -65,7 +65,7 @@ def explain(constraint: Constraint) -> Explanation:
 def _joints(constraint: Constraint) -> Iterator[KeywordRow]:
     """A row for a joint that is refused between parts that are right by themselves."""
     try:
-        to_source(constraint, {part: lower(part.schema).mask for part in schemas(constraint)})
+        to_source(constraint, {part: lower(part.schema).engine_schema for part in schemas(constraint)})
     except ConstraintError as error:
         yield KeywordRow("", constraint.kind, "refused", str(error))
 

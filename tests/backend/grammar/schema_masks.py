@@ -23,7 +23,7 @@ class Masks:
         self.constraint = JsonSchema(json.dumps(schema))
         self.lowered = lower(schema)
         self.start = LLMatcher(
-            byte_tokenizer(), LLMatcher.grammar_from_lark(lark_source(self.lowered.mask)), log_level=0
+            byte_tokenizer(), LLMatcher.grammar_from_lark(lark_source(self.lowered.engine_schema)), log_level=0
         )
         assert not self.start.is_error(), self.start.get_error()[:400]
 

@@ -234,4 +234,4 @@ def test_stems_are_for_crowds_alone(grammars: Grammars) -> None:
 
 
 def test_the_schema_of_the_tests_is_enforced_whole() -> None:
-    assert lower(SCHEMA).fully_enforced and json.dumps(lower(SCHEMA).mask)
+    assert lower(SCHEMA).fully_enforced and json.dumps(lower(SCHEMA).engine_schema)

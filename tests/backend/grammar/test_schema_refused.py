@@ -68,7 +68,7 @@ def test_refused_by_name(name: str, schema: Any, said: list[str]) -> None:
 
 def test_an_impossible_branch_is_dropped_with_a_note() -> None:
     lowered = lower({"anyOf": [{"type": "integer", "minimum": 3, "maximum": 2}, {"type": "string"}]})
-    assert lowered.mask == {"type": "string"} and lowered.fully_enforced
+    assert lowered.engine_schema == {"type": "string"} and lowered.fully_enforced
     assert any((row.pointer == "/anyOf/0" and "nothing" in row.note) or "no value" in row.note for row in lowered.rows)
 
 

@@ -14,21 +14,21 @@ from typing import Any
 OPTIONS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
-def engine_refuses(mask: Any) -> str | None:
+def engine_refuses(schema: dict[str, Any]) -> str | None:
     """Return what llguidance says against a schema, or None if it compiles."""
     from llguidance import LLMatcher
 
-    refused, messages = LLMatcher.validate_grammar_with_warnings(lark_source(mask))
+    refused, messages = LLMatcher.validate_grammar_with_warnings(lark_source(schema))
     if not refused:
         return None
     return _brief(str(messages[0]) if messages else "unknown error")
 
 
-def engine_stumbles(mask: Any, steps: int = 60) -> str | None:
+def engine_stumbles(schema: dict[str, Any], steps: int = 60) -> str | None:
     """Return what goes wrong while llguidance writes a text of a schema that it takes, or None."""
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(lark_source(mask)), log_level=0)
+    matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(lark_source(schema)), log_level=0)
     rng = random.Random(0)
     for _ in range(steps):
         row = matcher.compute_bitmask()
@@ -48,10 +48,9 @@ def _brief(message: str) -> str:
     return line if len(line) <= 160 else line[:160] + "..."
 
 
-def lark_source(mask: Any) -> str:
+def lark_source(schema: dict[str, Any]) -> str:
     """Return the grammar of one JSON value of a schema, in llguidance's Lark dialect."""
-    schema = {**mask, "x-guidance": OPTIONS} if isinstance(mask, dict) else {"allOf": [mask], "x-guidance": OPTIONS}
-    return f"start: json\njson: %json {json.dumps(schema)}\n"
+    return f"start: json\njson: %json {json.dumps({**schema, 'x-guidance': OPTIONS})}\n"
 
 
 class _ByteVocabulary:

@@ -48,10 +48,10 @@ class KeywordRow:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A schema for strict llguidance, as nodes and as JSON (`mask`), and what it leaves to the check."""
+    """A schema as nodes and as the JSON that strict llguidance is given, and what is left to the check."""
 
     document: LoweredSchema
-    mask: Any
+    engine_schema: dict[str, Any]
     rows: tuple[KeywordRow, ...]
 
     @property
@@ -107,8 +107,8 @@ def _lower(source: _Source) -> Lowered:
         raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None
     except PatternError as error:
         raise ConstraintError(f"(root): a pattern of the schema: {error}") from None
-    document, mask, losses = _written(reader, root, found, known)
-    return Lowered(document, mask, tuple(_rows(reader, root, losses)))
+    document, engine_schema, losses = _written(reader, root, found, known)
+    return Lowered(document, engine_schema, tuple(_rows(reader, root, losses)))
 
 
 def _found(reader: SchemaReader, root: Condition) -> tuple[dict[Condition, ValueSet], set[Condition]]:
@@ -159,16 +159,16 @@ def _endless(reader: SchemaReader, found: dict[Condition, ValueSet], known: set[
 
 def _written(
     reader: SchemaReader, root: Condition, found: dict[Condition, ValueSet], known: set[Condition]
-) -> tuple[LoweredSchema, Any, set[Loss]]:
+) -> tuple[LoweredSchema, dict[str, Any], set[Loss]]:
     """Return what the engine takes, as nodes and as JSON: exact, else with what it refuses relaxed, else any JSON."""
     if root == ANY:
         return LoweredSchema(ANYTHING), {}, set()
     writer = SchemaWriter(found, known)
     document = writer.document(root)
-    mask = spelled_schema(document)
-    why = engine_refuses(mask)
+    engine_schema = spelled_schema(document)
+    why = engine_refuses(engine_schema)
     if why is None:
-        return document, mask, _losses(reader, writer)
+        return document, engine_schema, _losses(reader, writer)
     relaxed: dict[Condition, str] = {}
     for cond in found:
         if cond in known and cond != root and (said := _refused_alone(cond, found, known)) is not None:
@@ -176,10 +176,10 @@ def _written(
     if relaxed:
         writer = SchemaWriter(found, known, relaxed)
         document = writer.document(root)
-        mask = spelled_schema(document)
-        if engine_refuses(mask) is None:
+        engine_schema = spelled_schema(document)
+        if engine_refuses(engine_schema) is None:
             losses = {Loss(origin, said) for cond, said in relaxed.items() for origin in _origins(reader, cond)}
-            return document, mask, _losses(reader, writer) | losses
+            return document, engine_schema, _losses(reader, writer) | losses
     refused = f"the engine refuses the schema: {why}"
     return (
         LoweredSchema(ANYTHING),
