@@ -213,13 +213,13 @@ class SchemaVisitor(Generic[P, T]):
 
 def spelled_schema(schema: LoweredSchema) -> dict[str, Any]:
     """Return the JSON Schema that llguidance is given."""
-    spelling = _Spelling(schema)
+    spelling = _SchemaSpelling(schema)
     out: dict[str, Any] = spelling.visit(schema.root)
     definitions = {name: spelling.visit(node) for name, node in schema.definitions.items()}
     return {**out, "$defs": definitions} if definitions else out
 
 
-class _Spelling(SchemaVisitor[[], Any]):
+class _SchemaSpelling(SchemaVisitor[[], Any]):
     """Each node in the keywords of JSON Schema; keywords that say nothing are left out."""
 
     def visit_any(self, node: AnySchema) -> Any:
