@@ -19,7 +19,7 @@ BY_FILE = loadfile --no-loadscope-reorder --max-worker-restart 0
 KERNEL_TESTS = $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul \
 	model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
 
-.PHONY: install docs demo test format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
+.PHONY: install docs demo test test-docs format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
 
 PIP       = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ifeq ($(TORCH),)
@@ -45,6 +45,10 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The examples of docstrings and documents, on the toy model; seconds.
+test-docs: $(READY)
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_readme.py -m "not model"
 
 test-slow: model
 	$(BIN)/python -m pytest -m slow $(call with_workers,$(BIN)/python,$(WORKERS),$(BY_FILE))
@@ -73,7 +77,7 @@ bench-gpu: $(READY)
 # The documentation as a site in site/. It asks no other host for anything; tests/test_docs.py checks that.
 docs: $(READY)
 	$(INSTALL) -c constraints.txt -e ".[docs]"
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	$(BIN)/python -m pytest tests/test_docs.py -k site
 
 model: $(READY)
