@@ -84,7 +84,7 @@ def gen(
 
     Args:
         name: variable that holds the text, `s[name]`; None: the text is only appended.
-        max_tokens: most tokens to write; default 128, with a constraint the context left, with `regex` 512.
+        max_tokens: most tokens to write; default 128, with a constraint the context left.
         min_tokens: tokens before the text may end; default 0.
         n: samples to draw; default 1; with more, the value is a list.
         stop: text or texts that end the text and are no part of it.

@@ -197,7 +197,7 @@ _ALL = ("gen", "gen_int", "gen_string", "run", "generate")
 _OURS = ("gen", "run", "generate")
 _ONE_CALL = ("gen", "generate")
 
-_BUDGET = f"{DEFAULT_MAX_TOKENS}; with a constraint the context left, with `regex=` 512"
+_BUDGET = f"{DEFAULT_MAX_TOKENS}; with a constraint the context left"
 _BOOL = _Check("", _flag)
 _TEXTS = _Check("not empty", _strings)
 _PATTERNS = _Check("no match of the empty text", _regexes)
