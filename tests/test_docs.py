@@ -40,18 +40,13 @@ BETWEEN_ROOMS = {
 
 WITHOUT_EXAMPLE: set[str] = {
     *"""
-ChatTemplate.render Constraint.parse ProgramState.aget ProgramState.assistant ProgramState.async_text
-ProgramState.cancel ProgramState.copy ProgramState.error ProgramState.fork ProgramState.get_meta_info
-ProgramState.get_var ProgramState.messages ProgramState.set_var ProgramState.sync ProgramState.system
-ProgramState.text ProgramState.text_async_iter ProgramState.text_iter ProgramState.user ProgramState.value
+ChatTemplate.render ProgramState.aget ProgramState.assistant ProgramState.async_text ProgramState.cancel
+ProgramState.copy ProgramState.error ProgramState.get_meta_info ProgramState.get_var ProgramState.messages
+ProgramState.set_var ProgramState.sync ProgramState.system ProgramState.text ProgramState.text_async_iter
 ProgramState.value_async_iter ProgramState.value_iter ProgramState.var_scope ProgramStateGroup.ajoin
-ProgramStateGroup.cancel ProgramStateGroup.join Runtime.accepts Runtime.async_generate Runtime.cache_prefix
-Runtime.draw Runtime.flush_cache Runtime.generate Runtime.get_server_info Runtime.get_tokenizer Runtime.of
-Runtime.shutdown Runtime.toy SglFunction.arun SglFunction.arun_batch SglFunction.bind SglFunction.cache
-SglFunction.compile SglFunction.run SglFunction.run_batch SglFunction.trace Trace.html Trace.save Trace.to_dict
-UsageTree.walk assistant assistant_begin assistant_end choice ebnf explain first flush_cache function gen gen_int
-gen_string get_server_info image json_schema lark regex replay schema select separate_reasoning set_default_backend
-system system_begin system_end trace user user_begin user_end video
+ProgramStateGroup.cancel ProgramStateGroup.join Runtime.get_tokenizer SglFunction.cache SglFunction.trace Trace.html
+Trace.save Trace.to_dict UsageTree.walk assistant_begin assistant_end image separate_reasoning system_begin
+system_end user_begin user_end video
 """.split()  # noqa: SIM905
 }
 """Public functions that may lack an example for now. To be empty."""
