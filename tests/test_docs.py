@@ -198,6 +198,16 @@ def test_the_table_of_sampling_options_is_the_one_of_the_code() -> None:
     assert describe() in (DOCS / "programs.md").read_text(), "copy what sgl.lang.sampling.describe() gives"
 
 
+def test_the_glossary_names_what_is_there() -> None:
+    text = (DOCS / "glossary.md").read_text()
+    modules = [path for room in ("lang", "interpreter", "backend", "tests") for path in (ROOT / room).rglob("*.py")]
+    code = "\n".join(path.read_text() for path in modules)
+    for path in re.findall(r"`([a-z_/]+\.py)`", text):
+        assert any(str(module).endswith(f"/{path}") for module in modules), path
+    for name in re.findall(r"`([A-Z][A-Za-z]+)`", text):
+        assert re.search(rf"^class {name}\b", code, flags=re.M), name
+
+
 def test_error_messages_are_those_of_the_product() -> None:
     """A heading of the troubleshooting page in backticks is a message, `...` where it varies."""
     said = re.findall(r"^#+ `(.+)`$", (DOCS / "troubleshooting.md").read_text(), flags=re.M)
