@@ -6,8 +6,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 INTERPRETER = ROOT / "interpreter"
 WINGS = sorted(folder.name for folder in INTERPRETER.iterdir() if (folder / "__init__.py").exists())
@@ -50,25 +48,3 @@ def test_only_the_graph_asks_for_the_door() -> None:
         if any(name[:2] == ("interpreter", "function") for name in imported(file))
     ]
     assert set(asking) <= {"graph/lower.py"}, asking
-
-
-FOLDERS = sorted(
-    path.parent.relative_to(ROOT).as_posix()
-    for room in ("lang", "interpreter", "backend")
-    for path in (ROOT / room).rglob("__init__.py")
-)
-
-
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_says_what_is_in_it(folder: str) -> None:
-    """One line a file and a folder in the docstring of `__init__`, and nothing that is not there; at most 20 files."""
-    here = ROOT / folder
-    said = ast.get_docstring(ast.parse((here / "__init__.py").read_text())) or ""
-    first = {line.split()[0].rstrip("/") for line in said.splitlines() if line.strip()}
-    files = {path.name for path in here.iterdir() if path.is_file() and path.name != "__init__.py"}
-    folders = {path.name for path in here.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    missing = sorted((files | folders) - first)
-    assert not missing, f"{folder}/__init__.py has no line for {missing}"
-    stale = sorted(word for word in first if word.endswith(".py") and word not in files)
-    assert not stale, f"{folder}/__init__.py tells of {stale}"
-    assert len(list(here.glob("*.py"))) <= 20, "too many files for one folder"

@@ -28,6 +28,8 @@ from sgl.backend.runtime.attention.flashinfer_probe import attend_row, probe
 from sgl.backend.runtime.step.packed import Batch, SpanLayout
 from sgl.lang.errors import BackendError, OptionError
 
+from ...watchdog import watch
+
 on_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(
@@ -348,6 +350,11 @@ class TestFixedSteps:
 
 class TestOnTheGpu:
     pytestmark = on_gpu
+
+    @pytest.fixture(autouse=True)
+    def time_to_compile(self, request: pytest.FixtureRequest) -> None:
+        """Wait longer: FlashInfer compiles a kernel for a minute, and on a fresh machine each worker does so."""
+        watch(request.config, 400)
 
     @pytest.fixture(scope="class", params=[(6, 2, 64), (16, 4, 128), (16, 2, 128)], ids=str)
     def real(self, request: pytest.FixtureRequest) -> FlashInferAttention:
