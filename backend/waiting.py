@@ -73,6 +73,8 @@ def block_on(flow: Flow[T]) -> T:
                 wait = next(flow)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    finally:
+        flow.close()  # an interruption of the driver itself
 
 
 async def suspend_on(flow: Flow[T]) -> T:
@@ -88,6 +90,8 @@ async def suspend_on(flow: Flow[T]) -> T:
                 wait = next(flow)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    finally:
+        flow.close()  # an interruption of the driver itself
 
 
 def iterate(flow: StreamFlow[T]) -> Generator[T, None, None]:

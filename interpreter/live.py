@@ -101,8 +101,8 @@ class LiveState(ProgramState):
         raise VariableError(f"the program has no variable {name!r}{suggest(str(name), names)}; {known}")
 
     # -- text and errors
-    def _text(self) -> Flow[str]:
-        _check((yield from self._finish()))
+    def _text(self, deep: bool | None = None) -> Flow[str]:
+        _check((yield from self._finish(deep)))
         return joined(self._line.segments)
 
     def _messages(self) -> Flow[list[dict[str, str]]]:
@@ -127,7 +127,7 @@ class LiveState(ProgramState):
         return None
 
     # -- streams
-    def _pieces(self, name: str | None, with_meta: bool = False) -> StreamFlow[Any]:
+    def _pieces(self, name: str | None, with_meta: bool = False, deep: bool | None = None) -> StreamFlow[Any]:
         needs_a_name(name, with_meta)
         try:
             variable = None
@@ -136,7 +136,7 @@ class LiveState(ProgramState):
             for piece in self._growing(name, variable):
                 yield (piece, None) if with_meta and not isinstance(piece, Wait) else piece
             if variable is None:
-                _check((yield from self._finish()))
+                _check((yield from self._finish(deep)))
             elif with_meta:
                 yield "", variable.meta()
         except Exception as error:
@@ -211,12 +211,13 @@ class LiveState(ProgramState):
             if not handle.done:
                 yield _AtOp(self._body, self._line.backend, handle)
 
-    def _finish(self, deep: bool = False) -> Flow[Handle[Any] | None]:
-        """Wait for everything said so far, `deep`: also on branches that were joined here. What went wrong, or None."""
+    def _finish(self, deep: bool | None = None) -> Flow[Handle[Any] | None]:
+        """Wait for everything said so far; what went wrong, or None. `deep`: also on branches that were joined here (by
+        default where the read is awaited, since what follows it may not block the loop)."""
         yield from self._until(self._over)
         barrier = self._line.barrier() if self._complete() else self._line.failure()
         yield from self._done([barrier, *pending(self._line.segments)])  # the last first: a sleeper is woken once
-        if deep:
+        if self._is_awaited() if deep is None else deep:
             yield from self._done(self._line.barriers()[1:])
         if barrier.error is not None:
             self._line.explain(barrier.error)

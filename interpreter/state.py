@@ -272,7 +272,7 @@ class ProgramState:
 
     async def async_text(self) -> str:
         """Give `text()` without blocking the event loop."""
-        return await suspend_on(self._text())
+        return await suspend_on(self._text(deep=True))
 
     def messages(self) -> list[dict[str, str]]:
         """Wait for the turns of the chat.
@@ -323,7 +323,7 @@ class ProgramState:
             return_meta_data: Give pairs of a piece and meta information (needs `name`). The meta information is None
                 until the last pair, which has no text and `get_meta_info(name)`. Default False.
         """
-        return iterate_async(self._pieces(name, return_meta_data))
+        return iterate_async(self._pieces(name, return_meta_data, deep=True))
 
     def value_iter(self, name: str) -> Iterator[Any]:
         """Give what is known of a `schema=` or `json_schema=` gen while it is written.
@@ -403,7 +403,7 @@ class ProgramState:
     def _read(self, name: str, part: Part) -> Flow[Any]:
         raise NotImplementedError
 
-    def _text(self) -> Flow[str]:
+    def _text(self, deep: bool | None = None) -> Flow[str]:
         raise NotImplementedError
 
     def _messages(self) -> Flow[list[dict[str, str]]]:
@@ -415,7 +415,7 @@ class ProgramState:
     def _error(self) -> Flow[BaseException | None]:
         raise NotImplementedError
 
-    def _pieces(self, name: str | None, with_meta: bool = False) -> StreamFlow[Any]:
+    def _pieces(self, name: str | None, with_meta: bool = False, deep: bool | None = None) -> StreamFlow[Any]:
         raise NotImplementedError
 
     def _values(self, name: str) -> StreamFlow[Any]:

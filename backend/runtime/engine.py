@@ -105,7 +105,12 @@ class Engine:
                     return None  # its answers may end the very text that wants room
                 branches.fail(starved.branch, self._out_of_memory(starved))
                 continue
-            finished = branches.fresh and branches.finish_settled(branches.without_span(step.number))
+            try:
+                finished = branches.fresh and branches.finish_settled(branches.without_span(step.number))
+            except BaseException:  # an interruption: this step will not happen, and jobs are looked at again
+                self.scheduler.undo(step)
+                branches.fresh = list(branches.running)
+                raise
             if step.spans:
                 return step
             if not finished:

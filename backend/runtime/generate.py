@@ -7,7 +7,7 @@ its flows run on a thread or in a coroutine.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...lang.constraint import Constraint, ebnf, json_schema, regex
@@ -49,7 +49,8 @@ class GenerateCall:
         if stream:
             _check_stream(prompts, sampling)
         self._calls: list[tuple[Branch, Handle[list[GenResult]]]] = []
-        weakref.finalize(self, _close_all, self._calls)  # a stream that is dropped unread
+        self._closers: list[Callable[[], None]] = []
+        weakref.finalize(self, _call_all, self._closers)  # a stream that is dropped unread
         for each in prompts:
             branch = backend.open(seed=sampling.seed)
             if isinstance(each, str):
@@ -58,6 +59,7 @@ class GenerateCall:
                 branch.append_tokens(each)
             request = GenRequest(sampling, sampling.n or 1, "generate", constraint)
             self._calls.append((branch, branch.gen(request)))
+            self._closers.append(branch.closer())
 
     def results(self) -> Flow[Any]:
         """Wait for all gens; a dictionary for each prompt, or the one of a single prompt."""
@@ -70,7 +72,7 @@ class GenerateCall:
                 out.append(samples[0] if len(samples) == 1 else samples)
             return out[0] if self._single else out
         finally:
-            _close_all(self._calls)
+            _call_all(self._closers)
 
     def pieces(self) -> StreamFlow[str]:
         """The text of the one gen, piece by piece."""
@@ -87,7 +89,7 @@ class GenerateCall:
                     handle.value()
                     return
         finally:
-            _close_all(self._calls)
+            _call_all(self._closers)
 
 
 def _check_stream(prompts: list[Any], sampling: Sampling) -> None:
@@ -97,9 +99,9 @@ def _check_stream(prompts: list[Any], sampling: Sampling) -> None:
         raise OptionError("generate(stream=True) gives pieces of one text; leave out n= and return_logprob=")
 
 
-def _close_all(calls: list[tuple[Branch, Handle[list[GenResult]]]]) -> None:
-    for branch, _ in calls:
-        branch.close()
+def _call_all(closers: list[Callable[[], None]]) -> None:
+    for close in closers:
+        close()
 
 
 def as_dict(result: GenResult) -> dict[str, Any]:

@@ -75,7 +75,8 @@ class GraphCollector:
         self._preparing: float | None = None  # since when it does
         self._spelt: dict[str, Placeholder] = {}  # how a placeholder looks in a text -> it
         self._lock = threading.RLock()
-        self._ops = self._refused = 0
+        self._ops = -1  # the program itself does not count
+        self._refused = 0
 
     # -- placeholders
     def argument(self, name: str) -> Placeholder:

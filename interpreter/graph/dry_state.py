@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...backend.base import Backend
-from ...backend.waiting import Flow, StreamFlow
+from ...backend.waiting import Flow, StreamFlow, T
 from ...lang.errors import BackendError, OptionError
 from ...lang.expr import Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text
 from ..arguments import Arguments, Options
@@ -63,6 +63,10 @@ class DryState(LiveState):
 
     _line: DryLine
 
+    def _run(self, what: str, flow: Callable[[], Flow[T]]) -> T:
+        made = [flow()]  # now: a read is noted where it is written, not where it is awaited
+        return super()._run(what, lambda: made.pop() if made else flow())
+
     def fork(self, *args: Any, **kwargs: Any) -> ProgramStateGroup:
         return DryGroup(super().fork(*args, **kwargs).states, self)
 
@@ -70,17 +74,25 @@ class DryState(LiveState):
         self._note_read(name, "meta" if part == "meta" else "value")
         return super()._read(name, part)
 
-    def _text(self) -> Flow[str]:
+    def _text(self, deep: bool | None = None) -> Flow[str]:
         self._note_read(None, "text")
-        return super()._text()
+        return super()._text(deep)
 
     def _messages(self) -> Flow[list[dict[str, str]]]:
         self._note_read(None, "text")
         return super()._messages()
 
-    def _pieces(self, name: str | None, with_meta: bool = False) -> StreamFlow[Any]:
+    def _pieces(self, name: str | None, with_meta: bool = False, deep: bool | None = None) -> StreamFlow[Any]:
         self._note_read(name, "text" if name is None else "value")
-        return super()._pieces(name, with_meta)
+        return super()._pieces(name, with_meta, deep)
+
+    def _sync(self) -> Flow[None]:
+        self._line.branch.collector.count()
+        return super()._sync()
+
+    def _error(self) -> Flow[BaseException | None]:
+        self._line.branch.collector.count()
+        return super()._error()
 
     def _values(self, name: str) -> StreamFlow[Any]:
         self._note_read(name, "value")

@@ -64,7 +64,7 @@ class RestoredState(ProgramState):
             raise self._why.with_traceback(self._traceback)  # as it was: reads do not add to it
         return self._finished
 
-    def _text(self) -> Flow[str]:
+    def _text(self, deep: bool | None = None) -> Flow[str]:
         return no_wait(self._row().text)
 
     def _messages(self) -> Flow[list[dict[str, str]]]:
@@ -76,7 +76,7 @@ class RestoredState(ProgramState):
     def _error(self) -> Flow[BaseException | None]:
         return no_wait(self._why)
 
-    def _pieces(self, name: str | None, with_meta: bool = False) -> StreamFlow[Any]:
+    def _pieces(self, name: str | None, with_meta: bool = False, deep: bool | None = None) -> StreamFlow[Any]:
         needs_a_name(name, with_meta)
         text = self._row().text if name is None else self._streamed(name)
         if text:

@@ -218,8 +218,14 @@ def _as_given(now: Any, was: Any) -> Any:
     """Give the object; of a list or dict of JSON data a copy as it was at the start, since the body may change it."""
     if type(now) not in (list, dict) or is_spelled(was):
         return now
-    holds_tuples = plain(now) == was and now != was  # JSON data has none
-    return now if holds_tuples else plain(was)
+    return now if _holds_tuples(now) else plain(was)
+
+
+def _holds_tuples(value: Any) -> bool:
+    """Whether there is a tuple in a list or dict: JSON data has none, so a copy would not be what was given."""
+    if isinstance(value, dict):
+        return any(map(_holds_tuples, value.values()))
+    return isinstance(value, tuple) or (isinstance(value, list) and any(map(_holds_tuples, value)))
 
 
 def _file_arguments(old: Data, func: Callable[..., Any], title: str) -> Arguments:

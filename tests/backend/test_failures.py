@@ -6,9 +6,12 @@ import _thread
 import gc
 import threading
 import time
+import weakref
+from typing import Any
 
 import pytest
 
+import sgl
 from sgl.backend.base import GenRequest, ScoreRequest
 from sgl.backend.runtime import invariants
 from sgl.backend.runtime.runtime import Runtime
@@ -22,6 +25,7 @@ from sgl.lang.errors import (
     OptionError,
     OutOfMemory,
     ProgramTimeout,
+    Truncated,
 )
 from sgl.lang.expr import Sampling
 
@@ -669,3 +673,53 @@ def test_finished_programs_leave_nothing_behind(runtime: Runtime) -> None:
         branch.close()
     runtime.check()
     assert len(runtime.engine.tree._leaves) <= 1100
+
+
+def test_samples_of_a_gen_that_cannot_begin_hold_nothing(runtime: Runtime) -> None:
+    """The first of several constrained samples fails at once: the others were born already."""
+    branch = runtime.open()
+    branch.append("a text before it: ")
+    impossible = GenRequest(Sampling(max_tokens=1), 3, constraint=sgl.regex("abcdefghijkl"))
+    fails(runtime, branch.gen(impossible), Truncated, "not complete")
+    branch.close()
+    runtime.check()
+    assert not runtime.engine.branches.attached
+
+
+def test_an_interruption_while_a_plan_is_finished_undoes_it(runtime: Runtime) -> None:
+    """A select without a step of its own ends between the plan and the launch, and its choice method is interrupted."""
+
+    def interrupted(**_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    interrupted.requires_unconditional_logprobs = False  # type: ignore[attr-defined]
+    other, select = runtime.open(seed=1), runtime.open(seed=2)
+    other.append("some text that is computed in the same plan, and not launched: ")
+    handle = other.gen(GenRequest(Sampling(max_tokens=4, temperature=0.0, ignore_eos=True)))
+    select.score(ScoreRequest(("a", "b"), interrupted))  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(5):
+            runtime.engine.step()
+    runtime.check()
+    runtime.wait(handle)
+    toy = Runtime.toy()
+    again = toy.open(seed=1)
+    again.append("some text that is computed in the same plan, and not launched: ")
+    oracle = again.gen(GenRequest(Sampling(max_tokens=4, temperature=0.0, ignore_eos=True)))
+    toy.wait(oracle)
+    assert handle.value()[0].token_ids == oracle.value()[0].token_ids
+
+
+def test_a_generate_that_failed_is_not_kept(runtime: Runtime) -> None:
+    class Witness:
+        pass
+
+    def fail() -> weakref.ref[Witness]:
+        witness = Witness()
+        with pytest.raises(OptionError):
+            runtime.generate("a prompt", {"stop_token_ids": [10**9]})
+        return weakref.ref(witness)
+
+    kept = fail()
+    gc.collect()
+    assert kept() is None, "the frames of a failed call live on"

@@ -20,8 +20,8 @@ from ..grammar.protocol import Mask, Matcher, has, mask_words
 from ..grammar.sharing.mask_cache import CachedMatcher, masks
 
 SPARE_TOKENS, SPARE_SHARE = 8, 4
-"""Where the most that a text can need is known (`Prepared.deepest`), no token is looked at while more is left than
-that, a quarter of it and these tokens: the way that is found may be longer than the shortest."""
+"""If the most that a text can need is known (`Prepared.deepest`), tokens are not checked while the budget left exceeds
+that, a quarter of it, and these tokens: the way that is found may be longer than the shortest."""
 NEAR_TOKENS = 64
 """Where it is not known: with so many tokens left beside the way to close and what one more token may add to it, or
 fewer, each token is looked at before it is taken."""

@@ -26,8 +26,8 @@ class StepClock:
 
 
 class Told:
-    """Records one call. Its context are the tokens of `cursor` from depth `told` on, of which no traced call told yet.
-    A sample that is not the `first` of its gen has no context, since the first one tells of it."""
+    """Records one call. Its context are the tokens of `cursor` from depth `told` on, which no earlier traced call has
+    recorded. A sample that is not the `first` of its gen has no context: the first one records it."""
 
     __slots__ = ("_born", "_clock", "_computed", "_context", "_high", "_start", "_text", "_tokenizer", "trace")
 

@@ -74,7 +74,7 @@ Op = Any  # a Piece, or one of the above
 
 
 class Life(Enum):
-    """Where a branch is in its life. Only `branch.py` and admission change it."""
+    """Where a branch is in its life. Changed under the engine's lock (`branch.py`, `branches.py`, `admission.py`)."""
 
     UNBORN = "the child of a fork that its parent has not reached"
     IDLE = "no op is at work"
@@ -116,7 +116,7 @@ class Registry:
     inbox: deque[Branch]
 
     def notify(self, branch: Branch, wake: bool = True) -> None:
-        """Put a branch with news (ops, a failure, an end) into the inbox. Without `wake` this takes no lock."""
+        """Put a branch with news (ops, a failure, an end) into the inbox; `wake` lets a sleeping thread look."""
         if not branch.queued:
             branch.queued = True
             self.inbox.append(branch)
@@ -147,7 +147,7 @@ class Branch:
         self.hold_on: Hold | None = None  # what it waits for when it is HELD
         self.forks = 0
         self.told = 0  # tokens that the traces of calls have told of
-        # written from any thread
+        # any thread may write these, and `ops`, `forks` and `error`
         self.queued = False  # in the inbox
         self.closing = False  # asked to close
         # its part in steps
@@ -199,7 +199,7 @@ class Branch:
         self.registry.notify(self)
 
     def close(self) -> None:
-        # May run in a finaliser, in the middle of anything: no lock may be taken here, so no thread is woken.
+        # May run in a finaliser, in the middle of anything, so it does as little as it can: the next step takes notice.
         self.closing = True
         self.registry.notify(self, wake=False)
 
@@ -279,7 +279,8 @@ class Branch:
     def fail(self, error: BaseException) -> None:
         """End everything pending with `error`, and everything that comes later. Unborn children fail with it."""
         self.error = self.error or error
-        self.life = Life.FAILED
+        if self.life is not Life.CLOSED:
+            self.life = Life.FAILED
         self._lease.branch = None
         job, self.job = self.job, None
         if job is not None:
@@ -314,7 +315,11 @@ class Branch:
     def fall_back(self) -> None:
         """The text has ended, or the answer is lost: expect no answer, and drop what ran ahead of it."""
         self.asked_in = 0
-        self.cursor.fall_back()
+        cursor = self.cursor
+        if cursor.runs_ahead and cursor.base and len(cursor.tail) == 1:
+            self.park()  # without a token of its own it could want no row
+        else:
+            cursor.fall_back()
 
     def _register(self) -> None:
         if self.cursor.attached:

@@ -90,7 +90,8 @@ class Branches:
     def activate(self, branch: Branch, job: Job) -> None:
         """Let a job take part in steps, now or when its program is admitted."""
         cursor = branch.cursor
-        share_from = SHARE_FROM_TOKENS if cursor.high else 0  # siblings of a fork often begin alike
+        is_new_fork = len(branch.order) > 1 and not cursor.high
+        share_from = 0 if is_new_fork else SHARE_FROM_TOKENS  # siblings of a fork often begin alike
         if cursor.attached and len(cursor.tail) - cursor.tail_computed > share_from:
             branch.settle()
         branch.job = job
@@ -171,7 +172,7 @@ class Branches:
         self.timed.pop(branch, None)
         if branch.life is Life.RUNNING:
             i = bisect_left(self.running, branch.order, key=by_order)
-            while self.running[i] is not branch:  # n samples of one gen share an order
+            while self.running[i] is not branch:  # orders may be equal
                 i += 1
             del self.running[i]
             branch.life = Life.IDLE

@@ -102,9 +102,13 @@ class Ops:
             each.path = branch.path
             each.be_born(branch)
             each.closing = True  # its KV becomes cache as soon as its sample is there
-        for i, each in enumerate(branches):
-            given = (each, request, samples, i, self.context)
-            self._activate(each, GenJob(*given) if prepared is None else ConstrainedGenJob(*given, prepared))
+        try:
+            for i, each in enumerate(branches):
+                given = (each, request, samples, i, self.context)
+                self._activate(each, GenJob(*given) if prepared is None else ConstrainedGenJob(*given, prepared))
+        except Exception as error:
+            samples.fail(error)  # the other samples are born already
+            raise
 
     def _fork(self, branch: Branch, children: tuple[Branch, ...]) -> None:
         """Freeze the branch except its last token and let the children continue from there. Text whose tokens may

@@ -30,8 +30,8 @@ class Account:
 
     @property
     def grown(self) -> int:
-        """Rows since the first call began. Programs have these in common; the text before the first call may be a long
-        prefix that one program computes for all."""
+        """Rows computed since the first call began. This number is similar from program to program; the text before the
+        first call may be a long prefix that one program computes for all."""
         return max(0, self.computed - (self.given or 0))
 
 

@@ -22,7 +22,7 @@ from .executor import Answer, Ask, ahead_of
 from .step import Step
 
 FULL_STEP_ROWS = 1024
-"""Rows from which a step's time grows with them: two steps take no longer than one of both."""
+"""From so many rows on, a step's time grows with its rows: two steps cost no more than one with the rows of both."""
 
 
 def begin_masks(step: Step, pool: ThreadPoolExecutor) -> Future[None] | None:
@@ -99,9 +99,9 @@ class LostFlight:
 def goes_on(step: Step) -> bool:
     """Whether the next step is worth launching before this one is collected.
 
-    It is not where most samples must be known first: the branches would take turns, half of them idle in every step. It
-    is where this step has rows enough that a turn is not lost. Notes in `step.going_on` the spans whose branches run
-    ahead, by what was answered since the step was asked.
+    No, if most branches must know their token first: two groups would alternate, and each step would carry half of the
+    branches. Yes, if the step is so large that alternating costs nothing. Notes in `step.going_on` the spans whose
+    branches run ahead, by what was answered since the step was asked.
     """
     if isinstance(step.flight, LostFlight):
         return False

@@ -24,7 +24,7 @@ from .step import Span, Step
 TAIL_RESERVE_SLOTS = 32
 """Slots that a tail takes at a time, so that it grows in long runs."""
 PLENTY_SHARE = 8
-"""A tail takes more than that only while all tails of a full step could, and leave this many times as much free."""
+"""In a large pool a tail may take more: at most 1 / (8 x `max_running`) of the free slots."""
 
 
 class Starved(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -381,3 +382,22 @@ def test_an_unfinished_branch_of_a_program_that_is_over_does_not_block_the_loop(
         assert await branch.aget("a") == branch["a"] != ""
 
     asyncio.run(main())
+
+
+def test_an_awaited_text_waits_for_branches_that_were_joined() -> None:
+    """So that reading them afterwards blocks no event loop."""
+    backend = FakeBackend()
+
+    @sgl.function
+    def program(s: Any) -> None:
+        forks = s.fork(2)
+        forks += sgl.gen("tip", max_tokens=3)
+        forks.join()
+        s += "over"
+
+    async def main() -> tuple[str, bool]:
+        state = program.run(stream=True, backend=backend)
+        text = await state.async_text()
+        return text, all(line.barrier().done for line in state._line.joined)
+
+    assert asyncio.run(main())[1]

@@ -11,6 +11,8 @@ import re
 import threading
 import time
 import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -951,3 +953,33 @@ def test_a_dry_run_asks_nothing_of_choice_methods():
         sgl.function(lambda s: s.__iadd__(sgl.gen("x", choices=["a", "b"], choices_method=sgl.greedy_token_selection)))
     ).selects()
     assert isinstance(select, Choose) and select.method and isinstance(Generate("x"), Generate)
+
+
+def test_an_awaited_read_is_noted_where_it_is_written() -> None:
+    @sgl.function
+    async def program(s: Any) -> None:
+        s += "x" + sgl.gen("a")
+        await asyncio.gather(s["a"])
+
+    printed = str(program.graph())
+    assert "reads a" in printed and "tasks.py" not in printed and Path(__file__).name in printed
+
+
+def test_the_limit_counts_what_the_body_says_and_not_the_program() -> None:
+    @sgl.function
+    def one(s: Any) -> None:
+        s += "x"
+
+    assert one.graph(limit=1).stopped is None
+
+
+def test_a_loop_that_looks_at_its_state_ends_at_the_limit() -> None:
+    @sgl.function
+    async def program(s: Any) -> None:
+        s += "x"
+        while await s.error() is None:
+            await s.sync()
+
+    started = time.monotonic()
+    assert "more than limit=50" in str(program.graph(limit=50, timeout=60))
+    assert time.monotonic() - started < 30
