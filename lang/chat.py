@@ -63,6 +63,12 @@ class ChatTemplate:
 
         Raises:
             OptionError: the template refuses or fails, in its own words.
+
+        Example:
+            >>> import sgl
+            >>> template = sgl.ChatTemplate("{{ messages[0].content }}{% if polite %} Please.{% endif %}")
+            >>> template.render([{"role": "user", "content": "Why?"}], polite=True)
+            'Why? Please.'
         """
         import jinja2
 

@@ -76,32 +76,68 @@ def assistant(expr: Appendable | None = None) -> Seq:
 
 
 def system_begin() -> RoleBegin:
-    """Begin a system message; what is appended until `system_end()` is its content."""
+    """Begin a system message; what is appended until `system_end()` is its content.
+
+    Example:
+        >>> import sgl
+        >>> sgl.system_begin()
+        RoleBegin(role='system')
+    """
     return RoleBegin("system")
 
 
 def system_end() -> RoleEnd:
-    """End the system message that `system_begin()` began."""
+    """End the system message that `system_begin()` began.
+
+    Example:
+        >>> import sgl
+        >>> sgl.system_end()
+        RoleEnd(role='system')
+    """
     return RoleEnd("system")
 
 
 def user_begin() -> RoleBegin:
-    """Begin a user message; what is appended until `user_end()` is its content."""
+    """Begin a user message; what is appended until `user_end()` is its content.
+
+    Example:
+        >>> import sgl
+        >>> list(sgl.user_begin() + "Why?" + sgl.user_end()) == list(sgl.user("Why?"))
+        True
+    """
     return RoleBegin("user")
 
 
 def user_end() -> RoleEnd:
-    """End the user message that `user_begin()` began."""
+    """End the user message that `user_begin()` began.
+
+    Example:
+        >>> import sgl
+        >>> sgl.user_end()
+        RoleEnd(role='user')
+    """
     return RoleEnd("user")
 
 
 def assistant_begin() -> RoleBegin:
-    """Begin an assistant message; what is appended until `assistant_end()` is its content."""
+    """Begin an assistant message; what is appended until `assistant_end()` is its content.
+
+    Example:
+        >>> import sgl
+        >>> sgl.assistant_begin()
+        RoleBegin(role='assistant')
+    """
     return RoleBegin("assistant")
 
 
 def assistant_end() -> RoleEnd:
-    """End the assistant message that `assistant_begin()` began."""
+    """End the assistant message that `assistant_begin()` began.
+
+    Example:
+        >>> import sgl
+        >>> sgl.assistant_end()
+        RoleEnd(role='assistant')
+    """
     return RoleEnd("assistant")
 
 
@@ -110,10 +146,16 @@ def image(expr: object) -> Expr:
     """An image. This version does not carry it out.
 
     Args:
-        expr: the image, as SGLang takes it.
+        expr: the image, as SGLang takes it; no default.
 
     Raises:
         NotYet: always.
+
+    Example:
+        >>> import sgl
+        >>> sgl.image("cat.png")
+        Traceback (most recent call last):
+        sgl.lang.errors.NotYet: image(...): ...
     """
     _refuse("image(...)", "an image in a prompt")
 
@@ -124,10 +166,16 @@ def video(path: str, num_frames: int) -> Expr:
 
     Args:
         path: the file.
-        num_frames: how many frames to show.
+        num_frames: how many frames to show; no default.
 
     Raises:
         NotYet: always.
+
+    Example:
+        >>> import sgl
+        >>> sgl.video("cat.mp4", num_frames=8)
+        Traceback (most recent call last):
+        sgl.lang.errors.NotYet: video(...): ...
     """
     _refuse("video(...)", "a video in a prompt")
 
@@ -137,11 +185,17 @@ def separate_reasoning(expr: Appendable | None = None, model_type: str | None = 
     """Keep a model's reasoning apart from its answer. This version does not carry it out.
 
     Args:
-        expr: what the model writes.
-        model_type: the family whose marks of reasoning to look for.
+        expr: what the model writes; default None.
+        model_type: the family whose marks of reasoning to look for; default None.
 
     Raises:
         NotYet: always.
+
+    Example:
+        >>> import sgl
+        >>> sgl.separate_reasoning(sgl.gen("answer"))
+        Traceback (most recent call last):
+        sgl.lang.errors.NotYet: separate_reasoning(...): ...
     """
     _refuse("separate_reasoning(...)", "splitting off a model's reasoning")
 
