@@ -223,13 +223,35 @@ class ProgramStateGroup:
         Raises:
             OptionError: An unknown mode, or texts that were appended before.
             Exception: With "concate_and_append", the error of a branch.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.function
+            ... def tips(s):
+            ...     branches = s.fork(2)
+            ...     branches += ["Sleep. ", "Eat."]
+            ...     branches.join("concate_and_append")
+            >>> tips.run(backend=sgl.Runtime.toy()).text()
+            'Sleep. Eat.'
         """
         if mode != "gather_variable":
             self.src_state._refuse_to_wait(f"group.join({mode!r})", f"await group.ajoin({mode!r})")
         block_on(self._join(mode))
 
     async def ajoin(self, mode: str = "gather_variable") -> None:
-        """Wait for the branches without blocking the event loop, and then `join` them."""
+        """Wait for the branches without blocking the event loop, and then `join` them, with its argument and errors.
+
+        Example:
+            >>> import asyncio, sgl
+            >>> @sgl.function
+            ... async def tips(s):
+            ...     branches = s.fork(2)
+            ...     branches += sgl.gen("tip", max_tokens=4)
+            ...     await branches.ajoin()
+            ...     return len(await s["tip"])
+            >>> asyncio.run(tips.arun(backend=sgl.Runtime.toy())).ret_value
+            2
+        """
         await suspend_on(self._join_finished(mode))
 
     def _join_finished(self, mode: str) -> Flow[None]:
@@ -267,7 +289,18 @@ class ProgramStateGroup:
             self.cancel()
 
     def cancel(self) -> None:
-        """Cancel every branch. What is finished stays readable."""
+        """Cancel every branch. What is finished stays readable.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.function
+            ... def stop(s):
+            ...     branches = s.fork(2)
+            ...     branches.cancel()
+            ...     return branches[1].error()
+            >>> stop.run(backend=sgl.Runtime.toy()).ret_value
+            Cancelled('the branch was cancelled')
+        """
         for state in self.states:
             state.cancel()
 

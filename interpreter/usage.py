@@ -95,7 +95,14 @@ class UsageTree:
         return total
 
     def walk(self) -> Iterator[UsageTree]:
-        """Give this tree and all beneath it, parents first."""
+        """Give this tree and all beneath it, parents first.
+
+        Example:
+            >>> import sgl
+            >>> state = sgl.function(lambda s: s.fork(2).join()).run(backend=sgl.Runtime.toy())
+            >>> [tree.label for tree in state.usage.walk()]
+            ['<lambda>', 'branch 0 of 2', 'branch 1 of 2']
+        """
         return (tree for tree, _ in self._walk())
 
     def _walk(self) -> Iterator[tuple[UsageTree, int]]:

@@ -366,5 +366,12 @@ class Runtime(LocalBackend):
         return self.pin([(text, False)])
 
     def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
+        """The model's tokenizer.
+
+        Example:
+            >>> import sgl
+            >>> tokenizer = sgl.Runtime.toy().get_tokenizer()
+            >>> tokenizer.decode(tokenizer.encode([("Hello", False)], first=True))  # False: plain text, no markup
+            'Hello'
+        """
         return self.tokenizer

@@ -103,6 +103,13 @@ class Trace(Recorder):
 
         Returns:
             A new dict, as the file holds it (version 1 of the format). Waits for nothing.
+
+        Example:
+            >>> import sgl
+            >>> with sgl.trace() as traced:
+            ...     state = sgl.function(lambda s: s.user("Why?")).run(backend=sgl.Runtime.toy())
+            >>> len(traced.to_dict()["programs"])
+            1
         """
         return trace_data(list(self.programs), dict(self.steps), self.began, self.wall)
 
@@ -114,6 +121,14 @@ class Trace(Recorder):
 
         Raises:
             OptionError: The file cannot be written.
+
+        Example:
+            >>> import sgl
+            >>> with sgl.trace() as traced:
+            ...     state = sgl.function(lambda s: s.user("Why?")).run(backend=sgl.Runtime.toy())
+            >>> traced.save("/no-such-folder/run.json")
+            Traceback (most recent call last):
+            sgl.lang.errors.OptionError: cannot write the trace ...
         """
         text = json.dumps(self.to_dict(), separators=(",", ":"))
         target = Path(path)
@@ -133,6 +148,13 @@ class Trace(Recorder):
 
         Raises:
             OptionError: The file cannot be written.
+
+        Example:
+            >>> import sgl
+            >>> with sgl.trace() as traced:
+            ...     state = sgl.function(lambda s: s.user("Why?")).run(backend=sgl.Runtime.toy())
+            >>> traced.html().startswith("<!DOCTYPE html>")
+            True
         """
         data = self.to_dict()
         if path is not None:
