@@ -1,8 +1,7 @@
 """`ProgramState`: what the body of a program calls `s`, and what a run returns.
 
-The surface alone: names, arguments and the documentation of everything a user says to a state or reads of it. Knows
-nothing of waiting. `LiveState` (`live.py`) is the state of a program that runs here; `RestoredState` (`journal/`) is
-that of a batch row that was read back from a journal. Each supplies the few methods at the end of the class.
+The names and documentation of what a user says to a state or reads of it. Knows nothing of waiting. `LiveState`
+(`live.py`) is the state of a program that runs here, `RestoredState` (`journal/`) that of a row read from a journal.
 """
 
 from __future__ import annotations
@@ -32,12 +31,10 @@ class ProgramState:
 
     `s += x` appends text or an expression and returns at once. `s["name"]` waits for a value and raises the original
     error if there is none. In the body of an `async def` program every read is awaited: `await s["name"]`,
-    `await s.value("name")`, `await s.text()`. Program arguments are no variables: read them as the Python names they
-    are.
+    `await s.text()`. Program arguments are no variables: read them as the Python names they are.
 
     Attributes:
-        restored: True for the state of a batch row that was read from a journal (`resume=`) and did not run here. Such
-            a state can be read and refuses everything else with `OptionError`.
+        restored: True for a batch row read from a journal (`resume=`): it can be read, all else is an `OptionError`.
 
     Example:
         >>> import sgl
@@ -63,7 +60,7 @@ class ProgramState:
     @overload
     def system(self) -> AbstractContextManager[None]: ...
     def system(self, expr: Any = _BLOCK) -> Seq | AbstractContextManager[None]:
-        """Append a system message.
+        """Append a system message. See `user`.
 
         Args:
             expr: The content, text or an expression, appended now. Without it: a context manager, in whose `with`
@@ -86,11 +83,12 @@ class ProgramState:
             >>> import sgl
             >>> @sgl.function
             ... def ask(s):
+            ...     s.system("Be brief.")
             ...     s.user("Why?")
             ...     with s.assistant():
             ...         s += sgl.gen("answer", max_tokens=4)
             >>> [m["role"] for m in ask.run(backend=sgl.Runtime.toy()).messages()]
-            ['user', 'assistant']
+            ['system', 'user', 'assistant']
         """
         return self._role("user", expr)
 
@@ -99,7 +97,7 @@ class ProgramState:
     @overload
     def assistant(self) -> AbstractContextManager[None]: ...
     def assistant(self, expr: Any = _BLOCK) -> Seq | AbstractContextManager[None]:
-        """Append an assistant message. Arguments and errors are those of `system`."""
+        """Append an assistant message. Arguments and errors are those of `system`. See `user`."""
         return self._role("assistant", expr)
 
     def _role(self, role: str, expr: Any) -> Seq | AbstractContextManager[None]:
@@ -122,7 +120,7 @@ class ProgramState:
 
     @contextmanager
     def var_scope(self, name: str) -> Iterator[None]:
-        """Make the text written in the `with` block a variable, readable after the block.
+        """Make the text written in the `with` block a variable, readable after the block. See `copy`.
 
         Args:
             name: The name of the variable.
@@ -140,6 +138,11 @@ class ProgramState:
         Args:
             name: The name of the variable. A name that exists is overwritten.
             value: Any Python value. It is kept as it is, not copied.
+
+        Example:
+            >>> import sgl
+            >>> sgl.function(lambda s: s.set_var("tries", 1)).run(backend=sgl.Runtime.toy()).get_var("tries")
+            1
         """
         self._open("s.set_var(...)").define(name, Given(value))
 
@@ -150,16 +153,13 @@ class ProgramState:
     def fork(
         self, size: int = 1, position_ids_offset: object = None, *, on_error: Literal["spare", "cancel"] = "spare"
     ) -> ProgramStateGroup:
-        """Open branches that go on from here independently. They share the KV of everything said so far.
+        """Open a group of branches that go on from here independently and share the KV of everything said so far.
 
         Args:
             size: Number of branches, at least 0. Default 1.
             position_ids_offset: SGLang's argument; only None is possible, as a token's position is its depth.
             on_error: What happens to the siblings of a branch that fails: "spare" (default) leaves them alone,
                 "cancel" cancels them (`Cancelled`, with the failure as its cause).
-
-        Returns:
-            The branches, as a group.
 
         Raises:
             OptionError: An argument is none of the above, or this branch was joined already.
@@ -168,7 +168,6 @@ class ProgramState:
             >>> import sgl
             >>> @sgl.function
             ... def tips(s):
-            ...     s += "Tip:"
             ...     branches = s.fork(2)
             ...     branches += sgl.gen("tip", max_tokens=4)
             ...     branches.join()
@@ -186,13 +185,16 @@ class ProgramState:
 
     @contextmanager
     def copy(self, position_ids_offset: object = None) -> Iterator[ProgramState]:
-        """Open one independent branch for a `with` block; its variables come back as lists of one.
+        """Open `fork(1)` for a `with` block; its variables come back as lists of one. Argument and errors are `fork`'s.
 
-        Args:
-            position_ids_offset: SGLang's argument; only None is possible.
-
-        Raises:
-            OptionError: As `fork` does.
+        Example:
+            >>> import sgl
+            >>> @sgl.function
+            ... def think(s):
+            ...     with s.copy() as branch, branch.var_scope("note"):
+            ...         branch += "Look again."
+            >>> think.run(backend=sgl.Runtime.toy())["note"]
+            ['Look again.']
         """
         self._open("s.copy()")
         group = self.fork(1, position_ids_offset)
@@ -208,7 +210,7 @@ class ProgramState:
         return self._run(f"s[{name!r}]", lambda: self._read(name, "value"))
 
     def get_var(self, name: str) -> Any:
-        """Read a variable: `s[name]`, under SGLang's name for it."""
+        """Read the variable `name`: `s[name]`, under SGLang's name for it. See `set_var`."""
         return self[name]
 
     def value(self, name: str) -> Any:
@@ -218,8 +220,7 @@ class ProgramState:
             name: The name of the gen.
 
         Returns:
-            An instance of its `schema=` type, the parsed data of its `json_schema=`, the number of its `dtype=`; the
-            text for anything else. A list of n for a gen with n > 1.
+            An instance of its `schema=`, its `json_schema=` data, its `dtype=` number, or its text. A list for n > 1.
 
         Raises:
             VariableError: The program has no such variable.
@@ -228,33 +229,39 @@ class ProgramState:
 
         Example:
             >>> import sgl
-            >>> @sgl.function
-            ... def age(s):
-            ...     s += "Age: " + sgl.gen("age", dtype=int, max_tokens=3)
+            >>> age = sgl.function(lambda s: s.assistant(sgl.gen("age", dtype=int, max_tokens=3)))
             >>> type(age.run(backend=sgl.Runtime.toy()).value("age"))
             <class 'int'>
         """
         return self._run(f"s.value({name!r})", lambda: self._read(name, "typed"))
 
     def get_meta_info(self, name: str) -> Any:
-        """Wait for what is known of a finished gen or select.
+        """Wait for what is known of a finished gen or select. Errors are those of `value`.
 
         Args:
             name: The name of the gen or select.
 
         Returns:
-            A dict with SGLang's keys: token ids, log-probabilities that were asked for, token counts, finish reason,
-            and the constraint's receipt. A list of n dicts for n > 1; None for a variable that no single call made
-            (`set_var`, `var_scope`).
+            A dict with SGLang's keys: token ids, counts, log-probabilities asked for, finish reason, the receipt.
+            A list of n dicts for n > 1; None for a variable that no single call made (`set_var`, `var_scope`).
 
-        Raises:
-            VariableError: The program has no such variable.
-            Exception: Whatever made the call fail, as it was raised there.
+        Example:
+            >>> import sgl
+            >>> ask = sgl.function(lambda s: s.assistant(sgl.gen("word", regex="yes|no")))
+            >>> ask.run(backend=sgl.Runtime.toy()).get_meta_info("word")["finish_reason"]["type"]
+            'stop'
         """
         return self._run(f"s.get_meta_info({name!r})", lambda: self._read(name, "meta"))
 
     async def aget(self, name: str) -> Any:
-        """Read a variable without blocking the event loop, in the program or outside. Otherwise as `s[name]`."""
+        """Read the variable `name` without blocking the event loop, in the program or outside. Otherwise as `s[name]`.
+
+        Example:
+            >>> import asyncio, sgl
+            >>> state = sgl.function(lambda s: s.set_var("tries", 1)).run(backend=sgl.Runtime.toy())
+            >>> asyncio.run(state.aget("tries")), asyncio.run(state.async_text())
+            (1, '')
+        """
         return await suspend_on(self._read(name, "value"))
 
     def __contains__(self, name: object) -> bool:
@@ -263,7 +270,7 @@ class ProgramState:
 
     # -- reading text
     def text(self) -> str:
-        """Wait for the whole text, exactly as it was appended, the chat template's own text included.
+        """Wait for the whole text as it was appended, the chat template's own text included. See `text_iter`.
 
         Raises:
             Exception: The original error, if the program or this branch failed.
@@ -271,26 +278,30 @@ class ProgramState:
         return self._run("s.text()", self._text)
 
     async def async_text(self) -> str:
-        """Give `text()` without blocking the event loop."""
+        """Give `text()` without blocking the event loop. See `aget`."""
         return await suspend_on(self._text(deep=True))
 
     def messages(self) -> list[dict[str, str]]:
-        """Wait for the turns of the chat.
+        """Wait for the turns of the chat: a new list of `{"role": ..., "content": ...}`. See `user`.
 
-        Returns:
-            A new list of `{"role": ..., "content": ...}`. The last one is unfinished if a role is open.
-
-        Raises:
-            Exception: The original error, if the program or this branch failed.
+        The last turn is unfinished if a role is open. Errors are those of `text`.
         """
         return self._run("s.messages()", self._messages)
 
     def sync(self) -> None:
-        """Wait until everything said so far is done. Raises nothing: see `error()`."""
+        """Wait until everything said so far is done. Raises nothing. See `error`."""
         return self._run("s.sync()", self._sync)
 
     def error(self) -> BaseException | None:
-        """Wait, and give what went wrong here or in a branch that was joined here; None if nothing did."""
+        """Wait, and give what went wrong here or in a branch that was joined here; None if nothing did.
+
+        Example:
+            >>> import sgl
+            >>> state = sgl.function(lambda s: s.cancel()).run(backend=sgl.Runtime.toy())
+            >>> state.sync()
+            >>> state.error()
+            Cancelled('the branch was cancelled')
+        """
         return self._run("s.error()", self._error)
 
     def text_iter(self, name: str | None = None) -> Iterator[str]:
@@ -305,10 +316,8 @@ class ProgramState:
 
         Example:
             >>> import sgl
-            >>> @sgl.function
-            ... def count(s):
-            ...     s += "1 2 3" + sgl.gen("more", max_tokens=4)
-            >>> state = count.run(backend=sgl.Runtime.toy(), stream=True)
+            >>> ask = sgl.function(lambda s: s.assistant(sgl.gen("more", max_tokens=4)))
+            >>> state = ask.run(backend=sgl.Runtime.toy(), stream=True)
             >>> "".join(state.text_iter()) == state.text()
             True
         """
@@ -316,12 +325,22 @@ class ProgramState:
         yield from iterate(self._pieces(name))
 
     def text_async_iter(self, name: str | None = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
-        """Give `text_iter` for `async for`.
+        """Give `text_iter` for `async for`. Errors are those of `text_iter`.
 
         Args:
             name: A variable; None (default) for the whole transcript.
             return_meta_data: Give pairs of a piece and meta information (needs `name`). The meta information is None
                 until the last pair, which has no text and `get_meta_info(name)`. Default False.
+
+        Example:
+            >>> import asyncio, sgl
+            >>> @sgl.function
+            ... async def pair(s):
+            ...     s.assistant(sgl.gen("pair", json_schema={"const": [1, 2]}))
+            ...     values = [value async for value in s.value_async_iter("pair")]
+            ...     return values[-1], "".join([piece async for piece in s.text_async_iter("pair")])
+            >>> asyncio.run(pair.arun(backend=sgl.Runtime.toy())).ret_value
+            ([1, 2], '[1, 2]')
         """
         return iterate_async(self._pieces(name, return_meta_data, deep=True))
 
@@ -332,25 +351,25 @@ class ProgramState:
         The last item is the checked value itself. The items depend on the text alone, not on how it arrived.
 
         Args:
-            name: The name of the gen.
+            name: The name of the gen. Its error is raised at the end.
 
-        Raises:
-            Exception: The gen's error, at the end.
+        Example:
+            >>> import sgl
+            >>> ask = sgl.function(lambda s: s.assistant(sgl.gen("pair", json_schema={"const": [1, 2]})))
+            >>> list(ask.run(backend=sgl.Runtime.toy()).value_iter("pair"))[-1]
+            [1, 2]
         """
         self._refuse_to_wait("value_iter", "async for ... in s.value_async_iter(...)")
         yield from iterate(self._values(name))
 
     def value_async_iter(self, name: str) -> AsyncIterator[Any]:
-        """Give `value_iter` for `async for`."""
+        """Give `value_iter(name)` for `async for`. See `text_async_iter`."""
         return iterate_async(self._values(name))
 
     # -- seeing and ending
     @property
     def usage(self) -> UsageTree:
-        """Token counts as a tree: this branch, its calls, and the branches forked from it.
-
-        Waits for what was said, except in the body of an async program.
-        """
+        """Token counts of this branch, its calls and its forks, as a tree. Waits, except in an async program's body."""
         raise NotImplementedError
 
     @property
@@ -369,7 +388,7 @@ class ProgramState:
         raise NotImplementedError
 
     def cancel(self) -> None:
-        """Fail this branch and all branches forked from it with `Cancelled`. What is finished stays readable."""
+        """Fail this branch and all forked from it with `Cancelled`. What is finished stays readable. See `error`."""
         self._open("s.cancel()").cancel()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
