@@ -1,8 +1,7 @@
 """`@sgl.function`: an ordinary Python function as a program, and everything that can be done with one.
 
-This is the one file that joins the core and the wings: its methods hand over to `run.py`, `batch/` and `graph/`, and it
-hangs what the core needs of `partial/` and `trace/` into the core's hooks. Nothing else at the top of `interpreter/`
-imports a wing. Knows nothing of how bodies run or rows finish.
+The one file that joins the core and the wings: its methods hand over to `run.py`, `batch/` and `graph/`, and it hangs
+`partial/` and `trace/` into the core's hooks. Knows nothing of how bodies run or rows finish.
 """
 
 from __future__ import annotations
@@ -109,8 +108,7 @@ class SglFunction:
 
         Args:
             *args: Arguments of the program, after its state.
-            **kwargs: Arguments of the program by name, and run-level options. A name that the function itself declares
-                is the program's.
+            **kwargs: Arguments by name, and run-level options. A name that the function itself declares is its own.
 
         Run-level options:
             max_new_tokens, temperature, top_p, top_k, min_p, frequency_penalty, presence_penalty, repetition_penalty,
@@ -156,8 +154,7 @@ class SglFunction:
             The program's state.
 
         Raises:
-            OptionError, BackendError, Exception: As `run` does. The error of a gen is raised where its value is read,
-                and `state.error()` gives it.
+            OptionError, BackendError, Exception: As `run` does. `state.error()` gives the error of a gen.
 
         Example:
             >>> import asyncio, sgl
@@ -336,13 +333,10 @@ class SglFunction:
 
     # -- shaping
     def bind(self, /, **kwargs: Any) -> SglFunction:
-        """Give some arguments of the program. What is passed to `run` wins over what was bound.
+        """Give some arguments of the program: a new program. What is passed to `run` wins over what was bound.
 
         Args:
             **kwargs: Arguments of the program by name.
-
-        Returns:
-            A new program.
 
         Raises:
             OptionError: The program has no such parameter.
@@ -377,8 +371,7 @@ class SglFunction:
                 asked), `limit` (ops, default 10,000) and `timeout` (seconds, default 30).
 
         Returns:
-            The graph. It prints, and draws itself (`graph.svg()`). A body that depends on what a model would say ends
-            the graph there.
+            The graph; it prints, and draws itself (`.svg()`). It ends where the body needs what a model would say.
 
         Raises:
             OptionError: A wrong argument.
@@ -397,20 +390,23 @@ class SglFunction:
         return graph_program(self, kwargs)
 
     def trace(self, /, **kwargs: Any) -> Graph:
-        """Give `graph(**kwargs)`: the name that SGLang's programs use. (To record a run, use `with sgl.trace()`.)"""
+        """Give `graph(**kwargs)`: the name that SGLang's programs use. (To record a run, use `with sgl.trace()`.)
+
+        Example:
+            >>> import sgl
+            >>> type(sgl.function(lambda s: s.user("Why?")).trace()).__name__
+            'Graph'
+        """
         return self.graph(**kwargs)
 
     def compile(self, backend: Any = None) -> CompiledFunction:
-        """Prepare the program for a backend ahead of its first run.
+        """Give the program bound to a backend and prepared ahead of its first run. It runs as the program does.
 
         Its ops are checked against what the backend can do, and its constraints are compiled. The KV of the text that
         every run begins with is computed and kept.
 
         Args:
             backend: Where the program will run. Default: the one given to `sgl.set_default_backend`.
-
-        Returns:
-            The program bound to that backend; it runs as the program does.
 
         Raises:
             CapabilityError, ConstraintError: What a run there would raise.
@@ -437,6 +433,14 @@ class SglFunction:
 
         Returns:
             The length of that text in tokens.
+
+        Raises:
+            BackendError, CapabilityError, ConstraintError, OutOfMemory: What a run there would raise.
+
+        Example:
+            >>> import sgl
+            >>> sgl.function(lambda s: s.user("Why?")).cache(sgl.Runtime.toy()) > 0
+            True
         """
         from .graph.lower import cache_program
 
