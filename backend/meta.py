@@ -1,7 +1,7 @@
 """`get_meta_info`: a finished gen or select as a plain dict with SGLang's keys. Knows nothing of programs.
 
-A token's log-probability is `[logprob, token id, text]`; the top alternatives of a position are a list of such. Keys of
-log-probabilities are there when they were asked for.
+A token's log-probability is `[logprob, token id, text]`; the top alternatives of a position are a list of those lists.
+Keys of log-probabilities are there when they were asked for.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class AtNews(Wait):
         loop, told = asyncio.get_running_loop(), asyncio.Event()
 
         def tell() -> None:
-            with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits on it any more
+            with suppress(RuntimeError):  # the loop was closed meanwhile: no coroutine waits on it any more
                 loop.call_soon_threadsafe(told.set)
 
         self._news.listen(tell)

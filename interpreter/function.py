@@ -1,7 +1,8 @@
 """`@sgl.function`: an ordinary Python function as a program, and everything that can be done with one.
 
-The one file that joins the core and the wings: its methods hand over to `run.py`, `batch/` and `graph/`, and it hangs
-`partial/` and `trace/` into the core's hooks. Knows nothing of how bodies run or rows finish.
+Knows nothing of how bodies run or rows finish. This is the one file that joins the core and the wings. Its methods hand
+over to `run.py`, `batch/` and `graph/`. It puts what the core needs of `partial/` and `trace/` into the core's hooks.
+Nothing else at the top of `interpreter/` imports a wing.
 """
 
 from __future__ import annotations
@@ -221,9 +222,9 @@ class SglFunction:
             progress_bar: Show rows, tokens a second and reuse. Default False.
             generator_style: Yield states as they finish; a bounded number of rows is held. Closing the generator
                 cancels the rest. Default False.
-            on_error: "raise" (default): no more rows start once one failed; its original error is raised when the
-                running ones ended, with all states as its `.states`. "keep": every row gives a state, and
-                `state.error()` says what happened, to a row of the wrong shape too.
+            on_error: "raise" (default): no more rows start once one failed. When the running ones have ended, the
+                original error is raised, with all states as its `.states`. "keep": every row gives a state, also a row
+                of the wrong shape, and `state.error()` says what happened.
             ordered: With `generator_style`, give rows in their order (default True) or as they complete.
             resume: Path of a journal file. Each finished row is noted there, and a row that the file has already does
                 not run again: its state can only be read. Default None.

@@ -1,4 +1,4 @@
-"""What the core asks of its wings. Knows no wing: `function.py`, where core and wings meet, hangs them in here."""
+"""The functions of wings that the core calls. Knows no wing: `function.py`, which joins both, sets them here."""
 
 from __future__ import annotations
 

@@ -217,8 +217,8 @@ class ProgramStateGroup:
 
         Args:
             mode: "gather_variable" (default): the branches' variables become lists in the parent. Waits for nothing.
-                "concate_and_append": the branches' new texts are appended to the parent in order, once; turns of a chat
-                that they began or ended are turns of the parent. Waits.
+                "concate_and_append": the branches' new texts are appended to the parent in order, once. Turns of a chat
+                that a branch began or ended are turns of the parent. Waits.
 
         Raises:
             OptionError: An unknown mode, or texts that were appended before.

@@ -5,7 +5,7 @@ start within its block and in tasks and threads that have its context, as sgl's 
 
 1. A record holds no state of a program: a dropped branch is freed although its record is kept.
 2. `BranchRecord.events` only grows, so a copy of it at any time is a consistent beginning of what was said.
-3. A program that nobody listens to has no record: each note costs one comparison.
+3. A program without a listener has no record: each note costs one comparison.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Recorder:
 def begin(
     make: Callable[[bool], ProgramRecord], start_span: Callable[[ProgramRecord], Listener | None]
 ) -> ProgramRecord | None:
-    """The record of a program that starts here; None if nobody listens.
+    """The record of a program that starts here; None without a listener.
 
     `make` makes it; the argument says whether calls are to tell of each token. `start_span` begins an OpenTelemetry
     span.

@@ -225,7 +225,7 @@ class ProgramState:
         Raises:
             VariableError: The program has no such variable.
             Truncated: The text was cut by its budget (`on_budget="partial"`), so it has no value.
-            Exception: Whatever made the gen fail, as it was raised there.
+            Exception: The error that made the gen fail, as it was raised there.
 
         Example:
             >>> import sgl

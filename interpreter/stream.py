@@ -1,8 +1,8 @@
 """Reading text while it is being written: the walk over the growing segments of a transcript or of one variable.
 
 Knows nothing of threads or event loops. A walk starts at the beginning whenever it comes and sees every character once.
-It never holds up the program and never polls. It waits for the handle it stands at, which drives the backend; where the
-program has not said the next thing yet, it waits for news of the program.
+It never holds up the program and never polls. It waits for the handle that it stands at, which drives the backend. If
+the program has not said the next thing yet, it waits for news of the program.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def gen(
         think: most tokens of reasoning between `<think>` and `</think>` before the text, which `s[name +
             "_reasoning_content"]` holds; default none.
         timeout: seconds until `ProgramTimeout`; default none.
-        on_budget: what happens to a constrained text near `max_tokens`: "close" (the default) steers it to a valid
-            end, "error" raises `Truncated`, "partial" keeps the text as far as it came.
+        on_budget: what happens to a constrained text near `max_tokens`. "close" (the default) steers it to a valid
+            end. "error" raises `Truncated`. "partial" keeps the text as far as it came.
 
     Returns:
         An expression to append: `s += sgl.gen("answer")`.

@@ -2,10 +2,12 @@
 
 Knows nothing of where the log-probabilities come from.
 
-The protocol is SGLang's, so a method written for SGLang works here: a callable with keyword arguments `choices`,
-`normalized_prompt_logprobs` (mean per choice), `input_token_logprobs` and `unconditional_token_logprobs` (per choice, a
-list of `[logprob, token id, text]`), `output_token_logprobs`, returning a `ChoicesDecision`; and a property
-`requires_unconditional_logprobs`.
+The protocol is SGLang's, so a method written for SGLang works here. It has a property
+`requires_unconditional_logprobs`, takes these keyword arguments, and returns a `ChoicesDecision`:
+
+- `choices`, and `normalized_prompt_logprobs`: the mean of each choice;
+- `input_token_logprobs` and `unconditional_token_logprobs`: of each choice a list of `[logprob, token id, text]`;
+- `output_token_logprobs`: of each choice an empty list.
 """
 
 from __future__ import annotations

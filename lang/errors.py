@@ -35,7 +35,7 @@ class ConstraintError(SglError, ValueError):
 
 
 class NotYet(SglError, NotImplementedError):
-    """This version does not carry out a part of its public contract. Also a `NotImplementedError`."""
+    """An option or a function that this version knows, but does not carry out yet. Also a `NotImplementedError`."""
 
 
 class VariableError(SglError, KeyError):
@@ -74,7 +74,7 @@ class ModelLoadError(BackendError):
 
 
 class CapabilityError(BackendError):
-    """A program needs what its backend does not have. Raised when the program is bound to the backend."""
+    """A program needs what its backend does not have. Raised where the program says it, before it is enqueued."""
 
 
 class Cancelled(SglError):

@@ -1,7 +1,7 @@
 """The card a model runs on: what it can compute, and what fits into its memory.
 
-Owns: what is asked of a GPU before and after a model is loaded, as a value (`Card`) that can be reasoned about without
-a GPU; and the errors that say what does not fit and what to do. Knows nothing of files, and of models only their size.
+Owns: what is asked of a GPU before and after a model is loaded. A card is a value (`Card`), so tests need no GPU. The
+errors say what does not fit and what to do. Knows nothing of files, and of models only their size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Driving: the thread that waits for a value steps the engine.
 
 Knows nothing of what a step does. A caller that needs a value takes the engine's lock and steps until the value is
-there; other waiting threads sleep, and one of them takes over when the driver leaves. Scripts and tests have no
+there. Other waiting threads sleep, and one of them takes over when the driver leaves. Scripts and tests have no
 background thread and get whole tracebacks. Only while a coroutine waits, one daemon thread drives, so that no event
 loop is blocked.
 
@@ -63,7 +63,7 @@ class Drive:
     # -- the lock
     @contextmanager
     def held(self, blocking: bool = True) -> Iterator[bool]:
-        """Hold the engine between steps: yields whether it is ours. Whoever drives lets go after its step."""
+        """Hold the engine between steps; yields whether this thread holds it. The driver lets go after its step."""
         me = threading.get_ident()
         if blocking:
             self._refuse_reentry()
@@ -82,8 +82,11 @@ class Drive:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        """Whoever leaves for good lets a sleeper know of programs that wait to be let in: it may have gone to sleep
-        before its own program was one of them. (Not at every release: two sleepers would ring each other.)"""
+        """Wake a sleeper when this thread leaves for good and programs wait for admission.
+
+        The sleeper may have gone to sleep before its own program was one of them. (Not at every release: two sleepers
+        would ring each other.)
+        """
         if self.engine.silence_seconds() is not None:
             self.wake()
 
@@ -113,7 +116,7 @@ class Drive:
         bell: SimpleQueue[None] = SimpleQueue()
 
         def ring() -> None:
-            if handle.ready(seen):  # not at every token: whoever waits for the end sleeps until then
+            if handle.ready(seen):  # not at every token: a thread that waits for the end sleeps until then
                 self._ring(bell)
 
         with _interrupts_held() as interrupted:
@@ -130,13 +133,13 @@ class Drive:
             finally:
                 handle.unlisten(ring)
                 self._sleepers.pop(threading.get_ident(), None)
-                self._pass_on()  # whoever still waits may have to take over
+                self._pass_on()  # a thread that still waits may have to take over
                 self._hand_over()
 
     def _drive(self, enough: Callable[[], bool], deadline: float | None) -> bool:
         """Step until enough, late, or wanted by another. False when there was nothing to do, or another drives."""
         if not self._lock.acquire(blocking=False) and (self._driving or not self._lock.acquire(timeout=1.0)):
-            return enough()  # somebody steps for us; who only looks is soon done, and is waited for in turn
+            return enough()  # another thread steps for us; one that only looks is soon done, and is waited for in turn
         self._owner, self._driving = threading.get_ident(), True
         worked = True
         try:
@@ -154,8 +157,10 @@ class Drive:
         return worked or enough() or self.engine.has_news()
 
     def _ring(self, bell: SimpleQueue[None]) -> None:
-        """What is ready in a step is told after it: a woken thread wants the interpreter, and the next step is to be
-        on its way first."""
+        """Ring a sleeper's bell: within a step, after that step.
+
+        A woken thread wants the interpreter, and the next step is to be on its way first.
+        """
         if self._driving and self._owner == threading.get_ident():
             self._due.append(bell)
         else:
@@ -167,8 +172,10 @@ class Drive:
             bell.put(None)
 
     def wake(self) -> None:
-        """There may be something to do: let one sleeper look. Takes no lock (a queue's `put` is safe anywhere).
-        Whoever drives needs no help: it takes notice in its next step, or passes on what it leaves behind."""
+        """Let one sleeper look, since there may be something to do. Takes no lock (a queue's `put` is safe anywhere).
+
+        A driver needs no sleeper: it takes notice in its next step, or passes on what it leaves behind.
+        """
         if self._driving:
             return
         me = threading.get_ident()
@@ -179,7 +186,7 @@ class Drive:
 
     # -- waiting in an event loop
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
-        """The same for a coroutine: a thread drives, the loop stays free."""
+        """`wait` for a coroutine: a thread drives, and the event loop stays free."""
         if handle.ready(seen):
             return
         loop = asyncio.get_running_loop()
@@ -248,11 +255,11 @@ class _Alarm:
             self._called = True
             loop = self._loop()
             if loop is not None:
-                with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits there
+                with suppress(RuntimeError):  # the loop was closed meanwhile: no coroutine waits there
                     loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        self._called = False  # first: whoever rings from here on calls again
+        self._called = False  # first: a ring from here on makes a new call
         while self._woken:
             waiter = self._woken.popleft()
             if not waiter.done():
@@ -260,7 +267,7 @@ class _Alarm:
 
 
 def _sleep(bell: SimpleQueue[None], seconds: float | None) -> None:
-    """Until the bell rings; rings that came before count once."""
+    """Sleep until the bell rings, at most `seconds`. Rings that came before count once."""
     with suppress(Empty):
         bell.get(timeout=seconds)
         while True:
@@ -277,8 +284,11 @@ def _nap(left: float | None) -> float:
 
 @contextmanager
 def _interrupts_held() -> Iterator[list[int]]:
-    """Hold back Ctrl-C on the main thread: yields a list that is non-empty once it came; raised when the block ends.
-    Elsewhere, or where the program has a handler of its own, yields `_UNHELD`."""
+    """Hold back Ctrl-C on the main thread, and raise `KeyboardInterrupt` when the block ends.
+
+    Yields a list that is no longer empty once Ctrl-C came. On other threads, or where the program has a handler of its
+    own, yields `_UNHELD`.
+    """
     if threading.current_thread() is not threading.main_thread() or (
         signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     ):

@@ -5,8 +5,8 @@ which thread holds it); branches enqueue from any thread (`program/branch.py`).
 
 1. At most one step is in flight between two calls of `step()`.
 2. A branch that an answer in flight is for takes part in a plan only if it runs ahead (`step/flight.py`).
-3. A step happens whole or not at all: if its launch raises, the watermarks that its plan raised are lowered again, and
-   the branches in it fail with the original error; nothing else is lost.
+3. A step happens whole or not at all. If its launch raises, the watermarks that its plan raised are lowered again. The
+   branches in the step fail with the original error; nothing else is lost.
 4. Only an error of the engine's own bookkeeping closes the runtime. Then everything that waits fails: nothing hangs.
 """
 
@@ -69,9 +69,9 @@ class Engine:
         """Run one step; False if there was nothing to do.
 
         Where the executor runs ahead, the next step is planned and launched before the answers of this one are there.
-        That is right because a token that is not known yet has a stand-in, which the device replaces in time; a text
-        that turns out to have ended falls back, and its row was in vain. Where most branches must know their token
-        first, the answers come first.
+        That is right because a token that is not known yet has a stand-in, which the device replaces in time. If a text
+        turns out to have ended, its branch falls back, and its row was in vain. When most branches must know their
+        token first (and the step is small), the answers are collected first.
         """
         try:
             worked = self.flying is not None and not goes_on(self.flying) and self.collect()
@@ -157,7 +157,7 @@ class Engine:
                 hand_out(step, self.branches.fail)
             except Exception as error:
                 self._fail_step([span.branch for span in step.asked if span.branch.job is span.job], error)
-            self._tell(step)  # first: who waits for a call may look at its steps
+            self._tell(step)  # first: a thread that waits for a call may look at the call's steps
             self.branches.finish_settled(list(dict.fromkeys([s.branch for s in step.spans if not s.branch.asked_in])))
         except BaseException:
             self._forget()

@@ -1,7 +1,7 @@
 """The meter: what the runtime does, once a second, in a line of the log.
 
-Knows nothing of the engine; it is told. It writes the line at `log_level="info"` and keeps the counts behind it. While
-nobody listens it costs one comparison a step.
+Knows nothing of the engine, which tells it the counts. The line is written at `log_level="info"`. Below that level the
+meter costs one comparison a step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .kv.tree import Tree
 log = logging.getLogger("sgl")
 
 LINE_SECONDS = 1.0
-"""Between two lines."""
+"""Least time between two lines of the log."""
 
 
 class Meter:

@@ -1,12 +1,12 @@
 """A batch of a plain function: bodies run on a bounded pool of daemon threads.
 
 Knows nothing of how rows are given out (`batch.py`). A program whose body has returned holds no thread, so a few
-threads keep many more programs in flight. The caller's thread waits, which drives the backend; while the caller is busy
-with a row of `generator_style`, a thread of the batch drives.
+threads keep many more programs in flight. The caller's thread waits, and so drives the backend. While the caller is
+busy with a row of `generator_style`, a thread of the batch drives.
 
 1. At most `plan.in_flight` programs are unfinished, and at most `plan.window` are started and not yet given out.
-2. No row is started after a stop. Every row that was read before the stop is finished exactly once: while its body runs
-   it is in `_inside`, and the thread that takes it out finishes it.
+2. No row is started after a stop. Every row that was read before the stop is finished exactly once. While its body runs
+   it is in `_inside`; the thread that takes it out finishes it.
 3. The lock is never held while the backend, the rows or the program are called.
 """
 

@@ -298,7 +298,7 @@ class DryBackend:
             self.collector.prepare(self._bound, constraint, where)
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
-        """Wait for somebody else's handle until the dry run is over; ours are all done."""
+        """Wait for a handle of another program until the dry run is over. All handles of a dry run are done."""
         self.collector.count()
         if handle.ready(seen):
             return True

@@ -1,8 +1,8 @@
 """Graphs of programs, and programs that are bound to a backend ahead of their first run.
 
 A dry run executes the body once, in a thread of its own, without a model (`dry_run.py`). Compiling makes a dry run with
-the backend's own chat template and capabilities. So it refuses whatever a run would refuse, has every constraint
-prepared, and pins the text that every run begins with.
+the backend's own chat template and capabilities. So it refuses all that a run would refuse, prepares every constraint,
+and pins the text that every run begins with.
 
 Invariants
 1. The body runs exactly once for a graph, and only because the user asked for one.
@@ -50,9 +50,9 @@ DEFAULT_SECONDS = 30.0
 def graph_program(function: SglFunction, kwargs: Mapping[str, Any]) -> Graph:
     """Make the graph of a program by running its body once without a model.
 
-    `kwargs` are the program's arguments; one that is not given, bound or declared with a default is a placeholder. They
-    may also hold `backend` (its chat template renders the prefix; its model is not asked), `limit` (ops, default
-    10,000) and `timeout` (seconds, default 30), unless the program declares these names itself.
+    `kwargs` are the program's arguments; one that is not given, bound or declared with a default is a placeholder.
+    Unless the program declares these names itself, they may also hold `backend` (its chat template renders the prefix;
+    its model is not asked), `limit` (ops, default 10,000) and `timeout` (seconds, default 30).
     """
     where, given = f"{function.__name__}.graph", dict(kwargs)
     limit = DEFAULT_OPS if "limit" in function.arg_names else given.pop("limit", DEFAULT_OPS)

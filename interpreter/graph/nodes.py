@@ -1,6 +1,6 @@
 """The graph of a program as values: what its body says, in the order in which the body says it.
 
-Knows nothing of how a graph is collected (`collector.py`), printed (`graph.py`) or drawn (`svg.py`). A node holds no
+Knows nothing of how a graph is collected (`dry_run.py`), printed (`graph.py`) or drawn (`svg.py`). A node holds no
 state, branch, backend or argument value.
 
 Invariants

@@ -4,8 +4,8 @@ Knows nothing of files. Arguments that are not equal, or not of one type (1, 1.0
 different hashes. A value is read by the first rule that fits:
 
 1. None, bool, int, float, str, bytes and containers of them: exactly.
-2. Enums by name; classes and functions by module and name; dataclasses, attrs classes and Pydantic models by their
-   fields; subclasses of str, list, tuple, ... as these, with the name of the class.
+2. Enums by name. Classes and functions by module and name. Dataclasses, attrs classes and Pydantic models by their
+   fields. Subclasses of str, list, tuple, ... as these, with the name of the class.
 3. An object that gives its memory as a buffer (an array): its format, shape and bytes.
 4. Anything else by type and `repr`. A repr that has a memory address, leaves something out or rounds: `OptionError`.
 """
@@ -53,7 +53,7 @@ class _Unknown(Exception):
 
 
 def _tagged(tag: str, content: bytes) -> bytes:
-    """Encode `content` with its tag and length, so that no two sequences of such are the same bytes."""
+    """Encode `content` with its tag and length, so that two different sequences of values never give the same bytes."""
     return b"%s:%d:%s" % (tag.encode(), len(content), content)
 
 

@@ -145,7 +145,7 @@ class Journal:
         return True
 
     def __contains__(self, i: object) -> bool:
-        """Whether there is a successful row `i`, of whatever arguments."""
+        """Whether there is a successful row `i`, with any arguments."""
         return isinstance(i, int) and self._rows.get(i) is not None
 
     def restored(self, i: int, call: Arguments) -> Finished | None:

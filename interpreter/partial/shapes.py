@@ -4,10 +4,10 @@ Owns: `shape_of`. A `TypeShape` is one place of a type: it reads the finished te
 containers may be open there. A `TypeContainer` is an open object or array: it knows the places within it, and makes an
 instance of what is known. Knows nothing of reading JSON (`values.py`).
 
-1. The type is pydantic's own core schema, which also validates the finished text, so aliases, configuration and the
-   validators of a field mean the same here and there.
+1. The type is pydantic's own core schema, which also validates the finished text. So aliases, configuration and the
+   validators of a field mean the same in both.
 2. An unfinished instance is made without `__init__`, `__post_init__`, `model_post_init`, a default's factory or any
-   validator of the whole object. What it shows, `values.py` says.
+   validator of the whole object. `values.py` says what it shows.
 """
 
 from __future__ import annotations

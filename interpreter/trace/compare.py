@@ -4,8 +4,9 @@ Knows nothing of how a program is run again. The first difference is the one who
 since a call depends only on what was said before it. What the new run said in addition comes next, then texts after the
 last calls, then what the body returned.
 
-Not compared is what no run has to repeat: calls that were cancelled, timed out or not finished, and what follows them
-on their branch; times, usage and log-probabilities; lines of the program's source; addresses of objects.
+What no run has to repeat is not compared: times, usage, log-probabilities, lines of the program's source, addresses of
+objects. Calls that were cancelled, timed out or not finished are not compared either, nor what follows them on their
+branch.
 """
 
 from __future__ import annotations

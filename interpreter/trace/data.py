@@ -3,8 +3,8 @@
 Knows nothing of files and pages. Reads records that may still grow; waits for nothing and changes nothing.
 
 Invariants
-1. The runs of the prompts and the texts of the first samples along a branch spell exactly what was said there: the
-   calls of its ancestors before each fork, its own calls, and its tail.
+1. The runs of the prompts and the texts of the first samples along a branch spell exactly what was said there. They
+   are of the calls of its ancestors before each fork, of its own calls, and of its tail.
 2. Times are seconds since the trace began. Ids and step numbers are unique in one trace.
 """
 
@@ -229,8 +229,8 @@ def _said(sampling: Sampling) -> dict[str, Any]:
 def _prompt(before: str, trace: CallTrace | None) -> list[list[Any]]:
     """Cut `before` into runs of (text, origin, tokens).
 
-    The lengths of the runs come from the tokens, their text from the program. The two may differ: by a begin token, by
-    the tokenizer's normal form, by the end of the prompt that the first tokens of a select took over.
+    The lengths of the runs come from the tokens, their text from the program. The two may differ by a begin token, or
+    by the tokenizer's normal form. The first tokens of a select may hold the end of the prompt.
     """
     if trace is None or not trace.prompt:
         return [[before, "constant", None if trace is None else 0]] if before else []

@@ -1,6 +1,6 @@
 """Finished text against its constraint: the check that stands behind every mask.
 
-Knows nothing of masks or engines, and shares no code with them but the meaning of patterns and formats: so it is an
+Knows nothing of masks or engines. It shares no code with them but the meaning of patterns and formats, so it is an
 oracle for them. A JSON Schema is validated in the dialect of `dialect.py`. JSON text is strict: no repeated keys, no
 NaN or Infinity.
 
@@ -34,8 +34,8 @@ class Mismatch(ValueError):
 def check(constraint: Constraint, text: str) -> Any:
     """Check a finished text and read its value. Raises `Mismatch` if the text breaks the constraint.
 
-    The value is an instance of a schema's type, or the data of a JSON Schema. Of a union it is the value of the first
-    branch that matches; of all others, the text. A grammar is not checked here.
+    The value is an instance of a schema's type, the data of a JSON Schema, or what `dtype=` stands for. A union has the
+    value of its first branch that matches. Any other constraint has the text. A grammar is not checked here.
     """
     if isinstance(constraint, Exactly):
         if text != constraint.text:

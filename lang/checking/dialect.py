@@ -3,8 +3,8 @@
 Knows nothing of constraints. A schema is validated in its own draft, with these differences:
 
 1. A `pattern` has the meaning of ECMA-262, a `format` that of `formats.py`; numbers are compared in exact decimals.
-2. A keyword of any draft is looked at in every draft: one that is passed over in silence would be a constraint that was
-   not applied. Only what stands beside `$ref` is ignored in drafts 4 to 7, as they say.
+2. A keyword of any draft is looked at in every draft, so that no constraint is passed over in silence. Only what stands
+   beside `$ref` is ignored in drafts 4 to 7, as these drafts say.
 3. OpenAPI's `nullable: true` admits null.
 """
 

@@ -5,7 +5,7 @@ language: `Left(L)`, `Right(L)`. `x Right(L) y` is `x (y & L)`, and `x Left(L) y
 
 1. Alternatives with marks are distributed into lines: sequences of unmarked nodes with marks between them.
 2. In a line, a mark that sees only a few characters is joined with those only, so that the intersection stays small.
-3. Two marks whose stretches cross, and marks in a repeat, have no such form: then the whole becomes an automaton, if it
+3. Two marks whose stretches cross, and marks in a repeat, have no such form. Then the whole becomes an automaton, if it
    is small enough (`loops.py`).
 """
 

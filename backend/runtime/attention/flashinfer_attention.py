@@ -74,8 +74,10 @@ def expand(run_end_U: torch.Tensor, run_base_U: torch.Tensor, count_K: torch.Ten
 
 
 class _Planner:
-    """A wrapper of FlashInfer. It copies each plan from pinned memory, so the next plan must wait for that copy; the
-    copy lies before its step's kernels, so it is over unless the host is more than one step ahead of the device."""
+    """A wrapper of FlashInfer, which copies each plan from pinned memory: the next plan must wait for that copy.
+
+    The copy lies before its step's kernels. So it is over, unless the host is more than one step ahead of the device.
+    """
 
     def __init__(self, wrapper: Any, device: torch.device) -> None:
         self.wrapper = wrapper

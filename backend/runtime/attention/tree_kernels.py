@@ -197,11 +197,10 @@ def _merge_complete(
     Q: tl.constexpr, H: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     P: tl.constexpr,
 ):  # fmt: skip
-    """Merge those of an item's rows whose other parts are there already; leave their tickets at zero again. `row`,
-    `begin` and `end` are the first's.
+    """Merge those of an item's rows whose other parts are there already, and set their tickets to zero again.
 
-    The barrier orders this program's stores before its ticket, the ticket (acquire and release) orders them before the
-    loads of whoever draws the last one.
+    `row`, `begin` and `end` are of the first row. The barrier orders this program's stores before its ticket. The
+    ticket (acquire and release) orders them before the loads of the program that draws the last ticket.
     """
     tl.debug_barrier()
     for j in range(q_count):
@@ -232,7 +231,7 @@ def attend(
     Otherwise programs take items in turn, as many as the plan says there are.
 
     ORDER, where launches overlap: `ALONE` waits item by item. Of two launches that run side by side, `FIRST` waits for
-    the launch before and only then lets `SECOND` begin, which need not wait for that, but ends after `FIRST`.
+    the launch before, and only then lets `SECOND` begin. `SECOND` need not wait, but ends after `FIRST`.
     """
     OVERLAP: tl.constexpr = ORDER == ALONE
     if ORDER == FIRST:

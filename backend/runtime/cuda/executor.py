@@ -3,9 +3,10 @@
 Owns: which steps are replayed and which are launched kernel by kernel, and the tokens that the last step sampled. Knows
 nothing of branches.
 
-Invariants: 1. steps run on one stream in the order of their launch, so only a later step writes again a slot that a
-step wrote in vain; 2. a step's logits are read by its own sampling before the next step overwrites them; 3. nothing
-waits for the device but `answers`, and `Staging` for a copy that ended long ago.
+1. Steps run on one stream in the order of their launch. So only a later step writes again a slot that a step wrote in
+   vain.
+2. A step's logits are read by its own sampling before the next step overwrites them.
+3. Only `answers` waits for the device, and `Staging` for a copy that ended long ago.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`Graphs`: which sizes of step are captured, and which one a step is replayed with.
 
-Knows nothing of what is captured. A step is replayed with the smallest captured one it fits. Decoding wants every row;
-steps that mix prompts, choices and decoding want few of many, so larger sizes exist with few and with more wanted rows.
+Knows nothing of what is captured. A step is replayed with the smallest captured step that it fits. Decoding wants the
+logits of every row. Steps that mix prompts, choices and decoding want those of few rows. So there are larger sizes with
+few and with more wanted rows.
 """
 
 from __future__ import annotations

@@ -18,13 +18,16 @@ from .protocol import Matcher
 from .vocabulary import Vocabulary
 
 MOST_TRIED_TOKENS = 200_000
-"""Then the walk gives up."""
+"""Tokens after which the walk gives up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`ok`: generation could write this text and hand it over. If not, `why` says so, and `at` is the first character
-    that is not allowed (the length of a text that ends too early, or that fails the check of finished texts)."""
+    """`ok`: generation could write this text and hand it over. If not, `why` gives the reason.
+
+    `at` is the first character that is not allowed. It is the text's length if the text ends too early, or fails the
+    check of finished texts.
+    """
 
     ok: bool
     at: int

@@ -39,8 +39,8 @@ def set_only(row: Mask, token: int) -> None:
 class Matcher(Protocol):
     """Where one text is in a grammar. Not thread-safe; `fork` before sharing.
 
-    A resource limit that an engine meets on the way raises `ConstraintError` from `accept`, `fill` or `forced`: a
-    matcher never goes on with a mask that says less, or more, than the constraint.
+    A resource limit that an engine meets on the way raises `ConstraintError` from `accept`, `fill` or `forced`. So a
+    matcher never goes on with a mask that allows less, or more, than the constraint.
     """
 
     def fork(self) -> Matcher:

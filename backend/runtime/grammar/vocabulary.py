@@ -65,8 +65,10 @@ class Vocabulary(TokenTable):
         return self.tokenizer.encode([(text, False)], first=False)
 
     def spell(self, data: bytes) -> list[int]:
-        """Tokens that spell exactly these bytes: the canonical ones, or from the left the longest that fit, where the
-        tokenizer would normalise the text or cannot spell it."""
+        """Spell exactly these bytes in tokens: in the canonical ones, if there are any.
+
+        Where the tokenizer would normalise the text or cannot spell it: from the left, the longest tokens that fit.
+        """
         try:
             tokens = self.encode(data.decode())
             if b"".join([self.bytes[t] for t in tokens]) == data:

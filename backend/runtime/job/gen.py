@@ -1,8 +1,8 @@
 """The job of a gen: sampled tokens in, text out; stops, limits, log-probabilities.
 
 Knows nothing of steps, slots or other branches. It decides when a generation ends, and what its text and tokens then
-are. The tokens stay as they were sampled: text is never tokenised again. Only where a stop cuts through a token, the
-few bytes before the cut, within that token, are encoded anew, and the branch's watermark is lowered to there.
+are. The tokens stay as they were sampled: text is not tokenised again. There is one exception. Where a stop cuts
+through a token, the bytes of that token before the cut are encoded anew, and the branch's watermark is lowered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A job: the op that a branch computes for. What the scheduler and the engine ask of gen, select and warm-up.
 
-Knows nothing of how steps are planned. A job says how far its branch's path must be computed and whether the last row's
-logits are wanted; it may have side chains; it takes the answers about its rows; it accounts for one call.
+Knows nothing of how steps are planned. A job says how far its branch's path must be computed, and whether the logits
+of the last row are wanted. It may have side chains. It takes the answers about its rows, and accounts for one call.
 """
 
 from __future__ import annotations

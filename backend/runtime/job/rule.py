@@ -1,7 +1,7 @@
 """The rule of one constrained sample: its matcher, its mask, its forced tokens, and the way to its end.
 
-Knows nothing of steps or of text (`gen.py`). It says what may be sampled next, when the text may end, and which token
-to take so that the text can still be closed within its budget.
+Knows nothing of steps or of text (`gen.py`). A rule says what may be sampled next, and when the text may end. It also
+says which token to take so that the text can still be closed within its budget.
 
 1. The matcher has accepted exactly the gen's tokens.
 2. End-of-text tokens are legal exactly where the text is complete.
@@ -34,9 +34,12 @@ _NONE: Mask = np.zeros(0, dtype=np.int32)
 
 
 class Rule:
-    """One sample's place in its grammar. `ends` are the tokens that end a text wherever it is complete (none with
-    `ignore_eos`: then it ends only where nothing can follow). The first token of the constant text that comes next
-    (`follow`), and tokens that begin with one of `stops`, do so too, where the text itself cannot go on with them."""
+    """One sample's place in its grammar.
+
+    `ends` are the tokens that end a text wherever it is complete (none with `ignore_eos`: then it ends only where
+    nothing can follow). Two more kinds of token end a complete text that cannot go on with them: the first token of the
+    constant text that comes next (`follow`), and tokens that begin with one of `stops`.
+    """
 
     def __init__(
         self, prepared: Prepared, ends: Collection[int], follow: int | None, stops: Iterable[str], steer: bool
@@ -79,7 +82,7 @@ class Rule:
             self._failure = error
 
     def take(self, found: Mask | Exception, may_end: bool) -> None:
-        """As `fill`, with the matcher's mask computed already, and not to be written to; or what was met instead."""
+        """Take the matcher's mask, which is not to be written to, or the error that was met instead of it."""
         try:
             if isinstance(found, Exception):
                 raise found
@@ -128,8 +131,11 @@ class Rule:
 
     # -- the way to the end
     def steer(self, token: int, left: int) -> int | None:
-        """The token to take instead of the sampled `token` so that the text can still be closed: itself, as a rule;
-        None to end here. `left`: tokens that the budget leaves, this one included."""
+        """The token to take so that the text can still be closed; None to end here.
+
+        That is the sampled `token`, unless no way to close would fit after it. `left`: tokens that the budget leaves,
+        this one included.
+        """
         if not self._steer or not self._is_due(left):
             return token
         after = self.matcher.fork()
@@ -159,8 +165,11 @@ class Rule:
         return self._look_at is not None and left <= self._look_at
 
     def _plan_look(self, left: int, way: int | None = None) -> None:
-        """Look again at once if the budget is near its end, given that the `way` to close has so many tokens (None: as
-        many as a shortest text): a token may add to it what one place of the constraint asks for at least."""
+        """Decide when to look for the way to close again: at the next token if the budget is near its end.
+
+        `way`: the length of the way to close, tokens (None: that of a shortest text). One token may make that way
+        longer by what one place of the constraint asks for at least.
+        """
         deepest = self.prepared.deepest
         if deepest is not None:
             self._look_at = deepest + deepest // SPARE_SHARE + SPARE_TOKENS

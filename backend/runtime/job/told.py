@@ -52,8 +52,10 @@ class Told:
             self._computed[first:last] = b"\1" * (last - first)
 
     def token(self, token: int, logprob: float | None, forced: bool) -> None:
-        """Record a committed token, and the step that lands; no step, if that was planned before the call's turn
-        came."""
+        """Record a committed token, and the step whose answers are being collected.
+
+        No step is recorded if that step was planned before the call's turn came.
+        """
         trace, step = self.trace, self._clock.landing
         trace.texts.append(self._text.push(self._tokenizer.token_bytes[token]))
         trace.token_ids.append(token)
@@ -85,8 +87,11 @@ class Told:
 
 
 def _fitted(pieces: list[str], text: str) -> list[str]:
-    """`pieces` cut so that they spell `text`: at their end (a stop), or at their beginning (a select whose choices'
-    first token has the end of the prompt in it); an unfinished character at the end is shown as the text shows it."""
+    """Cut `pieces` so that they spell `text`.
+
+    They are longer at their end after a stop. They are longer at their beginning in a select whose choices' first token
+    has the end of the prompt in it. An unfinished character at the end is shown as the text shows it.
+    """
     spelled = "".join(pieces)
     if spelled == text or not pieces:
         return pieces

@@ -5,8 +5,8 @@ private, growing `tail` of tokens. Of its `length` tokens the first `computed` h
 
 1. `0 <= computed <= length`, and `tail_computed > 0` only if the whole path is full.
 2. `runs` hold the KV of the first `tail_computed` tokens of the tail, then `reserve` free slots to grow into.
-3. An *attached* cursor holds its path. A *parked* one holds only its tokens: its node is the root, its watermark is 0,
-   and its KV is ordinary cache that a later match may find again.
+3. An *attached* cursor holds its path. A *parked* one holds only its tokens. Its node is the root and its watermark
+   is 0; its KV is ordinary cache that a later match may find again.
 4. Only the last token may be a stand-in (a negative number): it stands for one that a step in flight will sample.
 """
 
@@ -99,8 +99,10 @@ class Cursor:
             tail.append(token)
 
     def fall_back(self) -> None:
-        """Drop the stand-in, if there is one. A step in flight may still write its slot; the step of the slot's next
-        owner comes after that one."""
+        """Drop the stand-in, if there is one.
+
+        A step in flight may still write the slot of the stand-in. The step of the slot's next owner comes later.
+        """
         if self.runs_ahead:
             self._drop_last()
             self.high = min(self.high, self.length)
@@ -111,7 +113,7 @@ class Cursor:
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on and lower the watermark: a stop, a rejected draft."""
-        if self.base and length <= self.base:  # they went into the tree meanwhile (a preemption): leave it
+        if self.base and length <= self.base:  # those tokens went into the tree meanwhile (a preemption): leave it
             self.park()
         keep = length - self.base
         assert 0 <= keep <= len(self.tail), "cut beyond the end"
@@ -131,9 +133,11 @@ class Cursor:
         return in_path + max(0, rows - in_path - self.reserve)
 
     def raise_by_one(self) -> tuple[int, int, tuple[Run, ...]] | None:
-        """Raise the watermark over the last token: its depth, its slot, and the context before it. None where that
-        takes more than a slot from the reserve. Equal to `raise_by`, and what a decoding branch needs in nearly every
-        step."""
+        """Raise the watermark over the last token; returns its depth, its slot, and the context before it.
+
+        None where that takes more than a slot from the reserve. It does what `raise_by(1, ...)` does, at less cost: a
+        decoding branch needs it in nearly every step.
+        """
         at, reserve, runs = self.tail_computed, self.reserve, self.runs
         if at + 1 != len(self.tail) or not reserve or not self.attached:
             return None
@@ -154,8 +158,11 @@ class Cursor:
         return self.base + at, slot, context
 
     def raise_by(self, rows: int, spare: int, step: int) -> Iterator[tuple[list[int], list[Run]]]:
-        """Raise the watermark by `rows`, in the planned nodes of the path and then in the tail: the tokens computed and
-        the slots for their KV, piece by piece. `spare`: slots the tail takes ahead. `step`: the step being planned."""
+        """Raise the watermark by `rows`, in the planned nodes of the path and then in the tail.
+
+        Yields the tokens to compute and the slots for their KV, piece by piece. `spare`: slots that the tail takes
+        ahead. `step`: the step being planned.
+        """
         for node in self._planned_nodes():
             if not rows:
                 return

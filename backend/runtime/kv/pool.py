@@ -1,11 +1,11 @@
 """Token slots: who may write where in the KV tensors.
 
-Owns: the numbering of slots, and which are free. Slots are handed out as contiguous *runs* `(first, length)`, so a CPU
-reads views of the KV tensors and a GPU needs few indices; the unit of sharing and of cutting is one token.
-Knows nothing of tokens, nodes or tensors.
+Knows nothing of tokens, nodes or tensors. Slots are handed out as contiguous *runs* `(first, length)`. So a CPU reads
+views of the KV tensors, and a GPU needs few indices. The unit of sharing and of cutting is one token.
 
-Invariants: free runs are sorted, disjoint and never adjacent (they are joined); slot 0 is scratch (padding rows of a
-captured graph write there) and is never handed out; `available` is the sum of the free runs.
+1. Free runs are sorted, disjoint and never adjacent: adjacent ones are joined.
+2. Slot 0 is scratch, where padding rows of a captured graph write. It is never handed out.
+3. `available` is the sum of the free runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Run = tuple[int, int]
 """A contiguous run of KV slots: (first slot, number of slots)."""
 
 SCRATCH = 1
-"""Slots at the front of the pool that belong to nobody."""
+"""Slots at the front of the pool that belong to no token."""
 
 
 class SlotPool:

@@ -68,11 +68,11 @@ class Tree:
     def plant(self, node: Node, tokens: list[int], runs: list[Run], computed: int, step: int = 0) -> Node:
         """Lay `tokens` beneath `node`, on nodes that already spell them where there are any; the deepest node.
 
-        Takes over `runs`, which hold exactly the first `computed` tokens: they become the nodes', or go back to the
+        Takes over `runs`, which hold exactly the first `computed` tokens. They become the nodes', or go back to the
         pool where the tree has that KV already. Nothing that is computed is lost: where the tree knows the tokens but
-        has less of their KV than the caller, it takes the caller's. Only while step number `step` is being planned is
-        the caller's KV given up at a node that this step raised: its slots are about to be written, and if the step
-        fails, nothing may hold KV beneath it.
+        has less of their KV than the caller, it takes the caller's. There is one exception, while step number `step` is
+        being planned. At a node that this step raised, the caller's KV is given up. The slots of that node are about to
+        be written, and if the step fails, nothing may hold KV beneath it.
         """
         at = 0
         while at < len(tokens):

@@ -1,14 +1,14 @@
 """Admission: which programs may hold KV at the same time, when not all can.
 
 Knows nothing of spans or steps. Without admission, a thousand programs that start together each take some of the pool,
-and then take it from each other: KV is given up and computed again. So a program is *admitted* when the KV it is
-expected to need fits beside what the admitted ones hold and are expected to take yet. Until then its calls wait, and so
-do later programs. A preempted program was admitted too early: it is admitted anew, when it fits.
+and then take it from each other: KV is given up and computed again. So a program is *admitted* when the KV that it is
+expected to need fits beside that of the admitted ones. Until then its calls wait, and so do later programs. A preempted
+program was admitted too early: it is admitted anew when it fits.
 
 The expectation is the program's new text, and what programs before it computed after theirs: mean plus mean deviation
 (Jacobson's estimator of round-trip times, 1988). Until a program has ended, only the calls in its queue are known. An
-expectation is no promise: the scheduler still preempts when it was wrong, and the next program is admitted, whatever it
-needs, where the admitted ones are silent for a while (they may be waiting for it).
+expectation is no promise: when it was wrong, the scheduler still preempts. When the admitted programs are silent for a
+while, the next one is admitted in any case, since they may be waiting for it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from .program import Account
 NEWEST_WEIGHT = 0.25
 """Weight of the newest program in the running mean and deviation."""
 UNKNOWN_PROGRAM_CALLS = 16
-"""While no program has ended, each is taken to generate so many times what its queued calls may, or a whole context."""
+"""While no program has ended, each is expected to generate this many times what its queued calls may, at most a whole
+context."""
 SILENCE_SECONDS = 0.1
-"""The admitted programs must all be silent for so long before one that does not fit is admitted: they may be about to
-make their next call."""
+"""How long all admitted programs are silent before one that does not fit is admitted. A shorter silence may end with
+their next call."""
 
 
 class Admission:

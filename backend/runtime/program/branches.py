@@ -111,7 +111,9 @@ class Branches:
 
     def look_around(self, silent_since: float) -> None:
         """Take notice of what happened since the last plan: news, deadlines that passed, room for waiting programs.
-        `silent_since`: when a branch last had a part in a step."""
+
+        `silent_since`: when a step was last collected, in seconds on the monotonic clock.
+        """
         if self.inbox or self.lingering:
             self.take_news()
         if self.timed:
@@ -125,8 +127,10 @@ class Branches:
                 self.run(branch)
 
     def send_back(self, victims: Iterable[Branch], step: int) -> None:
-        """Let the programs of branches that gave up their KV be admitted anew, except where another branch of the
-        program has a span in this step."""
+        """Let the programs of branches that gave up their KV wait for a new admission.
+
+        A program of which another branch has a span in this step stays admitted.
+        """
         for victim in victims:
             account = victim.account
             mine = [branch for branch in self.running if branch.account is account]
@@ -137,8 +141,10 @@ class Branches:
                     self.admission.add(branch)
 
     def without_span(self, step: int) -> list[Branch]:
-        """Branches without a span in the step just planned whose job may be over all the same: jobs that have just
-        begun, and jobs that wait for tokens which other branches may compute."""
+        """Branches without a span in the step just planned, whose job may be over all the same.
+
+        These are jobs that have just begun, and jobs that wait for tokens which other branches may compute.
+        """
         if not self.fresh:
             return []
         fresh = [branch for branch in self.fresh if branch.job is not None]

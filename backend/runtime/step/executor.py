@@ -1,11 +1,11 @@
 """How a step gets through a model: launched, asked, answered.
 
-Knows nothing of plans or of branches. It is the seam between the engine and what computes, and holds the simplest
-carrier: a model that gives its logits to the host. A model on a device brings an executor of its own
+Knows nothing of plans or of branches. It is the seam between the engine and what computes, and has the executor of the
+host: for a model that gives its logits to the host. A model on a device brings an executor of its own
 (`Model.executor`), which computes and samples there.
 
-1. The calls of a step may lie apart: `launch` sends the batch, `ask` says what is wanted of each wanted row (it needs
-   the masks, which are filled while the forward runs), `answers` waits.
+1. The calls of a step may lie apart. `launch` sends the batch. `ask` says what is wanted of each wanted row; it needs
+   the masks, which are filled while the forward runs. `answers` waits.
 2. An executor that runs `ahead` takes the next batch before it was asked for this one's answers. In such a batch the
    token `ahead_of(i)` stands for the one that answer i of the step before will hold.
 3. Steps are carried out in the order of their launch.

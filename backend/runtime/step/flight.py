@@ -1,9 +1,9 @@
 """What a step in flight is asked, how branches run ahead of its answers, and who takes them.
 
 Knows nothing of plans, nor of what computes. A branch whose answer is in flight takes no part in the next plan,
-unless it *runs ahead*: a stand-in is appended for the token that is being sampled (`executor.ahead_of`), so that its
-row can be computed on a device, which will know the token in time. The answer takes the stand-in's place; if the text
-has ended instead, the branch falls back, and the row was in vain.
+unless it *runs ahead*. Then a stand-in is appended for the token that is being sampled (`executor.ahead_of`). A device
+can compute the row of the stand-in, since it will know the token in time. The answer takes the stand-in's place. If the
+text has ended instead, the branch falls back, and the row was in vain.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ FULL_STEP_ROWS = 1024
 
 
 def begin_masks(step: Step, pool: ThreadPoolExecutor) -> Future[None] | None:
-    """Fill the masks that are not known yet while the forward runs, on a thread. Returns once the thread has begun: one
-    that wants the interpreter while this thread computes may wait milliseconds for it."""
+    """Fill the masks that are not known yet, on a thread, while the forward runs.
+
+    Returns once that thread has begun: a thread that wants the interpreter while this one computes may wait for
+    milliseconds.
+    """
     jobs = [
         span.job
         for span in step.spans
@@ -84,7 +87,7 @@ def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
 
 
 class LostFlight:
-    """A step that could not be asked: its error is for all jobs that wanted to."""
+    """A step that could not be asked: its error is that of every job that asked."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error

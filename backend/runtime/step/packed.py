@@ -1,17 +1,15 @@
 """`Batch`: one step, packed for a model. The interface between the scheduler and every model.
 
-Owns: the packed arrays of a step. Knows nothing of branches, nodes or programs, and nothing of torch (the toy model
-runs without it).
+Knows nothing of branches, nodes or programs, and nothing of torch (the toy model runs without it). A model's
+`forward(batch)` promises:
 
-Contract with a model's `forward(batch)`:
+1. The K and V of *all* rows are written to their `slots` before *any* row attends, layer by layer. So a span may read
+   slots that another span of the same step writes.
+2. A row attends to every slot of its span's `context` runs, and to the rows of its own span up to and including itself.
+3. Logits are returned for the rows in `want` only, in that order.
 
-1. the K and V of *all* rows are written to their `slots` before *any* row attends (layer by layer), so a span may read
-   slots that another span of the same step writes;
-2. a row attends to every slot of its span's `context` runs, and to the rows of its own span up to and including itself;
-3. logits are returned for the rows in `want` only, in that order.
-
-Two spans that share a prefix name the *same run* (equal `(start, length)` pairs) at the same place in their
-`context`; an attention backend may compute such a run once for all rows under it.
+Two spans that share a prefix name the *same run* (equal pairs) at the same place in their `context`. So an attention
+backend may compute that run once for all rows under it.
 """
 
 from __future__ import annotations

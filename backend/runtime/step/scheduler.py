@@ -1,12 +1,12 @@
 """The scheduler: which spans go next. It makes the plan of one step.
 
-Knows nothing of logits or of text. There are no phases: a branch wants the tokens between its watermark and its end,
-whatever they are. Branches are served in their fixed order (depth first by program); each takes as many rows as the
-budget leaves while later ones still get one each. Watermarks are raised as spans are planned, so a later span of the
-*same* step counts on what an earlier one writes: a thousand programs with one prefix need one step.
+Knows nothing of logits or of text. There are no phases: a branch wants the tokens between its watermark and its end.
+Branches are served in their fixed order (depth first by program). Each takes as many rows as the budget leaves, while
+later ones still get one each. Watermarks are raised as spans are planned. So a later span of the *same* step counts on
+what an earlier one writes, and a thousand programs with one prefix need one step.
 
-Room is found by evicting cached nodes, then by parking branches that wait for their program, then branches later in the
-order. Earlier ones are never parked, so the first branch always gets on.
+To find room, cached nodes are evicted first. Then branches that do not take part in steps are parked, then running
+branches later in the order. A running branch never loses its KV to a later one, so the first one goes on.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Scheduler:
             if budget <= 0 or not places:
                 break
             if branch.asked_in and not branch.cursor.runs_ahead:
-                continue  # what it wants next depends on an answer that is in flight
+                continue  # the next row of this branch depends on an answer that is in flight
             job = branch.job
             assert job is not None
             if self._add_next_row(branch, job, step):
@@ -77,8 +77,10 @@ class Scheduler:
         return step, None
 
     def _add_next_row(self, branch: Branch, job: Job, step: Step) -> bool:
-        """Add what a generating branch wants in nearly every step, the row of its last token, without asking all that
-        `_add_spans` asks. False where that is not all it wants."""
+        """Add the row of the branch's last token, which is all that a generating branch wants in nearly every step.
+
+        False if the branch wants something else too: then `_add_spans` adds what it wants.
+        """
         if job.tries or not job.wants_last() or (row := branch.cursor.raise_by_one()) is None:
             return False
         depth = row[0]

@@ -1,7 +1,7 @@
 """One step: the spans that go through the model together, from its plan to its answers.
 
 Knows nothing of why a span is there. Rows are laid end to end while the step is planned, and a span is one object from
-its plan to its answer: what is made for each row of each step is what a step costs the host.
+its plan to its answer. So little is made anew for each row: that is what a step costs the host.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Span:
     """What one branch wants from one forward: rows at depth `start` on, for the `job` that it had when it was planned.
 
     `want`: the rows (numbered in the span) whose logits the job reads. `chain`: the side chain that the rows belong to;
-    None for the branch's own path. Once the step was asked, `samples` says whether the span is sampled from, and `at`
-    where the first of its asks (one for each row in `want`) stands among all asks of the step.
+    None for the branch's own path. Once the step was asked, `samples` says whether the span is sampled from. A span has
+    one ask for each row in `want`; `at` is the place of the first one among all asks of the step.
     """
 
     branch: Branch

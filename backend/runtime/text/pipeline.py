@@ -1,7 +1,7 @@
 """`Pipeline`: what a tokenizer of the `tokenizers` package does to text, read from its own description.
 
-Owns: two clones of the tokenizer (for text at the start, and for text that continues other text), the bytes of its
-tokens, and where text may be cut. Knows nothing of control tokens, of BOS, or of what was encoded before.
+Owns: two clones of the tokenizer (one for text at the start, one for text that continues other text), the bytes of
+its tokens, and where text may be cut. Knows nothing of control tokens, of BOS, or of what was encoded before.
 """
 
 from __future__ import annotations

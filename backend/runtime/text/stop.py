@@ -3,8 +3,9 @@
 Owns: the bytes of one gen, which of them may be shown, and where a stop cut them. Knows nothing of tokens' ids, EOS,
 limits, or listeners.
 
-Invariants: 1. `text` only grows and is always a prefix of the final text; 2. the final text is the decoded bytes before
-`cut`, all of them without a stop; 3. a match never begins in text that was shown.
+1. `text` only grows and is always a prefix of the final text.
+2. The final text is the decoded bytes before `cut`; without a stop, all bytes.
+3. A match never begins in text that was shown.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class StopMatcher:
 
     `matched`: the stop string, or the source of the regex, that ended the gen. `cut`: bytes of the gen before it.
 
-    The unit is the token: after each `push` the text so far is searched, and the first push after which a stop is in
-    the text ends the gen. Of several stops in one push the one that *begins* first wins, of those the longest. Strings
+    The unit is the token. After each `push` the text so far is searched. The first push after which a stop is in the
+    text ends the gen. Of several stops in one push the one that *begins* first wins, of those the longest. Strings
     are searched in the bytes. Regexes are searched in the decoded characters, leftmost and greedy on the text so far:
     a pattern does not wait for a longer match. A push that is not `armed` (before `min_tokens`) never stops the gen. A
     stop that ended before the first armed push does not count; one that ends after it does, wherever it began.

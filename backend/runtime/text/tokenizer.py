@@ -3,12 +3,13 @@
 Owns: how runs of text become tokens: where BOS goes, what may be cut and kept, what the choices of a select share.
 Knows nothing of chat templates, of branches, of how a model file is read, or of incremental decoding.
 
-Invariants: 1. `encode` of touching pieces gives the tokens of the whole string; 2. the bytes of the tokens are the
-(normalised) text, or `encode` raises: no character is lost silently; 3. `encode_choices` agrees token by token with
-`encode` of prompt + choice. Thread-safe: after construction only caches change, and they are safe by themselves.
+1. `encode` of touching pieces gives the tokens of the whole string.
+2. The bytes of the tokens are the (normalised) text, or `encode` raises: no character is lost silently.
+3. `encode_choices` agrees token by token with `encode` of prompt + choice.
+4. Thread-safe: after construction only caches change, and they are safe by themselves.
 
-Programs send the same long texts again and again. So a long run is encoded in chunks whose tokens are kept, and a chunk
-in words whose tokens are kept (`words.py`); both are cut only where a cut certainly changes no token.
+Programs send the same long texts again. So the tokens of a text's chunks and words are kept (`words.py`). Text is cut
+into them only where a cut certainly changes no token.
 """
 
 from __future__ import annotations
@@ -90,10 +91,10 @@ class Tokenizer:
     ) -> tuple[list[int], list[list[int]]]:
         """(prefix, rests) with `prefix + rests[i] == encode([*pieces, (choices[i], False)], first=first)`.
 
-        `prefix` holds the tokens of the prompt that no choice changes, and no token of a choice, even where all choices
-        begin alike: those tokens are scored. Every rest has at least one token.
-        The prompt is encoded once. A choice is encoded after the prompt's last word where text may be cut before that
-        word, else after the prompt's whole last run of text.
+        `prefix` holds the tokens of the prompt that no choice changes. It holds no token of a choice, even where all
+        choices begin alike, since those tokens are scored. Every rest has at least one token.
+        The prompt is encoded once. A choice is encoded after the prompt's last word, if text may be cut before that
+        word. Else it is encoded after the prompt's whole last run of text.
         """
         runs = self._control.runs(pieces)
         text = runs.pop_text()

@@ -4,7 +4,7 @@ Owns: the two levels and their bounds. Knows nothing of what an artefact is: byt
 
 1. A key names everything that an artefact depends on.
 2. A file is whole and as it was written (its SHA-256 stands before it), or it counts as absent.
-3. Whatever goes wrong with the disk, no compile fails of it.
+3. An error of the disk never makes a compile fail.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Owns: the names of our functions in transformers' attention and mask interfaces, reading a layer's shape from one real
 call of it, and the comparison with the model's own attention. Knows nothing of slots or of steps.
 
-A model's source is its only full description, and there are hundreds of models. So there is no list of architectures:
-a mask is the function that transformers would have drawn it with, evaluated at a few positions; an unknown argument
-refuses the model; and what is left (state outside attention, biases, other positions) shows when a step of interleaved
+A model's source is its only full description, and there are hundreds of models. So there is no list of architectures.
+A mask is the function that transformers would have drawn it with, evaluated at a few positions. A model with an unknown
+argument is refused. State outside attention, biases and other positions show in a trial: then a step of interleaved
 branches does not give the logits of one plain text.
 
 Legend: T rows of a text, Q query heads, H KV heads, D head dim, R rows and L keys of a mask, V vocabulary.

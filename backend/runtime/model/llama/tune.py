@@ -3,9 +3,10 @@
 Owns: the candidates, and how they are timed and checked. Knows nothing of models (it gets their weights) or of files
 (`tuned.Table` keeps what wins).
 
-Invariants: 1. a candidate that fails, or whose result is not the library's, is never chosen; 2. measuring takes no more
-time than was given, and keeps what it found until then. A timed CUDA graph of launches goes round the weights of all
-layers, so that the L2 cache serves none of them, as in a model's step.
+1. A candidate that fails, or whose result is not the library's, is never chosen.
+2. Measuring takes no more time than was given, and keeps what it found until then.
+3. A timed CUDA graph of launches goes round the weights of all layers. So the L2 cache serves none of them, as in a
+   model's step.
 """
 
 from __future__ import annotations

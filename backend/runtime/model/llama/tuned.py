@@ -3,8 +3,9 @@
 Owns: `Product` (what is computed), `KernelChoice` (by which kernel), the table's file and its defaults. Knows nothing
 of kernels or of measuring (`tune`).
 
-Invariants: 1. a lookup never measures and never fails; 2. a file that cannot be read, or is of another device or
-another Triton, counts as absent; 3. a file is replaced whole, by rename.
+1. A lookup never measures and never fails.
+2. A file that cannot be read, or is of another device or another Triton, counts as absent.
+3. A file is replaced whole, by rename.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ class Product:
 class KernelChoice:
     """How a product is computed. "library" is cuBLAS with separate kernels around it; the rest describes the others.
 
-    block_n: columns of y a program computes; block_k: how far one turn of its loop goes; stages: blocks on their way at
-    once; parts: programs that share the sum over K; overlap: begin before the launch before has ended; early: blocks of
-    weights that "tiles" load into registers until then.
+    - block_n: columns of y that a program computes; block_k: depth of one turn of its loop.
+    - stages: blocks on their way at once; parts: programs that share the sum over K.
+    - overlap: whether to begin before the launch before has ended; early: blocks of weights that "tiles" load into
+      registers until then.
     """
 
     kernel: str = "library"

@@ -132,8 +132,8 @@ def _mapped(file: Path) -> Mapping[str, torch.Tensor]:
 def _fingerprint(file: Path) -> list[int]:
     """Size, and a checksum of the file: all of a small one, samples spread evenly over a large one.
 
-    Reading half a gigabyte at every start would cost more than the rest of it; the samples and the size find what
-    happens to caches: truncated writes, blocks of zeros, another file under the same name.
+    Reading half a gigabyte would cost more than the rest of a start. The samples and the size find what happens to
+    caches: truncated writes, blocks of zeros, another file under the same name.
     """
     size, checksum = file.stat().st_size, 0
     with file.open("rb") as stream:

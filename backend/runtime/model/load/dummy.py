@@ -26,7 +26,8 @@ class DummyTensors(Tensors):
     zero.
 
     Up to `CPU_DRAWN_PARAMETERS` they are drawn on the CPU, the same for every device. Above, a GPU draws its own, one
-    tensor at a time in the dtype asked for: the same in every process and on every GPU of a kind, but not the CPU's.
+    tensor at a time, in the dtype asked for. Those are the same in every process and on every GPU of a kind, but differ
+    from the CPU's.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
