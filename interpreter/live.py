@@ -70,7 +70,7 @@ class LiveState(ProgramState):
         return self._take(variable, part)
 
     def _take(self, variable: Variable, part: Part) -> Any:
-        """A part of a variable whose handles are done."""
+        """Read a part of a variable whose handles are done."""
         try:
             return getattr(variable, part)()
         except Exception as error:
@@ -78,7 +78,7 @@ class LiveState(ProgramState):
             raise
 
     def _find(self, name: str, growing: bool = False) -> Flow[Variable]:
-        """The variable, once there is one. A scope that the body still writes counts only with `growing`."""
+        """Wait until there is the variable. A scope that the body still writes counts only with `growing`."""
         while True:
             news = self._body.pulse.news
             if (found := self._look(name, growing)) is not None:
@@ -117,7 +117,7 @@ class LiveState(ProgramState):
         return failed.error if failed is not None else (yield from self._first_hole(self._line))
 
     def _first_hole(self, line: Line) -> Flow[BaseException | None]:
-        """The error of the first failed branch that was joined to `line`."""
+        """Find the error of the first failed branch that was joined to `line`."""
         for child in line.joined:
             barrier = child.barrier()
             yield from self._done([barrier])

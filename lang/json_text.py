@@ -34,8 +34,11 @@ class NotJson(ValueError):
 
 
 class JsonReader:
-    """A place in a JSON text. `containers`: "{" and "[" of those that are open. `inside`: what has begun and is not
-    complete: '"' in a string, a backslash after one in a string, the letters of a word so far, or ""."""
+    """A place in a JSON text. `containers`: "{" and "[" of the containers that are open.
+
+    `inside` is what has begun and is not complete: '"' in a string, a backslash after one in a string, the letters of a
+    word so far, or "".
+    """
 
     __slots__ = ("containers", "expects", "inside")
 

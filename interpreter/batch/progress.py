@@ -1,4 +1,7 @@
-"""The progress bar of a batch: rows, generated tokens a second, and the share of prompt tokens that was reused."""
+"""The progress bar of a batch: rows, generated tokens a second, and the share of prompt tokens that was reused.
+
+Knows nothing of programs: it is told of each finished row.
+"""
 
 from __future__ import annotations
 

@@ -134,8 +134,10 @@ class Results:
         return found
 
     def _unwritten(self, error: JournalError) -> None:
-        """Note a failure of the journal, which is told once. It harms no row: with errors kept, rows go on being run;
-        else only those that run now do."""
+        """Note a failure of the journal, which is told once. It harms no row.
+
+        With errors kept, further rows are run; else only those that run now are finished.
+        """
         if self.plan.keep:
             warnings.warn(str(error), RuntimeWarning, stacklevel=2)
         else:

@@ -297,7 +297,7 @@ def _joined(pieces: Sequence[tuple[str, bool]]) -> Pieces:
 
 
 def _line_of(frames: Iterable[tuple[FrameType, int]], code: CodeType | None) -> str:
-    """The innermost line of the body's own file among `frames` (outermost first); else the innermost of all."""
+    """Find the innermost line of the body's own file among `frames` (outermost first); else the innermost of all."""
     places = [(frame.f_code.co_filename, line) for frame, line in frames]
     own = [place for place in places if code is not None and place[0] == code.co_filename] or places
     return f"{own[-1][0].replace(chr(92), '/').rpartition('/')[2]}:{own[-1][1]}" if own else "?"

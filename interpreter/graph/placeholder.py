@@ -3,8 +3,8 @@
 Knows nothing of dry runs: what happens at a look is its watch's to decide.
 
 1. To put a placeholder into text is what it is for, and its name stays readable there.
-2. Whatever else Python lets us see (comparing, measuring, slicing, calling a method) is a *look*: what the body does
-   next may depend on the value. Functions written in C (`re.match`, `open`) look without our seeing it.
+2. Any other use that Python lets us see (comparing, measuring, slicing, calling a method) is a *look*: the body may
+   depend on the value from there on. Functions written in C (`re.match`, `open`) look without our seeing it.
 3. What cannot be done at all without the value (to iterate over it) ends the dry run.
 """
 

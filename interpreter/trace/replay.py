@@ -4,7 +4,7 @@ Decides which function a recorded program is, what it is called with, and the se
 starts. Knows nothing of what a difference is (`compare.py`).
 
 Invariant: a program that is run again gets the arguments, options and seed of its record. So on the same model it
-writes the same tokens, whatever else runs, whatever is cached, and however large the pool is.
+writes the same tokens. Other programs, the cache and the size of the pool change nothing.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def _regex(pattern: str) -> Any:
 
 
 def _fullmatch(pattern: str, text: str) -> bool:
-    """Match by the `regex` package, with a time limit; where that says no or is too slow, by derivatives."""
+    """Match by the `regex` package, with a time limit. Where that says no or is too slow, match by derivatives."""
     try:
         if (compiled := _regex(pattern)) is not None and compiled.fullmatch(text, timeout=SEARCH_SECONDS) is not None:
             return True

@@ -4,8 +4,8 @@ Owns: the routing, and the receipt that says what the mask enforces and what is 
 gens.
 
 1. A constraint goes to one engine, which enforces it exactly, or is refused.
-2. It is compiled once, on the thread that writes the gen, before the gen is enqueued. llguidance takes milliseconds;
-   the engines that can take minutes or crash compile in a child process with a deadline (`engines/worker.py`).
+2. It is compiled once, on the thread that writes the gen, before the gen is enqueued. llguidance takes milliseconds.
+   Engines that can take minutes or crash compile in a child process with a deadline (`engines/worker.py`).
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ class Grammars:
         self.budget = MaskBudget()
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
-        """The constraint, compiled now or before. Raises `ConstraintError` that names `where` and the reason."""
+        """Compile a constraint, unless it is compiled. Raises `ConstraintError` that names `where` and the reason."""
         try:
             return self._prepared.get(constraint, lambda: self._compile(constraint))
         except ConstraintError as error:
             raise ConstraintError(f"{where}: {error}") from error
 
     def has(self, constraint: Constraint) -> bool:
-        """Whether it is compiled."""
+        """Whether a constraint is compiled already."""
         return constraint in self._prepared
 
     # -- what the engines share
@@ -231,7 +231,7 @@ def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> S
 
 
 def _help(constraint: Constraint, documents: list[LoweredSchema]) -> tuple[tuple[bytes, ...], int]:
-    """What helps to close a text: witnesses of its regular parts, and how much one token may add to its end."""
+    """Find what helps to close a text: witnesses of its regular parts, and how much one token may add to its end."""
     found = [text for document in documents for text in schema_witnesses(document)]
     found += [text for node in _regular_parts(constraint) if (text := witness(node)) is not None]
     heavy = [heaviest(document) for document in documents] + [len(text) for text in found]
@@ -239,7 +239,7 @@ def _help(constraint: Constraint, documents: list[LoweredSchema]) -> tuple[tuple
 
 
 def _regular_parts(constraint: Constraint) -> list[PatternNode]:
-    """The regular parts of a constraint, each as large as it gets: those that touch are one."""
+    """List the regular parts of a constraint. Parts that touch are one."""
     node = regular(constraint)
     if node is not None:
         return [node]

@@ -3,8 +3,8 @@
 Owns: how constraints join. Regular parts that touch become one regular expression; JSON Schemas become `%json` rules.
 Knows nothing of tokens, or of what a schema means (`schema/`).
 
-llguidance's lexer is greedy: where a part may go on with the character that the next part begins with, the part goes
-on, and texts would be lost. Such joints are refused (`ConstraintError`), never guessed.
+llguidance's lexer is greedy. Where a part may go on with the character that the next part begins with, the part goes
+on, and texts would be lost. So such a joint is refused (`ConstraintError`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Knows nothing of matchers, budgets or how a way to close is found.
 
 A text stands in some part of its constraint. It needs the end of that part and a shortest text of all that must follow,
-so the bound is a maximum over the parts. Within a part each byte counts one token; the bytes that follow count as few
+so the bound is a maximum over the parts. Within a part each byte counts one token. The bytes that follow count as few
 tokens as can spell them. Where a grammar forces text, its canonical spelling may take a few more, so the caller leaves
 some room. Without `words` every byte counts one, and the bound holds exactly.
 

@@ -33,7 +33,7 @@ class DeviceTransformers(TransformersModel):
         return DeviceAttention(self.layers, self.device, self.dtype)
 
     def executor(self, vocab_size: int, options: EngineOptions) -> Executor:
-        """The device's executor; with `attention_backend="torch"` the host's, and no kernel but torch's."""
+        """Make the device's executor. With `attention_backend="torch"`: the host's, with no kernels but torch's."""
         if options.attention_backend == "torch":
             from ...step.executor import HostExecutor
 
@@ -44,12 +44,11 @@ class DeviceTransformers(TransformersModel):
         return DeviceExecutor(self, vocab_size, replace(options, cuda_graph_max_bs=0), self.attention)
 
     def tune(self) -> None:
-        """Do nothing: its products are torch's."""
+        """Do nothing: the matrix products of this model are torch's."""
 
     @torch.inference_mode()
     def compute(self, inputs: StepInputs, sampled_S: torch.Tensor, attention: DeviceStep) -> torch.Tensor:
-        """One step; the logits of the wanted rows [W, V] in the model's dtype. (Its own code makes logits of hidden
-        states.)"""
+        """Run one step; the logits of the wanted rows [W, V], in the model's dtype. (The model's code makes them.)"""
         tokens_T = inputs.tokens_T.long()
         place_T = (-1 - tokens_T).clamp_min_(0)
         tokens_T = torch.where(tokens_T < 0, sampled_S[place_T].long(), tokens_T)

@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 class TransformersModel:
     """A loaded model; implements `step.packed.Model`.
 
-    `network` is transformers' own module, in evaluation mode on `device`. `prove`: compare a step's logits with those
-    of the model's own attention first (a mistake of structure cannot go unseen then).
+    `network` is transformers' own module, in evaluation mode on `device`. `prove`: first compare a step's logits with
+    those of the model's own attention, which shows every mistake of structure.
 
     Raises `ModelLoadError` for a model that our attention cannot compute exactly.
     """
@@ -80,21 +80,21 @@ class TransformersModel:
         self.attention.allocate(slots)
 
     def step_bytes(self, rows: int) -> int:
-        """Bytes a step of `rows` rows needs beside weights and KV: a guess, its code is not ours."""
+        """Guess the bytes that a step of `rows` rows needs beside weights and KV (by transformers' code)."""
         config = self.network.config.get_text_config()
         wide = 16 * config.hidden_size + 6 * (getattr(config, "intermediate_size", 0) or 4 * config.hidden_size)
         tiled = 24 * SCORES_AT_ONCE * max(layer.query_heads for layer in self.layers)  # scores, and copies of them
         return rows * wide * 4 + 3 * 4 * min(rows, 1024) * self.vocab_size + tiled + (512 << 20)
 
     def forward(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """One step; float32 logits [W, V] on the host."""
+        """Run one step; float32 logits [W, V] on the host."""
         if not len(batch.tokens):
             return np.empty((0, self.vocab_size), dtype=np.float32)
         with on(self.device):
             return self.forward_device(self._tensor(batch.tokens), batch).float().cpu().numpy()
 
     def forward_device(self, tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """One step; logits [W, V] on the device, in the model's dtype. `tokens` [T] (not the batch's) are computed."""
+        """Run one step; logits [W, V] on the device, in the model's dtype. `tokens` [T] replace the batch's."""
         step = self.attention.begin(batch)
         return self.forward_rows(tokens, self._tensor(batch.positions), self._tensor(batch.want), step)
 
@@ -102,7 +102,7 @@ class TransformersModel:
     def forward_rows(
         self, tokens_T: torch.Tensor, positions_T: torch.Tensor, want_W: torch.Tensor, step: LayerStep
     ) -> torch.Tensor:
-        """The forward alone, of a step whose attention is `step`; logits [W, V]. Touches the host nowhere."""
+        """Run the forward of a step whose attention is `step`; logits [W, V]. The host is not touched."""
         self._next, self._step = 0, step
         try:
             logits_WV = self._run(tokens_T, positions_T, want_W)
@@ -128,7 +128,7 @@ class TransformersModel:
         mask: Any,
         options: Mapping[str, Any],
     ) -> torch.Tensor:
-        """The n-th attention of a step; [1, T, Q, value dim]."""
+        """Compute the n-th attention of a step; [1, T, Q, value dim]."""
         layer = self._next
         self._next += 1
         if layer >= len(self.layers):
@@ -144,7 +144,7 @@ class TransformersModel:
 
     @torch.inference_mode()
     def _own_logits(self) -> torch.Tensor:
-        """Logits of a short text by the model's own attention."""
+        """Compute the logits of a short text by the model's own attention."""
         self.network.set_attn_implementation("eager")
         tokens = probe_tokens(self._vocabulary())
         positions_T = torch.arange(len(tokens), device=self.device)
@@ -157,7 +157,7 @@ class TransformersModel:
 
     @torch.inference_mode()
     def _record(self) -> Sequence[LayerShape]:
-        """What every attention of a forward is."""
+        """Record what each attention of a forward is."""
         recorder = AttentionRecorder(self.name)
         attend_through(self.network, recorder)
         self.network.set_attn_implementation(PROBE)
@@ -184,7 +184,7 @@ class TransformersModel:
         return int(self.network.get_input_embeddings().weight.shape[0])
 
     def _prove(self, own_TV: torch.Tensor) -> None:
-        """A step in which a text's rows lie between another branch's must give the text's own logits."""
+        """Check a step in which a text's rows lie between those of another branch: it gives the text's own logits."""
         batch, rows = interleaved(probe_tokens(self._vocabulary()))
         self.allocate(len(batch.tokens))
         ours_TV = self.forward_device(self._tensor(batch.tokens), batch)[rows]
@@ -192,7 +192,7 @@ class TransformersModel:
 
 
 def _context_length(config: Any, name: str) -> int:
-    """The longest context computed exactly."""
+    """Return the longest context that is computed exactly."""
     limit = getattr(config, "max_position_embeddings", None)
     if limit is None:
         raise ModelLoadError(f"{name}: its config has no 'max_position_embeddings'; the longest context is unknown")
@@ -212,7 +212,7 @@ def _context_length(config: Any, name: str) -> int:
 
 
 def _ropes(parameters: Any) -> list[Mapping[str, Any]]:
-    """RoPE settings: one, or one a type of layer."""
+    """List the RoPE settings: one, or one for each type of layer."""
     if not isinstance(parameters, Mapping):
         return []
     nested = [value for value in parameters.values() if isinstance(value, Mapping)]
@@ -220,6 +220,6 @@ def _ropes(parameters: Any) -> list[Mapping[str, Any]]:
 
 
 def _widened(x_1HTD: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
-    """[T, H, D] in one dtype, with zeros behind where keys and values have different widths."""
+    """Return [T, H, D] in one dtype, padded with zeros where keys and values have different widths."""
     x_THD = x_1HTD[0].transpose(0, 1).to(dtype)
     return x_THD if x_THD.shape[-1] == dim else F.pad(x_THD, (0, dim - x_THD.shape[-1]))

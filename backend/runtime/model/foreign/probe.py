@@ -45,7 +45,7 @@ _TEXT_TOKENS = 16
 
 
 def register() -> None:
-    """Name our functions in transformers' interfaces. A second call does no harm: they hold no state."""
+    """Name our functions in transformers' interfaces. The functions hold no state, so a second call does no harm."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(STEP, _through)
@@ -81,7 +81,7 @@ class _MaskPattern:
 
 
 def _read_mask(*, mask_function: Callable[..., torch.Tensor], **options: Any) -> _MaskPattern:
-    """A mask as transformers asks for it: evaluated far away, instead of drawn."""
+    """Read the function that draws a mask: evaluate it at a few positions instead of drawing."""
     size = options.get("local_size")
     near = [0, 1, 7] if size is None else [0, size - 1, size, size + 1, 3 * size + 5]
     keys = range(41) if size is None else range(3 * size + 47)
@@ -150,12 +150,12 @@ class AttentionRecorder:
 
 
 def probe_tokens(vocab_size: int, count: int = _TEXT_TOKENS) -> list[int]:
-    """Some token ids, but not the first ones, which are often special."""
+    """Choose token ids; not the first ones, which are often special."""
     return [(11 + 37 * i * (i + 3)) % vocab_size for i in range(count)]
 
 
 def interleaved(tokens: list[int]) -> tuple[Batch, list[int]]:
-    """A step that holds the text as spans of one row, each beside a row of another branch; and the text's rows."""
+    """Make a step that holds the text as spans of one row, each beside a row of another branch; and the text's rows."""
     total = 2 * len(tokens)
     spans = []
     for i in range(len(tokens)):
@@ -170,7 +170,7 @@ def interleaved(tokens: list[int]) -> tuple[Batch, list[int]]:
 def compare(ours_TV: torch.Tensor, own_TV: torch.Tensor, name: str) -> None:
     """Raise `ModelLoadError` unless the two are the same logits but for rounding.
 
-    The median row decides: in 16 bits, a mixture of experts may send one row elsewhere for a rounding's sake.
+    The median row decides: in 16 bits, rounding may send one row of a mixture of experts to another expert.
     """
     dtype = own_TV.dtype
     ours_TV, own_TV = ours_TV.float(), own_TV.float()

@@ -2,10 +2,10 @@
 
 Owns: everything between the matrix products and the attention on a GPU. Knows nothing of layers, graphs or batches.
 
-Invariants: 1. every function computes in float32 and rounds once, when it stores; 2. its launch depends on shapes
-alone, so it may be captured and replayed; 3. offsets that may pass 2**31 are int64; 4. rows may be strided, their
-elements are contiguous; 5. with `overlap` (compute capability 9 and later) a launch waits for the one before to end
-before it writes, or reads anything but weights and the inputs of the step.
+1. Every function computes in float32 and rounds once, when it stores. Offsets that may pass 2**31 are int64.
+2. A launch depends on shapes alone, so it may be captured and replayed. Rows may be strided.
+3. With `overlap` (compute capability 9 and later) a launch first waits for the end of the launch before. Until then it
+   writes nothing, and reads weights and the inputs of the step only.
 
 Legend: T rows (tokens), S sampled tokens, V vocabulary, E hidden size, I intermediate size, W wanted rows, C = (Q + 2H)
 D columns of q|k|v, Q query heads, H KV heads, D head dim, F = D/2, P positions, N slots.

