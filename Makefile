@@ -11,11 +11,11 @@ GPU_WORKERS ?= 4
 # package registry: GPU_PYTHON=python3, and PYTHONPATH names a folder with wheels of the library's other dependencies.
 GPU_PYTHON  ?= $(BIN)/python
 with_workers = $(shell $(1) -c "import xdist; print('-n $(2) --dist $(3)')" 2>/dev/null)
-# A file is one process's: its tests share models, and texts of the oracle. A process that ends (its watchdog does that) is not
-# replaced: pytest-xdist would give its whole file to the next, several times.
+# All tests of a file run in one process: they share models, and texts of the oracle. A process that its watchdog ends is not
+# replaced: pytest-xdist would give the whole file to the next process, several times.
 BY_FILE = loadfile --no-loadscope-reorder --max-worker-restart 0
 
-# They run in Triton's interpreter in `make test`, and once more where there is a GPU.
+# The tests of kernels run in Triton's interpreter in `make test`, and once more in `make test-gpu`.
 KERNEL_TESTS = $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul \
 	model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
 

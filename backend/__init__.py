@@ -1,4 +1,4 @@
-"""Where text comes from.
+"""Where text comes from. Knows nothing of user code.
 
 base.py      the protocol between the interpreter and a backend: branches, requests, handles, results
 meta.py      what `get_meta_info` tells of a finished call, with SGLang's keys

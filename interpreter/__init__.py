@@ -11,7 +11,7 @@ run.py           one run of a program: its branch, its body, and where the body 
 body.py          whether a body still runs, what it returned, and the pulse by which readers hear of news
 state.py         `ProgramState`, the surface: everything a user says to a state or reads of it
 live.py          the state of a program that runs here: its reads, as flows
-line.py          one line of text of a program: says more on a branch of the backend
+line.py          one line of text of a program, said on a branch of the backend
 transcript.py    the text of a line: constants and what the model wrote, in order
 variables.py     what a name stands for
 roles.py         the turns of a chat, rendered by the chat template
@@ -19,10 +19,10 @@ stream.py        reading text while it is written
 join.py          the branches of a fork, how they come together, and `sgl.first`
 usage.py         what a program cost and may cost
 record.py        what is noted of a program for those who listen: traces, replay, telemetry
-plain.py         a Python value as JSON data, for such notes
+plain.py         a Python value as JSON data, for records
 colour.py        a transcript as HTML for a notebook
 source.py        the line of the user's program where an op was written
-hooks.py         what the core asks of the wings
+hooks.py         the functions of wings that the core calls
 
 batch/           many rows of one program
 journal/         a batch that continues where it was interrupted

@@ -1,4 +1,4 @@
-"""A Python value as JSON data, for notes of a program's arguments and of what it returned. Knows nothing of files.
+"""A Python value as JSON data, for records of a program's arguments and of what it returned. Knows nothing of files.
 
 1. `plain(x)` is JSON data that equals `x` (a tuple becomes a list), or exactly `{"repr": text}`. So a dict that has
    only the key "repr" is itself given by its repr.

@@ -5,13 +5,13 @@ generate.py    generation without a program
 local.py       an engine behind the `Backend` protocol
 options.py     the runtime's options, checked and resolved
 sizes.py       default sizes
-device.py      the card a model runs on
+device.py      the card that a model runs on: what it can compute, what fits into its memory
 engine.py      the loop: plan, launch, ask, collect
 drive.py       who steps: the caller that waits
 meter.py       a log line a second
 invariants.py  checks of the engine's bookkeeping
 threads.py     how OpenMP's threads wait
-program/       what programs want: branches and their queues of ops
+program/       what programs want: branches, queues of ops, admission
 job/           one op at work: gen, select, constrained gen
 kv/            where the KV of tokens is: slots, the tree, cursors
 step/          what goes through the model together

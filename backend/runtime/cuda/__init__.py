@@ -1,4 +1,4 @@
-"""Steps on a device: what they read, captured graphs, and the executor that runs ahead.
+"""Steps on a device: what they read, captured graphs, and the executor that runs ahead. Knows nothing of branches.
 
 executor.py      steps computed and sampled on a device while the host prepares the next
 device_model.py  what the executor asks of a model, and what a step's inputs are

@@ -1,4 +1,4 @@
-"""What goes through the model together: planned, launched, asked, collected.
+"""What goes through the model together: planned, launched, asked, collected. Knows nothing of text.
 
 step.py        a span and a step: rows laid end to end, from the plan to the answers
 scheduler.py   the plan: which spans go next, and room for them

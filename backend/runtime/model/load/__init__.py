@@ -1,4 +1,4 @@
-"""From what a user names to a model on its device.
+"""Loading: from what a user names to a model on its device. Knows nothing of steps.
 
 build.py           device, dtype and checkpoint to a model, a tokenizer and a chat template
 loader.py          a file, a folder, a hub id or nothing to a checkpoint
