@@ -191,7 +191,7 @@ class Ledger:
 
 
 def spent(handle: Handle[Any]) -> Usage:
-    """What a finished call has cost."""
+    """Return what a finished call has cost."""
     if handle.error is not None:
         return Usage() if handle.usage is None else handle.usage
     total, result = Usage(), handle.result

@@ -24,7 +24,7 @@ CAPTURED_BRANCHES_FROM_GIB = ((40, 512), (16, 256), (0, 64))
 
 
 def pool_size(model: Model, kind: str, fraction: float | None, step_tokens: int) -> int:
-    """As many tokens of KV as fit in `fraction` of the memory that is free now (None: the device's default)."""
+    """Count the tokens of KV that fit in `fraction` of the memory that is free now (None: the device's default)."""
     if fraction is not None and not 0 < fraction < 1:
         raise OptionError(f"mem_fraction_static must be between 0 and 1, got {fraction!r}")
     share = MEMORY_SHARE[kind] if fraction is None else fraction

@@ -263,7 +263,7 @@ def _follows_one_of(node: Alt, walk: Derivatives) -> Ranges | None:
 
 
 def _follows_last(node: Concat, walk: Derivatives) -> Ranges | None:
-    """The same for a sequence, from the right: `behind` may follow the parts seen so far, `begins` may begin them."""
+    """`_follows` of a sequence, from the right: `behind` may follow the parts seen so far, `begins` may begin them."""
     behind: Ranges = ()
     begins: Ranges = ()
     empty = True

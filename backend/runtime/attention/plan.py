@@ -215,7 +215,7 @@ def _concatenate(arrays: list[Ints]) -> Ints:
 
 
 def compact(index: Ints) -> slice | Ints:
-    """The same index as a slice, if it is one: slices are views."""
+    """Return an index as a slice, if it is one: slices are views."""
     if int(index[-1]) - int(index[0]) == len(index) - 1 and bool((np.diff(index) == 1).all()):
         return slice(int(index[0]), int(index[-1]) + 1)
     return index

@@ -111,15 +111,15 @@ class Job:
 
     # -- what the engine asks when the step is there
     def ask(self) -> Request | Lookup:
-        """What is wanted of the path's last row. Raises what keeps it from saying so (a mask that cannot be made)."""
+        """Say what is wanted of the path's last row. Raises the error of a mask that cannot be made."""
         raise NotImplementedError("a job that wants a row says what for")
 
     def ask_chain(self, vertices: list[Vertex]) -> Sequence[Request | Lookup]:
-        """What is wanted of the rows of these vertices of a side chain."""
+        """Say what is wanted of the rows of these vertices of a side chain."""
         raise NotImplementedError("a job with side chains says what for")
 
     def may_run_ahead(self) -> bool:
-        """Whether the next step may compute the row of the token that is being sampled, whatever the token will be."""
+        """Whether the next step may compute the row of the token that is being sampled, before the token is known."""
         return False
 
     def accept(self, sampled: Sampled) -> None:

@@ -3,7 +3,7 @@
 Knows nothing of what the call does. Only jobs of traced calls have a `Told`.
 
 1. Rows that count as reused here are those that `Usage.reused` counts (a row computed *again* was computed once).
-2. The texts of the tokens spell the call's text, whatever a stop or a merge with the prompt cut off the tokens.
+2. The texts of the tokens spell the call's text, also where a stop or a merge with the prompt cut the tokens.
 """
 
 from __future__ import annotations

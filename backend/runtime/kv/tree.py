@@ -43,7 +43,7 @@ class Node:
         return self.computed == len(self.tokens)
 
     def path(self) -> Iterator[Node]:
-        """This node and its ancestors, root last."""
+        """Yield this node and its ancestors, root last."""
         node: Node | None = self
         while node is not None:
             yield node

@@ -332,8 +332,10 @@ _BUSY = frozenset({Life.UNBORN, Life.WAITING, Life.RUNNING, Life.HELD})
 
 
 class Lease:
-    """What the finaliser of a branch's owner holds. It lets go of a branch that failed: the frames in the traceback of
-    the branch's error may hold the owner."""
+    """What the finaliser of a branch's owner holds in place of the branch.
+
+    A lease lets go of a branch that failed, since the frames in the traceback of the branch's error may hold the owner.
+    """
 
     __slots__ = ("branch",)
 

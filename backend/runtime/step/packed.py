@@ -50,7 +50,7 @@ class Batch:
 
 @runtime_checkable
 class Model(Protocol):
-    """What the engine asks of a model. It owns the KV tensors; slots are numbers to everyone else."""
+    """What the engine asks of a model. The model owns the KV tensors; for all others slots are numbers."""
 
     vocab_size: int
     """Width of the logits (padded ids included; the tokenizer says which are real)."""

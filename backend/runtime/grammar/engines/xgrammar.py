@@ -80,7 +80,7 @@ class XGrammar:
 
     @cached_property
     def after_ed(self) -> Mask:
-        """The same mask behind a byte 0xED."""
+        """The mask of text without surrogates, behind a byte 0xED."""
         return self._without_surrogates(b"\xed")
 
     def _without_surrogates(self, before: bytes) -> Mask:

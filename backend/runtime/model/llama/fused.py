@@ -3,9 +3,10 @@
 Owns: the weights in the layout they are computed in, the KV tensors, and the order of a layer's kernels. Knows nothing
 of files, of branches, of which slots a row attends to, or of how steps are captured.
 
-A layer is six launches around the attention at most: norm and q|k|v; RoPE with the KV write; the output projection,
-added to the residual stream; norm, gate|up and SiLU; the down projection, added likewise. After the last layer's KV
-write only wanted rows go on. Every launch depends on shapes alone, so `compute` may be captured and replayed.
+A layer is five launches around the attention: norm and q|k|v; RoPE with the KV write; the output projection, added to
+the residual stream; norm, gate|up and SiLU; the down projection, added likewise. (A norm or SiLU is a launch of its own
+where the product's kernel lacks it: `matmul.py`.) After the last layer's KV write only wanted rows go on. Every launch
+depends on shapes alone, so `compute` may be captured and replayed.
 
 Legend: T rows, W wanted rows, E hidden size, Q query heads, H KV heads, D head dim, C = (Q + 2H) D, I intermediate
 size, V vocabulary, N slots, P positions, F = D / 2, S sampled tokens.

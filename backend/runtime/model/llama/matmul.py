@@ -55,7 +55,7 @@ class FusedLinear:
         self._arrived = torch.zeros(tiles, dtype=torch.int32, device=weight_NK.device)
 
     def product(self, *, norm: bool, add: bool) -> Product:
-        """What a call with these options asks of the table."""
+        """Return what a call with these options asks of the table."""
         return self._products[norm, add]
 
     def __call__(
@@ -72,7 +72,7 @@ class FusedLinear:
 
 
 def head_product(weight_VE: torch.Tensor) -> Product:
-    """What `logits` asks of the table."""
+    """Return what `logits` asks of the table."""
     width, depth = weight_VE.shape
     return Product(width, depth, str(weight_VE.dtype).rpartition(".")[2], wide=True)
 
@@ -177,7 +177,7 @@ def _options(choice: KernelChoice, product: Product, of: Operands) -> dict[str, 
 
 
 def _or(tensor: torch.Tensor | None, unused: torch.Tensor) -> torch.Tensor:
-    """An argument for a kernel's optional tensor: where there is none, some other tensor, which is never read."""
+    """Return an argument for a kernel's optional tensor: without one, some other tensor, which is never read."""
     return unused if tensor is None else tensor
 
 

@@ -172,7 +172,7 @@ class _Bench:
         return make(choice, self.product, self.operands(self.weights[0], self.out_MN))
 
     def result(self, choice: KernelChoice) -> torch.Tensor:
-        """What a choice computes, added to zeros if it adds."""
+        """Compute the product by a choice; one that adds, adds to zeros."""
         out_MN = torch.zeros_like(self.out_MN)
         compute(choice, self.product, self.operands(self.weights[0], out_MN))
         return out_MN.float()

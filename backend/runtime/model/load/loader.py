@@ -71,7 +71,7 @@ def load_any(model_path: str | Path | None, load_format: str, cache: Path) -> Ch
 
 
 def _source(model_path: str | Path | None, load_format: str, cache: Path) -> tuple[Path, bool]:
-    """What to load: a folder (for dummy weights, any `config.json` too) or a GGUF file; and whether it is a GGUF."""
+    """Find what to load: a folder (for dummy weights, any `config.json` too) or a GGUF file; and whether it is GGUF."""
     if load_format not in LOAD_FORMATS:
         known = ", ".join(LOAD_FORMATS)
         raise OptionError(f"load_format {load_format!r} does not exist{suggest(load_format, LOAD_FORMATS)}: {known}")
@@ -150,7 +150,7 @@ def _load_foreign(file: Path, raw: Mapping[str, Any], reason: str, dummy: bool) 
 
 
 def _describe(file: Path, vocab_size: int, eos_ids: tuple[int, ...], bos_id: int | None, dummy: bool) -> Described:
-    """What the files beside a `config.json` say of text; a byte tokenizer for dummy weights without any."""
+    """Read what the files beside a `config.json` say of text; a byte tokenizer for dummy weights without any."""
     folder = file.parent
     if dummy and not (folder / "tokenizer.json").is_file():
         tokenizer = byte_tokenizer(vocab_size, str(file))

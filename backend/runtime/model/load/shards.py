@@ -81,7 +81,7 @@ class _Section:
 
 
 def read_header(file: Path) -> dict[str, TensorPlace]:
-    """Where each tensor of a file lies. Raises `ModelLoadError` for a file that is not whole."""
+    """Read where each tensor of a file lies. Raises `ModelLoadError` for a file that is not whole."""
     try:
         section, header = _open(file)
         header.pop("__metadata__", None)
