@@ -1,9 +1,9 @@
 """Driving: the thread that waits for a value steps the engine.
 
 Knows nothing of what a step does. A caller that needs a value takes the engine's lock and steps until the value is
-there. Other waiting threads sleep, and one of them takes over when the driver leaves. Scripts and tests have no
-background thread and get whole tracebacks. Only while a coroutine waits, one daemon thread drives, so that no event
-loop is blocked.
+there. Other waiting threads sleep, and one of them takes over when the driver leaves. In a plain script no background
+thread drives, so tracebacks are whole. While a coroutine waits, one daemon thread drives, so that no event loop is
+blocked.
 
 1. A thread that releases the lock while there is work wakes a sleeper.
 2. The driver lets go between steps when another thread wants the lock.

@@ -3,7 +3,7 @@
 Knows nothing of torch, of layers, or of what a span is for. The slots that a row sees are split into disjoint parts. A
 *piece* is one part for many rows: a (batched, masked) attention that also yields the log-sum-exp of its scores. A row's
 parts are merged exactly by those (the cascade of FlashInfer and of Hydragen). Runs with the same spans beneath them are
-one piece; what is left of a span (private context and own rows) joins a padded rectangle of similar spans. The order of
+one piece. The rest of a span (private context and own rows) joins a padded rectangle of similar spans. The order of
 keys does not matter, since positions are already in them; so contiguous runs are joined.
 
 Legend: T rows of the step, S spans of a piece, R rows a span (padded), L keys a span (padded), P pieces a row.

@@ -3,7 +3,7 @@
 Owns: a step's index tensors and masks (`StepAttention`), one dense attention with log-sum-exp (`attend_dense`), and the
 merge of parts. Knows nothing of branches or of a model's weights; KV tensors are the model's.
 
-Query heads are ordered (group, KV head), not (KV head, group) as in checkpoints: the model permutes its q and o weights
+Query heads are ordered (group, KV head), not (KV head, group) as in checkpoints. A model permutes its q and o weights
 when it is loaded. So [T, G*H, D] -> [T*G, H, D] is a view, and no layer copies queries or outputs to rearrange heads.
 
 Legend: T rows of the step, G query heads a KV head, H KV heads, Q = G * H, D head dim, J = 2H (K heads, then V heads of
@@ -128,8 +128,11 @@ def _size(index: slice | Ints) -> int:
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros that cost memory only where they are written: on the CPU, numpy leaves them to the operating system
-    (`torch.zeros` writes every page, seconds for a pool of gigabytes)."""
+    """Make zeros that cost memory only where they are written.
+
+    On the CPU, numpy leaves them to the operating system. `torch.zeros` writes every page: seconds for a pool of
+    gigabytes.
+    """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     raw = np.zeros(int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)

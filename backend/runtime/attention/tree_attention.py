@@ -1,7 +1,7 @@
 """`TreeAttention`: attention of whole steps on a GPU, over plans of slot runs (`tree_plan`), in Triton.
 
 Owns: what is launched for a step, in which sizes, and a step's scratch memory. Knows nothing of models, of branches, or
-of when steps are captured. All of it is decided from `Caps` and nothing from a plan's values, so what one plan captured
+of when steps are captured. All launches are decided from `Caps`, none from a plan's values. So what one plan captured
 carries out any plan that fits. Needs triton.
 
 Legend: T rows, Q query heads, H KV heads, D head dim, N slots, K keys of all tiles, P parts.
@@ -109,12 +109,12 @@ class TreeAttention:
         return TreeStep(self, packed, caps, TileRows.of(query // kv, caps.rows) if plan is None else plan.tile_rows)
 
     def launches(self, caps: Caps, tile: TileRows) -> list[_AttentionLaunch]:
-        """What one `attend` launches.
+        """List what one `attend` launches.
 
-        Few rows: wide and small items in one launch, so that a shared prefix and private contexts are read at the same
-        time, and an empty kind costs nothing. More (`SIDE_BY_SIDE_ROWS`): a launch a kind, the second beginning when
-        all of the first run. More than `FEW_ROWS`: a launch a kind, one after the other. A merge of parts follows; up
-        to `LATENCY_ROWS` the program that finishes a row's last part merges it instead.
+        Few rows: wide and small items in one launch. So a shared prefix and private contexts are read at the same time,
+        and an empty kind costs nothing. More than `SIDE_BY_SIDE_ROWS`: a launch a kind; the second begins when all of
+        the first run. More than `FEW_ROWS`: a launch a kind, one after the other. A merge of parts follows. Up to
+        `LATENCY_ROWS`, the program that finishes a row's last part merges the row instead.
         """
         if caps.few and not (self.overlap and caps.wide and caps.rows > SIDE_BY_SIDE_ROWS):
             return [self._launch(caps, tile, caps.wide, caps.small, "ALONE")]

@@ -113,8 +113,8 @@ class TreePlan:
     A *tile* is some rows (with all query heads of a KV head) over a list of keys. It has rows of one span over its
     private context and its own rows, or rows of many spans over the runs that they share. Small tiles are for decoding,
     wide ones for prompts and shared prefixes. A tile is cut along its keys into *items*, until they occupy the whole
-    device. An item's result is a *part* of each of its rows. A tile's slots lie side by side in an array that the device
-    expands from `runs` once a step.
+    device. An item's result is a *part* of each of its rows. The slots of a tile lie side by side in an array, which
+    the device expands from `runs` once a step.
     """
 
     rows: int

@@ -2,9 +2,10 @@
 
 Owns: `explain` and how its table looks. Knows nothing of engines or vocabularies; the lowering of a schema tries one.
 
-A keyword is **enforced** (no other text can be generated), **checked** (the mask is wider there; the finished text is
-validated, and generated again if it fails), an **annotation** (it says nothing about validity), or **refused** (binding
-the constraint raises `ConstraintError` with this reason).
+- **enforced**: no other text can be generated.
+- **checked**: the mask is wider there. The finished text is validated, and generated again if it fails.
+- **annotation**: the keyword says nothing about validity.
+- **refused**: a gen with this constraint raises `ConstraintError`, with this reason.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Owns: the buffers of that exchange, and the order of the launches. Knows nothing of branches. `sampler.py` defines what
 an ask means; these answers are equal, except between tokens whose weights float32 does not tell apart.
 
-One launch is at most one copy to the device (none for greedy rows), one kernel (more only where asks need them, see
-`kernels.py`), and one copy of the tokens back. The tokens also stay on the device, for the next step. Everything is
+One launch is at most one copy to the device (none for greedy rows), one kernel, and one copy of the tokens back. Only
+some asks need more kernels (`kernels.py`). The tokens also stay on the device, for the next step. Everything is
 queued on the current stream; one sampler belongs to one stream. Without CUDA the kernels run in Triton's interpreter.
 
 Legend: W rows of logits, V columns, S sampled tokens, R rows that want the most probable tokens, N how many.

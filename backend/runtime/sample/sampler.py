@@ -99,8 +99,11 @@ class Recipe:
 
 
 class Request(NamedTuple):
-    """One row to sample: a recipe at a position. `banned` ids may not be sampled (end of text before `min_tokens`), nor
-    ids whose bit in `mask` is 0 (int32 words; id i has bit i % 32 of word i // 32)."""
+    """One row to sample: a recipe at a position.
+
+    `banned` ids may not be sampled: the ends of text before `min_tokens`. Ids whose bit in `mask` is 0 may not either
+    (int32 words; id i has bit i % 32 of word i // 32).
+    """
 
     recipe: Recipe
     position: int

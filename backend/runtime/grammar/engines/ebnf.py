@@ -6,8 +6,8 @@ What is measured of xgrammar 0.2.8, and met here:
 1. It never returns from a grammar without a finite text (`root ::= "a" root`), or allows nothing (`root ::= root`).
    So each rule that root leads to has a finite shortest text, of at most `MOST_FORCED_CHARACTERS`.
 2. It is quadratic in the least count of an open repeat, on every token: counts are bounded.
-3. Its masks leave out tokens that span rounds of a left recursion (`root ::= "q" | root [^a]`), and allow wrong ones
-   where a class has some characters beyond ASCII: the first is refused, the second written as alternatives.
+3. Its masks leave out tokens that span rounds of a left recursion (`root ::= "q" | root [^a]`): that is refused. They
+   allow wrong tokens where a class has some characters beyond ASCII: that is written as alternatives.
 4. `\\x5ea` is one character to it, and it knows no empty alternative: escapes are spelled as \\u, the empty text as "".
 """
 

@@ -100,8 +100,10 @@ class JsonGuard:
         return text.at_key or bool(self._digits[token])
 
     def narrow(self, row: Mask, text: GuardedText, may_end: bool) -> None:
-        """Take out of `row` the tokens that write too many digits or a key again, unless no other token is allowed
-        (with `may_end`, an end is another)."""
+        """Take out of `row` the tokens that write too many digits, or a key again.
+
+        `row` stays as it is if it has no other token, and no end (`may_end`).
+        """
         if text.in_string:
             if text.key is not None and text.inside != "\\":
                 self._forbid_keys(row, text.key, text.taken)

@@ -3,8 +3,8 @@
 Owns: binding llguidance to our vocabulary, and the masks of many matchers at once. Knows nothing of how a constraint
 becomes Lark (`lark.py`).
 
-1. llguidance never raises: a matcher that met a limit or a wrong token is in an error state for ever, and then allows
-   only the end of text. So a token is checked before it is taken, and the error state is polled after every call.
+1. llguidance never raises. A matcher that met a limit or a wrong token stays in an error state, and then allows only
+   the end of text. So a token is checked before it is taken, and the error state is polled after every call.
 2. Copies of a matcher share the tables of its lexer under one lock, so their masks are computed one after the other.
    Where many matchers of a grammar live, it is compiled again for some of them (a *stem* for each thread). That decides
    how long masks take, never what is in them.

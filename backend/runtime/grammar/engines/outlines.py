@@ -4,11 +4,11 @@ Owns: an exact index of a pattern, and its masks. Knows nothing of which pattern
 
 outlines-core 0.2.14 finds the leftmost-first match (`a|ab` never gives "ab"), and loses tokens that lead from an
 accepting state to one that does not accept. Neither happens if a text accepts only behind a sentinel. So `(?:R)\\x1e`
-is compiled, with U+001E taken out of R and of the vocabulary, and one end-of-text id stands for the byte 0x1E: a text
+is compiled, with U+001E taken out of R and of the vocabulary. One end-of-text id stands for the byte 0x1E, so a text
 can end exactly where that id is allowed.
 
 A matcher's state is an integer: a fork copies a list, and a rollback cuts it. An index takes memory for each state and
-token (megabytes for twenty repeats of a wide class), so large patterns are refused before they are compiled.
+token: megabytes for twenty repeats of a wide class. So large patterns are refused before they are compiled.
 """
 
 from __future__ import annotations

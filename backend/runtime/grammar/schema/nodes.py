@@ -110,8 +110,8 @@ class ArraySchema(SchemaNode):
 class ObjectSchema(SchemaNode):
     """An object of `least` to `most` members.
 
-    The member of a key in `properties` has that node, of a key that one of `patterns` matches that one; of any other
-    key it has `others`. A member that is not `required` may be left out.
+    A member whose key is in `properties` has the node of that key. One whose key matches one of `patterns` has the node
+    of that pattern. Any other has `others`. A member that is not `required` may be left out.
     """
 
     properties: Mapping[str, SchemaNode]

@@ -1,8 +1,8 @@
 """The algebra of one piece of a set: numbers, strings and arrays (objects are in `objects.py`).
 
 Knows nothing of unions of pieces (`combine.py`). `both_*` is what is in two pieces, `not_*` what is not in a piece
-(`Inexact` if pieces cannot say it). Both return lists of pieces that `tidy_*` has simplified: impossible ones are gone,
-and duties that can be met in a few ways are spelled out.
+(`Inexact` if pieces cannot say it). Both return lists of pieces that `tidy_*` has simplified. Impossible pieces are
+gone, and duties that can be met in a few ways are spelled out.
 """
 
 from __future__ import annotations

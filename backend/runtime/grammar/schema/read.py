@@ -2,8 +2,8 @@
 
 Knows nothing of the engine. The keywords of one type are in `typed.py`.
 
-Each keyword is an equation of sets: oneOf is each branch without the others, `if` is (if and then) or (not if and
-else), dependentRequired is (absent) or (present with the others).
+Each keyword is an equation of sets. oneOf is each branch without the others. `if` is (if and then) or (not if and
+else). dependentRequired is (absent) or (present with the others).
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ def shorter_spellings(num: NumberSet) -> list[int | float]:
 def reachable(num: NumberSet) -> NumberSet:
     """Return the piece, or a wider one with bounds that the engine can count to.
 
-    The bounds of 64-bit integers stay as they are said, since they are common: the upper one is exact, the lower one is
-    held 1024 above what it says.
+    The bounds of 64-bit integers stay as they are said, since they are common. The upper one is exact. The lower one is
+    held 1024 above what the schema says.
     """
     whole = num.integer or (num.is_point and num.low is not None and num.low.denominator == 1)
     low, high = _outward(num.low, whole, -1), _outward(num.high, whole, 1)

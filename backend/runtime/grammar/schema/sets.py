@@ -2,9 +2,9 @@
 
 Knows nothing of keywords, of the engine, nor of how sets are combined (`combine.py`).
 
-1. What a member or an item must be is a `Condition`: places of the schema (`places.py`), all of which must hold, and
-   negative ones, which must not. So no set is nested, recursion costs nothing, and conditions are finitely many.
-2. A piece is exact, even where the engine cannot enforce it (`unique`, `duties`, `fractional`, ...): only what is
+1. What a member or an item must be is a `Condition`: places of the schema (`places.py`) that must hold, and negative
+   ones that must not. So no set is nested, recursion costs nothing, and conditions are finitely many.
+2. A piece is exact, even where the engine cannot enforce it (`unique`, `duties`, `fractional`, ...). Only what is
    written for the engine is relaxed, and that is recorded.
 3. A set that is larger than what was meant has `losses`.
 """

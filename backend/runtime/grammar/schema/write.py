@@ -1,8 +1,8 @@
 """Sets written down as a lowered schema: each piece as nodes that the engine enforces exactly.
 
 Knows nothing of the keywords that the sets came from; scalars are in `scalars.py`. What no node can say becomes a
-`Loss`. Keys without a name of their own are written as patterns that exclude the names, never as additionalProperties
-beside properties: llguidance takes `"\\u0061"` for an additional key although `a` has a schema of its own.
+`Loss`. Keys without a name of their own are written as patterns that exclude the names. They are never written as
+additionalProperties beside properties: there llguidance takes `"\\u0061"` for another key than `a`.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Owns: reading the text of a lowered schema into a key (`state_keys.py` says what a key promises). Knows nothing of
 tokens, masks or engines.
 
-A place is a way through closed objects and arrays. So the key is that way, how JSON is spaced (the first separator
-decides), and what there is of the present value: of a string the number of its characters, or the derivative of its
-pattern; of every other value, and of what this module does not understand, the text itself.
+A place is a way through closed objects and arrays. The key is that way, how JSON is spaced (the first separator
+decides), and what there is of the present value. A string counts by the number of its characters, or by the derivative
+of its pattern. Any other value, and what this module does not understand, counts by the text itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What attention a transformers model computes, found by running it; and the proof that ours is the same.
 
-Owns: the names of our functions in transformers' attention and mask interfaces, reading a layer's shape from one real
-call of it, and the comparison with the model's own attention. Knows nothing of slots or of steps.
+Owns: the names of our functions in transformers' attention and mask interfaces, how a layer's shape is read from one
+real call, and the comparison with the model's own attention. Knows nothing of slots or of steps.
 
 A model's source is its only full description, and there are hundreds of models. So there is no list of architectures.
 A mask is the function that transformers would have drawn it with, evaluated at a few positions. A model with an unknown

@@ -185,8 +185,8 @@ def without_window(batch: Batch, window: int) -> Sequence[SpanLayout] | None:
     """Spans in which every row sees without a window what it sees with one.
 
     A window that reaches beyond every row's text is none: the batch's own spans. Else a span is cut. The rows that see
-    everything stay together; each row after them becomes a span whose context is what it sees of its text. (K and V of
-    all rows are written before any attends, so rows of a span may be each other's context.) None where too many rows
+    everything stay together; each row after them becomes a span whose context is what it sees of its text. K and V of
+    all rows are written before any attends, so rows of a span may be each other's context. None where too many rows
     would read their keys by themselves: long prompts.
     """
     spans = batch.spans

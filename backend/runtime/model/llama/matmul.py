@@ -2,10 +2,11 @@
 
 Owns: launching a product in the way that a table chose (`tuned`). Knows nothing of layers or of measuring.
 
-Invariants: 1. the launches of a call depend on shapes and the table alone, so a call may be captured in a CUDA graph
-(after one call outside, which compiles); 2. a residual is changed in place, never copied; 3. where a choice says
-"overlap", weights are read before the launch before has ended: after weights are written, the device must be
-synchronised before the first product.
+1. The launches of a call depend on shapes and the table alone. So a call may be captured in a CUDA graph, after one
+   call outside, which compiles.
+2. A residual is changed in place, never copied.
+3. Where a choice says "overlap", weights are read before the launch before has ended. So after weights are written, the
+   device must be synchronised before the first product.
 
 Legend: M rows, K columns of x, N columns of y; W wanted rows, E hidden size, V vocabulary.
 """

@@ -3,10 +3,10 @@
 Owns: `rows_kernel` (multiplies elementwise, 1 to 4 rows of x) and `tiles_kernel` (tensor cores with W as the left
 operand, up to 64 rows; may split K over programs). Knows nothing of which to take (`tuned`) or of layers (`matmul`).
 
-Invariants: 1. sums are float32 and in a fixed order (no atomic adds of values), so results repeat bit by bit; 2. values
-are rounded once, when they are stored; 3. sizes are ordinary arguments, so one compiled kernel serves all shapes; 4. of
-overlapping launches ("programmatic dependent launch") a program asks for its first weights, which no kernel writes,
-then waits for the launch before. Every program waits, so a chain of such launches keeps its order.
+1. Sums are float32 and in a fixed order (no atomic adds of values), so results repeat bit by bit.
+2. Values are rounded once, when they are stored. Sizes are ordinary arguments: one compiled kernel serves all shapes.
+3. Of overlapping launches ("programmatic dependent launch") a program asks for its first weights, which no kernel
+   writes, then waits for the launch before. Every program waits, so a chain of launches keeps its order.
 
 Legend: M rows of x, N columns of y, K their depth; BM, BN, BK their blocks.
 """

@@ -1,12 +1,13 @@
 """`Fetch`: tensors from files to a GPU at the speed of the disk.
 
-Owns: the reading ahead. Tensors are cut into chunks. Reader threads read chunks, in order, into page-locked buffers and
-copy them to the device on streams of their own, so reading, copying and the taker's work overlap. A dtype is converted
-on the device. Knows nothing of models but that they take a layer's tensors together, in order of layers.
+Knows nothing of models but that they take a layer's tensors together, in order of layers. Reader threads read chunks of
+tensors, in order, into page-locked buffers. They copy them to the device on streams of their own. So reading, copying
+and the taker's work overlap. A dtype is converted on the device; on the CPU the same code runs without streams (tests).
 
-Invariants: 1. a tensor's memory is taken on the taker's stream: readers wait for that stream before they write to it,
-and it waits for them before the tensor is handed out; 2. tensors that are read ahead take at most `window` bytes, or
-are one tensor; 3. errors of reading are raised by `take`. On the CPU the same code runs without streams (tests).
+1. A tensor's memory is taken on the taker's stream. Readers wait for that stream before they write to the memory, and
+   the stream waits for the readers before the tensor is handed out.
+2. Tensors that are read ahead take at most `window` bytes, or are one tensor.
+3. Errors of reading are raised by `take`.
 """
 
 from __future__ import annotations

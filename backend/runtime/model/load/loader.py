@@ -51,8 +51,10 @@ def load_checkpoint(model_path: str | Path | None, load_format: str, cache: Path
 
 
 def load_any(model_path: str | Path | None, load_format: str, cache: Path) -> Checkpoint | Foreign:
-    """`load_checkpoint`, but a folder that the family does not compute is a `Foreign`, which transformers runs: another
-    family's model, or one whose context is longer than its sliding window."""
+    """Load any model: what `load_checkpoint` loads, or a `Foreign`, which transformers runs.
+
+    Foreign are another family's models, and those whose context is longer than their sliding window.
+    """
     path, is_gguf = _source(model_path, load_format, cache)
     if is_gguf:
         return load_converted(path, cache)

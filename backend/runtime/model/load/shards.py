@@ -1,7 +1,7 @@
 """Safetensors files as a mapping of tensors: headers are read at once, tensors when they are asked for.
 
-Owns: the file format (an 8-byte length, a JSON header, then bytes; github.com/huggingface/safetensors), its errors, and
-the memory map that tensors on the CPU are views of. Knows nothing of models; `fetch` brings bytes to a GPU.
+Owns: the file format of the `safetensors` package (an 8-byte length, a JSON header, then bytes), its errors, and the
+memory map that tensors on the CPU are views of. Knows nothing of models; `fetch` brings bytes to a GPU.
 Invariant: a shard that could be opened holds every byte its header promises.
 """
 
