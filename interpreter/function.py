@@ -2,7 +2,6 @@
 
 Knows nothing of how bodies run or rows finish. This is the one file that joins the core and the wings. Its methods hand
 over to `run.py`, `batch/` and `graph/`. It puts what the core needs of `partial/` and `trace/` into the core's hooks.
-Nothing else at the top of `interpreter/` imports a wing.
 """
 
 from __future__ import annotations
