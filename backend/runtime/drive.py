@@ -14,6 +14,8 @@ blocked.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 import signal
 import threading
 import time
@@ -26,6 +28,20 @@ from typing import Any, Protocol
 
 from ...lang.errors import BackendError
 from ..base import Handle
+
+LAST_STEP_SECONDS = 10.0
+"""How long the end of the process waits for a step that runs: a thread within the model would end it with a crash."""
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 class Driven(Protocol):
@@ -48,7 +64,10 @@ class Drive:
     """The right to step one engine, passed from waiter to waiter."""
 
     def __init__(self, engine: Driven) -> None:
+        self.check_process()
+        _drives.add(self)
         self.engine = engine
+        self._ended = False  # the process is ending
         self._lock = threading.Lock()
         self._owner: int | None = None  # the thread that holds the lock
         self._driving = False  # it holds it to step
@@ -66,6 +85,7 @@ class Drive:
         """Hold the engine between steps; yields whether this thread holds it. The driver lets go after its step."""
         me = threading.get_ident()
         if blocking:
+            self.check_process()
             self._refuse_reentry()
             self._wanting[me] = None
         try:
@@ -106,11 +126,33 @@ class Drive:
                 "of a handle); do that in the program's body"
             )
 
+    # -- the process
+    @staticmethod
+    def check_process() -> None:
+        """Raise `BackendError` in a forked child: the threads and locks of its runtimes stayed in the parent."""
+        if _forked:
+            raise BackendError(
+                "this process was forked from one that has a runtime, and a runtime does not work in a forked child; "
+                'start the process with multiprocessing.get_context("spawn") and make the runtime there'
+            )
+
+    def end(self) -> None:
+        """Run no more steps: the process is ending. Waits for the step that runs, for some seconds at most."""
+        self._ended = True
+        self._wanting[threading.get_ident()] = None
+        if self._lock.acquire(timeout=LAST_STEP_SECONDS):
+            self._lock.release()
+        if (thread := self._thread) is not None:
+            if (bell := self._sleepers.get(thread.ident or 0)) is not None:
+                bell.put(None)
+            thread.join(LAST_STEP_SECONDS)
+
     # -- synchronous waiting
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
         """Drive, or sleep while another drives, until `handle.ready(seen)`; False if `timeout` seconds pass first."""
         if handle.ready(seen):
             return True
+        self.check_process()
         self._refuse_reentry()
         deadline = None if timeout is None else time.monotonic() + timeout
         bell: SimpleQueue[None] = SimpleQueue()
@@ -143,6 +185,8 @@ class Drive:
         self._owner, self._driving = threading.get_ident(), True
         worked = True
         try:
+            if self._ended:
+                raise BackendError("the process is ending: no step runs any more")
             while worked and not enough() and not self._wanting:
                 if deadline is not None and time.monotonic() >= deadline:
                     break
@@ -189,6 +233,7 @@ class Drive:
         """`wait` for a coroutine: a thread drives, and the event loop stays free."""
         if handle.ready(seen):
             return
+        self.check_process()
         loop = asyncio.get_running_loop()
         news: asyncio.Future[None] = loop.create_future()
         alarm = self._alarm(loop)
@@ -223,11 +268,11 @@ class Drive:
         me = threading.get_ident()
         bell = self._sleepers[me] = SimpleQueue()
         while True:
-            with suppress(BackendError):  # the engine failed: every handle says so
+            with suppress(BaseException):  # the engine failed, or user code raised in a step: handles say so
                 if self._drive(lambda: not self._coroutines, None) and self._coroutines:
                     continue
             with self._thread_lock:
-                if not self._coroutines:
+                if not self._coroutines or self._ended:
                     self._sleepers.pop(me, None)
                     self._thread = None
                     break
@@ -239,6 +284,15 @@ class Drive:
         """How long to sleep: while programs wait to be admitted, not long."""
         silence = self.engine.silence_seconds()
         return left if silence is None else silence if left is None else min(left, silence)
+
+
+_drives: weakref.WeakSet[Drive] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_drives() -> None:
+    for drive in list(_drives):
+        drive.end()
 
 
 class _Alarm:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,7 @@ class Engine:
         self.flying: Step | None = None  # launched and asked, not collected
         self.programs = 0
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
+        self._watching = threading.Lock()
         self._masks = ThreadPoolExecutor(1, "sgl-masks")  # starts its thread with the first constrained gen
         self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self._last_worked = 0.0  # when a step was last collected
@@ -176,7 +178,11 @@ class Engine:
             ended = time.monotonic()
             record = StepRecord(step.number, step.began, ended, step.rows, prompt_rows, step.count_branches())
             for watcher in self.watchers:
-                watcher(record)
+                try:
+                    watcher(record)
+                except BaseException:  # its own error: neither the engine's nor another listener's
+                    log.exception("a listener of steps raised; it is told of no more steps")
+                    self.unwatch(watcher)
 
     def _forget(self) -> None:
         """Take back what is in flight after an interruption: its answers are lost. Jobs that asked ask again, and jobs
@@ -231,6 +237,16 @@ class Engine:
         with self.drive.held(blocking=False) as mine:
             if mine:
                 self.branches.take_news()
+
+    def watch(self, listener: Callable[[StepRecord], None]) -> None:
+        """Call `listener` after each step, from the thread that drives."""
+        with self._watching:
+            self.watchers = [*self.watchers, listener]
+
+    def unwatch(self, listener: Callable[[StepRecord], None]) -> None:
+        """Call `listener` no more."""
+        with self._watching:
+            self.watchers = [each for each in self.watchers if each is not listener]
 
     # -- counts and ends
     @property

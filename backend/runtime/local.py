@@ -7,7 +7,6 @@ found or loaded, nor of what its options mean.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +38,6 @@ class LocalBackend:
         self.engine = Engine(model, tokenizer, options)
         self.capabilities = Capabilities(name=f"Runtime({name})", constraints=CONSTRAINTS)
         self._pinned: dict[tuple[tuple[str, bool], ...], Branch] = {}
-        self._watching = threading.Lock()
         log.info("runtime %s: %s", name, options)
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> None:
@@ -195,7 +193,8 @@ class LocalBackend:
         """Call `listener` after each step, on the thread that drives it.
 
         Args:
-            listener: Gets a `StepRecord`: what the step computed, and how long it took.
+            listener: Gets a `StepRecord`: what the step computed, and how long it took. A listener that raises is
+                logged, and told of no more steps.
 
         Returns:
             A function that ends this.
@@ -210,14 +209,8 @@ class LocalBackend:
             4
         """
         engine = self.engine
-        with self._watching:
-            engine.watchers = [*engine.watchers, listener]
-
-        def end() -> None:
-            with self._watching:
-                engine.watchers = [each for each in engine.watchers if each is not listener]
-
-        return end
+        engine.watch(listener)
+        return lambda: engine.unwatch(listener)
 
     # -- looking inside
     def check(self) -> None:
@@ -251,5 +244,6 @@ class LocalBackend:
             return draw_tree(self.engine.tree, cursors, self.tokenizer, width)
 
     def _check_open(self) -> None:
+        self.engine.drive.check_process()
         if self.engine.closed is not None:
             raise self.engine.closed

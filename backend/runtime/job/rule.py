@@ -78,8 +78,8 @@ class Rule:
                 row = np.empty(mask_words(self.prepared.vocabulary.size), dtype=np.int32)
                 self.matcher.fill(row)
             self.take(row, may_end)
-        except Exception as error:
-            self._failure = error
+        except BaseException as error:
+            self._failure = _contained(error)
 
     def take(self, found: Mask | Exception, may_end: bool) -> None:
         """Take the matcher's mask, which is not to be written to, or the error that was met instead of it."""
@@ -88,8 +88,8 @@ class Rule:
                 raise found
             self._row = self._with_ends(found, may_end)
             self._failure = None
-        except Exception as error:
-            self._failure = error
+        except BaseException as error:
+            self._failure = _contained(error)
 
     def _with_ends(self, row: Mask, may_end: bool) -> Mask:
         self._ends_here = _NONE
@@ -199,5 +199,21 @@ def fill_all(rules: Sequence[tuple[Rule, bool]]) -> None:
             together.append((rule, may_end, rule.matcher))
         else:
             rule.fill(may_end)
-    for (rule, may_end, _), found in zip(together, masks([matcher for _, _, matcher in together])):
-        rule.take(found, may_end)
+    try:
+        found = masks([matcher for _, _, matcher in together])
+    except BaseException as error:
+        found = [_contained(error)] * len(together)
+    for (rule, may_end, _), row in zip(together, found):
+        rule.take(row, may_end)
+
+
+def _contained(error: BaseException) -> Exception:
+    """The error of a gen for what a grammar engine raised: a panic of its Rust code is no `Exception`. Raises a
+    KeyboardInterrupt."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    if isinstance(error, Exception):
+        return error
+    wrapped = ConstraintError(f"the grammar engine failed: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

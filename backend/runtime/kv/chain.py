@@ -70,8 +70,12 @@ class Chain:
 
     def before(self) -> tuple[Run, ...]:
         """The runs of the chains above and of what this one has computed."""
-        above = self.parent.before() if self.parent else ()
-        return above + tuple(self.runs)
+        runs: list[list[Run]] = []
+        chain: Chain | None = self
+        while chain is not None:
+            runs.append(chain.runs)
+            chain = chain.parent
+        return tuple(run for part in reversed(runs) for run in part)
 
 
 class Trie:

@@ -226,12 +226,15 @@ class Branch:
     # -- questions about the queue
     def may_generate(self) -> int:
         """Most tokens that its job and the gens in its queue could write."""
-        queued = sum((op.request.sampling.max_tokens or 0) * op.request.n for op in self.ops if isinstance(op, GenOp))
+        gens = [
+            op.request for op in self.ops.copy() if isinstance(op, GenOp)
+        ]  # a copy: any thread may add ops meanwhile
+        queued = sum((request.sampling.max_tokens or 0) * request.n for request in gens)
         return queued + (self.job.most() if self.job is not None else 0)
 
     def is_all(self) -> bool:
         """Whether its queue says that nothing follows: the body has ended."""
-        return any(isinstance(op, RestOp) for op in self.ops)
+        return any(isinstance(op, RestOp) for op in self.ops.copy())
 
     # -- its life
     def be_born(self, parent: Branch) -> None:

@@ -162,9 +162,9 @@ class Branches:
             self._stop(branch)
             try:
                 job.close()
-            except BaseException as error:  # of a choice method: it is the branch's own, an interruption too
+            except BaseException as error:  # of a choice method, a SystemExit too: the branch's own
                 self.fail(branch, error)
-                if not isinstance(error, Exception):
+                if isinstance(error, KeyboardInterrupt):
                     raise
             else:
                 self._meter.ended.add(job.usage)

@@ -58,7 +58,7 @@ class Ops:
         elif isinstance(op, SyncOp):
             op.handle.finish(None)
         elif isinstance(op, RestOp):
-            if all(isinstance(op, SyncOp) for op in branch.ops):
+            if all(isinstance(op, SyncOp) for op in branch.ops.copy()):
                 branch.park()
                 self._rests(branch)
         elif isinstance(op, HoldOp):

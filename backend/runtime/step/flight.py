@@ -140,8 +140,8 @@ def hand_out(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
                 job.read(vertices, _looked(answers[span.at : span.at + len(span.want)]))
         except BaseException as error:
             fail(branch, error)
-            if not isinstance(error, Exception):
-                raise
+            if isinstance(error, KeyboardInterrupt):
+                raise  # an interruption; anything else, a SystemExit too, is the branch's own error
 
 
 def _take_sample(branch: Branch, job: Job, answer: Answer) -> None:
