@@ -186,7 +186,10 @@ class LocalBackend:
                 raise
             with self.engine.drive.held():
                 self.engine.branches.admission.over(branch, well=False)  # it keeps its KV, and wants no more
-            self._pinned[pinned] = branch
+                kept = self._pinned.setdefault(pinned, branch)
+            if kept is not branch:  # another thread was first
+                branch.close()
+            return kept.cursor.length
         return self._pinned[pinned].cursor.length
 
     def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:

@@ -103,7 +103,7 @@ class Results:
         if self.journal is not None:
             try:
                 restored = self.journal.restored(i, row.call)
-            except OptionError as error:  # arguments that cannot be recognised in a later run
+            except Exception as error:  # arguments that cannot be recognised in a later run, or a line that is no row
                 self.found[i] = RowOutcome(RestoredState.failed(error), None, error)
                 return None
             if restored is not None:

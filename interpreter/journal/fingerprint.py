@@ -43,6 +43,12 @@ def fingerprint(call: Arguments, where: str) -> str:
                 f"run has the same row: it {unknown.why}. Pass plain data, or give the class a __repr__ that spells "
                 "its value"
             ) from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of the value: its __repr__, a property, a buffer
+            raise OptionError(
+                f"{where}: {name!r} could not be read for resume=: {type(error).__name__}: {error}; pass plain data"
+            ) from error
     return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
 
 

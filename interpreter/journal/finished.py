@@ -93,10 +93,13 @@ class Finished:
     @staticmethod
     def from_json(index: int, data: dict[str, Any]) -> Finished:
         """Read the row back. Raises `KeyError`, `TypeError` or `ValueError` for data that `to_json` never wrote."""
+        text, messages = read_back(data["text"]), read_back(data["messages"])
+        if not (isinstance(text, str) and isinstance(messages, list) and all(isinstance(m, dict) for m in messages)):
+            raise TypeError("its text is no text, or its messages are no list")
         return Finished(
             index,
-            read_back(data["text"]),
-            read_back(data["messages"]),
+            text,
+            messages,
             {read_back(name): _kept_from_json(kept) for name, *kept in data["variables"]},
             read_back(data["ret_value"]),
             _tree_from_json(data["usage"]),

@@ -166,15 +166,27 @@ class Journal:
         return None
 
     def _read(self, i: int, offset: int, key: str) -> Finished | None:
-        """Read the row of a line. None if the file was changed meanwhile: the row runs again."""
+        """Read the row of a line. None if the file was changed meanwhile: the row runs again.
+
+        Raises `JournalError` for a whole line that is no row.
+        """
         try:
             with open(self._file, "rb") as file:
                 file.seek(offset)
                 line = file.readline()
+        except OSError:
+            return None
+        found = _ROW.fullmatch(line)
+        if found is None or int(found[1], 16) != zlib.crc32(found[2]):
+            return None
+        try:
             data = json.loads(line)
             return Finished.from_json(i, data) if (data["i"], data["key"]) == (i, key) else None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return None
+        except Exception as error:
+            raise JournalError(
+                f"resume: the line at byte {offset} of {self.path!r} (row {i}) has a right checksum, but is no row of "
+                f"a batch ({type(error).__name__}: {error}); delete the line, and the row runs again"
+            ) from error
 
     # -- what is added
     def note(self, i: int, instance: Instance, error: BaseException | None) -> None:

@@ -202,3 +202,23 @@ def test_the_end_of_a_process_lets_no_step_begin(runtime: Runtime) -> None:
     runtime.engine.drive.end()
     with pytest.raises(BackendError, match="the process is ending"):
         runtime.wait(handle)
+
+
+def test_a_prefix_that_threads_cache_at_once_is_pinned_once(runtime: Runtime) -> None:
+    text, start = "A long text that many programs begin with. " * 20, threading.Barrier(4)
+    lengths: list[int] = []
+
+    def cache() -> None:
+        start.wait()
+        lengths.append(runtime.cache_prefix(text))
+
+    threads = [threading.Thread(target=cache) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(lengths)) == 1
+    runtime.flush_cache()
+    runtime.flush_cache()
+    info = runtime.get_server_info()
+    assert info["free_tokens"] == info["max_total_tokens"] and not info["attached"]

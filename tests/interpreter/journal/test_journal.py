@@ -25,6 +25,7 @@ import textwrap
 import threading
 import time
 import typing
+import zlib
 from array import array
 
 import numpy as np
@@ -904,3 +905,54 @@ def test_a_million_rows(tmp_path: pathlib.Path) -> None:
         f"\n{path.stat().st_size / 1e6:.0f} MB: wrote {wrote:.0f} s, opened {opened:.1f} s, a row {read * 1e6:.0f} us"
     )
     assert opened < 30 * slowness() and grown < 60_000, (opened, grown)  # seconds, kB
+
+
+class Unreadable:
+    """An argument whose own code raises when it is looked at."""
+
+    error: BaseException = ValueError("a bug")
+
+    def __repr__(self) -> str:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), SystemExit(3)], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("native", [False, True])
+def test_an_argument_that_raises_fails_its_row_alone(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, native: bool
+) -> None:
+    monkeypatch.setattr(Unreadable, "error", error)
+    backend = FakeBackend()
+
+    @sgl.function
+    def program(s, what):
+        s += "a text " + sgl.gen("a")
+
+    rows = [{"what": 1}, {"what": Unreadable()}, {"what": 3}]
+    given = {"resume": tmp_path / "rows.jsonl", "on_error": "keep", "backend": backend}
+    states = asyncio.run(program.arun_batch(rows, **given)) if native else program.run_batch(rows, **given)
+    assert [type(state.error()) for state in states] == [type(None), OptionError, type(None)]
+    assert "resume: row 1: " in str(states[1].error())
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_whole_line_of_a_wrong_shape_is_named(tmp_path: pathlib.Path, native: bool) -> None:
+    path, backend = tmp_path / "rows.jsonl", FakeBackend()
+
+    @sgl.function
+    def program(s, i):
+        s += f"row {i} " + sgl.gen("a")
+
+    program.run_batch([{"i": 0}, {"i": 1}], resume=path, backend=backend)
+    head, first, second = path.read_bytes().splitlines(keepends=True)
+    said = json.loads(first)
+    for wrong in ({"variables": 5}, {"usage": []}, {"text": {"a": 1}, "messages": None}, {"variables": [[]]}):
+        content = json.dumps({k: v for k, v in {**said, **wrong}.items() if k != "crc"}).encode()[1:] + b"\n"
+        path.write_bytes(head + b'{"crc": "%08x", %s' % (zlib.crc32(content), content) + second)
+        given = {"resume": path, "on_error": "keep", "backend": backend}
+        rows = [{"i": 0}, {"i": 1}]
+        states = asyncio.run(program.arun_batch(rows, **given)) if native else program.run_batch(rows, **given)
+        assert isinstance(states[0].error(), JournalError) and states[1].error() is None
+        assert f"byte {len(head)}" in str(states[0].error()) and "(row 0)" in str(states[0].error())
+    path.write_bytes(head + second)  # the file is free, and without the line the row runs again
+    assert program.run_batch(rows, resume=path, backend=backend)[0].error() is None
