@@ -59,6 +59,7 @@ class GenerateCall:
                 branch.append_tokens(each)
             request = GenRequest(sampling, sampling.n or 1, "generate", constraint)
             self._calls.append((branch, branch.gen(request)))
+            branch.rest()  # a prompt that is finished makes room for the next ones
             self._closers.append(branch.closer())
 
     def results(self) -> Flow[Any]:

@@ -255,3 +255,17 @@ def test_programs_whose_queue_is_all_there_is_are_known():
         assert least <= len(runtime.engine.branches.running) <= most
         for branch in branches:
             branch.close()
+
+
+def test_generate_over_many_times_the_pool_computes_nothing_twice() -> None:
+    """A prompt that is finished leaves at once, although the call waits for all of them."""
+    runtime = Runtime.toy(max_total_tokens=6_000)
+    rng = random.Random(0)
+    prompts = [[rng.randint(10, 200) for _ in range(90)] for _ in range(150)]
+    out = runtime.generate(input_ids=prompts, sampling_params={"max_new_tokens": 20, "ignore_eos": True})
+    assert [len(each["output_ids"]) for each in out] == [20] * 150
+    engine = runtime.engine
+    assert engine.rows <= 1.02 * 150 * (90 + 19), "computed twice"
+    assert engine.steps < 120, "prompts run side by side"
+    runtime.flush_cache()
+    assert invariants.idle_and_whole(engine) is None
