@@ -88,6 +88,10 @@ class _Check(NamedTuple):
     of: Callable[[str, Any], Any]
 
 
+MOST_SAMPLES = 4096
+"""Of one gen: each sample is a branch of its own, made at once."""
+
+
 def _integer(low: int, high: int | None = None) -> _Check:
     range = f"at least {low}" if high is None else f"in [{low}, {high}]"
 
@@ -219,7 +223,15 @@ OPTIONS = tuple(
     for row in (
         ("max_tokens", "int", "tokens", _BUDGET, _COUNT, _ALL, "most tokens to write", "max_new_tokens"),
         ("min_tokens", "int", "tokens", "0", _COUNT, _ONE_CALL, "tokens before the text may end", "min_new_tokens"),
-        ("n", "int", "samples", "1", _integer(1), _ALL, "samples to draw; with more than 1 the value is a list"),
+        (
+            "n",
+            "int",
+            "samples",
+            "1",
+            _integer(1, MOST_SAMPLES),
+            _ALL,
+            "samples to draw; with more than 1 the value is a list",
+        ),
         ("stop", "str or list", "text", "none", _TEXTS, _ALL, "texts that end the text and are cut off"),
         ("stop_token_ids", "list of int", "token ids", "none", _IDS, _ALL, "tokens that end the text"),
         ("stop_regex", "str or list", "pattern", "none", _PATTERNS, _ALL, "patterns that end the text and are cut off"),

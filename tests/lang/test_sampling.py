@@ -61,3 +61,8 @@ def test_the_documented_table_names_every_option():
     rows = describe().splitlines()
     assert [row.split("`")[1] for row in rows[2:]] == NAMES
     assert all(row.count(" | ") == rows[0].count(" | ") for row in rows[2:])
+
+
+def test_the_samples_of_a_gen_have_a_limit() -> None:
+    with pytest.raises(sgl.OptionError, match=r"n must be in \[1, 4096\], got 1000000000"):
+        sgl.gen("a", n=10**9)
