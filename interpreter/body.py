@@ -20,8 +20,8 @@ from .record import ProgramRecord
 class Pulse:
     """Tells of changes in a program: text was said, a name appeared, the body ended.
 
-    `news` is a handle that is done at the next change. A reader notes it, looks at the program, and if there is nothing
-    for the reader waits for the noted handle. So a change between the look and the wait ends the wait at once.
+    `news` is a handle that is done at the next change. A reader keeps `news`, looks at the program, and waits for the
+    kept handle if it found nothing. So a change between the look and the wait ends the wait at once.
     """
 
     __slots__ = ("_lock", "news")

@@ -229,7 +229,7 @@ def backend_here(backend: Any = None) -> Backend:
 def instance_on(
     backend: Backend, func: Callable[..., Any], name: str, call: Arguments, options: Options, **batch: Any
 ) -> Instance:
-    """Make one call of a program on what `backend_here` gave. `batch` is what its batch tells it."""
+    """Make one call of a program on what `backend_here` gave. `batch`: more arguments from a batch."""
     instance_type: type[Instance] = getattr(backend, "instance_type", Instance)
     return instance_type(func, name, call, backend, options, **batch)
 

@@ -22,7 +22,7 @@ _NOUNS = {"generated": "generated tokens", "prompt": "prompt tokens", "computed"
 class Budget:
     """What a program may cost before its next call is refused.
 
-    Calls that run already finish, so a program may end above its budget by what ran side by side when it was reached.
+    Calls that run already finish, so the total may exceed the budget by what ran side by side when it was reached.
     `asked`: a number of generated tokens, or a dict from counts of `Usage` to the most there may be of each, such as
     `{"generated": 2000, "calls": 20, "computed": 50_000}`.
     """

@@ -22,7 +22,7 @@ class Variable:
     __slots__ = ()
 
     def handles(self) -> Sequence[Handle[Any]]:
-        """The handles to wait for before `value()`. Once there are none, there will be none, an open scope apart."""
+        """The handles to wait for before `value()`. Once this is empty it stays empty, except for an open scope."""
         return ()
 
     def value(self) -> Any:

@@ -74,7 +74,7 @@ class Results:
         options: Mapping[str, Any],
         **plan_options: Any,
     ) -> Results:
-        """Check what a user says of a batch of a program. `on_loop`: the batch is to be awaited."""
+        """Check the options and rows of a batch. `on_loop`: the batch is to be awaited."""
         where = f"{declared.name}.run_batch"
         known = (*(o for o in RUN_OPTIONS if o != "stream"), *_BATCH_OPTIONS)
         for name in options:
@@ -134,9 +134,9 @@ class Results:
         return found
 
     def _unwritten(self, error: JournalError) -> None:
-        """Note a failure of the journal, which is told once. It harms no row.
+        """Note that the journal failed, to report it once. It harms no row.
 
-        With errors kept, further rows are run; else only those that run now are finished.
+        With `on_error="keep"` the batch goes on. Otherwise only the running rows finish.
         """
         if self.plan.keep:
             warnings.warn(str(error), RuntimeWarning, stacklevel=2)
@@ -200,7 +200,7 @@ class Results:
             raise error
 
     def end_of_stream(self) -> None:
-        """Raise what a stream of rows has to say at its end."""
+        """At the end of a stream, raise a timeout or the error of the journal."""
         self._raise_if_late()
         if self.unwritten is not None:
             raise self.unwritten

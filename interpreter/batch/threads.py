@@ -245,7 +245,7 @@ class ThreadBatch(RowBatch):
             barrier.listen(one_less)
 
     def _finish(self, i: int, body: bool = False, started: bool = True) -> None:
-        """Note that row `i` is finished. `body`: a thread has it in its hands; not `started`: it was no program."""
+        """Note that row `i` is finished. `body`: a thread still held it. Not `started`: it was no program."""
         if started:
             self._results.end(i)
         with self._lock:

@@ -68,8 +68,8 @@ class GraphCollector:
         self.binds, self.limit = binds, limit
         self.stopped: Stopped | None = None
         self.over = False
-        self.guessed = False  # the body has a placeholder,
-        self.read = False  # and one that stands for what a model writes
+        self.guessed = False  # the body was given a placeholder
+        self.read = False  # the body has read a value that a model writes
         self.backend_errors: list[BaseException] = []
         self._prepared = 0.0  # seconds that the backend took to prepare constraints, which has a deadline of its own
         self._preparing: float | None = None  # since when it does

@@ -262,7 +262,7 @@ class _DryRun:
             _raise_in(thread)
             thread.join(0.5)
         if thread.is_alive() and self._code() in _codes(thread):
-            # Lost where the collector was calling a weak reference's callback in the thread: nothing rises out of that.
+            # The first exception was lost if it was raised in a weak reference's callback, where Python ignores it.
             _raise_in(thread)
             thread.join(0.5)
 

@@ -36,7 +36,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The begin of a role ("user") or of a `var_scope` (its name). `what` is "role" or "scope"."""
+    """The start of a role ("user") or of a `var_scope` (its name). `what` is "role" or "scope"."""
 
     what: str
     name: str

@@ -24,7 +24,7 @@ from ..usage import Call, UsageTree
 
 @dataclass(frozen=True)
 class NotKept:
-    """The place of a value that JSON cannot spell (`what` it was) or, `failed`, that there never was (`what`: why)."""
+    """Stands for a value that is not in the journal. `what` is its type or, if `failed`, the error instead of it."""
 
     what: str
     failed: bool = False

@@ -33,7 +33,7 @@ _DESCRIPTION_CHARACTERS = 200
 
 
 class TraceFrame:
-    """What the parts of one trace share: its begin, the ids of its programs, and the numbers of its calls and steps.
+    """What the parts of one trace share: its start time, and the numbers of its programs, calls and steps.
 
     `steps` holds the steps of each backend, by the backend's id. The step numbers of a backend are shifted, so that the
     steps of several backends differ.
