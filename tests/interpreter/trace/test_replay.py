@@ -24,7 +24,7 @@ QUESTIONS = [{"q": f"number {i}?"} for i in range(6)]
 
 @sgl.function
 def inner(s: Any, about: str) -> None:
-    s += f"About {about}: " + sgl.gen("note", max_tokens=5)
+    s += f"About {about}: " + sgl.gen("note", max_tokens=5, ignore_eos=True)
 
 
 @sgl.function
@@ -34,7 +34,7 @@ def qa(s: Any, q: str, tags: Any = ("a", "b")) -> Any:
     s += "\nPicked: " + sgl.select("pick", ["yes", "no", "stop"], temperature=1.0)
     group = s.fork(2)
     for i, child in enumerate(group):
-        child += f" branch {i} " + sgl.gen("b", max_tokens=4, n=2)
+        child += f" branch {i} " + sgl.gen("b", max_tokens=4, n=2, ignore_eos=True)
     group.join()
     s += str(s["b"]) + sgl.gen("c", regex="(yes|no)[0-9]{3}", max_tokens=12)
     notes = [state["note"] for state in inner.run_batch([{"about": q}, {"about": q + "!"}], backend=s._line.backend)]
