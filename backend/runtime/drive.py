@@ -142,6 +142,7 @@ class Drive:
         self._wanting[threading.get_ident()] = None
         if self._lock.acquire(timeout=LAST_STEP_SECONDS):
             self._lock.release()
+        self._wanting.pop(threading.get_ident(), None)
         if (thread := self._thread) is not None:
             if (bell := self._sleepers.get(thread.ident or 0)) is not None:
                 bell.put(None)
@@ -187,7 +188,7 @@ class Drive:
         try:
             if self._ended:
                 raise BackendError("the process is ending: no step runs any more")
-            while worked and not enough() and not self._wanting:
+            while worked and not (enough() or self._wanting or self._ended):
                 if deadline is not None and time.monotonic() >= deadline:
                     break
                 worked = self.engine.step()
@@ -268,7 +269,7 @@ class Drive:
         me = threading.get_ident()
         bell = self._sleepers[me] = SimpleQueue()
         while True:
-            with suppress(BaseException):  # the engine failed, or user code raised in a step: handles say so
+            with suppress(BackendError, KeyboardInterrupt):  # the engine failed, or user code raised it: handles say so
                 if self._drive(lambda: not self._coroutines, None) and self._coroutines:
                     continue
             with self._thread_lock:

@@ -127,7 +127,7 @@ class Engine:
             step.flight = self.executor.launch(step.pack())
         except BaseException as error:
             self.scheduler.undo(step)
-            if not isinstance(error, Exception):
+            if isinstance(error, KeyboardInterrupt):
                 raise  # an interruption: the step did not happen, and everything is as it was
             self._fail_step([span.branch for span in step.spans], error)
             return False
@@ -157,7 +157,9 @@ class Engine:
         try:
             try:
                 hand_out(step, self.branches.fail)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self._fail_step([span.branch for span in step.asked if span.branch.job is span.job], error)
             self._tell(step)  # first: a thread that waits for a call may look at the call's steps
             self.branches.finish_settled(list(dict.fromkeys([s.branch for s in step.spans if not s.branch.asked_in])))
@@ -194,7 +196,7 @@ class Engine:
                 branch.fall_back()
                 branch.job.park()
 
-    def _fail_step(self, branches: list[Branch], error: Exception) -> None:
+    def _fail_step(self, branches: list[Branch], error: BaseException) -> None:
         failed = BackendError(f"the model's forward failed: {type(error).__name__}: {error}")
         wrapped = error if isinstance(error, MemoryError) else failed
         wrapped.__cause__ = error if wrapped is not error else None

@@ -222,3 +222,24 @@ def test_a_prefix_that_threads_cache_at_once_is_pinned_once(runtime: Runtime) ->
     runtime.flush_cache()
     info = runtime.get_server_info()
     assert info["free_tokens"] == info["max_total_tokens"] and not info["attached"]
+
+
+@pytest.mark.parametrize("error", RAISED[:2], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["forward", "gate"])
+def test_a_model_or_a_gate_that_raises_ends_no_driver(runtime: Runtime, error: BaseException, where: str) -> None:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    async def main() -> None:
+        bad = runtime.open(seed=1)
+        bad.append("a text: ")
+        forward = runtime.engine.model.forward
+        if where == "forward":
+            runtime.engine.model.forward = fails  # type: ignore[method-assign]
+        handle = bad.gen(GenRequest(SHORT, gate=fails if where == "gate" else None))
+        await asyncio.wait_for(runtime.wait_async(handle), 20)
+        runtime.engine.model.forward = forward  # type: ignore[method-assign]
+        assert handle.error is error or handle.error.__cause__ is error  # type: ignore[union-attr]
+
+    asyncio.run(main())
+    works(runtime)

@@ -80,8 +80,10 @@ class Branches:
         """Carry out the branch's ops until one needs the model, or none is left."""
         try:
             self._ops.advance(branch)
-        except Exception as error:
+        except BaseException as error:  # of a gate or a tokenizer, a SystemExit too: the branch's own
             self.fail(branch, error)
+            if isinstance(error, KeyboardInterrupt):
+                raise
             return
         if branch.closing and not branch.is_busy:
             self.close(branch)

@@ -46,13 +46,13 @@ class Ops:
         if isinstance(op, (GenOp, ScoreOp, WarmOp)):
             try:
                 self._begin(branch, op)
-            except Exception as error:
+            except BaseException as error:
                 op.handle.finish(None, error)
                 raise
         elif isinstance(op, ForkOp):
             try:
                 self._fork(branch, op.children)
-            except Exception as error:
+            except BaseException as error:
                 refuse(op, error)
                 raise
         elif isinstance(op, SyncOp):
@@ -106,7 +106,7 @@ class Ops:
             for i, each in enumerate(branches):
                 given = (each, request, samples, i, self.context)
                 self._activate(each, GenJob(*given) if prepared is None else ConstrainedGenJob(*given, prepared))
-        except Exception as error:
+        except BaseException as error:
             samples.fail(error)  # the other samples are born already
             raise
 
