@@ -10,6 +10,7 @@ Knows nothing of gens or steps.
     accepts.py      whether a text fits a constraint
     once.py         a cache whose values are made once
     schema/         JSON Schema lowered to what the engine enforces
+    rules/          grammars as rules over patterns, whatever they were written in
     engines/        the grammar libraries
     sharing/        the mask cache
     closing/        the way to a text's end within a budget
