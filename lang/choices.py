@@ -12,11 +12,14 @@ The protocol is SGLang's, so a method written for SGLang works here. It has a pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from .errors import ConstraintError
 
 TokenScores = Sequence[Sequence[Any]]
 """One choice: `[logprob, token id, text]` a token; a logprob of None is unknown (a first token without context)."""
@@ -29,7 +32,8 @@ class ChoicesDecision:
     Args:
         decision: the chosen text.
         meta_info: what to show of how it was chosen, in `s.get_meta_info(name)`; default none.
-        scores: one number for each choice; default none. A select with a temperature draws by them.
+        scores: one number for each choice; default none. A select with a temperature draws by them. Not NaN and not
+            infinity; minus infinity is never drawn.
 
     Example:
         >>> import sgl
@@ -57,6 +61,41 @@ class ChoiceMethod(Protocol):
         output_token_logprobs: Sequence[TokenScores],
         unconditional_token_logprobs: Sequence[TokenScores] | None = None,
     ) -> ChoicesDecision: ...
+
+
+def check_decision(where: str, decision: object, choices: Sequence[str]) -> ChoicesDecision:
+    """Check what a choice method returned: user code, whose mistakes are its select's error.
+
+    Raises `ConstraintError` for another type, for a text that is none of the choices, and for scores that are not one
+    number for each choice. A score may be minus infinity, which is never drawn, unless all are.
+    """
+    if not isinstance(decision, ChoicesDecision):
+        raise ConstraintError(f"{where}: the choice method returned {decision!r:.60}; it must return a ChoicesDecision")
+    chosen, scores = decision.decision, decision.scores
+    if not isinstance(chosen, str) or chosen not in choices:
+        raise ConstraintError(
+            f"{where}: the choice method decided {chosen!r:.200}, which is not one of the choices {choices!r:.200}"
+        )
+    if decision.meta_info is not None and not isinstance(decision.meta_info, Mapping):
+        raise ConstraintError(
+            f"{where}: the choice method's meta_info must be a mapping or None, got {decision.meta_info!r:.60}"
+        )
+    if scores is None:
+        return decision
+    try:
+        found = [float(score) for score in scores]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConstraintError(f"{where}: the choice method's scores must be a list of numbers: {error}") from None
+    if len(found) != len(choices):
+        raise ConstraintError(
+            f"{where}: the choice method gave {len(found)} scores for {len(choices)} choices; it must give one for each"
+        )
+    if any(math.isnan(score) or score == math.inf for score in found) or max(found) == -math.inf:
+        raise ConstraintError(
+            f"{where}: the choice method's scores must be numbers below infinity, and one of them above minus infinity; "
+            f"got {found!r:.200}"
+        )
+    return decision
 
 
 def logprobs_of(tokens: TokenScores) -> list[float]:

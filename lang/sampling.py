@@ -90,17 +90,27 @@ class _Check(NamedTuple):
 
 MOST_SAMPLES = 4096
 """Of one gen: each sample is a branch of its own, made at once."""
+MOST_STOPS, MOST_STOP_CHARACTERS = 1024, 8192
+"""Stop strings of one gen, and their characters together. Each is looked for after each token, while others wait."""
+MOST_STOP_PATTERNS, LONGEST_STOP_PATTERN = 64, 512
+"""Stop regexes of one gen, and the characters of one. Longer literals take the `regex` package seconds to prepare."""
+MOST_TOKEN_IDS = 1 << 20
+"""Token ids in one option: more than any vocabulary has."""
+_EMPTY_SECONDS = 0.25
 
 
 def _integer(low: int, high: int | None = None) -> _Check:
     range = f"at least {low}" if high is None else f"in [{low}, {high}]"
 
     def check(what: str, value: Any) -> int:
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise OptionError(f"{what} must be an integer, got {value!r:.60}")
-        number = int(value.__index__())
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            number = int(value.__index__())
+        except (AttributeError, TypeError):
+            raise OptionError(f"{what} must be an integer, got {shown(value)}") from None
         if number < low or (high is not None and number > high):
-            raise OptionError(f"{what} must be {range}, got {number}")
+            raise OptionError(f"{what} must be {range}, got {shown(number)}")
         return number
 
     return _Check(range, check)
@@ -112,39 +122,83 @@ def _number(low: float, high: float, *, open_low: bool = False) -> _Check:
     def check(what: str, value: Any) -> float:
         try:
             number = float(value)
+        except OverflowError:
+            number = math.inf
         except (TypeError, ValueError):
-            raise OptionError(f"{what} must be a number, got {value!r:.60}") from None
+            raise OptionError(f"{what} must be a number, got {shown(value)}") from None
         outside = math.isnan(number) or not low <= number <= high or (open_low and number == low)
-        if outside or isinstance(value, (bool, str)):
-            raise OptionError(f"{what} must be {range}, got {value!r:.60}")
+        # bool is an int, and NumPy's a number; text and bytes are read by float() too
+        no_number = isinstance(value, (bool, str, bytes, bytearray)) or type(value).__name__ in ("bool", "bool_")
+        if outside or no_number:
+            raise OptionError(f"{what} must be {range}, got {shown(value)}")
         return number
 
     return _Check(range, check)
 
 
+def shown(value: Any) -> str:
+    """The beginning of a value's repr, for an error about it; its type where it has none."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:  # a number of thousands of digits, a `__repr__` that fails: no reason for another error
+        return f"a {type(value).__name__} that cannot be shown"
+
+
 def _flag(what: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise OptionError(f"{what} must be True or False, got {value!r:.60}")
+        raise OptionError(f"{what} must be True or False, got {shown(value)}")
     return value
 
 
-def _strings(what: str, value: Any) -> tuple[str, ...]:
+def refuse_surrogates(what: str, text: str) -> None:
+    """Raise `OptionError` for text with half a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        lone = text[error.start]
+        raise OptionError(
+            f"{what} has a lone surrogate {lone!r} at position {error.start}, which no token can spell; remove it"
+        ) from None
+
+
+def _few(what: str, value: Any, most: int) -> Any:
+    """The value, if it is one or a sequence of at most so many. It is not read before its length is known."""
+    if isinstance(value, Sequence) and len(value) > most and not isinstance(value, str):
+        raise OptionError(f"{what} has {len(value)} members; at most {most} are allowed")
+    return value
+
+
+def _strings(what: str, value: Any, most: int = MOST_STOPS, characters: int = MOST_STOP_CHARACTERS) -> tuple[str, ...]:
+    value = _few(what, value, most)
     found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Sequence) else None
     if found is None or not all(isinstance(s, str) for s in found):
-        raise OptionError(f"{what} must be a string or a list of strings, got {value!r:.60}")
+        raise OptionError(f"{what} must be a string or a list of strings, got {shown(value)}")
     if "" in found:
         raise OptionError(f"{what} has an empty string, which would stop before the first token; remove it")
+    if (total := sum(map(len, found))) > characters:
+        raise OptionError(f"{what} has {total} characters; at most {characters} are allowed in all")
+    for text in found:
+        refuse_surrogates(what, text)
     return found
 
 
 def _regexes(what: str, value: Any) -> tuple[str, ...]:
-    found = _strings(what, value)
+    found = _strings(what, value, MOST_STOP_PATTERNS, MOST_STOP_PATTERNS * LONGEST_STOP_PATTERN)
     for pattern in found:
+        if len(pattern) > LONGEST_STOP_PATTERN:
+            raise ConstraintError(
+                f"{what} has a pattern of {len(pattern)} characters; at most {LONGEST_STOP_PATTERN} are allowed. Give "
+                "several patterns instead of one"
+            )
         try:
-            compiled = regex.compile(pattern)
+            empty = regex.compile(pattern).fullmatch("", timeout=_EMPTY_SECONDS) is not None
         except regex.error as e:
             raise ConstraintError(f"{what} {pattern!r} is not a valid regular expression: {e}") from None
-        if compiled.fullmatch("") is not None:
+        except TimeoutError:
+            raise ConstraintError(f"{what} {pattern!r:.200} takes too long to match even the empty text") from None
+        except Exception as e:  # RecursionError for deep nesting, and what else a parser runs into
+            raise ConstraintError(f"{what} {pattern!r:.200} cannot be read: {type(e).__name__}") from None
+        if empty:
             raise ConstraintError(f"{what} {pattern!r} matches the empty text, so it would stop before the first token")
     return found
 
@@ -154,21 +208,24 @@ _bias_value = _number(-100, 100).of
 
 
 def _token_ids(what: str, value: Any) -> tuple[int, ...]:
+    value = _few(what, value, MOST_TOKEN_IDS)
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    return tuple(_token_id(what, v) for v in values)
+    return tuple(dict.fromkeys(_token_id(what, v) for v in values))
 
 
 def _bias(what: str, value: Any) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, Mapping):
-        raise OptionError(f"{what} must map token ids to numbers, got {value!r:.60}")
-    found = (
-        (
-            _token_id(f"{what} token id", int(k) if isinstance(k, str) and k.isdigit() else k),
-            _bias_value(f"{what}[{k}]", v),
-        )
-        for k, v in value.items()
-    )
-    return tuple(sorted(found))
+        raise OptionError(f"{what} must map token ids to numbers, got {shown(value)}")
+    if len(value) > MOST_TOKEN_IDS:
+        raise OptionError(f"{what} has {len(value)} members; at most {MOST_TOKEN_IDS} are allowed")
+    found: dict[int, float] = {}
+    for key, bias in value.items():
+        digits = isinstance(key, str) and key.isdecimal() and len(key) < 20
+        token = _token_id(f"{what} token id", int(key) if digits else key)
+        if token in found:
+            raise OptionError(f"{what} names token {shown(token)} twice")
+        found[token] = _bias_value(f"{what}[{shown(token)}]", bias)
+    return tuple(sorted(found.items()))
 
 
 def _top_k(what: str, value: Any) -> int:
@@ -203,8 +260,8 @@ _ONE_CALL = ("gen", "generate")
 
 _BUDGET = f"{DEFAULT_MAX_TOKENS}; with a constraint the context left"
 _BOOL = _Check("", _flag)
-_TEXTS = _Check("not empty", _strings)
-_PATTERNS = _Check("no match of the empty text", _regexes)
+_TEXTS = _Check(f"not empty; {MOST_STOPS} at most", _strings)
+_PATTERNS = _Check(f"no match of the empty text; {MOST_STOP_PATTERNS} at most", _regexes)
 _IDS = _Check("at least 0", _token_ids)
 _COUNT = _integer(0)
 _SHARE, _POSITIVE_SHARE = _number(0, 1), _number(0, 1, open_low=True)

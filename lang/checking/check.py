@@ -15,6 +15,9 @@ import json
 from typing import Any
 
 from ..constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ..pattern import PatternError
+from ..pattern.python import PythonReader
+from ..pattern.search import LONG_CHARACTERS, written
 from ..types.conversion import parse, value_of_dtype
 from .dialect import SEARCH_SECONDS, brief, validator_for
 from .splitting import Slow, matches, splits
@@ -80,8 +83,10 @@ def _regex(pattern: str) -> Any:
     import regex
 
     try:
+        if len(pattern) > LONG_CHARACTERS:
+            pattern = written(PythonReader(pattern).read())
         return regex.compile(pattern, regex.V0)
-    except regex.error:
+    except (regex.error, PatternError, RecursionError):
         return None  # Python's own syntax that this package does not read
 
 

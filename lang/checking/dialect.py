@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import ConstraintError
 from ..pattern import PatternError, ecma_search
+from ..pattern.search import LONG_CHARACTERS
 from .formats import check_format
 
 Keyword = Callable[[Any, Any, Any, Any], Any]
@@ -176,9 +177,11 @@ def finder(pattern: str) -> Callable[[str], bool]:
     except PatternError:
         import regex
 
+        if len(pattern) > LONG_CHARACTERS:
+            raise ValueError(f"it is longer than {LONG_CHARACTERS} characters") from None
         try:
             compiled = regex.compile(pattern, regex.V0)
-        except regex.error as error:
+        except (regex.error, RecursionError) as error:
             raise ValueError(str(error)) from None
 
         def search(text: str) -> bool:

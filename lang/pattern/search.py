@@ -17,6 +17,11 @@ from .sets import accepts
 
 TIMEOUT_SECONDS, SLOW_SECONDS = 0.5, 0.25
 """One backtracking search may take so long; after a slow one there is none."""
+LONG_CHARACTERS = 512
+"""The `regex` package prepares a search for a literal text, in a time that grows with the cube of its length where the
+text repeats itself, and without a look at its time limit. So longer literals are cut up (`written`)."""
+_LITERAL_PARTS = 128
+"""Parts of a sequence that the package may join to one literal text."""
 
 
 class EcmaSearch:
@@ -27,7 +32,7 @@ class EcmaSearch:
 
         self.pattern = pattern
         self._read = EcmaReader(pattern).read()
-        self._compiled: Any = regex.compile(_written(self._read), regex.V0)
+        self._compiled: Any = regex.compile(written(self._read), regex.V0)
         self._slow = False
 
     def search(self, text: str) -> bool:
@@ -53,8 +58,8 @@ def ecma_search(pattern: str) -> EcmaSearch:
     return EcmaSearch(pattern)
 
 
-def _written(node: PatternNode) -> str:
-    """A tree with marks as a pattern of the `regex` package."""
+def written(node: PatternNode) -> str:
+    """A tree with marks as a pattern of the `regex` package. Raises `PatternError` for what that cannot say."""
     if isinstance(node, Mark):
         ahead = isinstance(node, Right)
         inner = node.node
@@ -64,17 +69,21 @@ def _written(node: PatternNode) -> str:
             return r"\Z" if ahead else r"\A"
         parts = inner.parts if isinstance(inner, Concat) else (inner,)
         if ahead:
-            seen = _written(sequence(parts[:-1])) if parts[-1:] == (ANY_TEXT,) else rf"(?:{_written(inner)})\Z"
+            seen = written(sequence(parts[:-1])) if parts[-1:] == (ANY_TEXT,) else rf"(?:{written(inner)})\Z"
             return f"(?{sign}{seen})"
-        seen = _written(sequence(parts[1:])) if parts[:1] == (ANY_TEXT,) else rf"\A(?:{_written(inner)})"
+        seen = written(sequence(parts[1:])) if parts[:1] == (ANY_TEXT,) else rf"\A(?:{written(inner)})"
         return f"(?<{sign}{seen})"
     if isinstance(node, Concat):
-        return "".join(f"(?:{_written(part)})" for part in node.parts)
+        # an atomic group of one character means the same, and is joined to no literal
+        cut = [
+            i >= _LITERAL_PARTS and i % _LITERAL_PARTS == 0 and isinstance(p, Chars) for i, p in enumerate(node.parts)
+        ]
+        return "".join(f"(?{'>' if at else ':'}{written(part)})" for part, at in zip(node.parts, cut))
     if isinstance(node, Alt):
-        return "|".join(f"(?:{_written(part)})" for part in node.parts)
+        return "|".join(f"(?:{written(part)})" for part in node.parts)
     if isinstance(node, Repeat):
         high = "" if node.high is None else node.high
-        return f"(?:{_written(node.node)}){{{node.low},{high}}}"
+        return f"(?:{written(node.node)}){{{node.low},{high}}}"
     return _set(node)
 
 

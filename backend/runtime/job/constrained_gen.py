@@ -169,7 +169,7 @@ class ConstrainedGenJob(GenJob):
         self.tokens, self.logprobs = [], []
         if self.told is not None:
             self.told.restart()
-        self.matcher = StopMatcher(*self.stops)
+        self.matcher = StopMatcher(*self.stops, self.where)
         self.branch.truncate(self.start)
         self.recipe = self.recipe.afresh(mix(self.recipe.key, self.attempt), FRESH_TEMPERATURE)
         self.rule.restart()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ....lang.errors import OptionError
 from ....lang.expr import DEFAULT_MAX_TOKENS, Sampling
 from ...base import GenRequest, GenResult, Handle, TokenLogprob, Usage
 from ..kv.chain import Trie, Vertex
@@ -75,8 +76,14 @@ class GenJob(Job):
         self.text_in_logprobs = s.return_text_in_logprobs is not False
         ends = () if s.ignore_eos else self.tokenizer.eos_ids
         self.ends = frozenset((*ends, *(s.stop_token_ids or ())))
+        self.banned = tuple(self.ends) if self.min_tokens else ()  # before `min_tokens`
+        if len(self.banned) >= self.tokenizer.vocab_size:
+            raise OptionError(
+                f"{self.where}: min_tokens={s.min_tokens} bans the {len(self.banned)} tokens that end the text, and the "
+                "model has no others; take some out of stop_token_ids, or leave min_tokens out"
+            )
         self.stops = s.stop or (), s.stop_regex or ()
-        self.matcher = StopMatcher(*self.stops)
+        self.matcher = StopMatcher(*self.stops, self.where)
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.finish_reason: dict[str, Any] | None = None
@@ -119,7 +126,7 @@ class GenJob(Job):
         cursor = self.cursor
         banned: tuple[int, ...] = ()
         if self.min_tokens and len(self.tokens) + cursor.runs_ahead < self.min_tokens:
-            banned = tuple(self.ends)
+            banned = self.banned
         return Request(self.recipe, cursor.base + len(cursor.tail), banned)
 
     def ask_chain(self, vertices: list[Vertex]) -> list[Lookup]:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ....lang.choices import ChoicesDecision, logprobs_of
-from ....lang.errors import ConstraintError
+from ....lang.choices import ChoicesDecision, check_decision, logprobs_of
 from ...base import CallTrace, ChoiceScores, Handle, ScoreRequest, ScoreResult, TokenLogprob
 from ..kv.chain import Trie, Vertex
 from ..kv.pool import size
@@ -112,21 +111,12 @@ class SelectJob(Job):
             output_token_logprobs=[[] for _ in given],
             unconditional_token_logprobs=alone if self.alone else None,
         )
-        if not isinstance(decision, ChoicesDecision):
-            raise ConstraintError(
-                f"{self.where}: the choice method returned {decision!r:.60}; it must return a ChoicesDecision"
-            )
-        return decision, means
+        return check_decision(self.where, decision, self.request.choices), means
 
     def _winner(self, decision: ChoicesDecision, means: list[float]) -> int:
-        if decision.decision not in self.request.choices:
-            raise ConstraintError(
-                f"{self.where}: the choice method decided {decision.decision!r}, which is not one of "
-                f"the choices {list(self.request.choices)!r:.200}"
-            )
         if self.request.temperature <= 0:
             return self.request.choices.index(decision.decision)
-        scores = np.array(means if decision.scores is None else decision.scores)
+        scores = np.array(means if decision.scores is None else decision.scores, dtype=np.float64)
         seed = self.branch.program.noise if self.request.seed is None else self.request.seed
         u = uniform(mix(seed, self.branch.path), self.cursor.length, np.arange(len(scores), dtype=np.uint32))
         return int(np.argmax(scores / self.request.temperature - np.log(-np.log(u))))

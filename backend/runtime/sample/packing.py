@@ -183,10 +183,8 @@ class Packer:
         if recipe.counts and (recipe.frequency or recipe.presence):
             counted = np.fromiter(recipe.counts.keys(), np.int32, len(recipe.counts))
         less = recipe.presence + recipe.frequency * np.fromiter(recipe.counts.values(), np.float32, len(recipe.counts))
-        bias: dict[int, float] = {}
-        for token, more in recipe.bias:
-            bias[token] = bias.get(token, 0.0) + more
-        unknown = [token for token in (*bias, *banned) if token >= self._vocab_size]
+        bias = recipe.biased
+        unknown = [int(token) for token in (*bias[bias >= self._vocab_size], *banned) if token >= self._vocab_size]
         if unknown:
             packed.faults[i] = BackendError(
                 f"token id {unknown[0]} (of logit_bias or stop_token_ids) is not one of this model's {self._vocab_size}"
@@ -199,8 +197,8 @@ class Packer:
                 seen,
                 counted,
                 less[: len(counted)].astype(np.float32).view(np.int32),
-                np.fromiter(bias.keys(), np.int32, len(bias)),
-                np.fromiter(bias.values(), np.float32, len(bias)).view(np.int32),
+                bias,
+                recipe.biases.view(np.int32),
                 np.fromiter(banned, np.int32, len(banned)),
             ]
         )

@@ -56,10 +56,17 @@ class Recipe:
     traced: bool = False  # the probability of each token is wanted for a trace
     prompt: frozenset[int] = frozenset()  # for the repetition penalty
     counts: dict[int, int] = field(default_factory=dict)  # of generated tokens
+    biased: npt.NDArray[np.int32] = field(init=False, compare=False)  # the ids of `bias`, each once
+    biases: Floats = field(init=False, compare=False)
     penalised: bool = field(init=False)
     simple: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        summed: dict[int, float] = {}
+        for token, more in self.bias:
+            summed[token] = summed.get(token, 0.0) + more
+        self.biased = np.fromiter(summed.keys(), np.int32, len(summed))
+        self.biases = np.fromiter(summed.values(), np.float32, len(summed))
         self.penalised = bool(self.frequency or self.presence or self.repetition != 1.0)
         self.simple = not (self.penalised or self.bias or self.logprobs or self.traced or self.filtered)
 
@@ -156,6 +163,10 @@ def _logprob(row: Floats, token: int) -> float:
 def _sample_row(raw: Floats, request: Request) -> Sampled:
     recipe = request.recipe
     row = _adjusted(raw, request)
+    if request.banned and request.mask is None and row.max() == -np.inf:
+        raise BackendError(
+            "every token that may follow is banned: those that end the text may not come before min_tokens"
+        )
     if request.mask is not None and recipe.filtered:
         token = _masked(row, request)
     else:
@@ -205,8 +216,8 @@ def _adjusted(raw: Floats, request: Request) -> Floats:
     if recipe.counts and (recipe.frequency or recipe.presence):
         ids = np.fromiter(recipe.counts.keys(), dtype=np.int64)
         row[ids] -= recipe.presence + recipe.frequency * np.fromiter(recipe.counts.values(), dtype=np.float32)
-    for token, bias in recipe.bias:
-        row[token] += bias
+    if recipe.bias:
+        row[recipe.biased] += recipe.biases
     row[list(request.banned)] = -np.inf
     return row
 

@@ -10,9 +10,18 @@ limits, or listeners.
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import regex
 
+from ....lang.errors import ConstraintError
 from .detokenizer import Detokenizer
+
+SEARCH_SECONDS = 0.5
+"""The searches for the stop regexes of one gen may take so long together, since the engine waits meanwhile."""
+FAST_SECONDS = 0.001
+"""A search as fast as this takes none of that time: a long text may have as many of them as it likes."""
 
 
 class StopMatcher:
@@ -25,6 +34,8 @@ class StopMatcher:
     are searched in the bytes. Regexes are searched in the decoded characters, leftmost and greedy on the text so far:
     a pattern does not wait for a longer match. A push that is not `armed` (before `min_tokens`) never stops the gen. A
     stop that ended before the first armed push does not count; one that ends after it does, wherever it began.
+
+    `where` is the gen, for errors. `push` raises `ConstraintError` when a pattern takes too long to search for.
     """
 
     __slots__ = (
@@ -32,12 +43,13 @@ class StopMatcher:
         "_whole", "cut", "matched",
     )  # fmt: skip
 
-    def __init__(self, stop: tuple[str, ...] = (), stop_regex: tuple[str, ...] = ()) -> None:
+    def __init__(self, stop: tuple[str, ...] = (), stop_regex: tuple[str, ...] = (), where: str = "gen") -> None:
         self.matched: str | None = None
         self.cut: int | None = None
         self._stops = tuple((s, s.encode()) for s in stop)
         self._longest = max((len(data) for _, data in self._stops), default=0)
-        self._patterns = tuple(_StopPattern(source) for source in stop_regex)
+        patience = _Patience(where)
+        self._patterns = tuple(_StopPattern(source, patience) for source in stop_regex)
         self._data = bytearray()  # all bytes; kept only if there are stops
         self._released = 0  # bytes that no stop string holds back; `_held` decodes these
         self._held = Detokenizer()
@@ -122,16 +134,43 @@ class StopMatcher:
         return longest
 
 
+class _Patience:
+    """The time that the searches of one gen have left: patterns that backtrack may need years."""
+
+    __slots__ = ("_left", "_where")
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._left = SEARCH_SECONDS
+
+    def search(self, pattern: _StopPattern, method: Any, text: str, at: int) -> Any:
+        """Call a search method of the pattern. Raises `ConstraintError` when no time is left."""
+        began = time.monotonic()
+        try:
+            found = method(text, at, partial=True, timeout=max(self._left, FAST_SECONDS))
+        except TimeoutError:
+            self._left = 0.0
+            found = None
+        self._left -= max(0.0, time.monotonic() - began - FAST_SECONDS)
+        if self._left <= 0:
+            raise ConstraintError(
+                f"{self._where}: stop_regex {pattern.source!r:.200} backtracks: searching the text for it took more "
+                f"than {SEARCH_SECONDS:g} s; write it without repeats inside repeats such as (a|aa)+, or use stop="
+            )
+        return found
+
+
 class _StopPattern:
     """One stop regex, searched again and again in a growing text.
 
     `live`: no match begins before this character, whatever follows; it may be shown.
     """
 
-    __slots__ = ("_floor", "_regex", "live", "source")
+    __slots__ = ("_floor", "_patience", "_regex", "live", "source")
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, patience: _Patience) -> None:
         self.source = source
+        self._patience = patience
         self.live = 0
         self._regex = regex.compile(source)
         self._floor = -1  # a match must end after this character: the end of the last unarmed push
@@ -140,8 +179,8 @@ class _StopPattern:
         """(start, end) of the first match that counts. `regex` gives whole matches precedence over partial ones."""
         if not armed:
             self._floor = len(text)
-        start, live = self.live, None
-        while start <= len(text) and (m := self._regex.search(text, start, partial=True)):
+        start, live, search = self.live, None, self._patience.search
+        while start <= len(text) and (m := search(self, self._regex.search, text, start)):
             if m.partial:
                 live = m.start() if live is None else live
                 break
@@ -156,8 +195,8 @@ class _StopPattern:
     def _first_live(self, text: str, start: int, last: int) -> int | None:
         """Where in start..last a match that ends later may begin, now that the one at `last` does not count."""
         for at in range(start, last + 1):
-            m = self._regex.match(text, at, partial=True)
-            if m and (m.partial or self._regex.fullmatch(text, at, partial=True)):
+            m = self._patience.search(self, self._regex.match, text, at)
+            if m and (m.partial or self._patience.search(self, self._regex.fullmatch, text, at)):
                 return at
         return None
 
