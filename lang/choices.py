@@ -92,8 +92,8 @@ def check_decision(where: str, decision: object, choices: Sequence[str]) -> Choi
         )
     if any(math.isnan(score) or score == math.inf for score in found) or max(found) == -math.inf:
         raise ConstraintError(
-            f"{where}: the choice method's scores must be numbers below infinity, and one of them above minus infinity; "
-            f"got {found!r:.200}"
+            f"{where}: the choice method's scores must be numbers below infinity, and one of them above minus "
+            f"infinity; got {found!r:.200}"
         )
     return decision
 

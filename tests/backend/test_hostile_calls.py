@@ -112,9 +112,9 @@ def test_as_many_stops_as_are_allowed_stop_where_they_should(runtime: Runtime) -
 
 
 HOSTILE = [
-    True, "1", b"1", math.nan, math.inf, -math.inf, 10**400, -(10**400), 10**5000, 2**63, -1, -0.5, [1], {}, (), object(),
-    np.bool_(True), np.float32("nan"), np.array([1, 2]), 1j, "\ud800", "x" * 10**6, "²", range(10**12), {"a": 1}, {-1: 0},
-    {1: math.nan}, {"1" * 5000: 1}, {2**70: 1}, {"²": 1}, [True], [1.5], [None], float,
+    True, "1", b"1", math.nan, math.inf, -math.inf, 10**400, -(10**400), 10**5000, 2**63, -1, -0.5, [1], {}, (),
+    object(), np.bool_(True), np.float32("nan"), np.array([1, 2]), 1j, "\ud800", "x" * 10**6, "²", range(10**12),
+    {"a": 1}, {-1: 0}, {1: math.nan}, {"1" * 5000: 1}, {2**70: 1}, {"²": 1}, [True], [1.5], [None], float,
 ]  # fmt: skip
 
 

@@ -79,8 +79,8 @@ class GenJob(Job):
         self.banned = tuple(self.ends) if self.min_tokens else ()  # before `min_tokens`
         if len(self.banned) >= self.tokenizer.vocab_size:
             raise OptionError(
-                f"{self.where}: min_tokens={s.min_tokens} bans the {len(self.banned)} tokens that end the text, and the "
-                "model has no others; take some out of stop_token_ids, or leave min_tokens out"
+                f"{self.where}: min_tokens={s.min_tokens} bans the {len(self.banned)} tokens that end the text, and "
+                "the model has no others; take some out of stop_token_ids, or leave min_tokens out"
             )
         self.stops = s.stop or (), s.stop_regex or ()
         self.matcher = StopMatcher(*self.stops, self.where)

@@ -25,6 +25,8 @@ from .control import ControlTokens, Pieces
 from .pipeline import SPACE, Pipeline, reaches_across_words
 from .words import Words
 
+MOST_TOKENS = 1 << 22
+"""Ids of the largest vocabulary; one id that lies would make a table of gigabytes."""
 CHUNK_CHARACTERS = 512
 """About how long a chunk is."""
 KEPT_CHUNKS = 2048
@@ -52,11 +54,15 @@ class Tokenizer:
     ) -> None:
         if add_bos and bos_id is None:
             raise ModelLoadError("the tokenizer is to add a BOS token but has no bos_id")
-        self.bos_id = bos_id
-        self.eos_ids = eos_ids
-        self.add_bos = add_bos
         vocabulary = tok.get_vocab(with_added_tokens=True)
         self.vocab_size = vocab_size if vocab_size is not None else max(vocabulary.values(), default=-1) + 1
+        if not 0 < self.vocab_size <= MOST_TOKENS:
+            raise ModelLoadError(f"the tokenizer has {self.vocab_size} token ids; 1 to {MOST_TOKENS} are possible")
+        if bos_id is not None and not 0 <= bos_id < self.vocab_size:
+            raise ModelLoadError(f"bos_token_id {bos_id} is none of the tokenizer's {self.vocab_size} tokens")
+        self.bos_id = bos_id
+        self.eos_ids = eos_ids = tuple(i for i in eos_ids if 0 <= i < self.vocab_size)  # others cannot be sampled
+        self.add_bos = add_bos
         added = {i: t for i, t in tok.get_added_tokens_decoder().items() if i < self.vocab_size}
         ends = {i for i in (bos_id, *eos_ids) if i is not None}
         self._control = ControlTokens(vocabulary, added, ends, self.vocab_size)

@@ -14,7 +14,7 @@ import torch
 
 from .....lang.errors import ModelLoadError
 from ...device import FUSED_HEAD_DIMS, card_of, fused_obstacle, on
-from ..load.loader import first_line
+from ..load.fields import first_line
 from .model import TransformersModel
 from .probe import SUPPORTED
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from .....lang.errors import BackendError, ModelLoadError
 from ...device import on
 from ...step.packed import Batch
-from ..load.loader import first_line
+from ..load.fields import first_line
 from .attention import SCORES_AT_ONCE, LayerAttention, LayerShape, LayerStep, TorchAttention
 from .probe import (
     PROBE,

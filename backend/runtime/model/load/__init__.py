@@ -4,6 +4,7 @@ build.py           device, dtype and checkpoint to a model, a tokenizer and a ch
 loader.py          a file, a folder, a hub id or nothing to a checkpoint
 checkpoint.py      what every loader returns
 config.py          the shape of a model of the family, from config.json or GGUF metadata
+fields.py          the fields of a checkpoint's files, with their types and ranges; JSON files
 shapes.py          the names and shapes of the family's tensors
 weights.py         how a model takes tensors out of a checkpoint
 shards.py          safetensors files as a mapping of tensors

@@ -19,6 +19,7 @@ from ...device import Card, card_of, check_fits, free_memory, fused_obstacle, gi
 from ...options import check_attention
 from ...text.tokenizer import Tokenizer
 from .checkpoint import Described
+from .fields import contained
 from .loader import Checkpoint, Foreign, load_any
 from .store import cache_folder
 
@@ -43,17 +44,25 @@ def build(
         torch.cuda.empty_cache()  # what a runtime before this one gave back is free
     card = card_of(place)
     kind = resolve_dtype(dtype, card)
-    found = load_any(None if model_path is None else os.fspath(model_path), load_format, cache_folder())
+    found, tokenizer = _read(None if model_path is None else os.fspath(model_path), load_format)
     model = _model(found, place, kind, card, attention)
-    tokenizer = Tokenizer(
-        found.tokenizer,
-        bos_id=found.bos_id,
-        eos_ids=found.eos_ids,
-        add_bos=found.add_bos,
-        vocab_size=None,
-    )
     log.info("device %s, dtype %s", place, kind)
     return model, tokenizer, _template(found), _name(found.name if model_path is None else str(model_path))
+
+
+def _read(asked: str | None, load_format: str) -> tuple[Checkpoint | Foreign, Tokenizer]:
+    """Read the files of a model. They are foreign data: an error that no check foresaw is a `ModelLoadError` too."""
+
+    def tokenizer(found: Checkpoint | Foreign) -> Tokenizer:
+        return Tokenizer(
+            found.tokenizer, bos_id=found.bos_id, eos_ids=found.eos_ids, add_bos=found.add_bos, vocab_size=None
+        )
+
+    try:
+        found = contained(lambda: load_any(asked, load_format, cache_folder()), asked, "the model cannot be read")
+        return found, contained(lambda: tokenizer(found), found.name, "its tokenizer cannot be used")
+    except MemoryError as error:
+        raise OutOfMemory(f"{asked}: there is not enough memory to read the model's files") from error
 
 
 def _model(found: Checkpoint | Foreign, device: str, dtype: torch.dtype, card: Card | None, attention: str) -> Model:

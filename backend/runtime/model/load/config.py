@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .....lang.errors import ModelLoadError
+from .fields import MOST_CONTEXT, MOST_LAYERS, Fields, brief
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ HF_ARCHITECTURES = {
 }
 GGUF_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("linear", "llama3", "yarn")
+MOST_EXPERTS = 4096
 
 
 class Unsupported(ModelLoadError):
@@ -105,34 +107,34 @@ class ModelConfig:
         `ModelLoadError` for what is wrong."""
         architecture = _hf_architecture(raw, name)
         _refuse_unsupported(raw, name)
-        hidden = int(_need(raw, "hidden_size", name))
-        heads = int(_need(raw, "num_attention_heads", name))
+        fields = Fields(raw, name)
+        hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
         theta, scaling = _hf_rope(raw, name)
-        limit = int(_need(raw, "max_position_embeddings", name))
-        window = raw.get("sliding_window")
+        limit = fields.whole("max_position_embeddings", high=MOST_CONTEXT)
+        window: int | None = fields.whole("sliding_window", 0, low=0, high=MOST_CONTEXT)
         # Qwen configs carry a window they do not use unless this switch is on.
-        if architecture.startswith("qwen") and not raw.get("use_sliding_window"):
+        if architecture.startswith("qwen") and not fields.flag("use_sliding_window"):
             window = None
         return cls(
             architecture=architecture,
-            vocab_size=int(_need(raw, "vocab_size", name)),
+            vocab_size=fields.whole("vocab_size"),
             hidden_size=hidden,
-            intermediate_size=int(_need(raw, "intermediate_size", name)),
-            num_layers=int(_need(raw, "num_hidden_layers", name)),
+            intermediate_size=fields.whole("intermediate_size"),
+            num_layers=fields.whole("num_hidden_layers", high=MOST_LAYERS),
             num_heads=heads,
-            num_kv_heads=int(raw.get("num_key_value_heads") or heads),
-            head_dim=int(raw.get("head_dim") or hidden // heads),
-            rms_norm_eps=float(raw.get("rms_norm_eps") or 1e-6),
+            num_kv_heads=fields.whole("num_key_value_heads", heads),
+            head_dim=fields.whole("head_dim", max(1, hidden // heads)),
+            rms_norm_eps=fields.number("rms_norm_eps", 1e-6, high=1.0),
             rope_theta=theta,
             max_position_embeddings=_scaled_context(limit, scaling),
             rope_scaling=scaling,
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-            attention_bias=architecture == "qwen2" or bool(raw.get("attention_bias", False)),
+            tie_word_embeddings=fields.flag("tie_word_embeddings"),
+            attention_bias=architecture == "qwen2" or fields.flag("attention_bias"),
             qk_norm=architecture.startswith("qwen3"),
-            sliding_window=int(window) if window else None,
-            initializer_range=float(raw.get("initializer_range") or 0.02),
-            eos_ids=as_ids(raw.get("eos_token_id")),
-            bos_id=raw.get("bos_token_id"),
+            sliding_window=window or None,
+            initializer_range=fields.number("initializer_range", 0.02, high=1e3),
+            eos_ids=fields.tokens("eos_token_id"),
+            bos_id=fields.token("bos_token_id"),
             **(_hf_experts(raw, name) if architecture == "qwen3_moe" else {}),
         )
 
@@ -141,133 +143,129 @@ class ModelConfig:
         """Read GGUF metadata. Whether embeddings are tied is told by the tensors: the loader fills that in."""
         arch = metadata.get("general.architecture")
         if arch not in GGUF_ARCHITECTURES:
-            raise ModelLoadError(f"{name}: architecture {arch!r} is not supported; supported: {_listed()}")
+            raise ModelLoadError(f"{name}: architecture {brief(arch)} is not supported; supported: {_listed()}")
         if metadata.get(f"{arch}.expert_count"):
             raise ModelLoadError(f"{name}: mixture-of-experts models are not supported; supported: {_listed()}")
 
-        def key(suffix: str) -> Any:
-            return _need(metadata, f"{arch}.{suffix}", name)
-
-        hidden, heads = int(key("embedding_length")), int(key("attention.head_count"))
-        head_dim = int(metadata.get(f"{arch}.attention.key_length") or hidden // heads)
-        if int(metadata.get(f"{arch}.rope.dimension_count") or head_dim) != head_dim:
+        fields, prefix = Fields(metadata, name), f"{arch}."
+        hidden, heads = fields.whole(prefix + "embedding_length"), fields.whole(prefix + "attention.head_count")
+        head_dim = fields.whole(prefix + "attention.key_length", max(1, hidden // heads))
+        if fields.whole(prefix + "rope.dimension_count", head_dim) != head_dim:
             raise ModelLoadError(f"{name}: partial rotary embeddings are not supported")
-        scaling = _gguf_scaling(metadata, arch, name)
-        vocab = metadata.get(f"{arch}.vocab_size") or len(metadata.get("tokenizer.ggml.tokens", ()))
+        limit, scaling = fields.whole(prefix + "context_length", high=MOST_CONTEXT), _gguf_scaling(metadata, arch, name)
+        words = metadata.get("tokenizer.ggml.tokens")
+        vocab = fields.whole(prefix + "vocab_size", len(words) if isinstance(words, list) else 0)
         return cls(
             architecture=arch,
-            vocab_size=int(vocab),
+            vocab_size=vocab,
             hidden_size=hidden,
-            intermediate_size=int(key("feed_forward_length")),
-            num_layers=int(key("block_count")),
+            intermediate_size=fields.whole(prefix + "feed_forward_length"),
+            num_layers=fields.whole(prefix + "block_count", high=MOST_LAYERS),
             num_heads=heads,
-            num_kv_heads=int(metadata.get(f"{arch}.attention.head_count_kv") or heads),
+            num_kv_heads=fields.whole(prefix + "attention.head_count_kv", heads),
             head_dim=head_dim,
-            rms_norm_eps=float(key("attention.layer_norm_rms_epsilon")),
-            rope_theta=float(metadata.get(f"{arch}.rope.freq_base") or 10000.0),
-            max_position_embeddings=_scaled_context(int(key("context_length")), scaling),
+            rms_norm_eps=fields.number(prefix + "attention.layer_norm_rms_epsilon", high=1.0),
+            rope_theta=fields.number(prefix + "rope.freq_base", 10000.0, low=1.0),
+            max_position_embeddings=_scaled_context(limit, scaling),
             rope_scaling=scaling,
             attention_bias=arch == "qwen2",
             qk_norm=arch == "qwen3",
-            sliding_window=metadata.get(f"{arch}.attention.sliding_window") or None,
-            eos_ids=as_ids(metadata.get("tokenizer.ggml.eos_token_id")),
-            bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
+            sliding_window=fields.whole(prefix + "attention.sliding_window", 0, low=0, high=MOST_CONTEXT) or None,
+            eos_ids=fields.tokens("tokenizer.ggml.eos_token_id"),
+            bos_id=fields.token("tokenizer.ggml.bos_token_id"),
         )
-
-
-def as_ids(value: Any) -> tuple[int, ...]:
-    """An `eos_token_id` field (absent, a number, or a list) as a tuple."""
-    if value is None:
-        return ()
-    return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
 
 
 def _listed() -> str:
     return ", ".join(HF_ARCHITECTURES) + f" (config.json); {', '.join(GGUF_ARCHITECTURES)} (GGUF)"
 
 
-def _need(raw: Mapping[str, Any], key: str, name: str) -> Any:
-    value = raw.get(key)
-    if value is None:
-        raise ModelLoadError(f"{name}: the field {key!r} is missing; the file is incomplete or of another kind")
-    return value
-
-
 def _hf_architecture(raw: Mapping[str, Any], name: str) -> str:
-    declared = raw.get("architectures") or []
+    declared = Fields(raw, name).items("architectures", str, "names")
     for candidate in declared:
         if candidate in HF_ARCHITECTURES:
             return HF_ARCHITECTURES[candidate]
-    if not declared and raw.get("model_type") in HF_ARCHITECTURES.values():
+    if not declared and str(raw.get("model_type")) in HF_ARCHITECTURES.values():
         return str(raw["model_type"])
-    found = ", ".join(map(str, declared)) or f"model_type {raw.get('model_type')!r}"
+    found = ", ".join(declared)[:200] or f"model_type {brief(raw.get('model_type'))}"
     raise Unsupported(f"{name}: architecture {found} is not supported; supported: {_listed()}")
 
 
 def _refuse_unsupported(raw: Mapping[str, Any], name: str) -> None:
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
+    if quantized := Fields(raw, name).mapping("quantization_config"):
+        method = brief(quantized.get("quant_method", "unknown"))
         raise ModelLoadError(
             f"{name}: quantized safetensors ({method}) are not supported; use the unquantized checkpoint or a GGUF file"
         )
     if raw.get("hidden_act", "silu") != "silu":
-        raise Unsupported(f"{name}: hidden_act {raw['hidden_act']!r} is not supported; only 'silu' is")
+        raise Unsupported(f"{name}: hidden_act {brief(raw['hidden_act'])} is not supported; only 'silu' is")
     if raw.get("mlp_bias"):
         raise Unsupported(f"{name}: mlp_bias is not supported")
 
 
 def _hf_rope(raw: Mapping[str, Any], name: str) -> tuple[float, Mapping[str, Any] | None]:
     """(theta, scaling) from transformers 4's `rope_theta` and `rope_scaling`, or 5's `rope_parameters`."""
-    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    theta = float(rope.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0)
-    partial = rope.pop("partial_rotary_factor", None) or raw.get("partial_rotary_factor") or 1.0
+    fields = Fields(raw, name)
+    scaling = dict(fields.mapping("rope_parameters") or fields.mapping("rope_scaling"))
+    rope = Fields(scaling, f"{name}: RoPE scaling")
+    theta = rope.number("rope_theta", fields.number("rope_theta", 10000.0, low=1.0), low=1.0)
+    partial = rope.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
     if partial != 1.0:
         raise Unsupported(f"{name}: partial_rotary_factor {partial} is not supported")
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    kind = rope.text("rope_type") or rope.text("type") or "default"
     if kind in ("default", "none"):
         return theta, None
     if kind not in ROPE_TYPES:
-        raise Unsupported(f"{name}: RoPE scaling {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
-    return theta, _hf_scaling(raw, rope, str(kind), name)
+        raise Unsupported(f"{name}: RoPE scaling {kind!r:.60} is not supported; supported: {', '.join(ROPE_TYPES)}")
+    return theta, _hf_scaling(fields, rope, kind)
 
 
-def _hf_scaling(raw: Mapping[str, Any], rope: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
+def _hf_scaling(fields: Fields, rope: Fields, kind: str) -> Mapping[str, Any]:
     """A RoPE scaling in its one form, with what configs leave out filled in."""
-    rope = {k: v for k, v in rope.items() if k != "type" and v is not None}
-    rope["rope_type"] = kind
-    limit = raw.get("original_max_position_embeddings") or _need(raw, "max_position_embeddings", name)
-    original = rope.setdefault("original_max_position_embeddings", limit)
-    if kind == "yarn" and "factor" not in rope:
-        rope["factor"] = _need(raw, "max_position_embeddings", name) / original
-    for needed in ("factor", "low_freq_factor", "high_freq_factor")[: 3 if kind == "llama3" else 1]:
-        _need(rope, needed, f"{name}: RoPE scaling {kind!r}")
-    return rope
+    limit = fields.whole("max_position_embeddings", high=MOST_CONTEXT)
+    original = fields.whole("original_max_position_embeddings", limit, high=MOST_CONTEXT)
+    original = rope.whole("original_max_position_embeddings", original, high=MOST_CONTEXT)
+    scaling: dict[str, Any] = {"rope_type": kind, "original_max_position_embeddings": original}
+    scaling["factor"] = rope.number("factor", limit / original if kind == "yarn" else None, high=1e6)
+    if kind == "llama3":
+        low, high = rope.number("low_freq_factor", high=1e6), rope.number("high_freq_factor", high=1e6)
+        if low == high:
+            raise rope.wrong("high_freq_factor", "another number than low_freq_factor", high)
+        scaling |= {"low_freq_factor": low, "high_freq_factor": high}
+    if kind == "yarn":
+        numbers = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+        scaling |= {key: rope.number(key, low=-1e-9, high=1e6) for key in numbers if rope.raw.get(key) is not None}
+        scaling["truncate"] = rope.flag("truncate", True)
+    return scaling
 
 
 def _hf_experts(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    fields = Fields(raw, name)
+    key = "num_experts" if raw.get("num_experts") else "num_local_experts"
     return {
-        "num_experts": int(raw.get("num_experts") or _need(raw, "num_local_experts", name)),
-        "experts_per_token": int(_need(raw, "num_experts_per_tok", name)),
-        "expert_size": int(_need(raw, "moe_intermediate_size", name)),
-        "normalized_experts": bool(raw.get("norm_topk_prob", False)),
-        "sparse_step": int(raw.get("decoder_sparse_step") or 1),
-        "dense_layers": tuple(int(i) for i in raw.get("mlp_only_layers") or ()),
+        "num_experts": fields.whole(key, high=MOST_EXPERTS),
+        "experts_per_token": fields.whole("num_experts_per_tok", high=MOST_EXPERTS),
+        "expert_size": fields.whole("moe_intermediate_size"),
+        "normalized_experts": fields.flag("norm_topk_prob"),
+        "sparse_step": fields.whole("decoder_sparse_step", 1),
+        "dense_layers": tuple(fields.items("mlp_only_layers", int, "layers")),
     }
 
 
 def _gguf_scaling(metadata: Mapping[str, Any], arch: str, name: str) -> Mapping[str, Any] | None:
     """RoPE scaling of a GGUF file (Llama 3's is not metadata there but a tensor of factors, `rope_freqs`)."""
-    prefix = f"{arch}.rope.scaling."
-    kind = metadata.get(prefix + "type", "none")
+    fields, prefix = Fields(metadata, name), f"{arch}.rope.scaling."
+    kind = fields.text(prefix + "type", "none")
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
-        raise ModelLoadError(f"{name}: RoPE scaling {kind!r} is not supported; supported in GGUF: linear, yarn")
-    scaling = {"rope_type": kind, "factor": float(_need(metadata, prefix + "factor", name))}
-    original = metadata.get(prefix + "original_context_length") or _need(metadata, f"{arch}.context_length", name)
-    scaling["original_max_position_embeddings"] = int(original)
-    if (attention := metadata.get(prefix + "attn_factor")) is not None:
-        scaling["attention_factor"] = float(attention)
+        raise ModelLoadError(f"{name}: RoPE scaling {kind!r:.60} is not supported; supported in GGUF: linear, yarn")
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": fields.number(prefix + "factor", high=1e6)}
+    original = fields.whole(f"{arch}.context_length", high=MOST_CONTEXT)
+    original = fields.whole(prefix + "original_context_length", original, high=MOST_CONTEXT)
+    scaling["original_max_position_embeddings"] = original
+    if metadata.get(prefix + "attn_factor") is not None:
+        scaling["attention_factor"] = fields.number(prefix + "attn_factor", high=1e6)
     return scaling
 
 

@@ -23,6 +23,8 @@ from tokenizers import Tokenizer
 
 from .checkpoint import Checkpoint, end_ids
 from .config import ModelConfig
+from .fields import Fields
+from .shapes import check_tensors
 from .shards import ShardedTensors, read_header
 from .store import replace_file
 
@@ -63,15 +65,17 @@ def _convert(path: Path) -> Checkpoint:
     tensors = dict(file.tensors())
     config = dataclasses.replace(config, tie_word_embeddings="lm_head.weight" not in tensors)
     tokenizer = build_tokenizer(file.metadata, str(path))
-    eot = file.metadata.get("tokenizer.ggml.eot_token_id")
+    fields = Fields(file.metadata, str(path))
+    check_tensors(config, {key: (tuple(t.shape), t.dtype) for key, t in tensors.items()}, str(path))
+    eot = fields.token("tokenizer.ggml.eot_token_id")
     return Checkpoint(
         name=str(path),
         config=config,
         tensors=tensors,
         tokenizer=tokenizer,
-        chat_template=file.metadata.get("tokenizer.chat_template"),
+        chat_template=fields.text("tokenizer.chat_template"),
         bos_id=config.bos_id,
-        eos_ids=end_ids(tokenizer, config.eos_ids if eot is None else (*config.eos_ids, int(eot))),
+        eos_ids=end_ids(tokenizer, config.eos_ids if eot is None else (*config.eos_ids, eot)),
         add_bos=config.bos_id is not None and adds_bos(file.metadata),
     )
 

@@ -6,6 +6,8 @@ itself and the block formats are the `gguf` package's. Knows nothing of tokenize
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import numpy as np
 import torch
 
 from .....lang.errors import ModelLoadError
+from .fields import Fields, brief, first_line, without_overlap
 
 MAGIC = b"GGUF"
+LONGEST_NAME = 256
 
 _TOP = {
     "token_embd": "model.embed_tokens",
@@ -58,6 +62,8 @@ class GGUFFile:
             yield name, self._permuted(name, self._dequantised(raw))
 
     def _hf_name(self, name: str) -> str:
+        if len(name) > LONGEST_NAME:
+            raise ModelLoadError(f"{self.path}: a tensor has a name of {len(name)} characters, {brief(name)}")
         stem, _, kind = name.rpartition(".")
         if stem in _TOP:
             return f"{_TOP[stem]}.{kind}"
@@ -70,13 +76,18 @@ class GGUFFile:
         from gguf.quants import dequantize
 
         try:
-            values = dequantize(raw.data, raw.tensor_type)
+            with np.errstate(all="ignore"):  # a damaged block may hold any numbers
+                values = dequantize(raw.data, raw.tensor_type)
         except NotImplementedError as error:
             raise ModelLoadError(
                 f"{self.path}: tensor {raw.name!r} has type {raw.tensor_type.name}, which is not supported; "
                 "use a file in F16, Q8_0, Q4_K_M or another common type"
             ) from error
+        except (ValueError, TypeError, IndexError) as error:
+            raise ModelLoadError(f"{self.path}: tensor {raw.name!r} cannot be read ({first_line(error)})") from error
         shape = tuple(int(n) for n in reversed(raw.shape))
+        if math.prod(shape) != values.size:
+            raise ModelLoadError(f"{self.path}: tensor {raw.name!r} of shape {shape} has {values.size} numbers")
         # A copy: the file's own mapping is read-only, and must be free to be closed.
         return torch.from_numpy(np.array(values, dtype=np.float32).reshape(shape))
 
@@ -86,19 +97,32 @@ class GGUFFile:
         projection = name.rsplit(".", 2)[-2]
         if arch not in ("llama", "mistral") or projection not in ("q_proj", "k_proj"):
             return tensor
-        heads = int(self.metadata[f"{arch}.attention.head_count"])
+        fields = Fields(self.metadata, str(self.path))
+        heads = fields.whole(f"{arch}.attention.head_count")
         if projection == "k_proj":
-            heads = int(self.metadata.get(f"{arch}.attention.head_count_kv") or heads)
+            heads = fields.whole(f"{arch}.attention.head_count_kv", heads)
+        if not tensor.ndim or tensor.shape[0] % (2 * heads):
+            raise ModelLoadError(
+                f"{self.path}: tensor {name!r} has shape {tuple(tensor.shape)}, which is not for {heads} heads"
+            )
         half, rest = tensor.shape[0] // heads // 2, tensor.shape[1:]
         return tensor.reshape(heads, half, 2, *rest).transpose(1, 2).reshape(tensor.shape).contiguous()
 
 
 def _open(path: Path) -> Any:
     """A `gguf.GGUFReader`, after the checks that make its failures understandable."""
+    size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(4)
+        head, counts = file.read(4), file.read(20)
     if head != MAGIC:
         raise ModelLoadError(f"{path}: not a GGUF file (it begins with {head!r}, not {MAGIC!r})")
+    if len(counts) == 20:
+        version, tensors, fields = struct.unpack("<IQQ", counts)
+        if version < 1 << 16 and max(tensors, fields) > size:  # of a file in the other byte order, it is larger
+            raise ModelLoadError(
+                f"{path}: the GGUF file has {size} bytes and says that it holds {tensors} tensors and {fields} fields; "
+                "download it again"
+            )
     from gguf import GGUFReader
 
     try:
@@ -107,8 +131,10 @@ def _open(path: Path) -> Any:
         raise ModelLoadError(
             f"{path}: the GGUF file is truncated or damaged ({type(error).__name__}: {error}); download it again"
         ) from error
-    size = path.stat().st_size
     end = max((int(t.data_offset) + int(t.n_bytes) for t in reader.tensors), default=0)
     if end > size:
         raise ModelLoadError(f"{path}: the GGUF file is truncated ({size} bytes of {end}); download it again")
+    places = ((int(t.data_offset), int(t.data_offset) + int(t.n_bytes), str(t.name)) for t in reader.tensors)
+    if (over := without_overlap(places)) is not None:
+        raise ModelLoadError(f"{path}: the bytes of tensor {brief(over)} are another tensor's too; download it again")
     return reader

@@ -13,7 +13,10 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from .....lang.errors import ModelLoadError
+from .fields import Fields, brief, contained
 
+LONGEST_TOKEN = 1024
+"""Characters; each place where a SentencePiece token may be split is looked at."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 _LLAMA3_WORDS = (
@@ -47,17 +50,20 @@ PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
 
 def build_tokenizer(metadata: Mapping[str, Any], name: str) -> Tokenizer:
     """Build the tokenizer; `name` is the file, for messages."""
-    kind = metadata.get("tokenizer.ggml.model")
-    tokens = metadata.get("tokenizer.ggml.tokens")
+    fields = Fields(metadata, name)
+    kind = fields.text("tokenizer.ggml.model")
+    tokens = fields.items("tokenizer.ggml.tokens", str, "texts")
+    types = fields.items("tokenizer.ggml.token_type", int, "numbers") or [NORMAL] * len(tokens)
+    if (longest := max(map(len, tokens), default=0)) > LONGEST_TOKEN:
+        raise ModelLoadError(f"{name}: the field 'tokenizer.ggml.tokens' has a token of {longest} characters")
     if not tokens:
         raise ModelLoadError(f"{name}: the file has no tokenizer (tokenizer.ggml.tokens); use a complete GGUF file")
     if kind == "gpt2":
-        tokenizer = _byte_level(metadata, tokens, name)
+        tokenizer = contained(lambda: _byte_level(fields, tokens), name, "its tokenizer cannot be built")
     elif kind == "llama":
-        tokenizer = _sentence_piece(metadata, tokens, name)
+        tokenizer = contained(lambda: _sentence_piece(fields, tokens), name, "its tokenizer cannot be built")
     else:
-        raise ModelLoadError(f"{name}: tokenizer model {kind!r} is not supported; supported: gpt2, llama")
-    types = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
+        raise ModelLoadError(f"{name}: tokenizer model {brief(kind)} is not supported; supported: gpt2, llama")
     _add(tokenizer, [(t, k) for t, k in zip(tokens, types) if k in (CONTROL, USER_DEFINED)])
     return tokenizer
 
@@ -68,11 +74,12 @@ def adds_bos(metadata: Mapping[str, Any]) -> bool:
     return bool(metadata.get("tokenizer.ggml.add_bos_token", silent))
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str], name: str) -> Tokenizer:
-    pre = metadata.get("tokenizer.ggml.pre", "default")
+def _byte_level(fields: Fields, tokens: list[str]) -> Tokenizer:
+    pre = fields.text("tokenizer.ggml.pre") or "default"
     if pre not in PRE_TOKENIZERS:
-        raise ModelLoadError(f"{name}: pre-tokenizer {pre!r} is not supported; supported: {', '.join(PRE_TOKENIZERS)}")
-    merges = [_pair(merge) for merge in metadata.get("tokenizer.ggml.merges", ())]
+        known = ", ".join(PRE_TOKENIZERS)
+        raise ModelLoadError(f"{fields.name}: pre-tokenizer {brief(pre)} is not supported; supported: {known}")
+    merges = [_pair(merge) for merge in fields.items("tokenizer.ggml.merges", str, "texts")]
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe"))
     if pre == "qwen2":
@@ -87,17 +94,20 @@ def _pair(merge: str) -> tuple[str, str]:
     return left, right
 
 
-def _sentence_piece(metadata: Mapping[str, Any], tokens: list[str], name: str) -> Tokenizer:
-    scores = metadata.get("tokenizer.ggml.scores")
-    if not scores:
-        raise ModelLoadError(f"{name}: a 'llama' tokenizer needs tokenizer.ggml.scores, which the file lacks")
+def _sentence_piece(fields: Fields, tokens: list[str]) -> Tokenizer:
+    scores = fields.items("tokenizer.ggml.scores", (int, float), "numbers")
+    if len(scores) != len(tokens):
+        raise ModelLoadError(
+            f"{fields.name}: a 'llama' tokenizer needs tokenizer.ggml.scores, one for each of its {len(tokens)} tokens, "
+            f"and has {len(scores)}"
+        )
     vocab = {token: i for i, token in enumerate(tokens)}
-    unknown = tokens[int(metadata.get("tokenizer.ggml.unknown_token_id", 0))]
+    unknown = tokens[fields.whole("tokenizer.ggml.unknown_token_id", 0, low=0, high=len(tokens) - 1)]
     model = models.BPE(
         vocab=vocab, merges=_merges_by_score(vocab, scores), unk_token=unknown, fuse_unk=True, byte_fallback=True
     )
     tokenizer = Tokenizer(model)
-    prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+    prefix = fields.flag("tokenizer.ggml.add_space_prefix", True)
     spaces = normalizers.Replace(" ", "▁")
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]

@@ -7,19 +7,19 @@ Knows nothing of model code. transformers is never imported here (it takes secon
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
 from .....lang.errors import ModelLoadError, OptionError, suggest
 from .checkpoint import Checkpoint, Described, Foreign, end_ids
-from .config import ModelConfig, Unsupported, as_ids
+from .config import ModelConfig, Unsupported
 from .converted import load_converted
 from .dummy import DummyTensors, byte_tokenizer
+from .fields import Fields, brief, check_sizes, contained, first_line, read_json, read_text
+from .shapes import check_tensors
 from .shards import ShardedTensors, read_header
 from .store import default_model_path
 
@@ -44,7 +44,7 @@ def load_checkpoint(model_path: str | Path | None, load_format: str, cache: Path
     if is_gguf:
         return load_converted(path, cache)
     file = _config_file(path)
-    config = ModelConfig.from_hf(_read_json(file), str(file))
+    config = ModelConfig.from_hf(read_json(file), str(file))
     if config.num_experts:
         raise Unsupported(f"{file}: {_EXPERTS}")
     return _load_family(file, config, dummy=load_format == "dummy")
@@ -59,7 +59,7 @@ def load_any(model_path: str | Path | None, load_format: str, cache: Path) -> Ch
     if is_gguf:
         return load_converted(path, cache)
     file, dummy = _config_file(path), load_format == "dummy"
-    raw = _read_json(file)
+    raw = read_json(file)
     try:
         config = ModelConfig.from_hf(raw, str(file))
     except Unsupported as error:
@@ -129,7 +129,7 @@ def _only_gguf(path: Path) -> Path:
 
 
 def _load_family(file: Path, config: ModelConfig, dummy: bool) -> Checkpoint:
-    tensors: Mapping[str, torch.Tensor]
+    tensors: DummyTensors | ShardedTensors
     if dummy:
         tensors = DummyTensors(config)
     else:
@@ -139,14 +139,17 @@ def _load_family(file: Path, config: ModelConfig, dummy: bool) -> Checkpoint:
                 f"{file.parent}: the tensor 'lm_head.weight' is missing and config.json does not tie it to the "
                 "embeddings"
             )
+        check_tensors(config, {name: (p.shape, p.dtype) for name, p in tensors.places.items()}, str(file.parent))
     described = _describe(file, config.vocab_size, config.eos_ids, config.bos_id, dummy)
     return Checkpoint(config=config, tensors=tensors, **vars(described))
 
 
 def _load_foreign(file: Path, raw: Mapping[str, Any], reason: str, dummy: bool) -> Foreign:
-    fields = {**(raw.get("text_config") or {}), **raw}  # a model that also sees describes its text apart
-    vocab_size, eos_ids = int(fields.get("vocab_size") or 0), as_ids(fields.get("eos_token_id"))
-    described = _describe(file, vocab_size, eos_ids, fields.get("bos_token_id"), dummy)
+    check_sizes(raw, str(file))
+    text = Fields(raw, str(file)).mapping("text_config")
+    fields = Fields({**text, **raw}, str(file))  # a model that also sees describes its text apart
+    vocab_size, eos_ids = fields.whole("vocab_size", 0, low=0), fields.tokens("eos_token_id")
+    described = _describe(file, vocab_size, eos_ids, fields.token("bos_token_id"), dummy)
     path = file.parent if file.name == "config.json" else file
     return Foreign(path=path, reason=reason, dummy=dummy, **vars(described))
 
@@ -161,20 +164,23 @@ def _describe(file: Path, vocab_size: int, eos_ids: tuple[int, ...], bos_id: int
             add_bos=False,
         )  # fmt: skip
     tokenizer = _read_tokenizer(folder)
-    settings = _read_json(folder / "tokenizer_config.json", optional=True)
-    generation = _read_json(folder / "generation_config.json", optional=True)
-    named_bos = _token_id(tokenizer, settings.get("bos_token"))
+    settings = read_json(folder / "tokenizer_config.json", optional=True)
+    generation = read_json(folder / "generation_config.json", optional=True)
+    said = Fields(settings, str(folder / "tokenizer_config.json"))
+    ends = Fields(generation, str(folder / "generation_config.json")).tokens("eos_token_id")
+    named_bos = _token_id(tokenizer, said, "bos_token")
     if named_bos is None and "bos_token" not in settings:
         named_bos = bos_id
-    named_eos = _token_id(tokenizer, settings.get("eos_token"))
+    named_eos = _token_id(tokenizer, said, "eos_token")
     # What the tokenizer itself puts before text is what the model was trained with; settings only repeat it.
-    begins = tokenizer.encode("a", add_special_tokens=True).ids[:1]
+    file = folder / "tokenizer.json"
+    begins = contained(lambda: tokenizer.encode("a", add_special_tokens=True).ids[:1], file, "cannot encode a text")
     return Described(
         name=str(folder),
         tokenizer=tokenizer,
         chat_template=_chat_template(folder, settings),
         bos_id=named_bos,
-        eos_ids=end_ids(tokenizer, [*eos_ids, *as_ids(generation.get("eos_token_id")), *as_ids(named_eos)]),
+        eos_ids=end_ids(tokenizer, [*eos_ids, *ends, *(() if named_eos is None else (named_eos,))]),
         add_bos=named_bos is not None and (begins == [named_bos] or settings.get("add_bos_token") is True),
     )
 
@@ -182,30 +188,22 @@ def _describe(file: Path, vocab_size: int, eos_ids: tuple[int, ...], bos_id: int
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several named ones: the default is the one for plain chat
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template
+        return read_text(file)
+    said = Fields(settings, str(folder / "tokenizer_config.json"))
+    if not isinstance(settings.get("chat_template"), list):
+        return said.text("chat_template")
+    for entry in said.items("chat_template", dict, "templates"):  # several named ones: this is the one for plain chat
+        named = Fields(entry, f"{said.name}: chat_template")
+        if named.text("name") == "default":
+            return named.text("template")
+    return None
 
 
-def _token_id(tokenizer: Tokenizer, token: Any) -> int | None:
-    content = token.get("content") if isinstance(token, dict) else token
+def _token_id(tokenizer: Tokenizer, said: Fields, key: str) -> int | None:
+    if isinstance(said.raw.get(key), dict):
+        said, key = Fields(said.raw[key], f"{said.name}: {key}"), "content"
+    content = said.text(key)
     return None if content is None else tokenizer.token_to_id(content)
-
-
-def _read_json(file: Path, optional: bool = False) -> dict[str, Any]:
-    if not file.is_file():
-        if optional:
-            return {}
-        raise ModelLoadError(f"{file}: no such file; a model folder has config.json, tokenizer.json and *.safetensors")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadError(f"{file}: not valid JSON ({error}); download the file again") from error
-    if not isinstance(value, dict):
-        raise ModelLoadError(f"{file}: expected a JSON object")
-    return value
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
@@ -215,12 +213,10 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
             f"{file}: no such file. Write it once with transformers: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the tokenizers package raises bare Exception
-        raise ModelLoadError(f"{file}: cannot be read as a tokenizer ({first_line(error)})") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    read_text(file)  # an endless file, and one that is not UTF-8, do not get as far as the package
+    tokenizer: Tokenizer = contained(lambda: Tokenizer.from_file(str(file)), file, "cannot be read as a tokenizer")
+    contained(tokenizer.no_truncation, file, "cannot be read as a tokenizer")
+    contained(tokenizer.no_padding, file, "cannot be read as a tokenizer")
     return tokenizer
 
 
@@ -232,11 +228,16 @@ def _read_safetensors(folder: Path) -> ShardedTensors:
         if not single.is_file():
             raise ModelLoadError(f"{single}: no such file (nor an index of shards); only safetensors weights are read")
         return ShardedTensors(read_header(single))
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise ModelLoadError(f"{index}: has no 'weight_map'; download the file again")
     headers = {}
     for shard in sorted(set(weight_map.values())):
+        # A name must not lead out of the folder. A file of it may be a link: the hub's own cache is made of links.
+        if shard != Path(shard).name or len(shard) > 255 or {"/", "\\", "\0"} & set(shard):
+            raise ModelLoadError(
+                f"{index}: 'weight_map' names the shard {brief(shard)}; it must be a file of the same folder"
+            )
         if not (folder / shard).is_file():
             raise ModelLoadError(f"{folder / shard}: this shard is missing; download the model again")
         headers[shard] = read_header(folder / shard)
@@ -246,8 +247,3 @@ def _read_safetensors(folder: Path) -> ShardedTensors:
             raise ModelLoadError(f"{folder / shard}: lacks the tensor {name!r} that {index.name} says it has")
         places[name] = headers[shard][name]
     return ShardedTensors(places)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,9 +6,11 @@ Owns: the list, in the order in which made-up weights are drawn. Knows nothing o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
 import torch
 
+from .....lang.errors import ModelLoadError
 from .config import ModelConfig
 
 Shape = tuple[int, ...]
@@ -16,16 +18,35 @@ Shape = tuple[int, ...]
 
 def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
     """The shape of every tensor, by its name in HF checkpoints."""
+    return dict(_tensor_shapes(config))
+
+
+def _tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
     hidden = config.hidden_size
-    shapes: dict[str, Shape] = {
-        "model.embed_tokens.weight": (config.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
-    }
+    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    yield "model.norm.weight", (hidden,)
     if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+        yield "lm_head.weight", (config.vocab_size, hidden)
     for i in range(config.num_layers):
-        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in _layer_shapes(config, i).items()}
-    return shapes
+        yield from ((f"model.layers.{i}.{name}", shape) for name, shape in _layer_shapes(config, i).items())
+
+
+def check_tensors(config: ModelConfig, found: Mapping[str, tuple[Shape, torch.dtype]], name: str) -> None:
+    """Compare what a config says with the tensors that are there, before anything is allocated.
+
+    Raises `ModelLoadError` for a tensor that is missing, has another shape, or holds no floats.
+    """
+    for tensor, shape in _tensor_shapes(config):
+        there, dtype = found.get(tensor, (None, None))
+        if there is None or dtype is None:
+            raise ModelLoadError(f"{name}: the tensor {tensor!r} is missing; the checkpoint is incomplete")
+        if there != shape:
+            raise ModelLoadError(
+                f"{name}: {tensor!r} has shape {there}, but the config says {shape}; config and weights are of "
+                "different models"
+            )
+        if not dtype.is_floating_point:
+            raise ModelLoadError(f"{name}: {tensor!r} has type {dtype}; weights are floats")
 
 
 def parameter_count(config: ModelConfig) -> int:

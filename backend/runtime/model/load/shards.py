@@ -7,7 +7,6 @@ Invariant: a shard that could be opened holds every byte its header promises.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import torch
 
 from .....lang.errors import ModelLoadError
 from .fetch import Fetch, TensorPlace
+from .fields import parse_json, without_overlap
 from .weights import Converted, Supply, Tensors
 
 _DTYPES = {
@@ -37,6 +37,7 @@ _DTYPES = {
 }
 _HEADER_BYTES = 100_000_000
 """Longest header, the format's own limit."""
+_MOST_SIDES = 16
 
 
 class ShardedTensors(Tensors):
@@ -85,7 +86,11 @@ def read_header(file: Path) -> dict[str, TensorPlace]:
     try:
         section, header = _open(file)
         header.pop("__metadata__", None)
-        return {name: _place(section, name, entry) for name, entry in header.items()}
+        places = {name: _place(section, name, entry) for name, entry in header.items()}
+        ends = [(p.start, p.start + math.prod(p.shape) * p.dtype.itemsize, name) for name, p in places.items()]
+        if (over := without_overlap(ends)) is not None:
+            raise ValueError(f"the bytes of {over!r:.200} are another tensor's too")
+        return places
     except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadError(f"{file}: truncated or damaged ({error}); download it again") from error
 
@@ -96,7 +101,7 @@ def _open(file: Path) -> tuple[_Section, dict[str, Any]]:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or not 2 <= length <= min(size - 8, _HEADER_BYTES):
             raise ValueError(f"a header of {length} bytes in a file of {size}")
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length))
     if not isinstance(header, dict):
         raise ValueError("the header is not a JSON object")
     return _Section(file, 8 + length, size - 8 - length), header
@@ -110,7 +115,7 @@ def _place(section: _Section, name: str, entry: Any) -> TensorPlace:
             raise ValueError(f"the header's entry of {name!r} is not understood")
     if kind not in _DTYPES:
         raise ModelLoadError(f"{section.file}: the tensor {name!r} has type {kind}, which is not supported")
-    if not all(isinstance(n, int) and n >= 0 for n in shape):
+    if not all(type(n) is int and 0 <= n <= section.size for n in shape) or len(shape) > _MOST_SIDES:
         raise ValueError(f"{name!r} has shape {shape}")
     if end - begin != math.prod(shape) * _DTYPES[kind].itemsize or begin < 0:
         raise ValueError(f"{name!r} of shape {shape} and type {kind} lies at bytes {begin} to {end}")
