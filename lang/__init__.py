@@ -9,6 +9,7 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     choices.py      how a select decides
     constraint.py   what generated text must be: regex, json_schema, schema, choice, ebnf, lark
     chat.py         chat templates
+    sandbox.py      running a template, with bounds on time and size
     conversation.py conversations rendered turn by turn
     json_text.py    an incremental reader of JSON text
     errors.py       the typed errors of all rooms

@@ -5,7 +5,6 @@ Knows nothing of tokens, of models, or of turns: `conversation.py` renders a con
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .errors import OptionError
+from .sandbox import bounded_render, bounded_template
 
 if TYPE_CHECKING:
     import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Message = Mapping[str, Any]
 
@@ -62,7 +61,7 @@ class ChatTemplate:
             The text.
 
         Raises:
-            OptionError: the template refuses or fails, in its own words.
+            OptionError: the template refuses or fails, in its own words, or it takes too much time or memory.
 
         Example:
             >>> import sgl
@@ -72,15 +71,19 @@ class ChatTemplate:
         """
         import jinja2
 
+        template = self._compiled
         try:
-            return self._compiled.render(
+            return bounded_render(
+                template,
                 messages=list(messages),
                 add_generation_prompt=add_generation_prompt,
                 **{"bos_token": self.bos_token, "eos_token": self.eos_token, **kwargs},
             )
         except jinja2.TemplateError as error:
             raise OptionError(f"{self.name}: {error.message or error}") from error
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except (
+            TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+        ) as error:  # fmt: skip
             raise OptionError(f"{self.name}: the template failed: {type(error).__name__}: {error}") from error
 
     @cached_property
@@ -88,9 +91,11 @@ class ChatTemplate:
         import jinja2
 
         try:
-            return _environment().from_string(self.source)
+            return bounded_template(self.source, clock(None))
         except jinja2.TemplateSyntaxError as error:
             raise OptionError(f"{self.name}: not a jinja template: {error.message} (line {error.lineno})") from error
+        except (jinja2.TemplateError, RecursionError, MemoryError, ArithmeticError, ValueError, TypeError) as error:
+            raise OptionError(f"{self.name}: the template cannot be read: {type(error).__name__}: {error}") from error
 
     @cached_property
     def prints(self) -> TemplatePrints:
@@ -99,37 +104,6 @@ class ChatTemplate:
 
     def __getstate__(self) -> dict[str, Any]:  # a compiled template cannot be pickled, and marks are a process's own
         return {name: value for name, value in self.__dict__.items() if name not in ("_compiled", "prints")}
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as `transformers` sets it up for chat templates: a template is foreign code, so it runs in the sandbox."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class GenerationTag(Extension):
-        """`{% generation %} ... {% endgeneration %}` marks text for training; here it prints its body."""
-
-        tags = {"generation"}  # noqa: RUF012 (jinja's own interface)
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = clock(None)
-    return environment
 
 
 def clock(at: datetime | None) -> Callable[[str], str]:

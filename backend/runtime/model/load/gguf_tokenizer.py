@@ -98,8 +98,8 @@ def _sentence_piece(fields: Fields, tokens: list[str]) -> Tokenizer:
     scores = fields.items("tokenizer.ggml.scores", (int, float), "numbers")
     if len(scores) != len(tokens):
         raise ModelLoadError(
-            f"{fields.name}: a 'llama' tokenizer needs tokenizer.ggml.scores, one for each of its {len(tokens)} tokens, "
-            f"and has {len(scores)}"
+            f"{fields.name}: a 'llama' tokenizer needs tokenizer.ggml.scores, one for each of {len(tokens)} tokens, "
+            f"and the file has {len(scores)}"
         )
     vocab = {token: i for i, token in enumerate(tokens)}
     unknown = tokens[fields.whole("tokenizer.ggml.unknown_token_id", 0, low=0, high=len(tokens) - 1)]
