@@ -115,7 +115,8 @@ class ModelConfig:
         # Qwen configs carry a window they do not use unless this switch is on.
         if architecture.startswith("qwen") and not fields.flag("use_sliding_window"):
             window = None
-        return cls(
+        return _made(
+            name,
             architecture=architecture,
             vocab_size=fields.whole("vocab_size"),
             hidden_size=hidden,
@@ -155,7 +156,8 @@ class ModelConfig:
         limit, scaling = fields.whole(prefix + "context_length", high=MOST_CONTEXT), _gguf_scaling(metadata, arch, name)
         words = metadata.get("tokenizer.ggml.tokens")
         vocab = fields.whole(prefix + "vocab_size", len(words) if isinstance(words, list) else 0)
-        return cls(
+        return _made(
+            name,
             architecture=arch,
             vocab_size=vocab,
             hidden_size=hidden,
@@ -174,6 +176,14 @@ class ModelConfig:
             eos_ids=fields.tokens("tokenizer.ggml.eos_token_id"),
             bos_id=fields.token("tokenizer.ggml.bos_token_id"),
         )
+
+
+def _made(name: str, **values: Any) -> ModelConfig:
+    """Make a config. Raises `ModelLoadError` that names the file for sizes that do not fit each other."""
+    try:
+        return ModelConfig(**values)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{name}: {error}") from None
 
 
 def _listed() -> str:

@@ -234,7 +234,7 @@ def _read_safetensors(folder: Path) -> ShardedTensors:
     headers = {}
     for shard in sorted(set(weight_map.values())):
         # A name must not lead out of the folder. A file of it may be a link: the hub's own cache is made of links.
-        if shard != Path(shard).name or len(shard) > 255 or {"/", "\\", "\0"} & set(shard):
+        if shard in ("", "..") or shard != Path(shard).name or len(shard) > 255 or {"/", "\\", "\0"} & set(shard):
             raise ModelLoadError(
                 f"{index}: 'weight_map' names the shard {brief(shard)}; it must be a file of the same folder"
             )
