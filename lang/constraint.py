@@ -302,6 +302,7 @@ def check_choices(where: str, choices: object) -> tuple[str, ...]:
             raise ConstraintError(f"{where}: choice {i} is {choice!r:.60}; every choice must be a string")
         if not choice:
             raise ConstraintError(f"{where}: choice {i} is the empty string, which no token can spell")
+        _refuse_surrogate(f"{where}: choice {i}", choice)
     if len(set(found)) < len(found):
         twice = next(c for i, c in enumerate(found) if c in found[:i])
         raise ConstraintError(f"{where}: choice {twice!r} is listed twice; remove one")
@@ -371,16 +372,24 @@ def _text(what: str, value: object) -> str:
         raise ConstraintError(f"{what} must be a string, got {value!r:.80}")
     if not value.strip():
         raise ConstraintError(f"{what} is empty; nothing could be generated")
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise ConstraintError(f"{what} has a lone surrogate, which no token can spell")
+    _refuse_surrogate(what, value)
     if "\0" in value:
         raise ConstraintError(f"{what} has a NUL character at position {value.index(chr(0))}, which no token can spell")
     return value
 
 
+def _refuse_surrogate(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConstraintError(f"{what} has a lone surrogate {text[error.start]!r}, which no token can spell") from None
+
+
 def _operand(value: object) -> Constraint | None:
     if isinstance(value, Constraint):
         return value
+    if isinstance(value, str):
+        _refuse_surrogate("a text joined to a constraint", value)
     return Exactly(value) if isinstance(value, str) else None
 
 

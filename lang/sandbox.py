@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,11 +53,17 @@ _WIDENING = {
 _WIDENING_METHODS = {"ljust", "rjust", "center", "zfill", "expandtabs", "to_bytes"}
 
 
-class _Work(threading.local):
-    """What one rendering has used; a thread renders one template at a time."""
+class _Work:
+    """What one rendering has used."""
 
-    deadline = float("inf")
-    steps = 0
+    __slots__ = ("deadline", "steps")
+
+    def __init__(self) -> None:
+        self.deadline = time.monotonic() + RENDER_SECONDS
+        self.steps = 0
+
+
+_working: ContextVar[_Work | None] = ContextVar("sgl_rendering", default=None)
 
 
 def bounded_template(source: str, strftime: Callable[[str], str]) -> jinja2.Template:
@@ -66,17 +72,17 @@ def bounded_template(source: str, strftime: Callable[[str], str]) -> jinja2.Temp
 
     if len(source) > LONGEST_SOURCE:
         raise TemplateError(f"it has {len(source)} characters; at most {LONGEST_SOURCE} are read")
-    return _environment(strftime).from_string(source)
+    template: jinja2.Template = _environment(strftime).from_string(source)
+    return template
 
 
 def bounded_render(template: jinja2.Template, **variables: Any) -> str:
     """Render a template within the bounds. Raises Jinja's errors, and those of the template's own operations."""
-    work: _Work = template.environment.work  # type: ignore[attr-defined]
-    work.deadline, work.steps = time.monotonic() + RENDER_SECONDS, 0
+    before = _working.set(_Work())
     try:
         return template.render(**variables)
     finally:
-        work.deadline = float("inf")
+        _working.reset(before)
 
 
 def _environment(strftime: Callable[[str], str]) -> Any:
@@ -87,12 +93,13 @@ def _environment(strftime: Callable[[str], str]) -> Any:
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    work = _Work()
-
     def refuse(what: str) -> None:
         raise TemplateError(f"the template {what}")
 
     def check() -> None:
+        work = _working.get()
+        if work is None:
+            return  # Jinja computes constants when it reads a template
         work.steps = steps = work.steps + 1
         if steps > MOST_STEPS:
             refuse(f"makes more than {MOST_STEPS} steps")
@@ -217,7 +224,7 @@ def _environment(strftime: Callable[[str], str]) -> Any:
                 refuse("formats a wide field")
             return super().call_binop(context, operator, left, right)
 
-        def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
             check()
             owner = getattr(function, "__self__", None)
             if isinstance(owner, (str, int)):
@@ -244,7 +251,6 @@ def _environment(strftime: Callable[[str], str]) -> Any:
     environment.filters = {name: guarded(name, func) for name, func in environment.filters.items() if name != "urlize"}
     environment.steps_of = steps_of
     environment.concat, environment.joined = printed, joined
-    environment.work = work
     environment.globals.pop("lipsum", None)  # texts of any length
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = strftime_now

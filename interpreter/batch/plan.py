@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from ...lang.errors import OptionError, ProgramTimeout
+from ...lang.sampling import shown
 
 MAX_THREADS = 64
 """Bodies at a time for `num_threads="auto"`. A body that has returned needs no thread."""
@@ -44,8 +45,10 @@ class BatchPlan:
             if not isinstance(value, bool):
                 raise OptionError(f"{where}: {name} must be True or False, got {value!r:.60}")
         number = isinstance(batch_timeout, (int, float)) and not isinstance(batch_timeout, bool)
-        if batch_timeout is not None and not (number and batch_timeout > 0):
-            raise OptionError(f"{where}: batch_timeout must be a number of seconds above 0, got {batch_timeout!r:.60}")
+        if batch_timeout is not None and not (number and 0 < batch_timeout <= 1e9):
+            raise OptionError(
+                f"{where}: batch_timeout must be a number of seconds above 0 and up to 1e9, got {shown(batch_timeout)}"
+            )
         self.where = where
         self.window: float = self.in_flight * 4 if windowed else float("inf")
         self.progress, self.keep, self.ordered = progress, on_error == "keep", ordered

@@ -74,17 +74,19 @@ def written(node: PatternNode) -> str:
         seen = written(sequence(parts[1:])) if parts[:1] == (ANY_TEXT,) else rf"\A(?:{written(inner)})"
         return f"(?<{sign}{seen})"
     if isinstance(node, Concat):
-        # an atomic group of one character means the same, and is joined to no literal
-        cut = [
-            i >= _LITERAL_PARTS and i % _LITERAL_PARTS == 0 and isinstance(p, Chars) for i, p in enumerate(node.parts)
-        ]
-        return "".join(f"(?{'>' if at else ':'}{written(part)})" for part, at in zip(node.parts, cut))
+        return _sequence(node)
     if isinstance(node, Alt):
         return "|".join(f"(?:{written(part)})" for part in node.parts)
     if isinstance(node, Repeat):
         high = "" if node.high is None else node.high
         return f"(?:{written(node.node)}){{{node.low},{high}}}"
     return _set(node)
+
+
+def _sequence(node: Concat) -> str:
+    """Write the parts one after the other. An atomic group of one character means the same, and joins no literal."""
+    cut = {i for i in range(_LITERAL_PARTS, len(node.parts), _LITERAL_PARTS) if isinstance(node.parts[i], Chars)}
+    return "".join(f"(?{'>' if i in cut else ':'}{written(part)})" for i, part in enumerate(node.parts))
 
 
 def _set(node: PatternNode) -> str:

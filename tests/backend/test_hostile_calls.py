@@ -252,3 +252,81 @@ def test_scores_of_minus_infinity_are_never_drawn(runtime: Runtime) -> None:
         chosen = branch.score(ScoreRequest(("a", "b"), method, 1.0))  # type: ignore[arg-type]
         runtime.wait(chosen)
         assert chosen.value().text == "b"
+
+
+# ------------------------------------------------------------------------------------------------ lone surrogates
+def said(program: Any, runtime: Runtime) -> Any:
+    return sgl.function(program).run(backend=runtime).text()
+
+
+def in_text(s: Any) -> None:
+    s += "x\ud800" + sgl.gen("a", max_tokens=2)
+
+
+def in_a_role(s: Any) -> None:
+    s += sgl.user("x\ud800")
+    s += sgl.assistant(sgl.gen("a", max_tokens=2))
+
+
+def in_a_choice(s: Any) -> None:
+    s += "x" + sgl.select("a", ["a", "\ud800"])
+
+
+def in_a_choice_constraint(s: Any) -> None:
+    s += "x" + sgl.gen("a", constraint=sgl.choice(["a", "\ud800"]))
+
+
+def in_a_joined_text(s: Any) -> None:
+    s += "x" + sgl.gen("a", constraint=sgl.regex("a") + "\ud800")
+
+
+def in_a_regex(s: Any) -> None:
+    s += "x" + sgl.gen("a", regex="a\ud800")
+
+
+def in_a_key(s: Any) -> None:
+    s += "x" + sgl.gen("a", json_schema={"properties": {"\ud800": {}}})
+
+
+def in_an_enum(s: Any) -> None:
+    s += "x" + sgl.gen("a", json_schema='{"enum": ["\\\\ud800"]}'.replace("\\\\", "\\"))
+
+
+PLACES = [
+    (in_text, "gen"), (in_a_role, "gen"), (in_a_choice, "select"), (in_a_choice_constraint, "choice 1"),
+    (in_a_joined_text, "joined"), (in_a_regex, "regex"), (in_a_key, "schema"), (in_an_enum, "schema"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("program", "place"), PLACES, ids=lambda value: getattr(value, "__name__", value))
+def test_a_lone_surrogate_is_named_with_its_place(runtime: Runtime, program: Any, place: str) -> None:
+    with pytest.raises(SglError, match=f"(?s){place}.*lone surrogate"):
+        said(program, runtime)
+
+
+def test_a_lone_surrogate_without_a_program(runtime: Runtime) -> None:
+    for call in (
+        lambda: runtime.generate("a\ud800", {"max_new_tokens": 2}),
+        lambda: runtime.generate(["a", "\ud800"], {"max_new_tokens": 2}),
+        lambda: runtime.cache_prefix("a\ud800"),
+        lambda: runtime.generate("a", {"stop": "\ud800"}),
+    ):
+        with pytest.raises(OptionError, match="lone surrogate"):
+            call()
+    assert runtime.generate("a", {"max_new_tokens": 2})["text"] is not None
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan, 2**63, 10**400, True, "1"])
+def test_a_batch_timeout_that_is_none(runtime: Runtime, seconds: Any) -> None:
+    with pytest.raises(OptionError, match="batch_timeout"):
+        sgl.function(in_a_row).run_batch([{"q": "a"}], backend=runtime, batch_timeout=seconds)
+
+
+def in_a_row(s: Any, q: str) -> None:
+    s += q + sgl.gen("a", max_tokens=2)
+
+
+def test_a_lone_surrogate_in_a_row_is_that_rows(runtime: Runtime) -> None:
+    rows = [{"q": "a"}, {"q": "\ud800"}, {"q": "b"}]
+    states = sgl.function(in_a_row).run_batch(rows, backend=runtime, on_error="keep")
+    assert [state.error() is None for state in states] == [True, False, True]

@@ -6,7 +6,8 @@ the branch's text. What is raised here fails the branch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ....lang.errors import ContextOverflow, OptionError
@@ -75,7 +76,8 @@ class Ops:
         elif isinstance(op, ScoreOp):
             pending, branch.pending = branch.pending, []
             first = branch.cursor.length == 0
-            prefix, tokens = self.tokenizer.encode_choices(pending, op.request.choices, first=first)
+            with _named(op.request.where):
+                prefix, tokens = self.tokenizer.encode_choices(pending, op.request.choices, first=first)
             self._extend(branch, prefix, op.request.where, room=max(map(len, tokens)))
             self._activate(branch, SelectJob(branch, op.request, op.handle, tokens, self.context))
         else:
@@ -113,7 +115,8 @@ class Ops:
     def _fork(self, branch: Branch, children: tuple[Branch, ...]) -> None:
         """Freeze the branch except its last token and let the children continue from there. Text whose tokens may
         still depend on what follows it is handed down as text."""
-        stable, branch.pending = self.tokenizer.encode_stable(branch.pending, first=branch.cursor.length == 0)
+        with _named("fork"):
+            stable, branch.pending = self.tokenizer.encode_stable(branch.pending, first=branch.cursor.length == 0)
         self._extend(branch, stable, "fork")
         if branch.cursor.length:
             branch.settle()
@@ -131,7 +134,9 @@ class Ops:
     def _encode_pending(self, branch: Branch, where: str) -> None:
         pending, branch.pending = branch.pending, []
         if pending:
-            self._extend(branch, self.tokenizer.encode(pending, first=branch.cursor.length == 0), where)
+            with _named(where):
+                tokens = self.tokenizer.encode(pending, first=branch.cursor.length == 0)
+            self._extend(branch, tokens, where)
 
     def _extend(self, branch: Branch, tokens: list[int], where: str, room: int = 0) -> None:
         limit = self.context.context_length
@@ -149,3 +154,12 @@ class Ops:
         for token in ids:
             if not isinstance(token, int) or not 0 <= token <= last:
                 raise OptionError(f"{where}: {option} names token {token!r}, but token ids are 0 to {last}")
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Say in which op a text is that no tokens spell."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from error.__cause__

@@ -145,13 +145,13 @@ class _Patience:
 
     def search(self, pattern: _StopPattern, method: Any, text: str, at: int) -> Any:
         """Call a search method of the pattern. Raises `ConstraintError` when no time is left."""
-        began = time.monotonic()
+        began = time.thread_time()  # other threads and processes may take the processor meanwhile
         try:
             found = method(text, at, partial=True, timeout=max(self._left, FAST_SECONDS))
         except TimeoutError:
             self._left = 0.0
             found = None
-        self._left -= max(0.0, time.monotonic() - began - FAST_SECONDS)
+        self._left -= max(0.0, time.thread_time() - began - FAST_SECONDS)
         if self._left <= 0:
             raise ConstraintError(
                 f"{self._where}: stop_regex {pattern.source!r:.200} backtracks: searching the text for it took more "
