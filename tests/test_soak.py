@@ -505,7 +505,7 @@ def quiet(runtimes: list[Any]) -> None:
         info = runtime.get_server_info()
         assert info["free_tokens"] + info["cached_tokens"] == info["max_total_tokens"], info
         assert not engine.branches.attached and not engine.branches.running, info
-        assert not engine.branches.admission.waiting and not engine.branches.admission.admitted, (
+        assert not engine.branches.admission.line and not engine.branches.admission.admitted, (
             info,
             engine.branches.admission.admitted,
         )

@@ -173,7 +173,7 @@ class Engine:
         """Tell the log and the watchers of a step that is over."""
         if log.isEnabledFor(logging.INFO) and self.meter.is_due():
             branches, running = self.branches, step.count_branches()
-            queued = len(branches.running) + len(branches.admission.waiting) - running
+            queued = len(branches.running) + sum(1 for _ in branches.admission.waiting()) - running
             self.meter.write_line(running, queued, self.tree, getattr(self.executor, "outside", 0))
         if self.watchers:
             prompt_rows = step.rows - step.sampled_rows
@@ -191,7 +191,7 @@ class Engine:
         that got an answer are looked at again."""
         self.flying = None
         self.branches.fresh = list(self.branches.running)
-        for branch in [*self.branches.running, *self.branches.admission.waiting]:
+        for branch in [*self.branches.running, *self.branches.admission.waiting()]:
             if branch.asked_in and branch.job is not None:
                 branch.fall_back()
                 branch.job.park()
@@ -222,7 +222,9 @@ class Engine:
 
     def silence_seconds(self) -> float | None:
         admission = self.branches.admission
-        return admission.grace if admission.waiting else None
+        if not admission.line:
+            return None
+        return min(admission.grace, admission.patience) if admission.resting else admission.grace
 
     # -- from any thread
     def open(

@@ -100,7 +100,7 @@ def _check_counts(engine: Engine, nodes: list[Node]) -> None:
 def idle_and_whole(engine: Engine) -> None:
     """The stronger check of an idle engine: nothing runs, and all KV is free or cache of complete nodes."""
     check(engine)
-    assert not engine.branches.running and not engine.branches.admission.waiting and not engine.branches.inbox, (
+    assert not engine.branches.running and not engine.branches.admission.line and not engine.branches.inbox, (
         "the engine is not idle"
     )
     cached = sum(node.computed for node in engine.tree.nodes())

@@ -124,6 +124,7 @@ class LocalBackend:
         """
         engine = self.engine
         with engine.drive.held():
+            engine.branches.take_news()  # a branch that was cancelled or dropped since the last step counts no more
             pool = engine.tree.pool
             return {
                 "model": self.model_name,
@@ -132,7 +133,7 @@ class LocalBackend:
                 "free_tokens": pool.available,
                 "cached_tokens": engine.tree.cached,
                 "running": len(engine.branches.running),
-                "queued": len(engine.branches.admission.waiting),
+                "queued": sum(1 for _ in engine.branches.admission.waiting()),
                 "attached": len(engine.branches.attached),
                 "steps": engine.steps,
                 "computed_tokens": engine.rows,

@@ -159,4 +159,4 @@ def rush(runtime: Any) -> None:
 
 def impatient(runtime: Any) -> None:
     """Let the next program in at once when the admitted ones are silent: for tests that step by hand."""
-    runtime.engine.branches.admission.grace = -1.0
+    runtime.engine.branches.admission.grace = runtime.engine.branches.admission.patience = -1.0

@@ -118,16 +118,19 @@ class Tree:
         node.runs, node.computed = below, max(0, node.computed - at)
         return upper
 
-    def known(self, tokens: list[int]) -> int:
-        """How many of `tokens` the tree spells from its root on, planned ones included."""
-        at, node = 0, self.root
+    def known(self, tokens: list[int]) -> tuple[int, int]:
+        """How many of `tokens` the tree spells from its root on, planned ones included; and how many of those some cursor
+        holds."""
+        at, live, node = 0, 0, self.root
         while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
             length = common_prefix(child.tokens, tokens, at)
             at += length
+            if child.live:
+                live = at
             if length < len(child.tokens):
                 break
             node = child
-        return at
+        return at, live
 
     def fill(self, node: Node, rows: int, step: int) -> tuple[list[int], list[Run]]:
         """Raise the watermark of a planned node by `rows` for step number `step`: the tokens, and slots for their

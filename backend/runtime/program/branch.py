@@ -326,9 +326,10 @@ class Branch:
 
     def _register(self) -> None:
         if self.cursor.attached:
-            self.registry.attached[self] = None
+            self.registry.attached[self] = self.account.attached[self] = None
         else:
             self.registry.attached.pop(self, None)
+            self.account.attached.pop(self, None)
 
 
 _BUSY = frozenset({Life.UNBORN, Life.WAITING, Life.RUNNING, Life.HELD})

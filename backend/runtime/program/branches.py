@@ -47,10 +47,20 @@ class Branches:
 
     def open(self, number: int, seed: int, path: int, timeout: float | None, caller: Program | None) -> Branch:
         """The first branch of program number `number`."""
-        return Branch(self.registry, Program(seed, timeout, caller), (number,), path)
+        return Branch(self.registry, Program(number, seed, timeout, caller), (number,), path)
 
     # -- news
     def take_news(self) -> None:
+        """Take notice of what happened: news of branches, deadlines that passed, programs that are over. What is counted
+        or held afterwards is true without another step."""
+        if self.inbox or self.lingering:
+            self._look_into_inbox()
+        if self.timed:
+            self._expire()
+        if self.admission.leaving:
+            self.admission.let_go()
+
+    def _look_into_inbox(self) -> None:
         """Take notice of all news. A branch that lingered for its children goes with the last of them."""
         self._empty_inbox()
         while self.lingering and (gone := [b for b in self.lingering if self._may_go(b)]):
@@ -85,6 +95,9 @@ class Branches:
             if isinstance(error, KeyboardInterrupt):
                 raise
             return
+        account = branch.account
+        if not (account.calls or account.admitted) and account.attached and account not in self.admission.resting:
+            self.admission.rests(account)  # forked outside its place: the branches hold what is left of its KV
         if branch.closing and not branch.is_busy:
             self.close(branch)
 
@@ -97,7 +110,7 @@ class Branches:
         if cursor.attached and len(cursor.tail) - cursor.tail_computed > share_from:
             branch.settle()
         branch.job = job
-        self.admission.call_begins(branch)
+        self.admission.call_begins(branch, job.started)
         if branch.program.deadline is not None or job.timeout is not None:
             self.timed[branch] = None
         if branch.account.admitted:
@@ -116,16 +129,12 @@ class Branches:
 
         `silent_since`: when a step was last collected, in seconds on the monotonic clock.
         """
-        if self.inbox or self.lingering:
-            self.take_news()
-        if self.timed:
-            self._expire()
+        self.take_news()
         admission = self.admission
-        if admission.leaving:
-            admission.let_go()
-        if admission.waiting:
-            idle = not self.running and time.monotonic() - silent_since > admission.grace
-            for branch in admission.admit(idle):
+        if admission.line:
+            now = time.monotonic()
+            idle = not self.running and now - silent_since > admission.grace
+            for branch in admission.admit(now, idle):
                 self.run(branch)
 
     def send_back(self, victims: Iterable[Branch], step: int) -> None:
@@ -171,8 +180,10 @@ class Branches:
             else:
                 self._meter.ended.add(job.usage)
                 branch.finish_job()
-                self.admission.call_ends(branch)
-                self.advance(branch)
+                try:
+                    self.advance(branch)
+                finally:
+                    self.admission.call_ends(branch)  # after: a program whose queue goes on does not rest in between
         return finished
 
     def _stop(self, branch: Branch) -> None:
@@ -221,7 +232,7 @@ class Branches:
     def end_all(self, error: BaseException) -> None:
         """Fail every branch, and every branch that comes later."""
         self.closed = self.closed or error
-        for branch in [*self.running, *self.admission.waiting, *self.attached]:
+        for branch in [*self.running, *self.admission.waiting(), *self.attached]:
             branch.doom(self.closed)
         self.take_news()
 
