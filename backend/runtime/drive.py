@@ -74,6 +74,7 @@ class Drive:
         self._wanting: dict[int, None] = {}  # threads that wait for the lock itself
         self._sleepers: dict[int, SimpleQueue[None]] = {}  # a thread's bell; queues may be rung from anywhere
         self._due: list[SimpleQueue[None]] = []  # bells that are rung when the step is over
+        self._called: dict[object, float] = {}  # waiters whose value is there and that have not run yet, since when
         self._coroutines = 0
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
@@ -160,6 +161,7 @@ class Drive:
 
         def ring() -> None:
             if handle.ready(seen):  # not at every token: a thread that waits for the end sleeps until then
+                self._called.setdefault(bell, time.monotonic())
                 self._ring(bell)
 
         with _interrupts_held() as interrupted:
@@ -175,6 +177,7 @@ class Drive:
                 return handle.ready(seen)
             finally:
                 handle.unlisten(ring)
+                self._called.pop(bell, None)
                 self._sleepers.pop(threading.get_ident(), None)
                 self._pass_on()  # a thread that still waits may have to take over
                 self._hand_over()
@@ -229,6 +232,13 @@ class Drive:
                 bell.put(None)
                 return
 
+    def called_since(self) -> float | None:
+        """Since when some waiter's value is there although the waiter has not run yet, in seconds on the monotonic
+        clock. None: all have run."""
+        with suppress(RuntimeError):  # another thread came or went meanwhile
+            return next(iter(self._called.values()), None)
+        return None
+
     # -- waiting in an event loop
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
         """`wait` for a coroutine: a thread drives, and the event loop stays free."""
@@ -241,6 +251,7 @@ class Drive:
 
         def tell() -> None:
             if handle.ready(seen):
+                self._called.setdefault(tell, time.monotonic())
                 alarm.ring(news)
 
         handle.listen(tell)
@@ -256,6 +267,7 @@ class Drive:
                 news = loop.create_future()
         finally:
             handle.unlisten(tell)
+            self._called.pop(tell, None)
             with self._thread_lock:
                 self._coroutines -= 1
 

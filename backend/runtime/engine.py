@@ -57,6 +57,7 @@ class Engine:
         self.drive = Drive(self)
         context = JobContext(tokenizer, options.context_length, self.meter, self.clock)
         self.branches = Branches(self.tree, context, self.grammars, self.drive.wake, self.look)
+        self.branches.admission.called_since = self.drive.called_since
         self.scheduler = Scheduler(self.tree, options, self.clock, self.branches.attached)
         self.flying: Step | None = None  # launched and asked, not collected
         self.programs = 0

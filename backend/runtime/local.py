@@ -113,8 +113,9 @@ class LocalBackend:
 
         Returns:
             A dictionary: `model` (its name), `options` (the resolved ones); in tokens `context_length`,
-            `max_total_tokens`, `free_tokens`, `cached_tokens` and `computed_tokens`; counts of branches `running`,
-            `queued` and `attached`; counts of `steps`, `programs` and `preemptions`.
+            `max_total_tokens`, `free_tokens`, `cached_tokens`, `touched_tokens` (slots that were ever in use: so
+            many take memory) and `computed_tokens`; counts of branches `running`, `queued` and `attached`; counts of
+            `steps`, `programs` and `preemptions`.
 
         Example:
             >>> import sgl
@@ -132,6 +133,7 @@ class LocalBackend:
                 "max_total_tokens": pool.capacity,
                 "free_tokens": pool.available,
                 "cached_tokens": engine.tree.cached,
+                "touched_tokens": pool.touched,
                 "running": len(engine.branches.running),
                 "queued": sum(1 for _ in engine.branches.admission.waiting()),
                 "attached": len(engine.branches.attached),

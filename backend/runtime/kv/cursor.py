@@ -157,11 +157,11 @@ class Cursor:
         self.reserve = reserve - 1
         return self.base + at, slot, context
 
-    def raise_by(self, rows: int, spare: int, step: int) -> Iterator[tuple[list[int], list[Run]]]:
+    def raise_by(self, rows: int, spare: int, step: int, hope: int = 0) -> Iterator[tuple[list[int], list[Run]]]:
         """Raise the watermark by `rows`, in the planned nodes of the path and then in the tail.
 
         Yields the tokens to compute and the slots for their KV, piece by piece. `spare`: slots that the tail takes
-        ahead. `step`: the step being planned.
+        ahead. `step`: the step being planned. `hope`: more slots ahead, where a run has room for them.
         """
         for node in self._planned_nodes():
             if not rows:
@@ -172,10 +172,14 @@ class Cursor:
         if rows:
             if rows > self.reserve:
                 last = self.runs or self.node.runs
-                ask = min(rows - self.reserve + spare, self.tree.pool.available)
-                for run in self.tree.pool.take(ask, after=last[-1][0] + last[-1][1] if last else None):
+                need = rows - self.reserve
+                ask = min(need + spare + hope, self.tree.pool.available)
+                taken = self.tree.pool.take(
+                    ask, after=last[-1][0] + last[-1][1] if last else None, spare=min(hope, ask - need)
+                )
+                for run in taken:
                     append_run(self.runs, run)
-                self.reserve += ask
+                self.reserve += size(taken)
             at = self.tail_computed
             self.tail_computed += rows
             self.reserve -= rows

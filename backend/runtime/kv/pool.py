@@ -6,6 +6,9 @@ views of the KV tensors, and a GPU needs few indices. The unit of sharing and of
 1. Free runs are sorted, disjoint and never adjacent: adjacent ones are joined.
 2. Slot 0 is scratch, where padding rows of a captured graph write. It is never handed out.
 3. `available` is the sum of the free runs.
+
+Memory is the process's only once it was written. So slots that were given back are taken again before untouched ones,
+although a longer run could be had there.
 """
 
 from __future__ import annotations
@@ -28,21 +31,40 @@ class SlotPool:
         self._starts = [SCRATCH] if capacity else []
         self._lengths = [capacity] if capacity else []
         self._next = 0  # slot where the last search ended: small holes before it are not looked at each time
+        self._untouched = SCRATCH  # first slot that was never handed out, nor any behind it
+        self._longest = 0  # no hole before the untouched slots is longer
 
-    def take(self, n: int, after: int | None = None) -> list[Run]:
+    @property
+    def touched(self) -> int:
+        """Slots that were handed out at least once."""
+        return self._untouched - SCRATCH
+
+    def take(self, n: int, after: int | None = None, spare: int = 0) -> list[Run]:
         """n slots, as few runs as possible; `after` is a slot number they should continue, if that is free.
 
-        The caller has made sure of room (`available >= n`); next fit, and several runs when no run is long enough.
+        The last `spare` of them may be left out, so that the others fit where slots were in use before. The caller has
+        made sure of room (`available >= n`); next fit, and several runs when no run is long enough.
         """
-        assert 0 < n <= self.available, f"{n} slots asked of {self.available}"
+        assert 0 <= spare < n <= self.available, f"{n} slots asked of {self.available}"
+        taken = self._take(n, after, n - spare)
+        self._untouched = max(self._untouched, max([start + length for start, length in taken]))
+        return taken
+
+    def _take(self, n: int, after: int | None, least: int) -> list[Run]:
         taken: list[Run] = []
         if after is not None:
             i = bisect_left(self._starts, after)
             if i < len(self._starts) and self._starts[i] == after:
                 taken.append(self._cut(i, n))
-                n -= taken[0][1]
+                n, least = n - taken[0][1], least - taken[0][1]
+                if least <= 0:
+                    return taken
         if n:
-            fit = self._fit(n)
+            fit = self._hole(n)
+            if fit is None and least < n and (fit := self._hole(least)) is not None:
+                n = min(n, self._lengths[fit])
+            if fit is None and self._lengths[-1] >= n:
+                fit = len(self._lengths) - 1  # the untouched slots, and free ones just before them
             if fit is not None:
                 self._next = self._starts[fit]
                 append_run(taken, self._cut(fit, n))
@@ -53,16 +75,19 @@ class SlotPool:
             n -= run[1]
         return taken
 
-    def _fit(self, n: int) -> int | None:
-        """The next free run of at least n slots, around from where the last one was found."""
+    def _hole(self, n: int) -> int | None:
+        """The next free run of at least n slots that were all in use before, around from where the last one was found.
+        A search in vain is not repeated before such a run is given back."""
+        if n > self._longest:
+            return None
         lengths = self._lengths
-        first = bisect_left(self._starts, self._next)
-        for i in range(first, len(lengths)):
-            if lengths[i] >= n:
-                return i
-        for i in range(first):
-            if lengths[i] >= n:
-                return i
+        holes = len(lengths) - (bool(lengths) and self._starts[-1] + lengths[-1] > self._untouched)
+        first = min(bisect_left(self._starts, self._next), holes)
+        for each in (range(first, holes), range(first)):
+            for i in each:
+                if lengths[i] >= n:
+                    return i
+        self._longest = max(lengths[:holes], default=0)
         return None
 
     def _cut(self, i: int, n: int) -> Run:
@@ -88,9 +113,12 @@ class SlotPool:
                 del self._starts[i], self._lengths[i]
             if i and self._starts[i - 1] + self._lengths[i - 1] == start:
                 self._lengths[i - 1] += length
+                start, length = self._starts[i - 1], self._lengths[i - 1]
             else:
                 self._starts.insert(i, start)
                 self._lengths.insert(i, length)
+            if start + length <= self._untouched:
+                self._longest = max(self._longest, length)
 
     def free_runs(self) -> list[Run]:
         return list(zip(self._starts, self._lengths))

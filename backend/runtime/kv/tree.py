@@ -119,8 +119,8 @@ class Tree:
         return upper
 
     def known(self, tokens: list[int]) -> tuple[int, int]:
-        """How many of `tokens` the tree spells from its root on, planned ones included; and how many of those some cursor
-        holds."""
+        """How many of `tokens` the tree spells from its root on, planned ones included; and how many of those some
+        cursor holds."""
         at, live, node = 0, 0, self.root
         while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
             length = common_prefix(child.tokens, tokens, at)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..kv.tree import Tree, common_prefix
@@ -32,12 +32,13 @@ UNKNOWN_PROGRAM_CALLS = 16
 """While no program has ended, each is expected to generate this many times what its queued calls may, at most a whole
 context."""
 SILENCE_SECONDS = 0.1
-"""How long all admitted programs are silent before one that does not fit is admitted, and how long a rest is at most
-before its place is lent. A shorter silence may end with their next call."""
-SHORTEST_PATIENCE_SECONDS = 0.005
-"""How long a rest is at least before its place is lent: a thread may wait as long for the interpreter."""
-FIRST_PATIENCE_SECONDS = 0.02
-"""How long a rest is before its place is lent, until it is known how soon bodies call again."""
+"""How long all admitted programs are silent before one that does not fit is admitted, and the most that is learnt of
+how soon bodies call again. A shorter silence may end with their next call."""
+SHORTEST_PATIENCE_SECONDS = 0.02
+"""How long a rest is at least before its place is lent. Bodies that go on by themselves call again within some
+milliseconds, also where many threads or coroutines want the interpreter."""
+LONGEST_CALL_SECONDS = 1.0
+"""A body that has not run for so long since its value was there (its event loop is blocked, say) is not waited for."""
 MOST_PASSED = 512
 """A program that waits longest is next after so many others went before it: the line is ordered by age of program."""
 
@@ -71,12 +72,13 @@ class Admission:
         self.resting: dict[Account, None] = {}
         self.leaving: dict[Account, bool] = {}
         self.grace = SILENCE_SECONDS
-        self.patience = FIRST_PATIENCE_SECONDS  # how long a rest is before its place is lent
+        self.patience = SHORTEST_PATIENCE_SECONDS  # how long a rest is before its place is lent
         self._rows = Typical()  # rows that programs computed while they were admitted; a mean of 0: none has left yet
         self._gaps = Typical()  # seconds of the rests that ended soon
         self._since: dict[Account, None] = {}  # the programs that wait, first come first
         self._passed = 0  # how many went before the first of them
         self._refused: Account | None = None  # did not fit, and nothing has changed since
+        self.called_since: Callable[[], float | None] = lambda: None  # see `Drive.called_since`
 
     def waiting(self) -> Iterator[Branch]:
         """The branches with a job whose program is not admitted."""
@@ -201,7 +203,10 @@ class Admission:
     def _may_lend(self, now: float) -> bool:
         """Whether a program has rested for so long that it lends its place."""
         account = next(iter(self.resting), None)
-        return account is not None and now - (account.rested or 0.0) >= self.patience
+        if account is None or account.rested is None or now - account.rested < self.patience:
+            return False
+        called = self.called_since()
+        return called is None or called > account.rested or now - account.rested > LONGEST_CALL_SECONDS
 
     def _lend(self) -> int:
         """Take back the place of the program that has rested longest: its KV becomes cache. Gives the rows that are no

@@ -51,8 +51,8 @@ class Branches:
 
     # -- news
     def take_news(self) -> None:
-        """Take notice of what happened: news of branches, deadlines that passed, programs that are over. What is counted
-        or held afterwards is true without another step."""
+        """Take notice of what happened: news of branches, deadlines that passed, programs that are over. What is
+        counted or held afterwards is true without another step."""
         if self.inbox or self.lingering:
             self._look_into_inbox()
         if self.timed:
@@ -129,8 +129,9 @@ class Branches:
 
         `silent_since`: when a step was last collected, in seconds on the monotonic clock.
         """
-        self.take_news()
         admission = self.admission
+        if self.inbox or self.lingering or self.timed or admission.leaving:
+            self.take_news()
         if admission.line:
             now = time.monotonic()
             idle = not self.running and now - silent_since > admission.grace

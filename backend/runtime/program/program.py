@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Account:
     """What one program needs, together with every program that its body runs: all of them are admitted at once.
 
-    `over`: the body has ended, so the program leaves when its last call ends. Branches may outlive the body. `attached`:
-    its branches that hold KV. `waiting`: its branches with a job that waits until the program is admitted, by order.
+    `over`: the body has ended, so the program leaves when its last call ends. Branches may outlive the body.
+    `attached`: its branches that hold KV. `waiting`: its branches with a job that waits until the program is admitted,
+    by order.
     """
 
     __slots__ = (
@@ -47,8 +48,8 @@ class Account:
 
 
 class Program:
-    """Program number `number`. `timeout` counts in seconds from now; `seed` repeats the program's noise; `caller` is the program
-    whose body runs this one."""
+    """Program number `number`. `timeout` counts in seconds from now; `seed` repeats the program's noise;
+    `caller` is the program whose body runs this one."""
 
     __slots__ = ("account", "deadline", "inner", "noise", "seed", "timeout")
 

@@ -23,6 +23,9 @@ from .step import Span, Step
 
 TAIL_RESERVE_SLOTS = 32
 """Slots that a tail takes at a time, so that it grows in long runs."""
+LEAST_RESERVE_SLOTS = 8
+"""Slots that it takes at least, or as many as its gen may need, where slots that were in use before have no room for
+more."""
 PLENTY_SHARE = 8
 """In a large pool a tail may take more: at most 1 / (8 x `max_running`) of the free slots."""
 
@@ -118,7 +121,8 @@ class Scheduler:
             return 0
         job.account(start, start + rows, step.number, step.began)
         context = cursor.context(start)
-        for tokens, runs in cursor.raise_by(rows, self._spare_slots(job), step.number):
+        spare = self._spare_slots(job)
+        for tokens, runs in cursor.raise_by(rows, spare, step.number, max(0, TAIL_RESERVE_SLOTS - spare)):
             step.fill(tokens, runs)
         wanted = job.wants_last() and cursor.computed == cursor.length
         step.add_span(Span(branch, job, start, (rows - 1,) if wanted else ()), context)
@@ -127,7 +131,7 @@ class Scheduler:
     def _spare_slots(self, job: Job) -> int:
         """Slots to take ahead: in a large pool as many as the gen may need, so that its text lies in one run."""
         return max(
-            TAIL_RESERVE_SLOTS, min(job.most(), self.pool.available // (PLENTY_SHARE * self.options.max_running))
+            LEAST_RESERVE_SLOTS, min(job.most(), self.pool.available // (PLENTY_SHARE * self.options.max_running))
         )
 
     def _add_chain_span(self, branch: Branch, job: Job, chain: Chain, budget: int, step: Step) -> int:

@@ -62,3 +62,29 @@ def test_cutting_runs(lengths: list[int], data: st.DataObject) -> None:
     assert slots(left) + slots(right) == slots(runs) and size(left) == n
     m = data.draw(st.integers(n, size(runs)))
     assert slots(part(runs, n, m)) == slots(runs)[n:m]
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 6), st.integers(0, 9)), max_size=40))
+def test_slots_in_use_before_are_taken_before_untouched_ones(ops: list[tuple[int, int, int]]) -> None:
+    """Against its definition: an untouched slot is taken only where no free run of used ones is long enough."""
+    pool = SlotPool(60)
+    held: list[list[tuple[int, int]]] = []
+    used: set[int] = set()
+    for n, spare, which in ops:
+        spare = min(spare, n - 1)
+        while n > pool.available:
+            pool.give(held.pop(which % len(held)))
+        holes: list[tuple[int, int]] = []
+        for slot in sorted(set(slots(pool.free_runs())) & used):
+            append_run(holes, (slot, 1))
+        holes = [run for run in holes if run in pool.free_runs()]
+        taken = pool.take(n, spare=spare)
+        new = set(slots(taken)) - used
+        if any(length >= n - spare for _, length in holes):
+            assert not new and len(taken) == 1
+        assert n - spare <= size(taken) <= n
+        used |= set(slots(taken))
+        assert pool.touched == len(used) == max(used)
+        held.append(taken)
+        if which % 3 == 0:
+            pool.give(held.pop(which % len(held)))

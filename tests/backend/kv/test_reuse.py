@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import sgl
 from sgl.backend.base import GenRequest, Handle, ScoreRequest
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.choices import token_length_normalized, unconditional_likelihood_normalized
@@ -205,3 +206,20 @@ def test_cache_prefix_is_found_and_stays() -> None:
     branch.close()
     runtime.flush_cache()
     assert runtime.get_server_info()["free_tokens"] == 600
+
+
+def test_a_batch_of_small_rows_touches_few_slots() -> None:
+    """Programs that come and go use the slots of those before them, and the memory behind them."""
+    runtime = Runtime.toy(max_total_tokens=1_000_000)
+
+    @sgl.function
+    def row(s, i):
+        s += f"row {i}: " + sgl.gen("a", max_tokens=8, ignore_eos=True)
+
+    row.run_batch([(i,) for i in range(400)], num_threads=8, backend=runtime)
+    info = runtime.get_server_info()
+    assert info["touched_tokens"] < 1.7 * info["cached_tokens"], "with 32 slots ahead of each it would be three times"
+    runtime.flush_cache()
+    before = info["touched_tokens"]
+    row.run_batch([(i,) for i in range(1000, 1200)], num_threads=8, backend=runtime)
+    assert runtime.get_server_info()["touched_tokens"] == before, "flushed slots are used again"
