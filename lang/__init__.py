@@ -11,6 +11,7 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     chat.py         chat templates
     sandbox.py      running a template, with bounds on time and size
     conversation.py conversations rendered turn by turn
+    locality.py     which templates print each message by itself
     json_text.py    an incremental reader of JSON text
     errors.py       the typed errors of all rooms
     types/          Python types as JSON Schemas, and text as instances of them

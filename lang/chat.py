@@ -102,6 +102,13 @@ class ChatTemplate:
         """What the template printed before, for conversations to share."""
         return TemplatePrints()
 
+    @cached_property
+    def kept(self) -> int | None:
+        """How many messages at the start of a long conversation must be rendered; None: all (see `locality.py`)."""
+        from .locality import kept_messages
+
+        return kept_messages(self._compiled.environment, self.source)
+
     def __getstate__(self) -> dict[str, Any]:  # a compiled template cannot be pickled, and marks are a process's own
         return {name: value for name, value in self.__dict__.items() if name not in ("_compiled", "prints")}
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from .chat import ChatTemplate, TemplatePrints, clock
 from .errors import OptionError
+from .locality import LAST_KEPT
 
 MOST_SHARED_MESSAGES = 64
 """Longer conversations do not share what the template prints for their roles: long ones are few."""
@@ -33,7 +34,8 @@ Pieces = list[tuple[str, bool]]
 class _Said:
     """A message as the template sees it; `content` is a mark, or the author's text.
 
-    `gap`: what the template printed between the mark before and this one; None where `content` is no mark.
+    `gap`: what the template printed between the mark before and this one; None where `content` is no mark, or where
+    messages before it were left out.
     """
 
     role: str
@@ -231,6 +233,30 @@ class Conversation:
 
     def _parts(self, place: _Place, new: Sequence[_Said], *, add_generation_prompt: bool = False) -> list[str]:
         """The new text, cut at the marks of `new`."""
+        if (short := self._shortened(place)) is not None:
+            marks = [self._is_mark(m.content) for m in new]
+            numbered = self._marked(short, new)
+            try:
+                told = [mark if is_mark else m for m, mark, is_mark in zip(new, numbered, marks)]
+                return self._parts_of(short, told, add_generation_prompt)
+            except (OptionError, _Unmarked):
+                pass  # the whole conversation says what is wrong
+        return self._parts_of(place, new, add_generation_prompt)
+
+    def _shortened(self, place: _Place) -> _Place | None:
+        """The same place after fewer messages, where the template prints the next one alike; None: not known."""
+        said = place.said
+        assert self._template is not None
+        if len(said) <= LAST_KEPT + 2 or (kept := self._template.kept) is None:
+            return None
+        left_out = (len(said) - kept - LAST_KEPT) // 2 * 2
+        if left_out <= 0 or said[kept + left_out].gap is None:
+            return None
+        ends = [*said[:kept], replace(said[kept + left_out], gap=None), *said[kept + left_out + 1 :]]
+        numbered = [_Said(m.role, self._mark(i), m.gap) if self._is_mark(m.content) else m for i, m in enumerate(ends)]
+        return replace(place, said=tuple(numbered))
+
+    def _parts_of(self, place: _Place, new: Sequence[_Said], add_generation_prompt: bool) -> list[str]:
         if (
             not self._shared
             or len(place.said) > MOST_SHARED_MESSAGES
@@ -261,9 +287,10 @@ class Conversation:
         text = self._render(messages, True) if add_generation_prompt else self._closed(messages)
         at, where = 0, _marks_in(text)
         for number, m in enumerate(place.said):
-            if m.gap is None:
-                continue
             end = where.get(m.content, -1)  # printed once, and after the one before
+            if m.gap is None:
+                at = end + len(m.content) if end >= at else at
+                continue
             same = end >= at and (text[at:end] == m.gap or m.role == "assistant")
             if not same:
                 raise self._rewritten(messages, number)
@@ -303,7 +330,7 @@ class Conversation:
             raise OptionError(f"role {messages[-1].role!r} is refused after {order}: {error}") from error
 
     def _mark(self, number: int) -> str:
-        return f"sgl{self._prints.nonce}n{number}e"
+        return f"sgl{self._prints.nonce}n{number:07}e"
 
     def _is_mark(self, content: str) -> bool:
         return content.startswith(f"sgl{self._prints.nonce}n")

@@ -174,12 +174,12 @@ class Cursor:
                 last = self.runs or self.node.runs
                 need = rows - self.reserve
                 ask = min(need + spare + hope, self.tree.pool.available)
-                taken = self.tree.pool.take(
+                ahead = self.tree.pool.take(
                     ask, after=last[-1][0] + last[-1][1] if last else None, spare=min(hope, ask - need)
                 )
-                for run in taken:
+                for run in ahead:
                     append_run(self.runs, run)
-                self.reserve += size(taken)
+                self.reserve += size(ahead)
             at = self.tail_computed
             self.tail_computed += rows
             self.reserve -= rows
