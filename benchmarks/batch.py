@@ -5,7 +5,9 @@
 A program makes eight calls of one greedy token each, with text between them. *Model* is the time within the toy
 model's forward; the rest is ours: language, interpreter, scheduling, tokenising, sampling, and the waiting threads or
 coroutines. Three kinds of program: an async one that awaits every value, an async one that awaits the last, and a
-plain one on the pool of threads. Then a fork of 8 with its join, and a batch several times larger than the pool.
+plain one on the pool of threads. Then a fork of 8 with its join, and a batch several times larger than the pool,
+`generate` over thousands of prompts, programs that wait outside in a small pool, the slots that a batch of small rows
+touches, and long chats.
 `--real` adds a batch on the default model. Times are the best of several turns: the machine's speed drifts.
 
 SGLang's figures in the table were measured on its own frontend with a backend that answers at once (version 0.5.23, a
@@ -156,6 +158,105 @@ def larger_than_the_pool() -> None:
         )
 
 
+def offline() -> None:
+    """`generate` over thousands of prompts of 90 tokens, 20 tokens each; beside it the same as a batch of programs."""
+
+    @sgl.function
+    def row(s: Any, text: str) -> None:
+        s += text + sgl.gen("a", max_tokens=20, ignore_eos=True)
+
+    texts = [f"{i:06} " + "0123456789 " * 7 + "012345" for i in range(10_000)]
+    print("\n| generate, prompts | pool, tokens | s | us a prompt | steps | as run_batch, us a row | its steps |")
+    print("|---|---|---|---|---|---|---|")
+    for prompts, pool in ((1024, 600_000), (4096, 600_000), (10_000, 600_000), (4096, 60_000)):
+        runtime, other = sgl.Runtime.toy(max_total_tokens=pool), sgl.Runtime.toy(max_total_tokens=pool)
+        ids = [runtime.tokenizer.encode([(text, False)], first=True) for text in texts[:prompts]]
+        assert len(ids[0]) == 90
+        start = time.perf_counter()
+        runtime.generate(input_ids=ids, sampling_params={"max_new_tokens": 20, "ignore_eos": True})
+        middle = time.perf_counter()
+        row.run_batch([(text,) for text in texts[:prompts]], backend=other)
+        seconds, batch = middle - start, time.perf_counter() - middle
+        print(
+            f"| {prompts:,} | {pool:,} | {seconds:.1f} | {seconds / prompts * 1e6:.0f} | {runtime.engine.steps:,} | "
+            f"{batch / prompts * 1e6:.0f} | {other.engine.steps:,} |"
+        )
+
+
+def outside(rows: int = 400) -> None:
+    """Programs that wait a second for a tool between two gens; the small pool has a tenth of what they hold."""
+
+    @sgl.function
+    async def asks_a_tool(s: Any, i: int) -> None:
+        s += f"program {i}: " + "x" * 80 + sgl.gen("a", max_tokens=20, ignore_eos=True)
+        await s["a"]
+        await asyncio.sleep(1.0)
+        s += " the tool says 42. " + sgl.gen("b", max_tokens=20, ignore_eos=True)
+        await s["b"]
+
+    print(
+        "\n| programs that wait a second outside | pool, tokens | s | steps | computed twice |\n|---|---|---|---|---|"
+    )
+    for pool in (60_000, 6_000):
+        runtime = sgl.Runtime.toy(max_total_tokens=pool)
+        start = time.perf_counter()
+        total = asks_a_tool.run_batch([(i,) for i in range(rows)], num_threads=rows, backend=runtime).usage.total
+        seconds = time.perf_counter() - start
+        twice = total.recomputed / total.computed
+        print(f"| {rows} | {pool:,} | {seconds:.1f} | {runtime.engine.steps:,} | {twice:.0%} |")
+
+
+def touched() -> None:
+    """Slots that a batch of small rows uses at least once: so many take memory."""
+
+    @sgl.function
+    def small(s: Any, i: int) -> None:
+        s += f"row {i}: " + sgl.gen("a", max_tokens=8)
+
+    runtime, seen = sgl.Runtime.toy(max_total_tokens=1_000_000), [0]
+    forward = runtime.engine.model.forward
+
+    def noted(batch: Any) -> Any:
+        seen[0] = max(seen[0], int(batch.slots.max()))
+        return forward(batch)
+
+    runtime.engine.model.forward = noted  # type: ignore[method-assign]
+    small.run_batch([(i,) for i in range(5000)], backend=runtime)
+    cached = runtime.get_server_info()["cached_tokens"]
+    print(f"\n5,000 rows of some 10 tokens: {cached:,} tokens cached, slots 1 to {seen[0]:,} used")
+
+
+def chats() -> None:
+    """Host time (of the CPU) of a chat of many turns, a question and one generated token each."""
+    from sgl.backend.runtime.model.toy import ToyModel, toy_tokenizer
+    from sgl.lang.chat import CHATML, ChatTemplate
+
+    @sgl.function
+    def chat(s: Any, turns: int) -> None:
+        for k in range(turns):
+            s += sgl.user("q") + sgl.assistant(sgl.gen(f"a{k}", max_tokens=1, ignore_eos=True))
+            s[f"a{k}"]
+
+    print("\n| turns of a chat | host time, s | ms a turn |\n|---|---|---|")
+    tokenizer = toy_tokenizer()
+    for turns in (100, 200, 400, 800):
+        model, inside = ToyModel(tokenizer.vocab_size + 5, context_length=100_000), [0.0]
+        runtime = sgl.Runtime.of(model, tokenizer, chat_template=ChatTemplate(CHATML), max_total_tokens=100_000)
+        forward = model.forward
+
+        def timed(batch: Any, forward: Any = forward, inside: list[float] = inside) -> Any:
+            start = time.process_time()
+            logits = forward(batch)
+            inside[0] += time.process_time() - start
+            return logits
+
+        model.forward = timed  # type: ignore[method-assign]
+        start = time.process_time()
+        chat.run(turns, backend=runtime).sync()
+        seconds = time.process_time() - start - inside[0]
+        print(f"| {turns} | {seconds:.2f} | {seconds / turns * 1e3:.2f} |")
+
+
 def memory(n: int = 10_000) -> None:
     """Bytes of a program that waits for its first value (Python's, by tracemalloc)."""
     runtime = sgl.Runtime.toy(max_total_tokens=1_000_000)
@@ -212,6 +313,10 @@ def main() -> None:
     table(options.rows)
     empty_programs()
     larger_than_the_pool()
+    offline()
+    outside()
+    touched()
+    chats()
     memory()
     if options.real:
         real()
