@@ -158,10 +158,11 @@ class Drive:
         self._refuse_reentry()
         deadline = None if timeout is None else time.monotonic() + timeout
         bell: SimpleQueue[None] = SimpleQueue()
+        left: list[bool] = []  # no longer empty: this waiter has run
 
         def ring() -> None:
             if handle.ready(seen):  # not at every token: a thread that waits for the end sleeps until then
-                self._called.setdefault(bell, time.monotonic())
+                self._note_called(bell, left)
                 self._ring(bell)
 
         with _interrupts_held() as interrupted:
@@ -169,14 +170,15 @@ class Drive:
             self._sleepers[threading.get_ident()] = bell
             try:
                 while not handle.ready(seen) and not interrupted:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
+                    seconds = None if deadline is None else deadline - time.monotonic()
+                    if seconds is not None and seconds <= 0:
                         return False
                     if not self._drive(lambda: handle.ready(seen) or bool(interrupted), deadline):
-                        _sleep(bell, self._patience(left) if interrupted is _UNHELD else _nap(left))
+                        _sleep(bell, self._patience(seconds) if interrupted is _UNHELD else _nap(seconds))
                 return handle.ready(seen)
             finally:
                 handle.unlisten(ring)
+                left.append(True)
                 self._called.pop(bell, None)
                 self._sleepers.pop(threading.get_ident(), None)
                 self._pass_on()  # a thread that still waits may have to take over
@@ -232,6 +234,12 @@ class Drive:
                 bell.put(None)
                 return
 
+    def _note_called(self, waiter: object, left: list[bool]) -> None:
+        """Note that a waiter's value is there. One that has `left` meanwhile is not noted."""
+        self._called.setdefault(waiter, time.monotonic())
+        if left:
+            self._called.pop(waiter, None)
+
     def called_since(self) -> float | None:
         """Since when some waiter's value is there although the waiter has not run yet, in seconds on the monotonic
         clock. None: all have run."""
@@ -248,10 +256,11 @@ class Drive:
         loop = asyncio.get_running_loop()
         news: asyncio.Future[None] = loop.create_future()
         alarm = self._alarm(loop)
+        left: list[bool] = []
 
         def tell() -> None:
             if handle.ready(seen):
-                self._called.setdefault(tell, time.monotonic())
+                self._note_called(tell, left)
                 alarm.ring(news)
 
         handle.listen(tell)
@@ -267,6 +276,7 @@ class Drive:
                 news = loop.create_future()
         finally:
             handle.unlisten(tell)
+            left.append(True)
             self._called.pop(tell, None)
             with self._thread_lock:
                 self._coroutines -= 1

@@ -128,6 +128,7 @@ def test_async_programs_that_wait_for_each_other():
     assert texts == [state.text() for state in meets.run_batch([(i,) for i in range(n)], num_threads=n, backend=roomy)]
     runtime.check()
     invariants.idle_and_whole(runtime.engine)
+    assert not runtime.engine.drive._called
 
 
 def test_threads_that_wait_for_each_other():
@@ -145,6 +146,7 @@ def test_threads_that_wait_for_each_other():
     runtime.engine.branches.admission.grace = 3600.0
     states = meets.run_batch([(i,) for i in range(n)], num_threads=n, backend=runtime)
     assert [state.error() for state in states] == [None] * n
+    assert not runtime.engine.drive._called
     runtime.check()
     invariants.idle_and_whole(runtime.engine)
 
