@@ -172,7 +172,11 @@ def regex(pattern: str) -> Constraint:
         >>> price.parse("12 euros")
         '12 euros'
     """
-    pattern_node(_text("regex", pattern))
+    if not isinstance(pattern, str):
+        raise ConstraintError(f"regex must be a string, got {pattern!r:.80}")
+    if not pattern:
+        raise ConstraintError("regex is empty; nothing could be generated")
+    pattern_node(pattern)
     return Regex(pattern)
 
 
@@ -302,7 +306,7 @@ def check_choices(where: str, choices: object) -> tuple[str, ...]:
             raise ConstraintError(f"{where}: choice {i} is {choice!r:.60}; every choice must be a string")
         if not choice:
             raise ConstraintError(f"{where}: choice {i} is the empty string, which no token can spell")
-        _refuse_surrogate(f"{where}: choice {i}", choice)
+        _whole_characters(f"{where}: choice {i}", choice)
     if len(set(found)) < len(found):
         twice = next(c for i, c in enumerate(found) if c in found[:i])
         raise ConstraintError(f"{where}: choice {twice!r} is listed twice; remove one")
@@ -372,25 +376,27 @@ def _text(what: str, value: object) -> str:
         raise ConstraintError(f"{what} must be a string, got {value!r:.80}")
     if not value.strip():
         raise ConstraintError(f"{what} is empty; nothing could be generated")
-    _refuse_surrogate(what, value)
+    _whole_characters(what, value)
     if "\0" in value:
         raise ConstraintError(f"{what} has a NUL character at position {value.index(chr(0))}, which no token can spell")
     return value
 
 
-def _refuse_surrogate(what: str, text: str) -> None:
+def _whole_characters(what: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ConstraintError(f"{what} has a lone surrogate {text[error.start]!r}, which no token can spell") from None
+        raise ConstraintError(
+            f"{what} has a lone surrogate {text[error.start]!r} at position {error.start}, which no token can spell; "
+            "write the whole character"
+        ) from None
 
 
 def _operand(value: object) -> Constraint | None:
-    if isinstance(value, Constraint):
-        return value
-    if isinstance(value, str):
-        _refuse_surrogate("a text joined to a constraint", value)
-    return Exactly(value) if isinstance(value, str) else None
+    if isinstance(value, Constraint) or not isinstance(value, str):
+        return value if isinstance(value, Constraint) else None
+    _whole_characters("a text beside a constraint", value)
+    return Exactly(value)
 
 
 def _parts(constraint: Constraint) -> tuple[Constraint, ...]:

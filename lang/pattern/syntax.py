@@ -181,8 +181,6 @@ class PatternReader:
         self.group.last = "anchor"
 
     def literal(self, code: int, position: int) -> None:
-        if code == 0:
-            self.wrong("the NUL character", position, "no token spells it; leave it out")
         if 0xD800 <= code <= 0xDFFF:
             self.wrong(f"the lone surrogate U+{code:04X}", position, "no text has one; write the whole character")
         self.atom(Chars(self.cased(((code, code),))))
@@ -197,8 +195,6 @@ class PatternReader:
     def char_set(self, ranges: Iterable[tuple[int, int]], inverted: bool, position: int) -> None:
         """A set of characters."""
         found = chars.union(ranges)
-        if found == ((0, 0),) and not inverted:
-            self.wrong("the NUL character", position, "no token spells it; leave it out")
         self.atom(Chars(chars.negated(found) if inverted else found))
 
     def char_range(self, low: int | Ranges, high: int | Ranges, position: int) -> Ranges:

@@ -152,7 +152,7 @@ def test_the_constant_that_follows_may_end_a_text() -> None:
         ({"regex": "(a"}, "regex"),
         ({"regex": r"(\w)\1"}, "position"),
         ({"regex": "[^\\s\\S]"}, "no text at all"),
-        ({"regex": "a\0b"}, "NUL"),
+        ({"regex": "a\ud800b"}, "surrogate"),
         ({"regex": 3}, "must be a string"),
         ({"json_schema": "{"}, "not valid JSON"),
         ({"json_schema": "[1]"}, "JSON object"),

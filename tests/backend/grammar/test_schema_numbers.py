@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sgl.lang.errors import ConstraintError
+
 from .schema_masks import Masks
 
 
@@ -65,3 +67,55 @@ def test_multiples(step: float) -> None:
             value = Decimal(repr(step)) * count + off
             fits = value % Decimal(repr(step)) == 0
             assert masks.admits_text(_plain(value)) is fits, (step, value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "exact"),
+    [
+        ({"type": "integer", "multipleOf": 123456789}, False),
+        ({"type": "integer", "multipleOf": 1000003}, False),
+        ({"type": "integer", "multipleOf": 86400}, False),
+        ({"type": "integer", "multipleOf": 2**31}, False),
+        ({"type": "integer", "allOf": [{"multipleOf": 1009}, {"multipleOf": 1013}]}, False),
+        ({"multipleOf": 10**200}, False),
+        ({"type": "number", "multipleOf": 1e-300}, False),
+        ({"type": "number", "multipleOf": 0.333333333333}, False),
+        ({"type": "integer", "not": {"multipleOf": 123456789}}, False),
+        ({"type": "integer", "multipleOf": 10**9}, False),
+        ({"type": "integer", "multipleOf": 9973}, True),
+        ({"type": "integer", "multipleOf": 10**8}, True),
+        ({"type": "number", "multipleOf": 1e-9}, True),
+        ({"type": "number", "multipleOf": 0.1, "minimum": 0.05, "maximum": 0.95}, True),
+        ({"type": "integer", "allOf": [{"multipleOf": 6}, {"multipleOf": 15}, {"multipleOf": 0.7}]}, True),
+        ({"type": "integer", "multipleOf": 123456789, "minimum": 0, "maximum": 10**9}, True),
+        ({"type": "number", "multipleOf": 0.123456789, "minimum": 0, "maximum": 1}, True),
+    ],
+)
+def test_steps_that_the_engine_cannot_count_are_checked_or_listed(schema: dict[str, Any], exact: bool) -> None:
+    """None of these may reach the engine as such: it would take gigabytes. A mask still admits what is valid."""
+    masks = Masks(schema)
+    assert masks.lowered.fully_enforced is exact
+    step = schema.get("multipleOf", 1)
+    values = (
+        [Decimal(repr(step)) * count for count in range(9)] if isinstance(step, float) else [step * n for n in range(9)]
+    )
+    for text in ("0", "1", "0.5", "210", "7", *(_plain(Decimal(value)) for value in values)):
+        if len(text) < 40 and _checked(masks, text):
+            assert masks.admits_text(text), text
+        elif exact:
+            assert not masks.admits_text(text), text
+
+
+def test_a_step_out_of_reach_is_widened_to_a_part_of_it() -> None:
+    """Days in seconds: the mask counts in 17280 s, so that one text in five passes the check."""
+    masks = Masks({"type": "integer", "multipleOf": 86400})
+    assert masks.lowered.checked == ("/multipleOf",)
+    assert masks.admits_text("86400") and masks.admits_text("17280") and not masks.admits_text("17281")
+
+
+def _checked(masks: Masks, text: str) -> bool:
+    try:
+        masks.constraint.parse(text)
+    except ConstraintError:
+        return False
+    return True

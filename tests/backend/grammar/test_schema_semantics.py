@@ -135,7 +135,7 @@ CASES: list[tuple[str, Any, list[Any], list[Any]]] = [
     ("unevaluated, unsure?", {**OBJ, "anyOf": [{"properties": {"a": {}}, "required": ["a"]}, {"properties": {"b": {}}}], "unevaluatedProperties": False}, [{"a": 1}], [{"c": 1}]),
     ("unevaluatedItems", {**ARR, "prefixItems": [{}], "unevaluatedItems": False}, [[], [1]], [[1, 2]]),
     ("branch that nothing matches", {"anyOf": [{"type": "integer", "minimum": 3, "maximum": 2}, {"type": "string"}]}, ["a"], [3]),
-    ("bounds of int64", {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, [0, -5, 2**62], [2**63, -(2**63) - 1]),
+    ("bounds of int64?", {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, [0, -5, 2**62, -(2**63), -(2**63) + 1], [2**63, -(2**63) - 1]),
     ("bounds beyond", {"type": "number", "maximum": 1.7976931348623157e308}, [0, 1e17], ["a"]),
     ("annotations", {"type": "integer", "title": "t", "x-y": 1, "example": 3, "deprecated": True}, [1], ["a"]),
 ]  # fmt: skip

@@ -68,7 +68,6 @@ def test_nothing_is_in_an_empty_set() -> None:
         ("(", 0),
         ("[a", 0),
         (r"\y", 0),
-        (r"\0", 0),
     ],
 )
 def test_refusals_say_where(pattern: str, position: int) -> None:

@@ -4,15 +4,16 @@ Knows the order of the steps (lint, read, reach, write, try) and nothing of how 
 
 1. The mask is never weaker than the schema without a row that says "checked"; then the finished text is validated
    against the original.
-2. The mask is stricter than the schema in four ways. Properties keep the order of the schema. A key and a character
-   have one spelling. Numbers are plain: no exponent where there is a bound, no fraction for an integer. The last 1024
-   integers above -2^63 cannot be written under `minimum: -2^63`.
+2. The mask is stricter than the schema in three ways. Properties keep the order of the schema. A key and a character
+   have one spelling. Numbers are plain: no exponent where there is a bound, no fraction for an integer.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
+import re
 from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,7 +71,31 @@ def lower(schema: Any) -> Lowered:
 
     Raises `ConstraintError` for a schema that is broken, contradictory or too large.
     """
-    return _lower(_Source(_text(schema), schema))
+    try:
+        return _lower(_Source(_text(schema), schema))
+    except UnicodeEncodeError:
+        schema = _escaped(schema)
+    try:
+        return _lower(_Source(_text(schema), schema))
+    except UnicodeEncodeError as error:
+        raise ConstraintError(
+            f"(root): the schema has a lone surrogate {error.object[error.start]!r}, which no text can spell"
+        ) from None
+
+
+def _escaped(schema: Any) -> Any:
+    """Copy a schema, with surrogates in its patterns as escapes: a class may name them, though no text has one."""
+    schema = copy.deepcopy(schema)
+    for _, node in subschemas(schema):
+        if isinstance(node.get("pattern"), str):
+            node["pattern"] = _spelled(node["pattern"])
+        if isinstance(node.get("patternProperties"), dict):
+            node["patternProperties"] = {_spelled(text): part for text, part in node["patternProperties"].items()}
+    return schema
+
+
+def _spelled(pattern: str) -> str:
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +111,8 @@ def _text(schema: Any) -> str:
         text = json.dumps(schema, ensure_ascii=False)
         text.encode()
         return text
-    except UnicodeEncodeError as error:
-        raise ConstraintError(
-            f"(root): the schema has a lone surrogate {error.object[error.start]!r}, which no text can spell"
-        ) from None
+    except UnicodeEncodeError:
+        raise
     except (TypeError, ValueError, RecursionError):
         lint(schema)
         raise ConstraintError("(root): the schema is no JSON data") from None

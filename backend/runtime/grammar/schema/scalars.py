@@ -24,7 +24,10 @@ LARGEST_NUMBER = 10**17  # the same for the bound of a number, and for a bound t
 SMALLEST_NUMBER = Fraction(1, 10**20)  # a fraction's bound is no nearer to 0
 MOST_DIGITS = 15  # of a fraction
 MOST_DECIMALS = 20  # that the engine counts in a step
-LOWEST_HELD = Fraction(-LARGEST_INTEGER)  # for a lower bound of -2^63
+LARGEST_STEP = 20_000  # in units of its last decimal; for larger ones the engine takes seconds, then gigabytes
+LARGEST_TEN = 10**8  # a power of ten may be larger; beyond this one the engine's arithmetic overflows (1.9.1)
+MOST_PARTS_OF_STEP = 1000  # a larger step is widened to one of its parts, down to this one
+MOST_MULTIPLES = 64  # that are listed one by one, where the engine cannot count in steps
 
 
 def constants(shape: ValueSet) -> list[Scalar]:
@@ -50,7 +53,8 @@ def write_number(numbers: NumberSet, losses: set[Loss]) -> list[NumberSchema]:
         multiple = common_multiple(multiple, Fraction(1))
     if multiple is not None and not (numbers.integer and multiple == 1) and not _counts_exactly(multiple):
         losses |= {Loss(origin, "the engine cannot count in steps of this size") for origin in numbers.steps}
-        multiple = None
+        parts = (multiple / count for count in range(2, MOST_PARTS_OF_STEP) if multiple.numerator % count == 0)
+        multiple = next((part for part in parts if _counts_exactly(part)), None)
     if numbers.integer:
         steps = [multiple if multiple != 1 else None]
     else:
@@ -102,13 +106,11 @@ def shorter_spellings(num: NumberSet) -> list[int | float]:
 def reachable(num: NumberSet) -> NumberSet:
     """Return the piece, or a wider one with bounds that the engine can count to.
 
-    The bounds of 64-bit integers stay as they are said, since they are common. The upper one is exact. The lower one is
-    held 1024 above what the schema says.
+    The upper bound of 64-bit integers stays as it is said: the engine holds it exactly.
     """
     whole = num.integer or (num.is_point and num.low is not None and num.low.denominator == 1)
     low, high = _outward(num.low, whole, -1), _outward(num.high, whole, 1)
     if num.integer and not num.is_point:
-        low = LOWEST_HELD if num.low == -(2**63) else low
         high = num.high if num.high == 2**63 - 1 else high
     if high is None and low is not None and low > LARGEST_NUMBER:
         low = Fraction(LARGEST_NUMBER)
@@ -128,8 +130,7 @@ def _let_by(bound: Fraction | None, other: Fraction | None) -> bool:
 
 def widened(num: NumberSet) -> bool:
     """Whether `reachable` admits more than the piece does."""
-    wide = reachable(num)
-    return wide != num and not (wide.low == LOWEST_HELD and wide == replace(num, low=LOWEST_HELD))
+    return reachable(num) != num
 
 
 def _outward(bound: Fraction | None, whole: bool, away: int) -> Fraction | None:
@@ -150,13 +151,31 @@ def _outward(bound: Fraction | None, whole: bool, away: int) -> Fraction | None:
     return Fraction(context.divide(Decimal(bound.numerator), Decimal(bound.denominator)))
 
 
+def listed_multiples(num: NumberSet) -> list[NumberSet]:
+    """Return the piece, or its numbers one by one: few multiples of what the engine cannot count in steps of."""
+    step = num.multiple
+    if step is None or num.low is None or num.high is None or (num.high - num.low) / step > MOST_MULTIPLES:
+        return [num]
+    if _counts_exactly(common_multiple(step, Fraction(1)) if num.integer else step):
+        return [num]
+    first, last = math.ceil(num.low / step), math.floor(num.high / step)
+    values = [count * step for count in range(first, last + 1)]
+    return [NumberSet(value, high=value) for value in values if holds_number(num, value)]
+
+
 def _counts_exactly(multiple: Fraction) -> bool:
-    """Whether the engine finds this very number: it multiplies a double by ten until the product is whole."""
+    """Whether the engine finds this very number: it multiplies a double by ten until the product is whole.
+
+    It must compute with it in time, too: its automaton remembers remainders. Powers of ten need few of them.
+    """
+    if multiple > LARGEST_TEN:
+        return False
     value, places = float(multiple), 0
     while value != int(value) and places < MOST_DECIMALS:
         value *= 10.0
         places += 1
-    return 0 < value <= 0xFFFFFFFF and Fraction(int(value), 10**places) == multiple
+    small = 0 < value <= LARGEST_STEP or (value <= LARGEST_TEN and str(int(value)).strip("0") == "1")
+    return small and Fraction(int(value), 10**places) == multiple
 
 
 def write_string(text: StringSet, losses: set[Loss]) -> StringSchema:

@@ -28,7 +28,15 @@ from .nodes import (
 from .objects import Kind, cond_of, tidy_object
 from .pieces import Inexact
 from .reach import children, possible_array, possible_object
-from .scalars import constants, reachable, shorter_spellings, widened, write_number, write_string
+from .scalars import (
+    constants,
+    listed_multiples,
+    reachable,
+    shorter_spellings,
+    widened,
+    write_number,
+    write_string,
+)
 from .sets import ANY, EVERYTHING, NEVER, ArraySet, Condition, Languages, Loss, ObjectSet, Origin, ValueSet, meet
 
 MOST_COUNTED = 64  # alternatives that a count of members is spelled out in
@@ -92,9 +100,10 @@ class SchemaWriter:
         self.losses |= shape.losses
         if replace(shape, losses=frozenset()) == EVERYTHING:
             return ANYTHING
-        if any(widened(number) for number in shape.numbers):
+        numbers = [one for number in shape.numbers for one in listed_multiples(number)]
+        if any(widened(number) for number in numbers):
             self.widened.add(cond)
-        shape = replace(shape, numbers=tuple(dict.fromkeys(reachable(number) for number in shape.numbers)))
+        shape = replace(shape, numbers=tuple(dict.fromkeys(map(reachable, numbers))))
         options = self._scalars(shape)
         for items in shape.arrays:
             if possible_array(items, self.known):
