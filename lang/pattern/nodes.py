@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from . import chars as chars
@@ -150,7 +150,12 @@ NOTHING = Chars(())
 
 def literal(text: str) -> PatternNode:
     """Make the node of one text."""
-    return Chars(chars.of(text)) if len(text) == 1 else Concat(tuple(Chars(chars.of(c)) for c in text))
+    return _one(text) if len(text) == 1 else Concat(tuple(map(_one, text)))
+
+
+@lru_cache(maxsize=4096)
+def _one(char: str) -> Chars:
+    return Chars(chars.of(char))
 
 
 def sequence(nodes: Iterable[PatternNode]) -> PatternNode:
@@ -222,6 +227,11 @@ def complement(node: PatternNode) -> PatternNode:
 
 def any_of(texts: Sequence[str]) -> PatternNode:
     """Make the node of some texts, with common beginnings written once."""
+    return _of_texts(tuple(texts))
+
+
+@lru_cache(maxsize=8)  # few: they may be large
+def _of_texts(texts: tuple[str, ...]) -> PatternNode:
     return _trie(sorted(set(texts)), 0, 0)
 
 

@@ -23,6 +23,7 @@ from ..checking.formats import FORMATS, known
 from ..errors import ConstraintError
 from ..pattern.rust import narrowed
 from .decimals import decimals
+from .urls import url_pattern
 
 Json = dict[str, Any]
 
@@ -211,13 +212,15 @@ class TypeSchema(GenerateJsonSchema):
     def url_schema(self, schema: core_schema.UrlSchema) -> Json:
         result = super().url_schema(schema)
         if schemes := schema.get("allowed_schemes"):
-            host = "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?){0,4}"
-            rest = "[A-Za-z0-9._~!$&'()*+,;=:@/-]*"
             del result["format"]
-            named = "|".join(map(re.escape, schemes))
-            result["pattern"] = (
-                f"^({named})://{host}\\.[a-z]{{2,20}}(:[1-9][0-9]{{0,3}})?(/{rest})?(\\?{rest})?(#{rest})?$"
-            )
+            result["pattern"] = url_pattern(schemes, needs_host=_needs_host(schema))
+        return result
+
+    def multi_host_url_schema(self, schema: core_schema.MultiHostUrlSchema) -> Json:
+        result = super().multi_host_url_schema(schema)
+        if schemes := schema.get("allowed_schemes"):
+            del result["format"]
+            result["pattern"] = url_pattern(schemes, needs_host=_needs_host(schema), several_hosts=True)
         return result
 
     # Containers
@@ -388,6 +391,10 @@ def _require(schema: Json, name: str, definitions: Json) -> None:
         _require(definitions[schema["$ref"].removeprefix("#/$defs/")], name, definitions)
     elif name in schema.get("properties", {}) and name not in schema.get("required", []):
         schema["required"] = [p for p in schema["properties"] if p == name or p in schema.get("required", [])]
+
+
+def _needs_host(schema: Any) -> bool:
+    return bool(schema.get("host_required")) and not schema.get("default_host")
 
 
 def _number_keys(keys: Json) -> str:

@@ -5,6 +5,7 @@ Strict llguidance is right about the keywords that it takes, and refuses the res
 
     lower.py         the door: the steps in their order, and a row for each keyword (enforced, checked, annotation)
     lint.py          what is refused: broken, contradictory, hostile or misspelt schemas
+    metaschemas.py   the drafts' own metaschemas as definitions of a schema that refers to them
     places.py        each subschema has a number; `$ref` is the number that it leads to
     read.py          keywords become sets: those that combine schemas
     typed.py         keywords become sets: those of one type, enum and const

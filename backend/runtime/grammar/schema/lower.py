@@ -23,6 +23,7 @@ from .....lang.errors import ConstraintError
 from .....lang.pattern import PatternError
 from .engine import engine_refuses
 from .lint import ANNOTATIONS, ENFORCED, lint, subschemas
+from .metaschemas import with_metaschemas
 from .nodes import ANYTHING, LoweredSchema, spelled_schema
 from .places import SchemaPlaces
 from .reach import children, inhabited, reach
@@ -122,9 +123,9 @@ def _text(schema: Any) -> str:
 def _lower(source: _Source) -> Lowered:
     try:
         draft = lint(source.schema)
-        places = SchemaPlaces(source.schema, draft)
+        places = SchemaPlaces(with_metaschemas(source.schema), draft)
         reader = SchemaReader(places)
-        root = places.cond("", source.schema)
+        root = places.cond("", places.document)
         found, known = _found(reader, root)
     except RecursionError:
         raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None
