@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 
 from . import chars as chars
 from .chars import Ranges
@@ -323,6 +324,7 @@ def _search(node: PatternNode) -> str | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def readable(ranges: Ranges) -> str:
     """One character of a set."""
     for c in _READABLE:

@@ -1,8 +1,8 @@
 """URLs of given schemes as a pattern: the forms that pydantic's URL types accept.
 
-Knows nothing of pydantic. The pattern is a little wider than pydantic, which validates the finished text: some names are no
-valid international ones. It is narrower in three ways: the scheme is in the letters that the type gives, addresses have
-their usual form (not `0x7f.1`), and `//` is written.
+Knows nothing of pydantic. The pattern is a little wider than pydantic, which validates the finished text: some names
+are no valid international ones. It is narrower in three ways: the scheme is in the letters that the type gives,
+addresses have their usual form (not `0x7f.1`), and `//` is written.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Knows nothing of gens or steps.
     vocabulary.py   token ids as bytes, and forced bytes as tokens
     coverage.py     `sgl.explain`: how each keyword of a constraint is carried out
     accepts.py      whether a text fits a constraint
+    deadline.py     work that its caller waits for only so long
     once.py         a cache whose values are made once
     schema/         JSON Schema lowered to what the engine enforces
     rules/          grammars as rules over patterns, whatever they were written in

@@ -4,8 +4,9 @@ Owns: the routing, and the receipt that says what the mask enforces and what is 
 gens.
 
 1. A constraint goes to one engine, which enforces it exactly, or is refused.
-2. It is compiled once, on the thread that writes the gen, before the gen is enqueued. llguidance takes milliseconds.
-   Engines that can take minutes or crash compile in a child process with a deadline (`engines/worker.py`).
+2. It is compiled once, before the gen is enqueued, while the thread that writes the gen waits, but no longer than a
+   deadline (`deadline.py`). llguidance takes milliseconds. Engines that can take minutes or crash compile in a child
+   process with a deadline of its own (`engines/worker.py`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from ....lang.pattern import PatternNode, size
 from ..text.tokenizer import Tokenizer
 from .closing.deepest import deepest
 from .closing.search import MOST_WORK, Closer, heaviest, schema_witnesses, witness
+from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
 from .engines.ebnf import XGrammarUnfit
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
 from .engines.outlines import Outlines
-from .engines.worker import Build, GrammarWorker, cached
+from .engines.worker import START_SECONDS, Build, GrammarWorker, cached
 from .engines.xgrammar import XGrammar
 from .lark import merged, regular, schemas, to_source
 from .once import OnceCache
@@ -40,6 +42,8 @@ from .sharing.state_keys import NoKeys, PatternKeys, StateKeys, TextKeys
 from .vocabulary import Vocabulary
 
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
+COMPILE_SECONDS = 20.0
+"""For one constraint, from its schema or pattern to its first mask."""
 SHORT_KEY_CHARACTERS = 4
 """A pattern of keys that spans no more is so short that an object may run out of new keys."""
 KEPT_CONSTRAINTS = 512
@@ -101,7 +105,7 @@ class Grammars:
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
         """Compile a constraint, unless it is compiled. Raises `ConstraintError` that names `where` and the reason."""
         try:
-            return self._prepared.get(constraint, lambda: self._compile(constraint))
+            return self._prepared.get(constraint, lambda: self._in_time(constraint))
         except ConstraintError as error:
             raise ConstraintError(f"{where}: {error}") from error
 
@@ -136,6 +140,23 @@ class Grammars:
         return cached(GrammarWorker(table), ArtefactCache(), table)
 
     # -- routing
+    def _in_time(self, constraint: Constraint) -> Prepared:
+        """Compile within the deadline. What is made once for all constraints, and a child's start, do not count."""
+        limit_s = COMPILE_SECONDS
+        if self.backend in ("xgrammar", "outlines") or (
+            isinstance(constraint, Grammar) and constraint.syntax == "ebnf"
+        ):
+            limit_s += START_SECONDS
+        if self.backend in ("auto", "llguidance"):
+            _ = self.llguidance
+        try:
+            return within(limit_s, lambda: self._compile(constraint))
+        except TooLong:
+            raise ConstraintError(
+                f"the {constraint.kind} constraint is refused: compiling it takes more than {limit_s:g} s; "
+                "make it smaller (fewer alternatives, smaller repeat counts, fewer nested combinations)"
+            ) from None
+
     def _compile(self, constraint: Constraint) -> Prepared:
         lowered = {part: lower(part.schema) for part in schemas(constraint)}
         compiled = self._engine(constraint, {part: low.engine_schema for part, low in lowered.items()})

@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from ....lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ....lang.errors import ConstraintError
 from ....lang.pattern import PatternError, is_empty, parse_regex, size
+from .engines.llguidance import limits
 from .lark import schemas, to_source
+from .schema.engine import source_stumbles
 from .schema.lower import KeywordRow, lower
 
 
@@ -58,17 +60,23 @@ class Explanation:
 def explain(constraint: Constraint) -> Explanation:
     """How each keyword of a constraint is carried out; a constraint that is refused has a row that says why."""
     rows = tuple(_rows(constraint))
-    if isinstance(constraint, (Sequenced, Either)) and all(row.status != "refused" for row in rows):
-        rows += tuple(_joints(constraint))
+    if not isinstance(constraint, (Grammar, JsonSchema)) and all(row.status != "refused" for row in rows):
+        why = _refused_whole(constraint)
+        if why is not None and len(rows) == 1:
+            rows = (replace(rows[0], status="refused", note=why),)
+        elif why is not None:
+            rows += (KeywordRow("", constraint.kind, "refused", why),)
     return Explanation(rows)
 
 
-def _joints(constraint: Constraint) -> Iterator[KeywordRow]:
-    """A row for a joint that is refused between parts that are right by themselves."""
+def _refused_whole(constraint: Constraint) -> str | None:
+    """Why the engine refuses a constraint whose parts are right by themselves, at a joint or for its size; or None."""
     try:
-        to_source(constraint, {part: lower(part.schema).engine_schema for part in schemas(constraint)})
-    except ConstraintError as error:
-        yield KeywordRow("", constraint.kind, "refused", str(error))
+        source = to_source(constraint, {part: lower(part.schema).engine_schema for part in schemas(constraint)})
+        why = source_stumbles(source, limits=limits())
+    except (ConstraintError, PatternError) as error:
+        return str(error)
+    return None if why is None else f"the engine cannot hold it: {why}"
 
 
 def _rows(constraint: Constraint) -> Iterator[KeywordRow]:

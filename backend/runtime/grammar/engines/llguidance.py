@@ -28,8 +28,8 @@ from .json_guard import GuardedText, JsonGuard
 
 MAX_ITEMS_IN_ROW, STEP_MAX_ITEMS = 20_000, 200_000
 """Over llguidance's defaults (2,000 and 50,000), which an enum of 2,000 values can meet."""
-LEXER_FUEL = 10_000_000
-"""For one mask; 0.2 s of work. The default (200,000) is too little for a lookahead beside a count."""
+LEXER_FUEL = 5_000_000
+"""For one mask; 0.1 s of work. The default (200,000) is too little for a lookahead beside a count."""
 SPELLED_TEXTS, SPELLED_BYTES = 16_384, 256
 """Forced texts whose tokens are kept, and how long such a text may be."""
 MOST_THREADS = 8
@@ -77,18 +77,24 @@ class LLGuidance:
         return LLGuidanceGrammar(self, source, json)
 
     def stem(self, source: str) -> Any:
-        from llguidance import LLMatcher, LLParserLimits
+        from llguidance import LLMatcher
 
-        limits = LLParserLimits(
-            max_items_in_row=MAX_ITEMS_IN_ROW,
-            step_max_items=STEP_MAX_ITEMS,
-            initial_lexer_fuel=LEXER_FUEL,
-            step_lexer_fuel=LEXER_FUEL,
-        )
-        matcher = LLMatcher(self.tokenizer, LLMatcher.grammar_from_lark(source), log_level=0, limits=limits)
+        matcher = LLMatcher(self.tokenizer, LLMatcher.grammar_from_lark(source), log_level=0, limits=limits())
         if matcher.is_error():
             raise ConstraintError(f"the grammar is refused: {_first_lines(matcher.get_error())}")
         return matcher
+
+
+def limits() -> Any:
+    """The limits of the engine, for a runtime and for a trial without one."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        max_items_in_row=MAX_ITEMS_IN_ROW,
+        step_max_items=STEP_MAX_ITEMS,
+        initial_lexer_fuel=LEXER_FUEL,
+        step_lexer_fuel=LEXER_FUEL,
+    )
 
 
 class LLGuidanceGrammar:

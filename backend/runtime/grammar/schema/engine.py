@@ -26,9 +26,19 @@ def engine_refuses(schema: dict[str, Any]) -> str | None:
 
 def engine_stumbles(schema: dict[str, Any], steps: int = 60) -> str | None:
     """Return what goes wrong while llguidance writes a text of a schema that it takes, or None."""
+    return source_stumbles(lark_source(schema), steps)
+
+
+def source_stumbles(source: str, steps: int = 60, limits: Any = None) -> str | None:
+    """Return what is wrong with a grammar in llguidance's Lark dialect, or with writing a text of it; or None.
+
+    `limits`: the engine's; None: its own, which a part of a larger grammar should keep to.
+    """
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(lark_source(schema)), log_level=0)
+    matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(source), log_level=0, limits=limits)
+    if matcher.is_error():
+        return _brief(matcher.get_error())
     rng = random.Random(0)
     for _ in range(steps):
         row = matcher.compute_bitmask()
