@@ -115,7 +115,9 @@ class LocalBackend:
             A dictionary: `model` (its name), `options` (the resolved ones); in tokens `context_length`,
             `max_total_tokens`, `free_tokens`, `cached_tokens`, `touched_tokens` (slots that were ever in use: so
             many take memory) and `computed_tokens`; counts of branches `running`, `queued` and `attached`; counts of
-            `steps`, `programs` and `preemptions`.
+            `steps`, `programs` and `preemptions`. `memory`: for each of `kv`, `constraints` (compiled ones,
+            estimated), `masks` and `compiled_grammars` (what xgrammar and outlines-core made), the `bytes` that it
+            holds now and `most_bytes` that it may hold, and of caches the `entries` too.
 
         Example:
             >>> import sgl
@@ -141,8 +143,15 @@ class LocalBackend:
                 "computed_tokens": engine.rows,
                 "preemptions": engine.scheduler.preemptions,
                 "programs": engine.programs,
+                "memory": {"kv": self._kv_memory(), **engine.grammars.memory()},
                 "options": self.options,
             }
+
+    def _kv_memory(self) -> dict[str, int | None]:
+        """The KV that is in use or cached, and the pool's size, which is allocated from the start."""
+        pool, model = self.engine.tree.pool, self.engine.model
+        slot = 0 if model is None else model.kv_bytes_per_token  # a runtime that was shut down has none
+        return {"bytes": (pool.capacity - pool.available) * slot, "most_bytes": pool.capacity * slot}
 
     def shutdown(self) -> None:
         """Free the model. Programs that still run fail with `BackendError`; a second call does nothing.

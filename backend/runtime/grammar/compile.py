@@ -46,8 +46,10 @@ COMPILE_SECONDS = 20.0
 """For one constraint, from its schema or pattern to its first mask."""
 SHORT_KEY_CHARACTERS = 4
 """A pattern of keys that spans no more is so short that an object may run out of new keys."""
-KEPT_CONSTRAINTS = 512
-"""Compiled constraints in memory; one of llguidance takes about 0.2 MB."""
+KEPT_CONSTRAINTS, CONSTRAINT_BYTES = 512, 256 << 20
+"""Compiled constraints in memory, and what they may take together, by the estimate of `Prepared.bytes`."""
+PLAIN_BYTES, BYTES_OF_CHARACTER = 50_000, 105
+"""What a small compiled constraint was measured to take, and one more character of its grammar."""
 _QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 _TOKENS = re.compile(r"<|\bmax_tokens\b")
 """What a Lark grammar without its constants says of tokens: `<[7]>`, `<|end|>`, or how many there may be."""
@@ -80,6 +82,13 @@ class Prepared:
         """At most `limit` tokens that complete a text from where `matcher` is; None if none were found."""
         return self.closer().path(matcher, limit, self.witnesses, isinstance(self.constraint, JsonSchema), work)
 
+    @property
+    def bytes(self) -> int:
+        """About what it takes in memory, without its masks."""
+        inner = self.compiled.inner if isinstance(self.compiled, CachedGrammar) else self.compiled
+        source = getattr(inner, "source", None) or getattr(self.constraint, "source", "")
+        return PLAIN_BYTES + BYTES_OF_CHARACTER * len(source)
+
     def receipt(self) -> dict[str, Any]:
         return {
             "kind": self.constraint.kind,
@@ -99,7 +108,10 @@ class Grammars:
             )
         self.backend = backend
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
-        self._prepared: OnceCache[Constraint, Prepared] = OnceCache(KEPT_CONSTRAINTS)
+        self._prepared: OnceCache[Constraint, Prepared] = OnceCache(
+            KEPT_CONSTRAINTS, CONSTRAINT_BYTES, lambda prepared: prepared.bytes
+        )
+        self._artefacts = ArtefactCache()
         self.budget = MaskBudget()
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
@@ -112,6 +124,14 @@ class Grammars:
     def has(self, constraint: Constraint) -> bool:
         """Whether a constraint is compiled already."""
         return constraint in self._prepared
+
+    def memory(self) -> dict[str, dict[str, int | None]]:
+        """The bytes held by compiled constraints, by their masks and by what child processes compiled, with bounds."""
+        return {
+            "constraints": self._prepared.held,
+            "masks": self.budget.held,
+            "compiled_grammars": self._artefacts.held,
+        }
 
     # -- what the engines share
     @cached_property
@@ -137,7 +157,7 @@ class Grammars:
     @cached_property
     def _build(self) -> Build:
         table = self.vocabulary.table
-        return cached(GrammarWorker(table), ArtefactCache(), table)
+        return cached(GrammarWorker(table), self._artefacts, table)
 
     # -- routing
     def _in_time(self, constraint: Constraint) -> Prepared:

@@ -27,6 +27,17 @@ class OnceCache(Generic[K, V]):
         self._kept: OrderedDict[K, V] = OrderedDict()
         self._held = 0
 
+    @property
+    def held(self) -> dict[str, int | None]:
+        """How many values are kept, their bytes by `size`, and the bounds of both."""
+        with self._lock:
+            return {
+                "entries": len(self._kept),
+                "most_entries": self._entries,
+                "bytes": self._held,
+                "most_bytes": self._limit_bytes,
+            }
+
     def __contains__(self, key: K) -> bool:
         with self._lock:
             return key in self._kept

@@ -35,6 +35,11 @@ class MaskBudget:
         self._grammars: WeakSet[CachedGrammar] = WeakSet()
         self._lock = threading.Lock()
 
+    @property
+    def held(self) -> dict[str, int | None]:
+        """The bytes that are held, and their bound."""
+        return {"bytes": self._held, "most_bytes": self._limit}
+
     def add(self, grammar: CachedGrammar) -> None:
         with self._lock:
             self._grammars.add(grammar)

@@ -1,0 +1,70 @@
+"""What a runtime keeps is bounded in bytes, and says so."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import sgl
+from sgl.backend.runtime.grammar import compile as module
+from sgl.backend.runtime.grammar.compile import Grammars
+from sgl.backend.runtime.model.toy import toy_tokenizer
+
+
+def test_the_runtime_says_what_it_holds() -> None:
+    with sgl.Runtime.toy(max_total_tokens=4000) as runtime:
+        before = runtime.get_server_info()["memory"]
+        assert before["kv"] == {"bytes": 0, "most_bytes": 4000 * 16}
+        assert before["constraints"]["entries"] == before["constraints"]["bytes"] == 0
+        runtime.generate("abc", {"regex": "[a-c]{5}", "max_new_tokens": 8})
+        memory = runtime.get_server_info()["memory"]
+        assert memory["constraints"]["entries"] == 1 and memory["constraints"]["bytes"] > 0
+        assert memory["masks"]["bytes"] > 0 and memory["kv"]["bytes"] > 0
+        assert all(entry["bytes"] <= entry["most_bytes"] for entry in memory.values())
+    assert runtime.get_server_info()["memory"]["kv"]["bytes"] == 0
+
+
+def test_large_constraints_push_others_out_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONSTRAINT_BYTES", 1_000_000)
+    tokenizer = toy_tokenizer()
+    grammars = Grammars(tokenizer, tokenizer.vocab_size)
+    small = [sgl.regex(f"a{i}") for i in range(12)]
+    for constraint in small:
+        grammars.prepare(constraint)
+    assert all(grammars.has(constraint) for constraint in small)
+    large = sgl.choice([f"item {i * 7919}" for i in range(500)])
+    grammars.prepare(large)
+    held = grammars.memory()["constraints"]
+    assert grammars.has(large) and not grammars.has(small[0])
+    assert held["bytes"] <= held["most_bytes"] == 1_000_000
+    huge = sgl.choice([f"item {i * 7919}" for i in range(5000)])
+    grammars.prepare(huge)
+    assert not grammars.has(huge) and grammars.has(large), "what is larger than all may take is used, and not kept"
+
+
+def test_caches_of_batches_stay_within_their_bounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Counts, not RSS: nothing of a batch is held by the next but what the caches may hold."""
+    monkeypatch.setattr(module, "KEPT_CONSTRAINTS", 8)
+    from sgl.benchmarks.memory import row
+
+    with sgl.Runtime.toy(max_total_tokens=3000) as runtime:
+        seen = []
+        for batch in range(4):
+            rows = [{"number": i, "batch": batch} for i in range(24)]
+            row.run_batch(rows, backend=runtime, resume=tmp_path / f"{batch}.jsonl", on_error="keep")
+            info = runtime.get_server_info()
+            assert info["memory"]["constraints"]["entries"] <= 8
+            assert info["running"] == info["queued"] == info["attached"] == 0
+            seen.append(info["memory"]["constraints"]["bytes"])
+        assert max(seen[1:]) <= 2 * seen[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_resident_memory_is_flat_after_the_third_batch() -> None:
+    from sgl.benchmarks.memory import measure
+
+    found = measure(50, 1000)
+    assert found[-1] < 1.05 * max(found[2:6]), [size >> 20 for size in found]
