@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def test_large_constraints_push_others_out_by_their_bytes(monkeypatch: pytest.Mo
     huge = sgl.choice([f"item {i * 7919}" for i in range(5000)])
     grammars.prepare(huge)
     assert not grammars.has(huge) and grammars.has(large), "what is larger than all may take is used, and not kept"
+
+
+def test_masks_of_constraints_that_are_gone_do_not_count() -> None:
+    tokenizer = toy_tokenizer()
+    grammars = Grammars(tokenizer, tokenizer.vocab_size)
+    prepared = grammars.prepare(sgl.regex("[a-c]{9}"))
+    prepared.compiled.matcher().fill(prepared.vocabulary.new_row())
+    assert grammars.memory()["masks"]["bytes"] > 0
+    grammars._prepared._kept.clear()
+    del prepared
+    gc.collect()
+    assert grammars.memory()["masks"]["bytes"] == 0
 
 
 def test_caches_of_batches_stay_within_their_bounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,20 +38,27 @@ class MaskBudget:
     @property
     def held(self) -> dict[str, int | None]:
         """The bytes that are held, and their bound."""
-        return {"bytes": self._held, "most_bytes": self._limit}
+        with self._lock:
+            return {"bytes": self._sum(), "most_bytes": self._limit}
 
     def add(self, grammar: CachedGrammar) -> None:
         with self._lock:
             self._grammars.add(grammar)
 
-    def hold(self, size: int) -> None:
-        """Count `size` more bytes; empty all caches if that is too much."""
-        self._held += size  # a few that two threads add at once may be lost
+    def hold(self, grammar: CachedGrammar, size: int) -> None:
+        """Count `size` more bytes of a grammar; empty all caches if that is too much."""
+        grammar.held += size  # a few that two threads add at once may be lost
+        self._held += size
         if self._held > self._limit:
             with self._lock:
-                self._held = 0
-                for grammar in self._grammars:
-                    grammar.forget()
+                self._held = self._sum()  # grammars that are gone hold nothing
+                if self._held > self._limit:
+                    self._held = 0
+                    for one in self._grammars:
+                        one.forget()
+
+    def _sum(self) -> int:
+        return sum(grammar.held for grammar in self._grammars)
 
 
 class CachedMask:
@@ -91,7 +98,7 @@ class CachedGrammar:
 
     def __init__(self, compiled: LLGuidanceGrammar, keys: StateKeys, budget: MaskBudget) -> None:
         self.inner, self.engine = compiled, compiled.engine
-        self.budget = budget
+        self.budget, self.held = budget, 0
         self._keys = keys
         self._bytes = compiled.vocabulary.bytes
         self._states: dict[Hashable, CachedState] = {}
@@ -109,19 +116,20 @@ class CachedGrammar:
             if key is None:
                 return CachedState(None)
             found = state.next[token] = self._state(key)
-            self.budget.hold(_STEP_BYTES)
+            self.budget.hold(self, _STEP_BYTES)
         return found
 
     def _state(self, key: Hashable) -> CachedState:
         found = self._states.get(key)
         if found is None:
             found = self._states.setdefault(key, CachedState(key))
-            self.budget.hold(_STATE_BYTES)
+            self.budget.hold(self, _STATE_BYTES)
         return found
 
     def forget(self) -> None:
         """Empty the cache. Matchers go on from the states they are in."""
         states, self._states = self._states, {}
+        self.held = 0
         for state in list(states.values()):
             state.drop()
 
@@ -237,7 +245,7 @@ class CachedMatcher:
         row.flags.writeable = False
         known.row = row
         if self.trail[-1].key is not None:
-            self.compiled.budget.hold(row.nbytes)
+            self.compiled.budget.hold(self.compiled, row.nbytes)
 
     def _known(self, state: CachedState) -> CachedMask:
         if not state.forces:
