@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--batches 50] [--rows 1000]
 
 Each batch has rows with a free text, a choice that is scored, a fork, and a constrained text, of constraints a quarter
-of which no batch before it had; and a journal. So the caches are full after the third batch, and RSS stays flat.
+of which no batch before it had; and a journal. So the large caches are full after the third batch, and RSS levels off.
 """
 
 from __future__ import annotations

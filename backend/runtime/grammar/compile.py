@@ -86,7 +86,7 @@ class Prepared:
     def bytes(self) -> int:
         """About what it takes in memory, without its masks."""
         inner = self.compiled.inner if isinstance(self.compiled, CachedGrammar) else self.compiled
-        source = getattr(inner, "source", None) or getattr(self.constraint, "source", "")
+        source: str = getattr(inner, "source", "") or getattr(self.constraint, "source", "")
         return PLAIN_BYTES + BYTES_OF_CHARACTER * len(source)
 
     def receipt(self) -> dict[str, Any]:
