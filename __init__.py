@@ -1,10 +1,12 @@
 """sgl: a language for programs that call a language model many times, and the runtime that makes them fast.
 
 Owns: the public names. `Runtime` is imported when it is first asked for, since it brings the machinery of models.
+`Engine`, SGLang's name for generation without a program, is the same class.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .backend.base import Usage
@@ -15,7 +17,7 @@ from .interpreter.state import ProgramState
 from .interpreter.trace.recording import Trace, trace
 from .interpreter.trace.replay import ReplayReport, replay
 from .interpreter.usage import UsageTree
-from .lang.api import gen, gen_int, gen_string, select
+from .lang.api import gen, gen_int, gen_string, select, special
 from .lang.chat import ChatTemplate
 from .lang.choices import (
     ChoicesDecision,
@@ -42,6 +44,7 @@ from .lang.errors import (
     Truncated,
     VariableError,
 )
+from .lang.later import missing
 from .lang.messages import (
     assistant,
     assistant_begin,
@@ -115,6 +118,7 @@ __all__ = [
     "separate_reasoning",
     "sequence_likelihood",
     "set_default_backend",
+    "special",
     "system",
     "system_begin",
     "system_end",
@@ -152,11 +156,11 @@ def explain(constraint: Any) -> Explanation:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Runtime":
+    if name in ("Runtime", "Engine"):
         from .backend.runtime.runtime import Runtime
 
         return Runtime
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise missing(sys.modules[__name__], name, __all__)
 
 
 def __dir__() -> list[str]:

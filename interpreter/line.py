@@ -17,9 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..backend.base import Backend, BackendBranch, GenRequest, Handle, ScoreRequest
+from ..lang.budget import default_budget
 from ..lang.constraint import Constraint, kinds
 from ..lang.errors import Cancelled, CapabilityError, OptionError
-from ..lang.expr import DEFAULT_MAX_TOKENS, Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Seq, Text
+from ..lang.expr import Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Text, flat
 from .body import Pulse
 from .record import BranchRecord
 from .roles import Pieces, Roles
@@ -71,7 +72,7 @@ class Line:
             self._check_open()
             self.roles.check(parts)
             for part, after in zip(parts, [*parts[1:], None]):
-                self._say(part, at, after.text if isinstance(after, Text) else "")
+                self._say(part, at, after.text if isinstance(after, Text) and not after.special else "")
         self.pulse.beat()
 
     def _say(self, part: Expr, at: str, follow: str = "") -> None:
@@ -79,7 +80,7 @@ class Line:
             self.log.append(part)
         if isinstance(part, Text):
             if part.text:
-                self._append(self.roles.add(part.text))
+                self._append(self.roles.add(part.text, part.special))
         elif isinstance(part, (Gen, Select)):
             self._ask(part, at, follow)
         elif isinstance(part, RoleBegin):
@@ -169,9 +170,9 @@ class Line:
         if part.constraint is not None:
             self._prepare(part.constraint, _where(part, at))
         most = sampling.max_tokens
-        if most is None and part.constraint is None:  # a constrained gen may take what the context has room for
-            sampling = replace(sampling, max_tokens=max(DEFAULT_MAX_TOKENS, least))
-        elif most is not None and least > most:
+        if most is None:
+            sampling = replace(sampling, max_tokens=default_budget(part.constraint, least))
+        elif least > most:
             raise OptionError(f"{_where(part, at)}: min_tokens={least} is more than max_tokens={most}")
         return Gen(part.name, sampling, sampling.n or 1, part.constraint, part.on_budget)
 
@@ -359,13 +360,6 @@ class Bond:
         for member in members:
             if (sibling := member()) is not None and sibling is not failed:
                 sibling.cancel(why)
-
-
-def flat(expr: Expr) -> list[Expr]:
-    """The parts of an expression, one after the other."""
-    if isinstance(expr, Seq):
-        return [part for item in expr.parts() for part in flat(item)]
-    return [expr]
 
 
 def _op(part: Gen | Select) -> str:

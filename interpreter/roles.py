@@ -67,11 +67,16 @@ class Roles:
         self.open, self._held = role, []
         self.messages.append(Message(role, []))
 
-    def add(self, text: str) -> Pieces:
-        """Add constant text. Gives no pieces in a role that holds its text back."""
+    def add(self, text: str, special: bool = False) -> Pieces:
+        """Add constant text. Gives no pieces in a role that holds its text back.
+
+        `special` text may spell control tokens. A template is rendered around it, so it opens its turn.
+        """
         if self.open is None:
-            return [(text, False)]
-        self.messages[-1].parts.append(Segment(text))
+            return [(text, special)]
+        self.messages[-1].parts.append(Segment(text, markup=special))
+        if special:
+            return [*self.release(constant=True), (text, True)]
         if self._held is None:
             return [(text, False)]
         self._held.append(text)
@@ -82,14 +87,14 @@ class Roles:
         if self.open is not None:
             self.messages[-1].parts.append(segment)
 
-    def release(self) -> Pieces:
-        """Open the turn whose text was held back; its text follows."""
+    def release(self, constant: bool = False) -> Pieces:
+        """Open the turn whose text was held back; its text follows. `constant`: more constant text comes after it."""
         if self.open is None or self._held is None:
             return []
         assert self._conversation is not None
         held = "".join(self._held)
         try:
-            pieces = list(self._conversation.open(self.open, generated=not held))
+            pieces = list(self._conversation.open(self.open, generated=not held and not constant))
         except OptionError:
             self._forget()
             raise

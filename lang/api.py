@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast
 
 from . import constraint as constraints
+from .advice import advice
 from .choices import ChoiceMethod, token_length_normalized
 from .constraint import Constraint, check_choices
-from .errors import ConstraintError, OptionError, suggest
+from .errors import ConstraintError, NotYet, OptionError, suggest
 from .expr import Gen, Sampling, Select, Seq, Text
 from .sampling import OPTIONS, normalise
 
@@ -69,6 +70,7 @@ def gen(
     ebnf: str | None = None,
     lark: str | None = None,
     constraint: Any = None,
+    structural_tag: Any = None,
     seed: int | None = None,
     logit_bias: Mapping[int, float] | None = None,
     repetition_penalty: float | None = None,
@@ -84,7 +86,8 @@ def gen(
 
     Args:
         name: variable that holds the text, `s[name]`; None: the text is only appended.
-        max_tokens: most tokens to write; default 128, with a constraint the context left.
+        max_tokens: most tokens to write; default 128; of a regex without a longest text 512; of any other constraint
+            the context left. With 0, `return_logprob` and `top_logprobs_num` tell of the token that would come.
         min_tokens: tokens before the text may end; default 0.
         n: samples to draw; default 1; with more, the value is a list.
         stop: text or texts that end the text and are no part of it.
@@ -102,7 +105,7 @@ def gen(
         top_logprobs_num: likeliest tokens to keep beside each one; default 0.
         return_text_in_logprobs: gives each log-probability with its token's text; default True.
         dtype: int, float, bool or str, or the name of one: SGLang's texts of such values.
-        choices: texts to pick from, as `select` does; only `temperature` and `choices_method` go with it.
+        choices: texts to pick from, as `select` does; only `temperature` and `choices_method` mean something there.
         choices_method: how to pick; default `token_length_normalized`.
         regex: pattern of the whole text, in Python's syntax.
         json_schema: a JSON Schema, as a string or a mapping.
@@ -110,6 +113,7 @@ def gen(
         ebnf: a grammar in xgrammar's EBNF.
         lark: a grammar in llguidance's Lark dialect.
         constraint: any constraint, also joined ones: `sgl.regex("[0-9]+") + " euros"`.
+        structural_tag: xgrammar's structural tags; this version does not carry them out.
         seed: integer; the same seed and text give the same result; default drawn by the run.
         logit_bias: token id to what is added to its logit, in [-100, 100].
         repetition_penalty: makes tokens that occurred less likely, in (0, 10]; default 1, none.
@@ -125,6 +129,7 @@ def gen(
     Raises:
         OptionError: an option is unknown, out of its range, or has no use beside the others.
         ConstraintError: the constraint is wrong, or there are two.
+        NotYet: `structural_tag` was given.
 
     Example:
         >>> import sgl
@@ -138,6 +143,8 @@ def gen(
     where = _where("gen", name)
     # read first, while locals() is the arguments and nothing else
     options = {k: v for k, v in locals().items() if v is not None and k not in ("name", "where")}
+    if structural_tag is not None:
+        raise NotYet(f"{where}: structural_tag= is not supported by this version of sgl yet; use lark= or json_schema=")
     if choices is not None:
         return _gen_choices(where, name, options)
     if choices_method is not None:
@@ -199,12 +206,20 @@ def _thinking(where: str, name: str | None, think: object, written: Gen) -> Seq:
 def _gen_choices(where: str, name: str | None, options: dict[str, Any]) -> Select:
     choices, method = options.pop("choices"), options.pop("choices_method", None)
     temperature = options.pop("temperature", None)
-    if options:
+    if both := [k for k in options if k not in _IDLE_WITH_CHOICES]:
         raise OptionError(
             f"{where}: choices= picks one of the choices and has no use for "
-            f"{', '.join(k + '=' for k in options)}; remove it"
+            f"{', '.join(k + '=' for k in both)}; remove it"
         )
+    if options:
+        normalise(where, options)
+        idle = ", ".join(k + "=" for k in options)
+        advice.give(("choices", idle), f"{where}: beside choices= there is no effect of {idle}")
     return _select(where, name, choices, temperature, method)
+
+
+_IDLE_WITH_CHOICES = frozenset(option.name for option in OPTIONS if "gen_int" in option.takers) | {"min_tokens"}
+"""Options of a gen that SGLang's programs pass beside `choices=`, where they have no effect."""
 
 
 @checked
@@ -250,6 +265,37 @@ def _select(where: str, name: str | None, choices: object, temperature: float | 
         )
     heat = normalise(where, {"temperature": temperature})["temperature"]
     return Select(name, found, heat or 0.0, method)
+
+
+@checked
+def special(text: str) -> Text:
+    """Constant text whose control tokens are meant, such as a hand-written chat template.
+
+    Plain text never spells a control token: `"<|im_end|>"` in it is ten characters. This text does. So put no text of a
+    user into it; join that with `+`.
+
+    Args:
+        text: the text, in the spelling of the model's tokenizer.
+
+    Returns:
+        An expression to append.
+
+    Raises:
+        OptionError: `text` is no string.
+
+    Example:
+        >>> import sgl
+        >>> @sgl.function
+        ... def ask(s, question):
+        ...     s += sgl.special("<|im_start|>user\\n") + question
+        ...     s += sgl.special("<|im_end|>\\n<|im_start|>assistant\\n")
+        ...     s += sgl.gen("answer", max_tokens=4)
+        >>> ask.run("Why?", backend=sgl.Runtime.toy()).text()[:22]
+        '<|im_start|>user\\nWhy?<'
+    """
+    if not isinstance(text, str):
+        raise OptionError(f"special: only text can spell control tokens, got {type(text).__name__} {text!r:.60}")
+    return Text(text, special=True)
 
 
 _TYPED = ("name", *(option.name for option in OPTIONS if "gen_int" in option.takers))

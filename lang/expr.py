@@ -22,19 +22,27 @@ Appendable = Union["Expr", str]
 
 
 class Expr:
-    """Base of the expressions. `+` joins expressions and strings."""
+    """Base of the expressions. `+` joins expressions and strings.
+
+    An expression has no text, since nothing ran yet. So `str`, f-strings and `%s` raise `OptionError`; `repr` works.
+    """
 
     __slots__ = ()
 
     def __add__(self, other: object) -> Seq:
-        if not isinstance(other, (Expr, str)):
-            return NotImplemented
         return Seq((*self.parts(), *as_expr(other).parts()))
 
     def __radd__(self, other: object) -> Seq:
-        if not isinstance(other, str):
-            return NotImplemented
-        return Seq((Text(other), *self.parts()))
+        return Seq((*as_expr(other).parts(), *self.parts()))
+
+    def __str__(self) -> str:
+        raise OptionError(
+            f"{self!r:.60} is a place in a program and has no text yet, so an f-string, str(), % or format() cannot "
+            'hold it: join with +, as in "Answer: " + sgl.gen("a")'
+        )
+
+    def __format__(self, spec: str) -> str:
+        return str(self)  # raises
 
     def parts(self) -> tuple[Expr, ...]:
         return (self,)
@@ -42,9 +50,10 @@ class Expr:
 
 @dataclass(frozen=True, slots=True)
 class Text(Expr):
-    """Constant text, written by the program's author. Never parsed for control tokens."""
+    """Constant text, written by the program's author. Only `special` text is parsed for control tokens."""
 
     text: str
+    special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,13 @@ class Seq(Expr):
 
     def __iter__(self) -> Iterator[Expr]:
         return iter(self.items)
+
+
+def flat(expr: Expr) -> list[Expr]:
+    """The parts of an expression, one after the other."""
+    if isinstance(expr, Seq):
+        return [part for item in expr.parts() for part in flat(item)]
+    return [expr]
 
 
 def as_expr(value: object) -> Expr:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from ...lang.advice import Advice
 from ...lang.errors import BackendError, OutOfMemory
 from ..base import StepRecord
 from .drive import Drive
@@ -55,7 +56,7 @@ class Engine:
         self.meter = Meter()
         self.clock = StepClock()
         self.drive = Drive(self)
-        context = JobContext(tokenizer, options.context_length, self.meter, self.clock)
+        context = JobContext(tokenizer, options.context_length, self.meter, self.clock, Advice())
         self.branches = Branches(self.tree, context, self.grammars, self.drive.wake, self.look)
         self.branches.admission.called_since = self.drive.called_since
         self.scheduler = Scheduler(self.tree, options, self.clock, self.branches.attached)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...lang.constraint import Constraint, ebnf, json_schema, regex
-from ...lang.errors import NotYet, OptionError
-from ...lang.sampling import SGLANG_NAMES, Sampling
+from ...lang.errors import NotYet, OptionError, suggest
+from ...lang.sampling import OPTIONS, SGLANG_NAMES, Sampling
 from ..base import GenRequest, GenResult, Handle
 from ..meta import call_id, of_gen
 from ..waiting import AtHandle, Flow, StreamFlow
@@ -20,6 +20,7 @@ from .local import LocalBackend
 from .program.branch import Branch
 
 _CONSTRAINTS = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf}
+SAMPLING_NAMES = frozenset(option.name for option in OPTIONS) | set(_CONSTRAINTS)
 
 
 class GenerateCall:
@@ -39,7 +40,15 @@ class GenerateCall:
         logprob_start_len: int | None,
         top_logprobs_num: int | None,
         stream: bool,
+        special_tokens: bool,
+        **others: Any,
     ) -> None:
+        _refuse(others)
+        for name, flag in (("stream", stream), ("special_tokens", special_tokens), ("return_logprob", return_logprob)):
+            if not isinstance(flag, bool):
+                raise OptionError(f"generate: {name} must be True or False, got {flag!r:.60}")
+        if special_tokens and prompt is None:
+            raise OptionError("generate: special_tokens= is for a prompt of text; input_ids have their control tokens")
         self._backend = backend
         self._single, prompts = _prompts(prompt, input_ids)
         params, constraint = _constraint(params or {})
@@ -54,7 +63,7 @@ class GenerateCall:
         for each in prompts:
             branch = backend.open(seed=sampling.seed)
             if isinstance(each, str):
-                branch.append(each)
+                branch.append(each, markup=special_tokens)
             else:
                 branch.append_tokens(each)
             request = GenRequest(sampling, sampling.n or 1, "generate", constraint)
@@ -98,6 +107,30 @@ def _check_stream(prompts: list[Any], sampling: Sampling) -> None:
         raise OptionError("generate(stream=True) takes one prompt; make one call a prompt")
     if (sampling.n or 1) > 1 or sampling.return_logprob:
         raise OptionError("generate(stream=True) gives pieces of one text; leave out n= and return_logprob=")
+
+
+_OF_SGLANG = frozenset(
+    (
+        *("image_data", "audio_data", "video_data", "token_ids_logprob", "lora_path", "custom_logit_processor"),
+        *("return_hidden_states", "session_params", "rid", "priority"),
+    )
+)
+"""Parameters of SGLang's `generate` that this version does not carry out."""
+_PARAMETERS = (
+    *("prompt", "sampling_params", "input_ids", "return_logprob", "logprob_start_len", "top_logprobs_num"),
+    *("stream", "special_tokens"),
+)
+
+
+def _refuse(others: Mapping[str, Any]) -> None:
+    for name, value in others.items():
+        if name not in _OF_SGLANG:
+            hint = suggest(name, _PARAMETERS)
+            if SGLANG_NAMES.get(name, name) in SAMPLING_NAMES:
+                hint = f"; it goes into sampling_params: generate(prompt, {{{name!r}: ...}})"
+            raise OptionError(f"generate: unknown parameter {name!r}{hint}")
+        if value is not None:
+            raise NotYet(f"generate: {name}= is not supported by this version of sgl yet; leave it out")
 
 
 def _call_all(closers: list[Callable[[], None]]) -> None:

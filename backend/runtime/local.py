@@ -31,7 +31,7 @@ class LocalBackend:
     def __init__(
         self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, name: str, options: EngineOptions
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = tokenizer.with_template(template)
         self.chat_template = template
         self.model_name = name
         self.options = options

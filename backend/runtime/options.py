@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...lang.advice import log as advice_log
 from ...lang.chat import CHATML, ChatTemplate
 from ...lang.errors import NotYet, OptionError, suggest
 
@@ -114,6 +115,7 @@ def show_log(level: str) -> None:
     if not isinstance(level, str) or level.lower() not in LOG_LEVELS:
         raise OptionError(f"log_level must be debug, info, warning, error or critical, got {level!r}")
     log.setLevel(level.upper())
+    advice_log.setLevel("CRITICAL" if level.lower() == "critical" else "WARNING")  # said once, so it is always worth it
     if log.isEnabledFor(logging.INFO) and not log.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("[%(asctime)s] sgl: %(message)s", datefmt="%H:%M:%S"))

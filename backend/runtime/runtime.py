@@ -13,8 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ...lang.chat import CHATML, ChatTemplate
+from ...lang.constant import constant_pieces
 from ...lang.constraint import constraint_of
-from ...lang.errors import OptionError
+from ...lang.errors import NotYet, OptionError
+from ...lang.expr import Appendable, as_expr
 from ..waiting import block_on, iterate, iterate_async, suspend_on
 from .generate import GenerateCall
 from .local import LocalBackend
@@ -236,6 +238,11 @@ class Runtime(LocalBackend):
         """The backend of this runtime: itself. (SGLang's programs pass `runtime.endpoint`.)"""
         return self
 
+    @property
+    def model_info(self) -> dict[str, Any]:
+        """What runs, with the keys of SGLang's `/get_model_info`; `get_server_info()` has more."""
+        return {"model_path": self.model_name, "tokenizer_path": self.model_name, "is_generation": True}
+
     # -- without a program
     def generate(
         self,
@@ -247,11 +254,13 @@ class Runtime(LocalBackend):
         logprob_start_len: int | None = None,
         top_logprobs_num: int | None = None,
         stream: bool = False,
+        special_tokens: bool = False,
+        **others: Any,
     ) -> Any:
         """Continue a prompt, or a list of prompts together. Give `prompt` or `input_ids`, not both.
 
         Args:
-            prompt: One text, or a list of texts. Text never spells control tokens.
+            prompt: One text, or a list of texts. Its control tokens are plain text, unless `special_tokens` is True.
             sampling_params: Sampling options by SGLang's names (`max_new_tokens`, `temperature`, `stop`, ...), or one
                 of `regex`, `json_schema`, `ebnf`. Default: none, which samples at temperature 1.
             input_ids: Token ids instead of text: a list of ids, or a list of such lists.
@@ -259,6 +268,9 @@ class Runtime(LocalBackend):
             logprob_start_len: Position (tokens) from which the prompt's log-probabilities are wanted too.
             top_logprobs_num: How many of the most probable tokens are wanted for each token. Default: none.
             stream: Return an iterator of pieces of text; for one prompt only. Default False.
+            special_tokens: The prompts spell control tokens, as `tokenizer.apply_chat_template(..., tokenize=False)`
+                writes them. Put no text of a user into such a prompt. Default False.
+            others: Parameters of SGLang that are not carried out yet (`NotYet`) and misspelt ones (`OptionError`).
 
         Returns:
             `{"text", "output_ids", "meta_info"}` for a prompt, a list of them for a list; with `n` samples a list of
@@ -283,6 +295,7 @@ class Runtime(LocalBackend):
         call = GenerateCall(
             self, prompt, input_ids, sampling_params, return_logprob=return_logprob,
             logprob_start_len=logprob_start_len, top_logprobs_num=top_logprobs_num, stream=stream,
+            special_tokens=special_tokens, **others,
         )  # fmt: skip
         return iterate(call.pieces()) if stream else block_on(call.results())
 
@@ -296,6 +309,8 @@ class Runtime(LocalBackend):
         logprob_start_len: int | None = None,
         top_logprobs_num: int | None = None,
         stream: bool = False,
+        special_tokens: bool = False,
+        **others: Any,
     ) -> Any:
         """`generate` for a coroutine, with the same arguments and errors.
 
@@ -311,6 +326,7 @@ class Runtime(LocalBackend):
         call = GenerateCall(
             self, prompt, input_ids, sampling_params, return_logprob=return_logprob,
             logprob_start_len=logprob_start_len, top_logprobs_num=top_logprobs_num, stream=stream,
+            special_tokens=special_tokens, **others,
         )  # fmt: skip
         return iterate_async(call.pieces()) if stream else await suspend_on(call.results())
 
@@ -343,16 +359,17 @@ class Runtime(LocalBackend):
         wanted = constraint_of(constraint)
         return accepts(self.engine.grammars.prepare(wanted, "accepts"), text)
 
-    def cache_prefix(self, text: str) -> int:
-        """Compute the KV of `text` now and keep it until `flush_cache()`. Programs that begin with it reuse it.
+    def cache_prefix(self, prefix: Appendable) -> int:
+        """Compute the KV of a beginning now and keep it until `flush_cache()`. Programs that begin so reuse it.
 
         Args:
-            text: The beginning to keep.
+            prefix: Text, or a constant expression: `sgl.system("...")`, `sgl.special("...")`, a sum of these.
 
         Returns:
             Its length, tokens.
 
         Raises:
+            OptionError: The expression has a gen or a select, or its last message is not printed by itself.
             OutOfMemory: The KV pool has no room for it.
             BackendError: The model failed, or the runtime is shut down.
 
@@ -362,16 +379,38 @@ class Runtime(LocalBackend):
             >>> length = runtime.cache_prefix("The rules are: ")
             >>> runtime.generate("The rules are: go", {"max_new_tokens": 1})["meta_info"]["cached_tokens"] >= length - 1
             True
+            >>> runtime.cache_prefix(sgl.system("Be brief.")) > 0
+            True
         """
-        return self.pin([(text, False)])
+        return self.pin(constant_pieces("cache_prefix", as_expr(prefix), self.chat_template))
+
+    def encode(self, prompt: Any) -> Any:
+        """An embedding of a text, as SGLang's `encode` gives. This version does not carry it out.
+
+        Args:
+            prompt: The text.
+
+        Raises:
+            NotYet: Always. Token ids are `runtime.tokenizer.encode(text)`.
+
+        Example:
+            >>> import sgl
+            >>> sgl.Runtime.toy().encode("Hello")
+            Traceback (most recent call last):
+            sgl.lang.errors.NotYet: Runtime.encode: ...
+        """
+        raise NotYet(
+            "Runtime.encode: embeddings are not supported by this version of sgl yet; for token ids use "
+            "runtime.tokenizer.encode(text)"
+        )
 
     def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer.
+        """The model's tokenizer: `encode`, `decode`, `count` and `apply_chat_template`. Also `runtime.tokenizer`.
 
         Example:
             >>> import sgl
             >>> tokenizer = sgl.Runtime.toy().get_tokenizer()
-            >>> tokenizer.decode(tokenizer.encode([("Hello", False)], first=True))  # False: plain text, no markup
-            'Hello'
+            >>> tokenizer.decode(tokenizer.encode("Hello")), tokenizer.count("Hello")
+            ('Hello', 5)
         """
         return self.tokenizer

@@ -12,11 +12,11 @@ from typing import Any
 from ...backend.base import Backend
 from ...backend.waiting import Flow, StreamFlow, T
 from ...lang.errors import BackendError, OptionError
-from ...lang.expr import Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text
+from ...lang.expr import Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text, flat
 from ..arguments import Arguments, Options
 from ..defaults import resolve
 from ..join import ProgramStateGroup
-from ..line import Line, flat
+from ..line import Line
 from ..live import LiveState
 from ..run import Instance, running
 from ..source import program_line
@@ -179,7 +179,7 @@ DryBackend.instance_type = DryInstance
 
 def _plainly(expr: Expr) -> list[Expr]:
     """The parts of `expr`. Texts are no placeholders any more: to look at what was said is not to look at a value."""
-    return [Text(str.__str__(part.text)) if isinstance(part, Text) else part for part in flat(expr)]
+    return [Text(str.__str__(part.text), part.special) if isinstance(part, Text) else part for part in flat(expr)]
 
 
 def _node(part: Expr, collector: GraphCollector, line: str) -> Node:
@@ -187,7 +187,7 @@ def _node(part: Expr, collector: GraphCollector, line: str) -> Node:
         held = collector.held_by(part.text)
         arguments = dict.fromkeys(p.name for p in held if p.what == "argument")
         values = dict.fromkeys(p.name for p in held if p.what == "value")
-        return Constant(part.text, tuple(arguments), tuple(values), line)
+        return Constant(part.text, tuple(arguments), tuple(values), line, part.special)
     if isinstance(part, Gen):
         return Generate(part.name, part.sampling, part.sampling.n or part.n, part.constraint, line)
     if isinstance(part, Select):

@@ -26,12 +26,16 @@ MAX_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """Text of the author. `arguments` and `values` name the program arguments and the model's values in it."""
+    """Text of the author. `arguments` and `values` name the program arguments and the model's values in it.
+
+    `special`: its control tokens are meant (`sgl.special`).
+    """
 
     text: str
     arguments: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
     line: str = "?"
+    special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ def label(node: Node) -> tuple[str, str]:
     """Put a node into words: its title ("gen answer") and its details ("max_tokens=8")."""
     match node:
         case Constant():
-            return _quoted(node.text, 60), ""
+            return ("special " if node.special else "") + _quoted(node.text, 60), ""
         case Begin():
             return node.name if node.what == "role" else f"scope {node.name}", ""
         case End():

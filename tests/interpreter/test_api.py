@@ -60,8 +60,8 @@ def test_gen():
         ({"temperature": -1}, r"gen\('a'\): temperature"),
         ({"max_tokens": "5"}, "max_tokens must be an integer"),
         ({"choices_method": sgl.token_length_normalized}, "without choices"),
-        ({"choices": ["a"], "stop": "\n"}, "stop="),
-        ({"choices": ["a"], "return_logprob": True, "max_tokens": 3}, "max_tokens=, return_logprob="),
+        ({"choices": ["a"], "stop": 5}, "stop must be"),
+        ({"choices": ["a"], "timeout": 3, "seed": 1}, "seed=, timeout="),
         ({"choices": ["a"], "regex": "a"}, "regex="),
     ],
 )

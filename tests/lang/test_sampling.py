@@ -14,7 +14,7 @@ from sgl.lang.sampling import OPTIONS, RUN_NAMES, SGLANG_NAMES, Sampling, descri
 NAMES = [option.name for option in OPTIONS]
 NOT_SAMPLING = {
     *("name", "dtype", "choices", "choices_method", "regex", "json_schema"),
-    *("schema", "ebnf", "lark", "constraint", "think", "on_budget"),
+    *("schema", "ebnf", "lark", "constraint", "structural_tag", "think", "on_budget"),
 }
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from ....lang.checking.check import Mismatch, check
 from ....lang.errors import ConstraintError, Truncated
-from ....lang.expr import Sampling
 from ...base import GenRequest, GenResult
 from ..grammar.compile import Prepared
 from ..program.branch import Branch
@@ -31,6 +30,8 @@ MOST_ATTEMPTS = 4
 """Samples of a gen whose constraint is partly checked afterwards, before it fails."""
 FRESH_TEMPERATURE = 0.8
 """Temperature of the fresh samples of a greedy gen, which would write the same text again."""
+LONG_TOKENS = 2048
+"""Tokens of a gen without `max_tokens` after which its author is told, once a runtime."""
 
 
 class ConstrainedGenJob(GenJob):
@@ -64,11 +65,9 @@ class ConstrainedGenJob(GenJob):
             self.ending_stops,
             request.on_budget == "close",
         )
+        self.advice = context.advice
+        self.long = LONG_TOKENS if s.max_tokens is None else context.context_length  # from here on it is worth a word
         super().__init__(branch, request, samples, index, context)
-
-    @staticmethod
-    def default_budget(sampling: Sampling, context_length: int) -> int:
-        return context_length
 
     # -- the engine's questions
     def may_end(self) -> bool:
@@ -130,6 +129,8 @@ class ConstrainedGenJob(GenJob):
             if self.rule.matcher.is_done():
                 self._end("stop", matched=None)
             elif len(self.tokens) < self.budget:
+                if len(self.tokens) > self.long:
+                    self._notice_length()
                 return
             elif self.rule.matcher.can_end():
                 self._end("length", length=len(self.tokens))
@@ -143,6 +144,14 @@ class ConstrainedGenJob(GenJob):
             self.value = check(self.prepared.constraint, self.matcher.text)
         except Mismatch as mismatch:
             self._reject(mismatch)
+
+    def _notice_length(self) -> None:
+        self.long = self.budget
+        self.advice.give(
+            "long",
+            f"{self.where} has written more than {LONG_TOKENS:,} tokens and has no max_tokens=, so it may go on to the "
+            "end of the context; say max_tokens=, or bound the constraint",
+        )
 
     def _truncated(self) -> str:
         shortest = self.prepared.shortest

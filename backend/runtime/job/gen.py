@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ....lang.budget import default_budget
 from ....lang.errors import OptionError
-from ....lang.expr import DEFAULT_MAX_TOKENS, Sampling
 from ...base import GenRequest, GenResult, Handle, TokenLogprob, Usage
 from ..kv.chain import Trie, Vertex
 from ..program.branch import Branch
@@ -66,8 +66,10 @@ class GenJob(Job):
         if request.trace:
             self.told = Told(self.cursor, branch.told, self.tokenizer, context.clock, first=index == 0)
         self.start = self.prompt_length
-        asked = self.default_budget(s, context.context_length) if s.max_tokens is None else s.max_tokens
-        self.budget = min(asked, context.context_length - self.start)
+        self.budget = context.context_length - self.start
+        most = default_budget(request.constraint, s.min_tokens or 0) if s.max_tokens is None else s.max_tokens
+        if most is not None:
+            self.budget = min(self.budget, most)
         self.min_tokens = min(s.min_tokens or 0, self.budget)
         seed = branch.program.noise if s.seed is None else s.seed
         path = branch.path if index == 0 else mix(branch.path, -index)
@@ -92,13 +94,9 @@ class GenJob(Job):
             self._score_prompt(s.logprob_start_len)
         self.begin()
 
-    @staticmethod
-    def default_budget(sampling: Sampling, context_length: int) -> int:
-        return max(DEFAULT_MAX_TOKENS, sampling.min_tokens or 0)
-
     def begin(self) -> None:
         """Do what comes before the first sample."""
-        if not self.budget:
+        if not self.budget and not self.recipe.logprobs:
             self._end("length", length=0)
 
     def _score_prompt(self, first: int) -> None:
@@ -148,7 +146,9 @@ class GenJob(Job):
         token = sampled.token
         if self.recipe.logprobs and sampled.logprob is not None:
             self.logprobs.append(self._described(token, sampled.logprob, sampled.top))
-        if token in self.ends and len(self.tokens) >= self.min_tokens:
+        if not self.budget:  # only the token that would come was asked for
+            self._end("length", length=0)
+        elif token in self.ends and len(self.tokens) >= self.min_tokens:
             self.usage.generated += 1
             self._end("stop", matched=token)
         else:
@@ -230,7 +230,7 @@ class GenJob(Job):
 
     def _described(self, token: int, logprob: float | None, top: tuple[tuple[float, int], ...]) -> TokenLogprob:
         def text(t: int) -> str | None:
-            return self.tokenizer.token_bytes[t].decode("utf-8", errors="replace") if self.text_in_logprobs else None
+            return self.tokenizer.spell([t]) if self.text_in_logprobs else None
 
         return TokenLogprob(logprob, token, text(token), tuple((lp, t, text(t)) for lp, t in top))
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....lang.advice import Advice
 from ....lang.errors import ProgramTimeout
 from ...base import Handle, Usage
 from ..kv.chain import Chain, Trie, Vertex
@@ -30,6 +31,7 @@ class JobContext:
     context_length: int
     meter: Meter
     clock: StepClock
+    advice: Advice
 
 
 class Job:

@@ -40,6 +40,8 @@ class Ops:
             op = branch.ops.popleft()
             if isinstance(op, tuple):
                 branch.pending.append(op)
+                if not (op[1] or self.context.advice.gave("control")):
+                    self._look_for_control_tokens(op[0])
             else:
                 self._carry_out(branch, op)
 
@@ -124,6 +126,16 @@ class Ops:
             if child.error is None and not (child.closing and not child.ops):
                 child.be_born(branch)
                 child.registry.notify(child, wake=False)
+
+    def _look_for_control_tokens(self, text: str) -> None:
+        """Tell the author of plain text that spells a control token, which plain text never becomes."""
+        if (found := self.tokenizer.control_token_in(text)) is not None:
+            self.context.advice.give(
+                "control",
+                f"plain text has {found!r}, the name of a control token, and it stays plain text for the model. If the "
+                "token is meant, write sgl.special(...) in a program, or generate(..., special_tokens=True); roles "
+                "(sgl.user(...)) write a model's own control tokens. This is said once.",
+            )
 
     def _append(self, branch: Branch, tokens: tuple[int, ...]) -> None:
         """Append constant text that is already tokenised."""

@@ -1,7 +1,7 @@
 """Text to tokens and tokens to bytes, over a tokenizer of the `tokenizers` package (Rust).
 
 Owns: how runs of text become tokens: where BOS goes, what may be cut and kept, what the choices of a select share.
-Knows nothing of chat templates, of branches, of how a model file is read, or of incremental decoding.
+Knows nothing of branches, of how a model file is read, or of incremental decoding.
 
 1. `encode` of touching pieces gives the tokens of the whole string.
 2. The bytes of the tokens are the (normalised) text, or `encode` raises: no character is lost silently.
@@ -14,13 +14,17 @@ into them only where a cut certainly changes no token.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import tokenizers
 
-from ....lang.errors import ModelLoadError, OptionError
+from ....lang.chat import ChatTemplate, Message
+from ....lang.constant import rendered
+from ....lang.errors import CapabilityError, ModelLoadError, OptionError
 from .control import ControlTokens, Pieces
 from .pipeline import SPACE, Pipeline, reaches_across_words
 from .words import Words
@@ -77,20 +81,59 @@ class Tokenizer:
             and pipeline.cuts_between_words(self.token_bytes)
         )
         self._words = Words(lambda text: self._encode_chunk(text, False), self.token_bytes)
+        self.chat_template: ChatTemplate | None = None
         self._known_chunk = lru_cache(KEPT_CHUNKS)(lambda chunk: tuple(self._words.tokens(chunk)))
+
+    def with_template(self, template: ChatTemplate | None) -> Tokenizer:
+        """The tokenizer with a chat template of its own."""
+        twin = copy.copy(self)
+        twin.chat_template = template
+        return twin
 
     def is_special(self, token_id: int) -> bool:
         """Whether this is a control token (or an id without a token), which contributes no text."""
         return token_id in self._control.ids
 
-    def encode(self, pieces: Pieces, *, first: bool) -> list[int]:
-        """The tokens of (text, markup) runs, tokenised jointly where they touch.
+    def control_token_in(self, text: str) -> str | None:
+        """The first name of a control token in `text`, of three characters or more; None if there is none."""
+        return next((m[0] for m in self._control.regex.finditer(text) if len(m[0]) > 2), None)
 
+    def encode(self, pieces: str | Pieces, *, first: bool = True, special_tokens: bool = False) -> list[int]:
+        """The tokens of a text, or of (text, markup) runs, tokenised jointly where they touch.
+
+        `special_tokens`: a text given as one string spells control tokens; else they are plain text in it.
         `first`: the text begins a path. Only there BOS is added (unless the text begins with it, or the model wants
         none), and a SentencePiece tokenizer adds its dummy space.
         Raises `OptionError` for a character that the vocabulary cannot spell.
         """
+        if isinstance(pieces, str):
+            pieces = [(pieces, special_tokens)]
         return self._encode_runs(self._control.runs(pieces).items, first)
+
+    def count(self, text: str, *, special_tokens: bool = False) -> int:
+        """How many tokens `text` has at the beginning of a prompt."""
+        return len(self.encode(text, special_tokens=special_tokens))
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        *,
+        tokenize: bool = True,
+        add_generation_prompt: bool = False,
+        **options: Any,
+    ) -> Any:
+        """A conversation as the model's chat template writes it.
+
+        `messages`: mappings with `role` and `content`. `tokenize`: give token ids, in which no content of a message
+        spells a control token (for `generate(input_ids=)`); else the text (for `generate(..., special_tokens=True)`).
+        `add_generation_prompt`: end with what precedes an assistant's answer. `options` go to the template.
+        Raises `CapabilityError` if the model has no chat template, `OptionError` if the template refuses.
+        """
+        if self.chat_template is None:
+            raise CapabilityError("this model has no chat template; pass chat_template= to sgl.Runtime(...)")
+        if not tokenize:
+            return self.chat_template.render(messages, add_generation_prompt, **options)
+        return self.encode(rendered(self.chat_template, messages, add_generation_prompt, **options))
 
     def encode_choices(
         self, pieces: Pieces, choices: Sequence[str], *, first: bool

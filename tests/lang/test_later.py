@@ -1,0 +1,64 @@
+"""Names that are not there yet: a clear error in each way to ask for them, and nothing else breaks."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import unittest.mock
+
+import pytest
+
+import sgl
+from sgl.lang.later import LATER
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_later_name_says_so(name: str) -> None:
+    with pytest.raises(sgl.NotYet, match=rf"sgl.{name} \(.*\) is not supported by this version of sgl yet; ") as caught:
+        getattr(sgl, name)
+    assert isinstance(caught.value, AttributeError)
+    assert not hasattr(sgl, name)
+    assert getattr(sgl, name, None) is None
+    assert name not in dir(sgl)
+
+
+def test_a_later_name_says_so_when_it_is_imported() -> None:
+    with pytest.raises(sgl.NotYet, match=r"sgl.tool \(tools\) is not supported") as caught:
+        from sgl import tool  # noqa: F401
+    assert isinstance(caught.value, ImportError)
+    with pytest.raises(ImportError, match=r"sgl.OpenAI \(.*\) is not supported"):
+        from sgl import OpenAI, gen  # noqa: F401
+    try:
+        from sgl import RuntimeEndpoint
+    except ImportError:
+        RuntimeEndpoint = None
+    assert RuntimeEndpoint is None
+
+
+def test_a_misspelt_name_has_a_hint() -> None:
+    with pytest.raises(AttributeError, match="did you mean 'assistant'"):
+        sgl.assistent  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'fonction'"):
+        from sgl import fonction  # noqa: F401
+
+
+def test_tools_that_look_into_a_module_go_on_working() -> None:
+    assert not [name for name, _ in inspect.getmembers(sgl) if name in LATER]
+    assert unittest.mock.create_autospec(sgl).gen is not None
+    with pytest.raises(AttributeError), unittest.mock.patch("sgl.tool"):
+        pass
+    with unittest.mock.patch("sgl.tool", create=True):
+        assert hasattr(sgl, "tool")
+    assert not hasattr(sgl, "tool")
+    assert not hasattr(sgl, "__wrapped__")
+    error = pickle.loads(pickle.dumps(sgl.NotYet("x")))
+    assert str(error) == "x"
+
+
+def test_engine_is_sglangs_name_of_the_runtime() -> None:
+    assert sgl.Engine is sgl.Runtime
+
+
+def test_structural_tags_are_not_yet() -> None:
+    with pytest.raises(sgl.NotYet, match="structural_tag"):
+        sgl.gen("a", structural_tag={"type": "structural_tag"})
