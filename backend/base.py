@@ -133,8 +133,8 @@ class GenResult:
     """One finished generation. `text` is without the stop that ended it; `token_ids` spell exactly `text`.
 
     `finish_reason`: {"type": "stop", "matched": str | int | None} (None: the constraint was complete) or
-    {"type": "length", "length": int}. For a constrained gen, `value` is the value of the checked text, and `receipt`
-    says how the constraint was enforced.
+    {"type": "length", "length": int}; empty while the gen runs (`Handle.so_far`). For a constrained gen, `value` is the
+    value of the checked text, and `receipt` says how the constraint was enforced.
     """
 
     text: str
@@ -210,7 +210,7 @@ class Handle(Generic[T]):
     text of the first sample.
     """
 
-    __slots__ = ("_listeners", "_traceback", "done", "error", "result", "text", "usage", "where")
+    __slots__ = ("_listeners", "_traceback", "done", "error", "result", "so_far", "text", "usage", "where")
 
     def __init__(self, where: str = "") -> None:
         self.where = where
@@ -218,6 +218,7 @@ class Handle(Generic[T]):
         self.error: BaseException | None = None
         self.result: T | None = None
         self.text = ""
+        self.so_far: Callable[[], GenResult] | None = None  # of a gen that runs, if the backend can say
         self.usage: Usage | None = None  # of a call that failed; the results of any other have it
         self._traceback: TracebackType | None = None
         self._listeners: list[Callable[[], None]] | None = None
@@ -238,6 +239,7 @@ class Handle(Generic[T]):
             if error is not None:
                 self._traceback = error.__traceback__
             self.result, self.error, self.done = result, error, True
+            self.so_far = None
             listeners, self._listeners = self._listeners, None
         if listeners:
             _tell(listeners)

@@ -9,7 +9,8 @@ arguments.py     which arguments are the program's and which are options of the 
 defaults.py      the default backend of the process
 run.py           one run of a program: its branch, its body, and where the body is executed
 body.py          whether a body still runs, what it returned, and the pulse by which readers hear of news
-state.py         `ProgramState`, the surface: everything a user says to a state or reads of it
+state.py         `ProgramState`, the surface: what a user says to a state
+reading.py       what a user reads of a state
 live.py          the state of a program that runs here: its reads, as flows
 line.py          one line of text of a program, said on a branch of the backend
 transcript.py    the text of a line: constants and what the model wrote, in order

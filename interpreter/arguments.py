@@ -15,8 +15,10 @@ from ..lang.errors import OptionError, suggest
 from ..lang.sampling import RUN_NAMES, Sampling
 from .usage import Budget
 
-RUN_OPTIONS = (*RUN_NAMES, "budget", "stream", "backend")
-"""Names of the run-level options. `seed`, `timeout` and `budget` are the program's as a whole."""
+RUN_OPTIONS = (*RUN_NAMES, "budget", "stream", "backend", "use_thread")
+"""Names of the run-level options. `seed`, `timeout` and `budget` are the program's as a whole.
+
+`use_thread` is SGLang's: whether a program has a thread of its own. None has one here, so it changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Options:
     def of(where: str, given: Mapping[str, Any]) -> Options:
         given = dict(given)
         stream, backend, budget = given.pop("stream", False), given.pop("backend", None), given.pop("budget", None)
-        if not isinstance(stream, bool):
-            raise OptionError(f"{where}: stream must be True or False, got {stream!r:.60}")
+        for name, flag in (("stream", stream), ("use_thread", given.pop("use_thread", True))):
+            if not isinstance(flag, bool):
+                raise OptionError(f"{where}: {name} must be True or False, got {flag!r:.60}")
         whole = Sampling.of(where, **{k: given.pop(k) for k in ("seed", "timeout") if k in given})
         defaults = Sampling.of(where, **{RUN_NAMES[k]: v for k, v in given.items()})
         limit = None if budget is None else Budget(where, budget)
@@ -107,3 +110,10 @@ class Declared:
 
     def __str__(self) -> str:
         return f"the program is {self.name}{self._signature}"
+
+
+def one_batch(name: str, rows: Any, options: dict[str, Any]) -> Any:
+    """The rows of a batch, which may be in `options` under SGLang's name for them."""
+    if ("batch_kwargs" in options) == (rows is not None):
+        raise OptionError(f"{name}.run_batch: give the rows, once: run_batch([...]) or run_batch(batch_kwargs=[...])")
+    return options.pop("batch_kwargs", rows)

@@ -14,7 +14,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ..lang.errors import NotYet, OptionError
-from .arguments import Declared, Options
+from .arguments import Declared, Options, one_batch
 from .batch.results import Results, States
 from .batch.tasks import TaskBatch
 from .batch.threads import ThreadBatch
@@ -120,6 +120,7 @@ class SglFunction:
             budget: The most the program may cost: generated tokens, or a dict of counts of `sgl.Usage`, such as
                 `{"generated": 2000, "calls": 20}`. The next call fails with `BudgetExceeded`. Default: none.
             stream: True: run the body elsewhere and return the state at once. Default False.
+            use_thread: Taken for SGLang's programs; without effect, as no program has a thread of its own here.
             backend: Where to run. Default: the one given to `sgl.set_default_backend`.
 
         Returns:
@@ -194,12 +195,14 @@ class SglFunction:
 
     # -- many at a time
     @overload
-    def run_batch(self, rows: Any, *, generator_style: Literal[False] = False, **options: Any) -> States: ...
+    def run_batch(self, rows: Any = None, *, generator_style: Literal[False] = False, **options: Any) -> States: ...
     @overload
-    def run_batch(self, rows: Any, *, generator_style: Literal[True], **options: Any) -> Iterator[ProgramState]: ...
+    def run_batch(
+        self, rows: Any = None, *, generator_style: Literal[True], **options: Any
+    ) -> Iterator[ProgramState]: ...
     def run_batch(
         self,
-        rows: Any,
+        rows: Any = None,
         *,
         num_threads: int | Literal["auto"] = "auto",
         progress_bar: bool = False,
@@ -215,7 +218,8 @@ class SglFunction:
 
         Args:
             rows: Each row is a dict of arguments by name, or a tuple by position. A list is checked before anything
-                runs. Any other iterable is read as there is room and never kept, so it may be endless.
+                runs. Any other iterable is read as there is room and never kept, so it may be endless. SGLang's name
+                `batch_kwargs` of this argument is taken too.
             num_threads: Bodies that run at a time (of an async program: programs at a time); many more programs are in
                 flight. Default "auto": 64 bodies, 256 programs.
             progress_bar: Show rows, tokens a second and reuse. Default False.
@@ -253,32 +257,24 @@ class SglFunction:
         if is_async(self.func):
             no_loop_here(self.__name__, "arun_batch")  # before a journal is opened
         results = self._results(
-            rows,
-            False,
-            resume=resume,
-            backend=backend,
-            options=options,
-            num_threads=num_threads,
-            progress=progress_bar,
-            on_error=on_error,
-            ordered=ordered,
-            windowed=generator_style,
+            rows, False, resume=resume, backend=backend, options=options, num_threads=num_threads,
+            progress=progress_bar, on_error=on_error, ordered=ordered, windowed=generator_style,
             batch_timeout=batch_timeout,
-        )
+        )  # fmt: skip
         batch = TaskBatch(results, True) if is_async(self.func) else ThreadBatch(results)
         return batch.iterate() if generator_style else batch.run()
 
     @overload
     def arun_batch(
-        self, rows: Any, *, generator_style: Literal[False] = False, **options: Any
+        self, rows: Any = None, *, generator_style: Literal[False] = False, **options: Any
     ) -> Coroutine[Any, Any, States]: ...
     @overload
     def arun_batch(
-        self, rows: Any, *, generator_style: Literal[True], **options: Any
+        self, rows: Any = None, *, generator_style: Literal[True], **options: Any
     ) -> AsyncIterator[ProgramState]: ...
     def arun_batch(
         self,
-        rows: Any,
+        rows: Any = None,
         *,
         num_threads: int | Literal["auto"] = "auto",
         progress_bar: bool = False,
@@ -313,22 +309,15 @@ class SglFunction:
             2
         """
         results = self._results(
-            rows,
-            True,
-            resume=resume,
-            backend=backend,
-            options=options,
-            num_threads=num_threads,
-            progress=progress_bar,
-            on_error=on_error,
-            ordered=ordered,
-            windowed=generator_style,
+            rows, True, resume=resume, backend=backend, options=options, num_threads=num_threads,
+            progress=progress_bar, on_error=on_error, ordered=ordered, windowed=generator_style,
             batch_timeout=batch_timeout,
-        )
+        )  # fmt: skip
         batch = TaskBatch(results, is_async(self.func))
         return batch.aiterate() if generator_style else batch.arun()
 
     def _results(self, rows: Any, on_loop: bool, **options: Any) -> Results:
+        rows = one_batch(self.__name__, rows, options["options"])
         return Results.of(self.func, self._declared, self.bind_arguments, rows, on_loop, **options)
 
     # -- shaping

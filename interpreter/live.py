@@ -20,7 +20,8 @@ from .body import AtNews, Body
 from .colour import html_of, parts_of
 from .hooks import hooks
 from .line import Line
-from .state import Part, ProgramState, needs_a_name
+from .reading import Part, needs_a_name
+from .state import ProgramState
 from .stream import growing
 from .transcript import joined, pending
 from .usage import UsageTree
@@ -134,7 +135,10 @@ class LiveState(ProgramState):
             if name is not None:
                 variable = yield from self._find(name, growing=True)
             for piece in self._growing(name, variable):
-                yield (piece, None) if with_meta and not isinstance(piece, Wait) else piece
+                if with_meta and variable is not None and not isinstance(piece, Wait):
+                    yield piece, variable.meta_so_far()
+                else:
+                    yield piece
             if variable is None:
                 _check((yield from self._finish(deep)))
             elif with_meta:

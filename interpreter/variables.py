@@ -36,6 +36,10 @@ class Variable:
         """The meta information of a finished op; None of a variable that no single call made."""
         return None
 
+    def meta_so_far(self) -> Any:
+        """The meta information of an op that may still run. Raises nothing."""
+        return None
+
     def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
         """The segments that spell the value as it grows, and whether there will be no more of them."""
         raise OptionError(f"{name!r} is a list and has no single text to stream; read s[{name!r}]")
@@ -66,6 +70,14 @@ class CallVariable(Variable):
 
     def handles(self) -> Sequence[Handle[Any]]:
         return pending([self._segment])
+
+    def meta_so_far(self) -> Any:
+        handle = self._segment.handle
+        assert handle is not None
+        so_far = handle.so_far  # before `done`, which comes first
+        if handle.done:
+            return self.meta() if handle.error is None else None
+        return None if so_far is None else meta.of_gen(self._id, so_far())
 
     def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
         return (self._segment,), True

@@ -18,9 +18,9 @@ from ..defaults import resolve
 from ..join import ProgramStateGroup
 from ..line import Line
 from ..live import LiveState
+from ..reading import Part
 from ..run import Instance, running
 from ..source import program_line
-from ..state import Part
 from ..transcript import Segment
 from ..variables import Scope
 from .dry_run import DryBackend, DryBranch, GraphCollector, GrowingNode

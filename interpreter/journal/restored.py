@@ -13,7 +13,8 @@ from ...backend.waiting import Flow, StreamFlow, no_wait
 from ...lang.errors import OptionError, VariableError, suggest
 from ..colour import SHOWN_CHARACTERS
 from ..line import Line
-from ..state import Part, ProgramState, needs_a_name
+from ..reading import Part, needs_a_name
+from ..state import ProgramState
 from ..usage import UsageTree
 from .finished import Finished, Kept, NotKept
 
@@ -80,7 +81,7 @@ class RestoredState(ProgramState):
         needs_a_name(name, with_meta)
         text = self._row().text if name is None else self._streamed(name)
         if text:
-            yield (text, None) if with_meta else text
+            yield (text, self._part(name, "meta")) if with_meta and name is not None else text
         if with_meta and name is not None:
             yield "", self._part(name, "meta")
 

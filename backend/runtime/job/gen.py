@@ -8,6 +8,7 @@ through a token, the bytes of that token before the cut are encoded anew, and th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from ....lang.budget import default_budget
@@ -90,6 +91,8 @@ class GenJob(Job):
         self.logprobs: list[TokenLogprob] = []
         self.finish_reason: dict[str, Any] | None = None
         self.from_token: int | None = None
+        if index == 0:
+            samples.handle.so_far = self.so_far
         if s.return_logprob and s.logprob_start_len is not None and s.logprob_start_len >= 0:
             self._score_prompt(s.logprob_start_len)
         self.begin()
@@ -221,6 +224,11 @@ class GenJob(Job):
             logprobs=self.logprobs if self.recipe.logprobs else None,
             input_logprobs=self._prompt_logprobs(),
         )
+
+    def so_far(self) -> GenResult:
+        """What there is of the result while the gen runs; from any thread."""
+        logprobs = list(self.logprobs) if self.recipe.logprobs else None
+        return GenResult(self.samples.handle.text, list(self.tokens), {}, copy(self.usage), logprobs)
 
     def _prompt_logprobs(self) -> list[TokenLogprob] | None:
         if self.from_token is None:
