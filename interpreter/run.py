@@ -289,7 +289,8 @@ async def run_async(instance: Instance) -> ProgramState:
 def no_loop_here(name: str, instead: str) -> None:
     if asyncio._get_running_loop() is not None:
         raise OptionError(
-            f"{name} is an async program and an event loop is running here: use `await {name}.{instead}(...)`"
+            f"{name} is an async program and an event loop is running here (as in a notebook): use `await "
+            f"{name}.{instead}(...)`, or with generator_style=True `async for state in {name}.arun_batch(...)`"
         )
 
 

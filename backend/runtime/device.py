@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ...lang.errors import OptionError, OutOfMemory
+from ...lang.errors import OptionError, OutOfMemory, suggest
 from .model.load.config import ModelConfig
 from .model.load.shapes import parameter_count, weight_bytes
 
 log = logging.getLogger("sgl")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHORT_DTYPES = {"float": "float32", "fp32": "float32", "bf16": "bfloat16", "half": "float16", "fp16": "float16"}
 BFLOAT16_CAPABILITY = (8, 0)
 """Ampere: what came before computes bfloat16 in software, many times slower than float16."""
 FUSED_CAPABILITY = (8, 0)
@@ -64,14 +65,18 @@ def free_memory(device: str | torch.device) -> int:
     return free
 
 
-def resolve_device(asked: str) -> str:
-    """`asked` as a device of torch ("auto": a GPU if there is one). Raises `OptionError`."""
+def resolve_device(asked: str | torch.device) -> str:
+    """`asked` as the name of a device of torch ("auto": a GPU if there is one). Raises `OptionError`."""
+    asked = str(asked) if isinstance(asked, torch.device) else asked
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(asked)
+        if not isinstance(asked, str):
+            raise TypeError
     except (RuntimeError, TypeError):
-        raise OptionError(f"device={asked!r} is not a device; use 'auto', 'cpu' or 'cuda'") from None
+        hint = "; did you mean 'cuda'?" if asked == "gpu" else suggest(str(asked), ("auto", "cpu", "cuda"))
+        raise OptionError(f"device={asked!r} is not a device{hint}; use 'auto', 'cpu' or 'cuda'") from None
     if device.type not in ("cpu", "cuda"):
         raise OptionError(f"device={asked!r} is not supported; use 'auto', 'cpu' or 'cuda'")
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -81,11 +86,14 @@ def resolve_device(asked: str) -> str:
     return asked
 
 
-def resolve_dtype(asked: str, card: Card | None) -> torch.dtype:
+def resolve_dtype(asked: str | torch.dtype, card: Card | None) -> torch.dtype:
     """`asked` as a dtype the card computes in. "auto" is float32 on the CPU, else bfloat16, or float16 on cards without
-    it. Raises `OptionError`."""
+    it. Short names ("bf16") and torch's own dtypes are taken too. Raises `OptionError`."""
+    name = str(asked).removeprefix("torch.")
+    asked = SHORT_DTYPES.get(name, name)
     if asked != "auto" and asked not in DTYPES:
-        raise OptionError(f"dtype must be 'auto' or one of {', '.join(DTYPES)}, got {asked!r}")
+        known = ("auto", *DTYPES)
+        raise OptionError(f"dtype must be 'auto' or one of {', '.join(DTYPES)}, got {asked!r}{suggest(asked, known)}")
     if card is None:
         return torch.float32 if asked == "auto" else DTYPES[asked]
     able = card.capability >= BFLOAT16_CAPABILITY

@@ -34,6 +34,7 @@ from .program.branch import Branch
 from .program.branches import Branches
 from .program.program import Program
 from .sample.noise import mix
+from .sizes import allocate
 from .step.executor import Executor, executor_of
 from .step.flight import ask, begin_masks, goes_on, hand_out, run_ahead
 from .step.packed import Model
@@ -50,7 +51,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.options = options
         self.tree = Tree(SlotPool(options.pool_tokens), options.reuse)
-        model.allocate(options.pool_tokens + SCRATCH)
+        allocate(model, options.pool_tokens + SCRATCH)
         self.executor: Executor = executor_of(model, tokenizer.vocab_size, options)
         self.grammars = Grammars(tokenizer, model.vocab_size, options.grammar_backend)
         self.meter = Meter()

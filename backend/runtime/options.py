@@ -46,6 +46,16 @@ _NOT_YET: dict[str, object] = {
 }
 """Options of the public contract that this version does not carry out, with the value that asks for nothing."""
 
+OF_A_SERVER = frozenset(
+    (
+        *("port", "host", "launch_timeout", "api_key", "tokenizer_path", "tokenizer_mode", "trust_remote_code"),
+        *("served_model_name", "log_requests", "enable_metrics", "skip_server_warmup", "dist_init_addr", "nnodes"),
+    )
+)
+"""Options of SGLang that only a server, or other code than sgl's, has."""
+MOST_STEP_TOKENS = 1 << 20
+MOST_BRANCHES = 1 << 16
+"""Bounds of `chunked_prefill_size` and `max_running_requests`: arrays of these sizes are kept."""
 ATTENTION_BACKENDS = ("auto", "triton", "flashinfer", "torch")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -53,6 +63,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 def refuse_unsupported(others: dict[str, object], known: Iterable[str]) -> None:
     """Raise `OptionError` for an option that is not one of `known`, `NotYet` for one of a later version."""
     for name, value in others.items():
+        if name in OF_A_SERVER:
+            raise OptionError(f"Runtime({name}=...) is an option of SGLang's server, and here is none; leave it out")
         if name not in _NOT_YET:
             raise OptionError(f"Runtime has no option {name!r}{suggest(name, (*known, *_NOT_YET))}")
         if value != _NOT_YET[name]:
@@ -62,17 +74,27 @@ def refuse_unsupported(others: dict[str, object], known: Iterable[str]) -> None:
 def check_attention(asked: str, device: str) -> None:
     """Raise `OptionError` for an attention backend that does not exist, or not on this device."""
     if asked not in ATTENTION_BACKENDS:
-        raise OptionError(f"attention_backend must be one of {', '.join(ATTENTION_BACKENDS)}, got {asked!r}")
+        hint = suggest(str(asked), ATTENTION_BACKENDS)
+        raise OptionError(f"attention_backend must be one of {', '.join(ATTENTION_BACKENDS)}, got {asked!r}{hint}")
     if device == "cpu" and asked not in ("auto", "torch"):
         raise OptionError(f"attention_backend={asked!r} needs a GPU; on the CPU use 'auto' or 'torch'")
 
 
-def positive(option: str, value: int | None, default: int) -> int:
-    """The option's value, or its default for None. Raises `OptionError` unless it is a whole number from 1 on."""
+def positive(option: str, value: int | None, default: int, most: int | None = None) -> int:
+    """The option's value, or its default for None. Raises `OptionError` unless it is a whole number in 1 .. `most`."""
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"{option} must be a whole number of at least 1, got {value!r}")
+    if isinstance(value, bool) or not hasattr(value, "__index__") or (number := value.__index__()) < 1:
+        raise OptionError(f"{option} must be a whole number of at least 1, got {value!r:.60}")
+    if most is not None and number > most:
+        raise OptionError(f"{option} must be at most {most:,}, got {value!r:.60}")
+    return number
+
+
+def flag(option: str, value: bool) -> bool:
+    """The option's value. Raises `OptionError` unless it is True or False."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{option} must be True or False, got {value!r:.60}")
     return value
 
 
@@ -80,9 +102,9 @@ def seed_of(asked: int | None) -> int:
     """`random_seed`; a random one for None."""
     if asked is None:
         return secrets.randbits(63)
-    if isinstance(asked, bool) or not isinstance(asked, int):
-        raise OptionError(f"random_seed must be a whole number, got {asked!r}")
-    return asked
+    if isinstance(asked, bool) or not hasattr(asked, "__index__") or not -(2**63) <= asked.__index__() < 2**64:
+        raise OptionError(f"random_seed must be a whole number of 64 bits, got {asked!r:.60}")
+    return asked.__index__()
 
 
 def context_of(asked: int | None, model: int) -> int:
@@ -101,8 +123,8 @@ def template_of(asked: str | None, own: ChatTemplate | None) -> ChatTemplate | N
         source = CHATML
     elif "{" in asked:
         source = asked
-    elif Path(asked).is_file():
-        source = Path(asked).read_text(encoding="utf-8")
+    elif (file := Path(asked).expanduser()).is_file():
+        source = file.read_text(encoding="utf-8")
     else:
         raise OptionError(f"chat_template={asked!r} is neither 'chatml', nor a file, nor a Jinja template")
     return ChatTemplate(
@@ -113,7 +135,8 @@ def template_of(asked: str | None, own: ChatTemplate | None) -> ChatTemplate | N
 def show_log(level: str) -> None:
     """Let the log of `sgl` say as much; on stderr, unless the program has set up logging itself."""
     if not isinstance(level, str) or level.lower() not in LOG_LEVELS:
-        raise OptionError(f"log_level must be debug, info, warning, error or critical, got {level!r}")
+        hint = suggest(str(level), LOG_LEVELS)
+        raise OptionError(f"log_level must be debug, info, warning, error or critical, got {level!r}{hint}")
     log.setLevel(level.upper())
     advice_log.setLevel("CRITICAL" if level.lower() == "critical" else "WARNING")  # said once, so it is always worth it
     if log.isEnabledFor(logging.INFO) and not log.hasHandlers():

@@ -20,13 +20,26 @@ from ...lang.expr import Appendable, as_expr
 from ..waiting import block_on, iterate, iterate_async, suspend_on
 from .generate import GenerateCall
 from .local import LocalBackend
-from .options import EngineOptions, context_of, positive, refuse_unsupported, seed_of, show_log, template_of
+from .options import (
+    MOST_BRANCHES,
+    MOST_STEP_TOKENS,
+    EngineOptions,
+    context_of,
+    flag,
+    positive,
+    refuse_unsupported,
+    seed_of,
+    show_log,
+    template_of,
+)
 from .sizes import MAX_RUNNING_BRANCHES, STEP_TOKENS, captured_rows, pool_size
 from .step.packed import Model
 from .text.tokenizer import Tokenizer
 from .threads import wait_briefly
 
 if TYPE_CHECKING:
+    import torch
+
     from .grammar.accepts import Verdict
 
 log = logging.getLogger("sgl")
@@ -39,11 +52,11 @@ class Runtime(LocalBackend):
     none is ignored. Token counts are in tokens, and one slot of KV holds one token.
 
     Args:
-        model_path: A folder with safetensors, a `.gguf` file or a hub id (`org/name`). Default: the embedded model,
-            SmolLM2-135M-Instruct.
+        model_path: A folder with safetensors, a `.gguf` file, a name of `sgl models list` or a hub id (`org/name`).
+            Default: the embedded model, SmolLM2-135M-Instruct.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1". Default "auto".
-        dtype: "auto", "float32", "bfloat16" or "float16". "auto" (default): float32 on the CPU, else bfloat16, or
-            float16 on cards without it.
+        dtype: "auto", "float32", "bfloat16" or "float16", also as "bf16", "half" or `torch.bfloat16`. "auto" (default):
+            float32 on the CPU, else bfloat16, or float16 on cards without it.
         load_format: "auto" (default), "safetensors", "gguf" or "dummy" (random weights for any `config.json`).
         context_length: Longest text of a branch, tokens. Default: the model's.
         mem_fraction_static: Share of the free memory for KV, between 0 and 1. Default: 0.85 on a GPU, 0.25 on the CPU.
@@ -81,8 +94,8 @@ class Runtime(LocalBackend):
         self,
         model_path: str | os.PathLike[str] | None = None,
         *,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
         load_format: str = "auto",
         context_length: int | None = None,
         mem_fraction_static: float | None = None,
@@ -101,7 +114,7 @@ class Runtime(LocalBackend):
         **others: Any,
     ) -> None:
         show_log(log_level)
-        refuse_unsupported(others, known=Runtime.__init__.__kwdefaults__ or ())
+        refuse_unsupported(others, known=("model_path", *(Runtime.__init__.__kwdefaults__ or ())))
         positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
         wait_briefly()
         from .model.load.build import build  # imports torch
@@ -111,8 +124,8 @@ class Runtime(LocalBackend):
         )
         kind = getattr(model, "device_type", "cpu")
         context = context_of(context_length, model.context_length)
-        step_tokens = positive("chunked_prefill_size", chunked_prefill_size, STEP_TOKENS[kind])
-        max_running = positive("max_running_requests", max_running_requests, MAX_RUNNING_BRANCHES[kind])
+        step_tokens = positive("chunked_prefill_size", chunked_prefill_size, STEP_TOKENS[kind], MOST_STEP_TOKENS)
+        max_running = positive("max_running_requests", max_running_requests, MAX_RUNNING_BRANCHES[kind], MOST_BRANCHES)
         own = hasattr(model, "executor")  # else the host computes one step after the other
         captures = own and getattr(model, "captured", True)
         if not captures and cuda_graph_max_bs is not None:
@@ -129,14 +142,14 @@ class Runtime(LocalBackend):
                 else pool_size(model, kind, mem_fraction_static, step_tokens),
                 step_tokens=step_tokens,
                 max_running=max_running,
-                reuse=not disable_radix_cache,
+                reuse=not flag("disable_radix_cache", disable_radix_cache),
                 seed=seed_of(random_seed),
                 grammar_backend=grammar_backend,
                 attention_backend=attention_backend,
                 cuda_graph_max_bs=captured_rows(model, cuda_graph_max_bs, max_running)
-                if captures and not disable_cuda_graph
+                if not flag("disable_cuda_graph", disable_cuda_graph) and captures
                 else 0,
-                overlap=own and not disable_overlap_schedule,
+                overlap=not flag("disable_overlap_schedule", disable_overlap_schedule) and own,
             ),
         )
 
@@ -191,9 +204,9 @@ class Runtime(LocalBackend):
             EngineOptions(
                 context_length=context_of(context_length, model.context_length),
                 pool_tokens=positive("max_total_tokens", max_total_tokens, 1),
-                step_tokens=positive("chunked_prefill_size", chunked_prefill_size, 1),
-                max_running=positive("max_running_requests", max_running_requests, 1),
-                reuse=not disable_radix_cache,
+                step_tokens=positive("chunked_prefill_size", chunked_prefill_size, 1, MOST_STEP_TOKENS),
+                max_running=positive("max_running_requests", max_running_requests, 1, MOST_BRANCHES),
+                reuse=not flag("disable_radix_cache", disable_radix_cache),
                 seed=seed_of(random_seed),
                 grammar_backend=grammar_backend,
             ),
@@ -221,6 +234,10 @@ class Runtime(LocalBackend):
 
         tokenizer = toy_tokenizer()
         favour = options.pop("favour", None)
+        refuse_unsupported(
+            {k: v for k, v in options.items() if k not in (cls.of.__kwdefaults__ or ())},
+            known=("favour", *(cls.of.__kwdefaults__ or ())),
+        )
         model = ToyModel(tokenizer.vocab_size + 5, favour=favour)
         return cls.of(model, tokenizer, chat_template=ChatTemplate(CHATML, name="toy"), name="toy", **options)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...lang.errors import OptionError
+from ...lang.errors import OptionError, OutOfMemory
 from .step.packed import Model
 
 STEP_TOKENS = {"cpu": 256, "cuda": 8192}
@@ -25,7 +25,7 @@ CAPTURED_BRANCHES_FROM_GIB = ((40, 512), (16, 256), (0, 64))
 
 def pool_size(model: Model, kind: str, fraction: float | None, step_tokens: int) -> int:
     """Count the tokens of KV that fit in `fraction` of the memory that is free now (None: the device's default)."""
-    if fraction is not None and not 0 < fraction < 1:
+    if fraction is not None and not (isinstance(fraction, (int, float)) and 0 < fraction < 1):
         raise OptionError(f"mem_fraction_static must be between 0 and 1, got {fraction!r}")
     share = MEMORY_SHARE[kind] if fraction is None else fraction
     if kind == "cuda":
@@ -35,6 +35,21 @@ def pool_size(model: Model, kind: str, fraction: float | None, step_tokens: int)
         reserve = model.step_bytes(step_tokens)  # type: ignore[attr-defined]
         return min(MAX_POOL_TOKENS[kind], pool_tokens(free, share, model.kv_bytes_per_token, reserve))
     return max(1, min(MAX_POOL_TOKENS[kind], int(_host_memory() * share) // model.kv_bytes_per_token))
+
+
+def allocate(model: Model, slots: int) -> None:
+    """Have the model take the memory of its KV. Raises `OutOfMemory` where that cannot be."""
+    size = slots * model.kv_bytes_per_token
+    why: BaseException | None = None
+    if getattr(model, "device_type", "cpu") == "cuda" or size <= _host_memory():
+        try:
+            return model.allocate(slots)
+        except (MemoryError, OverflowError, ValueError, RuntimeError) as error:  # numpy's and torch's, by the size
+            why = error
+    raise OutOfMemory(
+        f"max_total_tokens={slots - 1}: their KV would take {size >> 20:,} MiB, which this machine does not have free; "
+        "give a smaller number, or leave it out"
+    ) from why
 
 
 def captured_rows(model: Model, asked: int | None, max_running: int) -> int:

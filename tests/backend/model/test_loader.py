@@ -499,7 +499,7 @@ def test_pull_and_list(small_store, tmp_path, capsys):
     assert cli.main(["models", "pull", "smollm2-135m"]) == 0
     path = tmp_path / "xdg" / "sgl" / "models" / "m.gguf"
     assert path.read_bytes() == b"hello" and str(path) in capsys.readouterr().out
-    assert store.default_model_path(store.cache_folder()) == path
+    assert store.pulled_path(store.DEFAULT_MODEL, store.cache_folder()) == path
     assert list(path.parent.iterdir()) == [path], "the download was left behind"
     assert cli.main(["models", "list"]) == 0 and str(path) in capsys.readouterr().out
 

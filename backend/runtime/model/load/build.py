@@ -30,7 +30,12 @@ log = logging.getLogger("sgl")
 
 
 def build(
-    model_path: str | os.PathLike[str] | None, *, device: str, dtype: str, load_format: str, attention: str = "auto"
+    model_path: str | os.PathLike[str] | None,
+    *,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    load_format: str,
+    attention: str = "auto",
 ) -> tuple[Model, Tokenizer, ChatTemplate | None, str]:
     """Load a checkpoint onto a device; (model, tokenizer, its chat template or None, its name).
 

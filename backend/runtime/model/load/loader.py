@@ -21,7 +21,7 @@ from .dummy import DummyTensors, byte_tokenizer
 from .fields import Fields, brief, check_sizes, contained, first_line, read_json, read_text
 from .shapes import check_tensors
 from .shards import ShardedTensors, read_header
-from .store import default_model_path
+from .store import DEFAULT_MODEL, MODELS, pulled_path
 
 __all__ = ["LOAD_FORMATS", "Checkpoint", "Foreign", "load_any", "load_checkpoint"]
 
@@ -33,9 +33,9 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 def load_checkpoint(model_path: str | Path | None, load_format: str, cache: Path) -> Checkpoint:
     """Load a description, weights and tokenizer of a model of the family.
 
-    `model_path`: a `.gguf` file, a folder with `config.json`, a hub id (`org/name`), or None for the embedded default
-    model. `load_format`: "auto" takes what is there; "dummy" makes random weights for any `config.json`. `cache` is the
-    folder for the default model and for converted GGUF files (see `converted`).
+    `model_path`: a `.gguf` file, a folder with `config.json`, a name of `MODELS`, a hub id (`org/name`), or None for the
+    embedded default model. `load_format`: "auto" takes what is there; "dummy" makes random weights for any
+    `config.json`. `cache` is the folder for stored models and for converted GGUF files (see `converted`).
 
     Raises `OptionError` for an unknown `load_format`, `Unsupported` for a model that is not of the family,
     `ModelLoadError` for everything else.
@@ -77,7 +77,9 @@ def _source(model_path: str | Path | None, load_format: str, cache: Path) -> tup
     if load_format not in LOAD_FORMATS:
         known = ", ".join(LOAD_FORMATS)
         raise OptionError(f"load_format {load_format!r} does not exist{suggest(load_format, LOAD_FORMATS)}: {known}")
-    path = default_model_path(cache) if model_path is None else _local(model_path, weights=load_format != "dummy")
+    path = (
+        pulled_path(DEFAULT_MODEL, cache) if model_path is None else _local(model_path, load_format != "dummy", cache)
+    )
     if load_format == "dummy":
         return path, False
     if path.is_file() and (load_format == "gguf" or path.suffix == ".gguf"):
@@ -97,14 +99,21 @@ def _config_file(path: Path) -> Path:
     return path if path.is_file() else path / "config.json"
 
 
-def _local(model_path: str | Path, weights: bool) -> Path:
-    """The file or folder itself, or a hub id's snapshot."""
-    path = Path(model_path).expanduser()
+def _local(model_path: str | Path, weights: bool, cache: Path) -> Path:
+    """The file or folder itself, a model of the package index, or a hub id's snapshot."""
+    text = str(model_path)
+    try:
+        path = Path(model_path).expanduser()
+    except RuntimeError as error:  # ~ of a user whom nobody knows
+        raise ModelLoadError(f"{text}: {error}") from None
+    if not text.strip():
+        raise ModelLoadError("model_path is empty; leave it out for the default model, or name a folder or a file")
     if path.exists():
         return path
-    text = str(model_path)
+    if text in MODELS:
+        return pulled_path(text, cache)
     if isinstance(model_path, Path) or text.count("/") != 1 or text[0] in "./~" or path.suffix in (".gguf", ".json"):
-        raise ModelLoadError(f"{text}: no such file or folder")
+        raise ModelLoadError(f"{text}: no such file or folder{suggest(text, MODELS)}")
     import huggingface_hub
 
     patterns = _HUB_FILES if weights else [p for p in _HUB_FILES if p != "*.safetensors"]

@@ -74,14 +74,14 @@ def is_pulled(name: str, cache: Path) -> bool:
     return path.is_file() and path.stat().st_size == MODELS[name].size
 
 
-def default_model_path(cache: Path) -> Path:
-    """The default model's file. Raises `ModelLoadError` saying how to get it."""
-    if not is_pulled(DEFAULT_MODEL, cache):
+def pulled_path(name: str, cache: Path) -> Path:
+    """The file of the model `name`. Raises `ModelLoadError` saying how to get it."""
+    if not is_pulled(name, cache):
         raise ModelLoadError(
-            f"the default model is not in {cache / 'models'}: run `sgl models pull {DEFAULT_MODEL}`, "
-            "or name a model (a .gguf file, a model folder, a hub id)"
+            f"{'the default model' if name == DEFAULT_MODEL else name} is not in {cache / 'models'}: run `sgl models "
+            f"pull {name}`, or name a model (a .gguf file, a model folder, a hub id)"
         )
-    return stored_path(DEFAULT_MODEL, cache)
+    return stored_path(name, cache)
 
 
 def pull(name: str, cache: Path | None = None) -> Path:
