@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .backend.base import Usage
+from .backend.fake import FakeBackend
 from .interpreter.defaults import flush_cache, get_server_info, set_default_backend
 from .interpreter.function import SglFunction, function
 from .interpreter.join import ProgramStateGroup, first
@@ -76,6 +77,7 @@ __all__ = [
     "Constraint",
     "ConstraintError",
     "ContextOverflow",
+    "FakeBackend",
     "JournalError",
     "ModelLoadError",
     "NotYet",

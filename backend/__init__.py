@@ -1,6 +1,7 @@
 """Where text comes from. Knows nothing of user code.
 
 base.py      the protocol between the interpreter and a backend: branches, requests, handles, results
+fake.py      `sgl.FakeBackend`: programs in unit tests, without a model
 meta.py      what `get_meta_info` tells of a finished call, with SGLang's keys
 waiting.py   waiting, written once: flows and their drivers for threads and event loops
 runtime/     the local runtime

@@ -184,6 +184,7 @@ class GenRequest:
     follow: str = ""  # the constant text that the program says right after this gen, if it says so in one expression
     gate: Callable[[], None] | None = None
     trace: bool = False
+    name: str | None = None  # of the variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,7 @@ class ScoreRequest:
     where: str = "select"
     gate: Callable[[], None] | None = None
     trace: bool = False
+    name: str | None = None
 
 
 _completing = threading.RLock()

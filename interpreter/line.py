@@ -100,11 +100,13 @@ class Line:
         handle: Handle[Any]
         if isinstance(part, Gen):
             handle = self.branch.gen(
-                GenRequest(part.sampling, part.n, where, part.constraint, part.on_budget, follow, gate, trace)
+                GenRequest(
+                    part.sampling, part.n, where, part.constraint, part.on_budget, follow, gate, trace, part.name
+                )
             )
         else:
             handle = self.branch.score(
-                ScoreRequest(part.choices, part.method, part.temperature, where=where, gate=gate, trace=trace)
+                ScoreRequest(part.choices, part.method, part.temperature, None, where, gate, trace, part.name)
             )
         segment = Segment(handle=handle, where=where)
         if self.record is not None:

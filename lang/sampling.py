@@ -258,7 +258,7 @@ _ALL = ("gen", "gen_int", "gen_string", "run", "generate")
 _OURS = ("gen", "run", "generate")
 _ONE_CALL = ("gen", "generate")
 
-_BUDGET = f"{DEFAULT_MAX_TOKENS}; with a constraint the context left"
+_BUDGET = f"{DEFAULT_MAX_TOKENS}; of an endless regex 512; of another constraint the context left"
 _BOOL = _Check("", _flag)
 _TEXTS = _Check(f"not empty; {MOST_STOPS} at most", _strings)
 _PATTERNS = _Check(f"no match of the empty text; {MOST_STOP_PATTERNS} at most", _regexes)

@@ -34,6 +34,8 @@ PUBLIC = [name for name in sgl.__all__ if name != "__version__"]
 
 BETWEEN_ROOMS = {
     *("Runtime.open", "Runtime.wait", "Runtime.wait_async", "Runtime.prepare", "Runtime.prepared", "Runtime.watch"),
+    *(f"FakeBackend.{name}" for name in ("open", "wait", "wait_async", "prepare", "prepared", "watch", "pin")),
+    *("FakeBackend.text_for", "FakeBackend.shutdown"),
     *("Runtime.pin", "Runtime.check", "Usage.add", "UsageTree.of_batch", "Trace.add", "Trace.seed", "Trace.stop"),
 }
 """Methods that the rooms of the library call on each other's objects; a user needs none of them."""

@@ -47,7 +47,7 @@ def test_gen_int_and_gen_string_take_what_the_table_says(func):
 
 def test_run_and_generate_take_what_the_table_says():
     assert set(RUN_NAMES.values()) == taken_by("run")
-    assert set(RUN_OPTIONS) == {*RUN_NAMES, "budget", "stream", "backend"}
+    assert set(RUN_OPTIONS) == {*RUN_NAMES, "budget", "stream", "backend", "use_thread"}
     assert set(NAMES) == taken_by("generate")
     rt = sgl.Runtime.toy()
     renamed = {ours: theirs for theirs, ours in SGLANG_NAMES.items()}

@@ -33,8 +33,8 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 def load_checkpoint(model_path: str | Path | None, load_format: str, cache: Path) -> Checkpoint:
     """Load a description, weights and tokenizer of a model of the family.
 
-    `model_path`: a `.gguf` file, a folder with `config.json`, a name of `MODELS`, a hub id (`org/name`), or None for the
-    embedded default model. `load_format`: "auto" takes what is there; "dummy" makes random weights for any
+    `model_path`: a `.gguf` file, a folder with `config.json`, a name of `MODELS`, a hub id (`org/name`), or None for
+    the embedded default model. `load_format`: "auto" takes what is there; "dummy" makes random weights for any
     `config.json`. `cache` is the folder for stored models and for converted GGUF files (see `converted`).
 
     Raises `OptionError` for an unknown `load_format`, `Unsupported` for a model that is not of the family,

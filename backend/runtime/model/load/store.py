@@ -77,9 +77,10 @@ def is_pulled(name: str, cache: Path) -> bool:
 def pulled_path(name: str, cache: Path) -> Path:
     """The file of the model `name`. Raises `ModelLoadError` saying how to get it."""
     if not is_pulled(name, cache):
+        what = "the default model" if name == DEFAULT_MODEL else f"model {name!r}"
         raise ModelLoadError(
-            f"{'the default model' if name == DEFAULT_MODEL else name} is not in {cache / 'models'}: run `sgl models "
-            f"pull {name}`, or name a model (a .gguf file, a model folder, a hub id)"
+            f"{what} is not in {cache / 'models'}: run `sgl models pull {name}`, "
+            "or name a model (a .gguf file, a model folder, a hub id)"
         )
     return stored_path(name, cache)
 
