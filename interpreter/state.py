@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, overload
 
 from ..lang.errors import OptionError
 from ..lang.expr import Appendable, RoleBegin, RoleEnd, Seq, as_expr
+from ..lang.later import NotYetName
 from .body import Body
 from .join import ProgramStateGroup
 from .line import Line
@@ -227,6 +228,11 @@ class ProgramState(StateReads):
     def cancel(self) -> None:
         """Fail this branch and all forked from it with `Cancelled`. What is finished stays readable. See `error`."""
         self._open("s.cancel()").cancel()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name == "tool_result":
+            raise NotYetName("s.tool_result (tools) is not supported by this version of sgl yet; append text instead")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise OptionError(

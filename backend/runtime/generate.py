@@ -34,7 +34,7 @@ class GenerateCall:
         backend: LocalBackend,
         prompt: str | Sequence[str] | None,
         input_ids: Sequence[int] | Sequence[Sequence[int]] | None,
-        params: Mapping[str, Any] | None,
+        params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
         *,
         return_logprob: bool,
         logprob_start_len: int | None,
@@ -51,16 +51,19 @@ class GenerateCall:
             raise OptionError("generate: special_tokens= is for a prompt of text; input_ids have their control tokens")
         self._backend = backend
         self._single, prompts = _prompts(prompt, input_ids)
-        params, constraint = _constraint(params or {})
-        if constraint is not None:
-            backend.prepare(constraint, "generate")
-        sampling = _sampling(params, return_logprob, logprob_start_len, top_logprobs_num)
+        asked = []
+        for each in _params(params, prompts):
+            given, constraint = _constraint(each)
+            if constraint is not None:
+                backend.prepare(constraint, "generate")
+            asked.append((_sampling(given, return_logprob, logprob_start_len, top_logprobs_num), constraint))
         if stream:
-            _check_stream(prompts, sampling)
+            _check_stream(prompts, asked[0][0])
         self._calls: list[tuple[Branch, Handle[list[GenResult]]]] = []
         self._closers: list[Callable[[], None]] = []
         weakref.finalize(self, _call_all, self._closers)  # a stream that is dropped unread
-        for each in prompts:
+        for i, each in enumerate(prompts):
+            sampling, constraint = asked[i if len(asked) > 1 else 0]
             branch = backend.open(seed=sampling.seed)
             if isinstance(each, str):
                 branch.append(each, markup=special_tokens)
@@ -116,6 +119,8 @@ _OF_SGLANG = frozenset(
     )
 )
 """Parameters of SGLang's `generate` that this version does not carry out."""
+_AS_EVER = {"skip_special_tokens": True, "spaces_between_special_tokens": True, "no_stop_trim": False}
+"""Sampling parameters of SGLang that are taken with the value that says what is done here anyway."""
 _PARAMETERS = (
     *("prompt", "sampling_params", "input_ids", "return_logprob", "logprob_start_len", "top_logprobs_num"),
     *("stream", "special_tokens"),
@@ -159,6 +164,17 @@ def _prompts(prompt: Any, input_ids: Any) -> tuple[bool, list[Any]]:
     return False, [_ids(ids) for ids in input_ids]
 
 
+def _params(params: Any, prompts: list[Any]) -> list[Mapping[str, Any]]:
+    """The parameters of each prompt, or the one set of all of them."""
+    if params is None or isinstance(params, Mapping):
+        return [params or {}]
+    if not isinstance(params, Sequence) or not all(isinstance(each, Mapping) for each in params):
+        raise OptionError(f"sampling_params must be a dict, or a list with one for each prompt, got {params!r:.60}")
+    if len(params) != len(prompts):
+        raise OptionError(f"sampling_params has {len(params)} dicts for {len(prompts)} prompts; give one a prompt")
+    return list(params) or [{}]
+
+
 def _ids(values: Any) -> list[int]:
     """Token ids as plain integers, whatever holds them (a list, an array)."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):
@@ -183,6 +199,9 @@ def _constraint(params: Mapping[str, Any]) -> tuple[dict[str, Any], Constraint |
 
 def _sampling(params: Mapping[str, Any], return_logprob: bool, start: int | None, top: int | None) -> Sampling:
     given = {SGLANG_NAMES.get(name, name): value for name, value in params.items()}
+    for name, usual in _AS_EVER.items():
+        if (value := given.pop(name, usual)) != usual:
+            raise NotYet(f"generate: {name}={value!r} is not supported by this version of sgl yet; leave it out")
     if given.pop("structural_tag", None) is not None:
         raise NotYet("generate: structural_tag is not supported by this version of sgl yet; it was not ignored")
     if return_logprob:

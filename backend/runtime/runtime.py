@@ -264,7 +264,7 @@ class Runtime(LocalBackend):
     def generate(
         self,
         prompt: str | Sequence[str] | None = None,
-        sampling_params: Mapping[str, Any] | None = None,
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         *,
         input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         return_logprob: bool = False,
@@ -279,7 +279,7 @@ class Runtime(LocalBackend):
         Args:
             prompt: One text, or a list of texts. Its control tokens are plain text, unless `special_tokens` is True.
             sampling_params: Sampling options by SGLang's names (`max_new_tokens`, `temperature`, `stop`, ...), or one
-                of `regex`, `json_schema`, `ebnf`. Default: none, which samples at temperature 1.
+                of `regex`, `json_schema`, `ebnf`; or a list of these, one a prompt. Default: temperature 1.
             input_ids: Token ids instead of text: a list of ids, or a list of such lists.
             return_logprob: Put the log-probabilities of the tokens into `meta_info`. Default False.
             logprob_start_len: Position (tokens) from which the prompt's log-probabilities are wanted too.
@@ -319,7 +319,7 @@ class Runtime(LocalBackend):
     async def async_generate(
         self,
         prompt: str | Sequence[str] | None = None,
-        sampling_params: Mapping[str, Any] | None = None,
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         *,
         input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         return_logprob: bool = False,

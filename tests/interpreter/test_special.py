@@ -136,6 +136,13 @@ def test_plain_text_that_spells_a_control_token_is_told_of_once_a_runtime(caplog
     assert all(START in r.getMessage() and "sgl.special(...)" in r.getMessage() for r in caplog.records)
 
 
+def test_each_prompt_may_have_its_own_parameters() -> None:
+    runtime = sgl.Runtime.toy()
+    params = [{"max_new_tokens": 2, "ignore_eos": True}, {"regex": "abc"}]
+    first, second = runtime.generate(["x", "y"], params)
+    assert len(first["output_ids"]) == 2 and second["text"] == "abc"
+
+
 def test_generate_refuses_what_it_does_not_have() -> None:
     runtime = sgl.Runtime.toy()
     with pytest.raises(sgl.OptionError, match="it goes into sampling_params"):
@@ -146,6 +153,12 @@ def test_generate_refuses_what_it_does_not_have() -> None:
         runtime.generate("x", special_tokens="yes")  # type: ignore[arg-type]
     with pytest.raises(sgl.OptionError, match="special_tokens= is for a prompt of text"):
         runtime.generate(input_ids=[1], special_tokens=True)
+    for params, says in (("abc", "must be a dict"), ([{}, {}], "2 dicts for 1 prompts"), ([1], "must be a dict")):
+        with pytest.raises(sgl.OptionError, match=says):
+            runtime.generate("x", params)  # type: ignore[arg-type]
+    with pytest.raises(sgl.NotYet, match="skip_special_tokens=False"):
+        runtime.generate("x", {"skip_special_tokens": False})
+    assert runtime.generate("x", {"skip_special_tokens": True, "max_new_tokens": 0})["text"] == ""
     with pytest.raises(sgl.NotYet, match="lora_path"):
         runtime.generate("x", lora_path="adapter")
 
@@ -218,5 +231,10 @@ def test_a_tokenizer_counts_and_decodes_text() -> None:
     assert tokenizer.count(START) > 1 == tokenizer.count(START, special_tokens=True)
     with pytest.raises(sgl.CapabilityError, match="no chat template"):
         tokenizer.with_template(None).apply_chat_template([{"role": "user", "content": "x"}])
+    for wrong in (5, None, b"x"):
+        with pytest.raises(sgl.OptionError, match="encode takes a text"):
+            tokenizer.count(wrong)  # type: ignore[arg-type]
+    with pytest.raises(sgl.OptionError, match="takes messages"):
+        tokenizer.apply_chat_template("hi")  # type: ignore[arg-type]
     with pytest.raises(sgl.OptionError, match="message 0"):
         tokenizer.apply_chat_template([{"role": "user", "content": ["x"]}])

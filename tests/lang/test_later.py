@@ -59,6 +59,15 @@ def test_engine_is_sglangs_name_of_the_runtime() -> None:
     assert sgl.Engine is sgl.Runtime
 
 
+def test_a_states_later_names() -> None:
+    state = sgl.function(lambda s: s.user("x")).run(backend=sgl.Runtime.toy())
+    with pytest.raises(sgl.NotYet, match="tool_result"):
+        state.tool_result("call", 1)
+    assert not hasattr(state, "tool_result")
+    with pytest.raises(AttributeError, match="no attribute 'forkk'"):
+        state.forkk(2)
+
+
 def test_structural_tags_are_not_yet() -> None:
     with pytest.raises(sgl.NotYet, match="structural_tag"):
         sgl.gen("a", structural_tag={"type": "structural_tag"})

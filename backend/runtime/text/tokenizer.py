@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -106,6 +106,8 @@ class Tokenizer:
         none), and a SentencePiece tokenizer adds its dummy space.
         Raises `OptionError` for a character that the vocabulary cannot spell.
         """
+        if pieces is None or isinstance(pieces, (bytes, int)):
+            raise OptionError(f"encode takes a text, got {pieces!r:.60}")
         if isinstance(pieces, str):
             pieces = [(pieces, special_tokens)]
         return self._encode_runs(self._control.runs(pieces).items, first)
@@ -131,6 +133,8 @@ class Tokenizer:
         """
         if self.chat_template is None:
             raise CapabilityError("this model has no chat template; pass chat_template= to sgl.Runtime(...)")
+        if isinstance(messages, str) or not all(isinstance(message, Mapping) for message in messages):
+            raise OptionError('apply_chat_template takes messages: [{"role": "user", "content": "..."}, ...]')
         if not tokenize:
             return self.chat_template.render(messages, add_generation_prompt, **options)
         return self.encode(rendered(self.chat_template, messages, add_generation_prompt, **options))
