@@ -395,7 +395,7 @@ def _whole_characters(what: str, text: str) -> None:
 def _operand(value: object) -> Constraint | None:
     if isinstance(value, Constraint) or not isinstance(value, str):
         return value if isinstance(value, Constraint) else None
-    _whole_characters("a text beside a constraint", value)
+    _whole_characters("a text joined to a constraint", value)
     return Exactly(value)
 
 
