@@ -8,6 +8,7 @@ into a tree whose language is exactly what Python (or ECMA-262, for JSON Schema)
     syntax.py       reading a pattern: what the dialects share
     python.py       Python's dialect
     ecma.py         ECMA-262's dialect
+    rust_syntax.py  Rust's dialect, as llguidance reads it
     rust.py         pydantic's patterns as ECMA-262 patterns
     marks.py        anchors, lookarounds and atomic groups in a tree
     context.py      marks rewritten as intersections

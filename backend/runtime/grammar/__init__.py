@@ -4,6 +4,7 @@ Knows nothing of gens or steps.
 
     compile.py      which engine enforces a constraint; the constraints that are compiled already
     lark.py         constraints as llguidance's Lark dialect
+    raw.py          grammars that users write, and the second look at their texts
     protocol.py     what the runtime asks of an engine; masks
     vocabulary.py   token ids as bytes, and forced bytes as tokens
     coverage.py     `sgl.explain`: how each keyword of a constraint is carried out

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....lang.checking.check import Mismatch, check
+from ....lang.checking.check import Mismatch
 from ....lang.errors import ConstraintError, OptionError
 from .compile import Prepared
 from .protocol import Matcher
@@ -48,7 +48,7 @@ def accepts(prepared: Prepared, text: str) -> Verdict:
         at = len(walk.data[: walk.furthest].decode("utf-8", errors="ignore"))
         return Verdict(False, at, walk.why(text, at))
     try:
-        check(prepared.constraint, text)
+        prepared.check(text)
     except Mismatch as mismatch:
         return Verdict(False, len(text), f"the mask allows it, but the finished text fails its check: {mismatch}")
     return Verdict(True, len(text), "")

@@ -11,7 +11,6 @@ gens.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +18,12 @@ from typing import Any
 
 from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
 from ....lang.errors import ConstraintError, OptionError, suggest
-from ....lang.pattern import PatternNode, size
+from ....lang.pattern import PatternNode
 from ..text.tokenizer import Tokenizer
 from .closing.deepest import deepest
 from .closing.search import MOST_WORK, Closer, heaviest, schema_witnesses, witness
 from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
-from .engines.ebnf import XGrammarUnfit
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
 from .engines.outlines import Outlines
 from .engines.worker import START_SECONDS, Build, GrammarWorker, cached
@@ -33,26 +31,22 @@ from .engines.xgrammar import XGrammar
 from .lark import merged, regular, schemas, to_source
 from .once import OnceCache
 from .protocol import CompiledGrammar, Matcher
-from .schema.languages import parse_spelled
+from .raw import checked_text, raw_source
+from .schema.keys import few_keys, open_keys
 from .schema.lower import Lowered, lower
-from .schema.nodes import IMPOSSIBLE, AnySchema, LoweredSchema, ObjectSchema
+from .schema.nodes import LoweredSchema
 from .sharing.json_state_keys import SchemaKeys
 from .sharing.mask_cache import CachedGrammar, MaskBudget
-from .sharing.state_keys import NoKeys, PatternKeys, StateKeys, TextKeys
+from .sharing.state_keys import PatternKeys, StateKeys, TextKeys
 from .vocabulary import Vocabulary
 
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
 COMPILE_SECONDS = 20.0
 """For one constraint, from its schema or pattern to its first mask."""
-SHORT_KEY_CHARACTERS = 4
-"""A pattern of keys that spans no more is so short that an object may run out of new keys."""
 KEPT_CONSTRAINTS, CONSTRAINT_BYTES = 512, 256 << 20
 """Compiled constraints in memory, and what they may take together, by the estimate of `Prepared.bytes`."""
 PLAIN_BYTES, BYTES_OF_CHARACTER = 50_000, 105
 """What a small compiled constraint was measured to take, and one more character of its grammar."""
-_QUOTED = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
-_TOKENS = re.compile(r"<|\bmax_tokens\b")
-"""What a Lark grammar without its constants says of tokens: `<[7]>`, `<|end|>`, or how many there may be."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,10 @@ class Prepared:
         inner = self.compiled.inner if isinstance(self.compiled, CachedGrammar) else self.compiled
         source: str = getattr(inner, "source", "") or getattr(self.constraint, "source", "")
         return PLAIN_BYTES + BYTES_OF_CHARACTER * len(source)
+
+    def check(self, text: str) -> Any:
+        """Check a finished text and read its value. Raises `Mismatch` if the text breaks the constraint."""
+        return checked_text(self.constraint, text)
 
     def receipt(self) -> dict[str, Any]:
         return {
@@ -163,9 +161,7 @@ class Grammars:
     def _in_time(self, constraint: Constraint) -> Prepared:
         """Compile within the deadline. What is made once for all constraints, and a child's start, do not count."""
         limit_s = COMPILE_SECONDS
-        if self.backend in ("xgrammar", "outlines") or (
-            isinstance(constraint, Grammar) and constraint.syntax == "ebnf"
-        ):
+        if self.backend in ("xgrammar", "outlines"):
             limit_s += START_SECONDS
         if self.backend in ("auto", "llguidance"):
             _ = self.llguidance
@@ -182,7 +178,7 @@ class Grammars:
         compiled = self._engine(constraint, {part: low.engine_schema for part, low in lowered.items()})
         checked = [pointer for part, low in lowered.items() for pointer in _unenforced(part, low)]
         joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
-        if any(_open(low.document) if joined else _few_keys(low.document) for low in lowered.values()):
+        if any(open_keys(low.document) if joined else few_keys(low.document) for low in lowered.values()):
             checked.append("repeated keys")
         if isinstance(compiled, LLGuidanceGrammar):
             compiled = CachedGrammar(compiled, _state_keys(constraint, lowered), self.budget)
@@ -219,27 +215,15 @@ class Grammars:
     def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> CompiledGrammar | LLGuidanceGrammar:
         wanted = self.backend
         if isinstance(constraint, Grammar):
-            own = "xgrammar" if constraint.syntax == "ebnf" else "llguidance"
-            if wanted not in ("auto", own):
-                raise ConstraintError(f"grammar_backend={wanted!r} does not read {constraint.syntax}; {own} does")
-            if own == "xgrammar":
-                return self._ebnf(constraint.source)
-            return self.llguidance.compile_lark(constraint.source)
+            if wanted == "xgrammar" and constraint.syntax == "ebnf":
+                return self.xgrammar.compile_ebnf(constraint.source)
+            if wanted not in ("auto", "llguidance"):
+                raise ConstraintError(f"grammar_backend={wanted!r} does not read {constraint.syntax}; llguidance does")
+            return self.llguidance.compile_lark(raw_source(constraint))
         if wanted in ("xgrammar", "outlines"):
             return self._asked(wanted, constraint, masks)
         source = to_source(constraint, masks)
         return self.llguidance.compile_lark(source, json=isinstance(constraint, JsonSchema))
-
-    def _ebnf(self, source: str) -> CompiledGrammar | LLGuidanceGrammar:
-        """Compile with xgrammar, whose dialect it is; a grammar that xgrammar would weaken, with llguidance."""
-        try:
-            return self.xgrammar.compile_ebnf(source)
-        except XGrammarUnfit:
-            if self.backend == "xgrammar":
-                raise
-            from llguidance.gbnf_to_lark import any_to_lark
-
-            return self.llguidance.compile_lark(any_to_lark(source))
 
     def _asked(self, engine: str, constraint: Constraint, masks: dict[JsonSchema, Any]) -> CompiledGrammar:
         """Compile with the engine that the user asked for, if it enforces the constraint exactly."""
@@ -265,8 +249,6 @@ def _try(prepared: Prepared) -> None:
 def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> StateKeys:
     if isinstance(constraint, JsonSchema):
         return SchemaKeys(lowered[constraint].document)
-    if isinstance(constraint, Grammar) and _TOKENS.search(_QUOTED.sub("", constraint.source)):
-        return NoKeys()
     node = regular(constraint)
     return PatternKeys(node) if node is not None and node.plain else TextKeys()
 
@@ -286,21 +268,6 @@ def _regular_parts(constraint: Constraint) -> list[PatternNode]:
         return [node]
     pieces = list(merged(getattr(constraint, "parts", ()))) + list(getattr(constraint, "branches", ()))
     return [node for piece in pieces for node in (_regular_parts(piece) if isinstance(piece, Constraint) else [piece])]
-
-
-def _open(document: LoweredSchema) -> bool:
-    """Whether some object in the schema may have keys that it does not name."""
-    return any(
-        isinstance(node, AnySchema)
-        or (isinstance(node, ObjectSchema) and (bool(node.patterns) or node.others is not IMPOSSIBLE))
-        for node in document.nodes()
-    )
-
-
-def _few_keys(document: LoweredSchema) -> bool:
-    """Whether some object's keys follow a pattern of so few texts that the mask may run out of new ones."""
-    patterns = (p for node in document.nodes() if isinstance(node, ObjectSchema) for p in node.patterns)
-    return any(size(parse_spelled(pattern)) <= SHORT_KEY_CHARACTERS for pattern in patterns)
 
 
 def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:

@@ -1,6 +1,7 @@
 """What of a constraint is enforced, and how: the table behind `sgl.explain`.
 
-Owns: `explain` and how its table looks. Knows nothing of engines or vocabularies; the lowering of a schema tries one.
+Owns: `explain` and how its table looks. Knows nothing of vocabularies; the
+lowering of a schema, and a grammar, are tried in an engine.
 
 - **enforced**: no other text can be generated.
 - **checked**: the mask is wider there. The finished text is validated, and generated again if it fails.
@@ -17,8 +18,9 @@ from dataclasses import dataclass, replace
 from ....lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ....lang.errors import ConstraintError
 from ....lang.pattern import PatternError, is_empty, parse_regex, size
-from .engines.llguidance import limits
+from .engines.llguidance import limits, refusal
 from .lark import schemas, to_source
+from .raw import raw_rows, raw_source
 from .schema.engine import source_stumbles
 from .schema.lower import KeywordRow, lower
 
@@ -96,9 +98,19 @@ def _rows(constraint: Constraint) -> Iterator[KeywordRow]:
     elif isinstance(constraint, JsonSchema):
         yield from _schema(constraint)
     elif isinstance(constraint, Grammar):
-        yield KeywordRow("", constraint.syntax, "enforced", "by the grammar's own engine; there is no second check")
+        yield from _grammar(constraint)
     else:
         raise TypeError(f"explain takes a constraint, not {type(constraint).__name__}")
+
+
+def _grammar(constraint: Grammar) -> list[KeywordRow]:
+    try:
+        rows = list(raw_rows(constraint))
+        if all(row.status != "refused" for row in rows) and (why := refusal(raw_source(constraint))):
+            raise ConstraintError(why)
+    except ConstraintError as error:
+        return [KeywordRow("", constraint.syntax, "refused", str(error))]
+    return rows
 
 
 def _regex(pattern: str) -> KeywordRow:

@@ -178,8 +178,7 @@ class LarkRules:
 
     def _json(self, constraint: JsonSchema) -> LarkPart:
         mask = self._masks[constraint]
-        styled = ["%json " + json.dumps({**_as_object(mask), "x-guidance": style}) for style in STYLES]
-        rule = f"({' | '.join(self._named('j', each) for each in styled)})"
+        rule = f"({' | '.join(self._named('j', each) for each in _styled(mask))})"
         kinds = mask.get("type") if isinstance(mask, dict) else None
         kinds = [kinds] if isinstance(kinds, str) else kinds or list(_BEGINS)
         begins = _chars("".join(_BEGINS[kind] for kind in kinds))
@@ -230,6 +229,15 @@ def _overlap(parts: list[LarkPart]) -> bool:
             )
         overlap = overlap or clash is not None
     return overlap
+
+
+def json_rule(mask: Any) -> str:
+    """The JSON of a schema that the mask enforces, in each style, as a part of a rule."""
+    return f"({' | '.join(_styled(mask))})"
+
+
+def _styled(mask: Any) -> list[str]:
+    return ["%json " + json.dumps({**_as_object(mask), "x-guidance": style}) for style in STYLES]
 
 
 def _as_object(mask: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....lang.checking.check import Mismatch, check
+from ....lang.checking.check import Mismatch
 from ....lang.errors import ConstraintError, Truncated
 from ...base import GenRequest, GenResult
 from ..grammar.compile import Prepared
@@ -141,7 +141,7 @@ class ConstrainedGenJob(GenJob):
             else:
                 raise Truncated(self._truncated(), self.matcher.text)
         try:
-            self.value = check(self.prepared.constraint, self.matcher.text)
+            self.value = self.prepared.check(self.matcher.text)
         except Mismatch as mismatch:
             self._reject(mismatch)
 

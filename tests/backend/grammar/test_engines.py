@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from sgl.backend.runtime.grammar.closing.search import Closer, witness
-from sgl.backend.runtime.grammar.engines import ebnf
 from sgl.backend.runtime.grammar.engines.outlines import Outlines, estimate
 from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
 from sgl.backend.runtime.grammar.engines.xgrammar_schemas import lint
@@ -354,55 +353,21 @@ def test_ebnf(case, engines, toy):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ('root ::= root "+" n | n\nn ::= [0-9]+', "line 1, column 1: the rule root may begin with itself"),
-        ('root ::= root root | "ab"', "begin with itself"),
-        ('root ::= e root "x" | "y"\ne ::= "" | "z"', "begin with itself"),
-        ('root ::= (a | "b")? "c"\na ::= ("d"* b)\nb ::= "x"? a{0,3} "y"', "may begin with itself"),
-        ('root ::= a\na ::= root | "x"', "begin with itself"),
-        ('root ::= "a" root', "line 1, column 1: no finite text matches the rule root"),
-        ("root ::= root", "no finite text"),
-        ("root ::= a\na ::= b\nb ::= a", "no finite text"),
-        ('root ::= "x" | "a" loop\nloop ::= "b" loop', "line 2, column 1: no finite text matches the rule loop"),
-        ('root ::= "x" | []', "no text matches this alternative"),
-        (r"root ::= [^\x00-\U0010FFFF]", "no finite text"),
-        ("root ::= a", "line 1, column 10: there is no rule named a"),
-        ('foo ::= "a"', "no rule named root"),
-        ("", "no rule named root"),
-        ("root ::= ", "expected text"),
-        ('root ::= "a" ()', 'write "" for the empty text'),
-        ('root ::= "a\n', "no closing quote"),
-        ("root ::= [a-", "never closed"),
-        ('root ::= ("a"', "never closed"),
-        ('root ::= "a")', "unexpected"),
-        ('root ::= "a" "b"\nroot ::= "c"', "line 2, column 1: the rule root is defined twice"),
-        ("root ::= [z-a]", "upside down"),
-        ('root ::= "a"{3,1}', "upside down"),
-        ('root ::= "a"{x}', "expected a count"),
-        ('root ::= "a"{,3}', "expected a count"),
-        ('root ::= "a"{1000000000}', "counts end at"),
-        ('root ::= "a"{5000,}', "open end"),
-        ('root ::= (("a"{100}){100}){100}', "1000000 characters"),
-        ("root ::= Token(5)", "not supported"),
-        ('root ::= (= "a") "b"', "lookahead"),
-        ("root ::= 'a'", "unexpected"),
-        ('root ::= "\0"', "NUL"),
-        ('root ::= "\ud800"', "surrogate"),
-        (r'root ::= "\ud800"', "not a character"),
-        (r'root ::= "\U00110000"', "not a character"),
-        (r'root ::= "\q"', "Invalid escape"),
-        (r"root ::= [\d]", "escape"),
-        ("root ::= [^é]", "line 1, column 10: the class has"),
+        ('root ::= (a | "b")? "c" root?\na ::= "(" root ")" b | "z"\nb ::= "x"? a{0,3} root b? "y"', ""),
+        ('root ::= e a "x" | "y" "(" root ")"\ne ::= "" | "z"\na ::= e root "b" | root a', "begin with itself"),
+        ("root ::= [^é]", "a class has"),
         ("root ::= [一-龥]", "characters beyond ASCII"),
-        ("root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "nested"),
+        ('root ::= "a"{5000,}', "{n,} up to n = 500"),
+        ('root ::= (("a"{100}){100}){100}', "1000000 characters"),
         ('root ::= "' + "a" * 5000 + '"', "5000 characters"),
-        ('Root ::= "a"', "no rule named root"),
-        ('root = "a"', "expected a rule"),
     ],
 )
-def test_bad_ebnf_is_refused(source, message, engines):
-    with pytest.raises(ConstraintError) as caught:
+def test_what_xgrammar_would_weaken_is_refused(source, message, engines):
+    if not message:
+        return engines["xgrammar"].compile_ebnf(source)
+    with pytest.raises(ConstraintError, match=message) as caught:
         engines["xgrammar"].compile_ebnf(source)
-    assert message in str(caught.value)
+    assert "grammar_backend" in str(caught.value)
 
 
 def test_texts_are_utf8(engines, toy):
@@ -424,16 +389,6 @@ def test_a_character_without_a_token_is_an_error(smol):
     with pytest.raises(ConstraintError, match="cannot spell"):
         for _ in range(3):
             assert matcher.accept(min(allowed(matcher, smol)))
-
-
-def test_ebnf_source_is_left_as_it_is():
-    source = '# x\nroot ::= "a" | b  # y\nb ::= [^"#|]* {2}\n'
-    assert ebnf.checked(source) == source
-
-
-def test_twenty_thousand_rules_are_checked_in_time():
-    rules = "".join(f'r{i} ::= "a" | "c" r{i + 1} "b"\n' for i in range(20_000))
-    assert ebnf.checked(f'root ::= r0\n{rules}r20000 ::= "z"')
 
 
 # -- JSON Schema on xgrammar

@@ -350,24 +350,6 @@ def test_the_way_back_behind_a_number_in_another_style() -> None:
     assert has(mine.mask(), words[b", "][0])
 
 
-@pytest.mark.parametrize(
-    "source, one, other",
-    [
-        ('start: think "."\nthink[max_tokens=3]: /[a-z]*/', (b"t", b"h", b"e"), (b"the",)),
-        ('start: <[THE]> "b" | /thx|the[cd]/', (b"t", b"h", b"e"), (b"the",)),
-    ],
-)
-def test_a_grammar_that_speaks_of_tokens(source: str, one: tuple[bytes, ...], other: tuple[bytes, ...]) -> None:
-    words = grammars().vocabulary.by_bytes
-    compiled = cached_grammar(lark(source.replace("THE", str(words[b"the"][0]))))
-    for spelled in (one, other, one):
-        mine, tokens = compiled.matcher(), [words[data][0] for data in spelled]
-        for token in tokens:
-            mine.mask()
-            assert mine.accept(token)
-        assert mine.mask().tobytes() == mask_of(fed(compiled, tokens)).tobytes(), spelled
-
-
 def test_constants_that_look_like_tokens_are_text() -> None:
     compiled = cached_grammar(lark('start: "<|think|>" /[^<]*/ "max_tokens"  // a "comment\n'))
     assert follow(compiled, "<|think|>ab").trail[-1] is follow(compiled, "<|think|>ab").trail[-1]

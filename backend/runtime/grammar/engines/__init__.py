@@ -2,11 +2,9 @@
 
 Knows nothing of which constraint goes to which engine (`compile.py`).
 
-    llguidance.py        JSON Schemas, regexes and Lark: masks
-    xgrammar.py          EBNF; regexes and JSON Schemas when asked for
+    llguidance.py        JSON Schemas, regexes, EBNF and Lark: masks
+    xgrammar.py          EBNF, regexes and JSON Schemas when asked for
     outlines.py          small regexes when asked for
-    ebnf.py              EBNF read and made harmless for xgrammar
-    ebnf_spelling.py     a regular pattern in EBNF
     xgrammar_schemas.py  which JSON Schemas xgrammar enforces exactly
     json_guard.py        what no JSON grammar says: digits end, keys differ
     worker.py            compiling in a child process that can be killed

@@ -256,6 +256,14 @@ class LLGuidanceVocabulary:
         return self._spelled(data) if len(data) <= SPELLED_BYTES else self._spell(data)
 
 
+def refusal(source: str) -> str:
+    """Why llguidance takes no Lark grammar; "" if it does. No vocabulary is needed."""
+    from llguidance import LLMatcher
+
+    wrong, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(source))
+    return f"the grammar is refused: {_first_lines(messages[0])}" if wrong else ""
+
+
 def _first_lines(message: str) -> str:
     head = message.split("<state>")[0].strip()
     return head if len(head) <= 400 else head[:400] + "..."

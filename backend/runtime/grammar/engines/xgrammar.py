@@ -4,8 +4,8 @@ Owns: binding xgrammar to our vocabulary. Knows nothing of which constraint come
 
 1. xgrammar gets our table as raw bytes, empty for control tokens: by its own reading of a tokenizer these match text.
 2. It wants a stop token, our masks have none: its bits are cleared, and a text can end where xgrammar is completed.
-3. What is known to hang or crash xgrammar is refused before (`ebnf.py`, `xgrammar_schemas.py`); `build` may compile in
-   another process (`worker.py`).
+3. What is known to hang or crash xgrammar is refused before (`rules/write_ebnf.py`, `xgrammar_schemas.py`); `build` may
+   compile in another process (`worker.py`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any, cast
 from .....lang.errors import ConstraintError, OptionError
 from .....lang.pattern.nodes import PatternNode
 from ..protocol import Mask, has, set_only
+from ..rules.ebnf import read_ebnf
+from ..rules.write_ebnf import pattern_to_xgrammar, to_xgrammar
 from ..vocabulary import TokenTable, Vocabulary
-from . import ebnf
-from .ebnf_spelling import spelled_pattern
 from .json_guard import GuardedText, JsonGuard
 from .worker import Build, perform
 from .xgrammar_schemas import cost, lint
@@ -43,12 +43,12 @@ class XGrammar:
         self._build: Build = build or (lambda task, source: perform(task, vocabulary, self._kept, source))
 
     def compile_ebnf(self, source: str) -> XGrammarGrammar:
-        """Compile `source`, in xgrammar's GBNF dialect, from the rule `root`. Raises `ConstraintError`."""
-        return self._load(self._build(EBNF, ebnf.checked(source)))
+        """Compile an EBNF grammar. Raises `ConstraintError` for one that xgrammar would not enforce exactly."""
+        return self._load(self._build(EBNF, to_xgrammar(read_ebnf(source))))
 
     def compile_regex(self, node: PatternNode) -> XGrammarGrammar:
         """Compile a pattern for whole texts."""
-        return self._load(self._build(EBNF, ebnf.checked(spelled_pattern(node))))
+        return self._load(self._build(EBNF, pattern_to_xgrammar(node)))
 
     def compile_schema(self, schema: Any) -> XGrammarGrammar:
         """Compile a schema; where JSON allows blanks, its texts have at most one.

@@ -6,4 +6,13 @@ Knows nothing of engines, tokens or masks.
     automata.py     the right sides of rules as automata, and the least cost of each
     recogniser.py   whether a text is one of a grammar's, character by character
     completion.py   the least texts that complete a text
+    measure.py      which rules are reached, recursive, how short their texts can be
+    normal.py       the same texts with less recursion, and no repeat of what may be empty
+    ebnf.py         EBNF, in xgrammar's and llama.cpp's dialects, read into rules
+    lark.py         Lark, in llguidance's dialect, read into rules, or refused
+    lark_syntax.py  its rules as trees of what is written
+    lark_tokens.py  the tokens of Lark
+    lark_common.py  the terminals that Lark can import
+    write_lark.py   rules written for llguidance
+    write_ebnf.py   rules and patterns written for xgrammar
 """

@@ -280,5 +280,3 @@ def _blank(source: str, at: int) -> int:
     blank = _BLANK.match(source, at)
     assert blank
     return blank.end()
-
-

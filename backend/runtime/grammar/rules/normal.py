@@ -19,7 +19,7 @@ from .....lang.pattern.nodes import EMPTY, NOTHING, children, rebuilt, repeated
 from .measure import components, holds, least_length, least_lengths, names, reached
 from .nodes import RuleRef, RuleSet
 
-MOST_LEVELS = 100
+MOST_LEVELS = 40
 """Nodes within nodes: rules that would be deeper stay rules."""
 MOST_JOINED_NODES = 3_000
 """Of a circle of rules that is written as one rule: elimination may grow exponentially."""
@@ -129,7 +129,7 @@ def _levels(node: PatternNode) -> int:
 
 
 def _unrolled(made: dict[str, PatternNode], group: list[str]) -> None:
-    """Write a circle of rules with repeats, in place: each rule by itself, or all of them where that ends the circle."""
+    """Write a circle of rules with repeats, in place: each by itself, or all of them where that ends the circle."""
     for name in group:
         made[name] = _repeat_of(made[name], name, made)
     if 1 < len(group) <= MOST_CIRCLE and holds(made[group[0]], group):
@@ -197,13 +197,16 @@ def _ways(node: PatternNode, name: str) -> list[Way] | None:
     if isinstance(node, Repeat) and node.high == 1:
         ways = _ways(node.node, name)
         return None if ways is None else [*ways, (False, EMPTY, False)]
-    if not isinstance(node, Concat):
-        return [(False, node, False)]
-    itself = RuleRef(name)
+    return _edges(node, name) if isinstance(node, Concat) else [(False, node, False)]
+
+
+def _edges(node: Concat, name: str) -> list[Way] | None:
+    """`_ways` of a sequence: each way of its first part with each of its last."""
     fronts, backs = _ways(node.parts[0], name), _ways(node.parts[-1], name)
     if fronts is None or backs is None or len(fronts) * len(backs) > MOST_WAYS:
         return None
-    ways = []
+    itself = RuleRef(name)
+    ways: list[Way] = []
     for front, begin, more in fronts:
         begins = [] if begin is None else [begin, itself] if more else [begin]
         for less, end, back in backs:
@@ -263,6 +266,8 @@ def _without_empty_rounds(rules: RuleSet) -> RuleSet:
     while wanted:
         name = wanted.pop()
         found = some(rules.rules[name])
-        more = filled(name)
-        made[more] = either(part for part in (found.parts if isinstance(found, Alt) else (found,)) if part != RuleRef(more))
+        more = RuleRef(filled(name))
+        made[more.name] = either(
+            part for part in (children(found) if isinstance(found, Alt) else [found]) if part != more
+        )
     return _of_use(RuleSet(made, rules.root))

@@ -15,6 +15,7 @@ Strict llguidance is right about the keywords that it takes, and refuses the res
     pieces.py        the algebra of one piece: numbers, strings, arrays
     objects.py       the algebra of one piece: objects
     languages.py     languages of strings: patterns, formats, key names
+    keys.py          whether a mask may have to let a key be repeated
     reach.py         what the root leads to, and whether some finite value is in it
     write.py         sets become nodes: arrays and objects
     scalars.py       sets become nodes: numbers and strings

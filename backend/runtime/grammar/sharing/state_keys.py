@@ -59,15 +59,6 @@ class TextKeys:
         return text_key(key, data)
 
 
-class NoKeys:
-    """Not even equal texts share a state: it matters which tokens a text is cut into."""
-
-    start: Hashable = TextKey(None, b"")
-
-    def after(self, key: Hashable, data: bytes) -> Hashable | None:
-        return None
-
-
 class PatternWalk:
     """A pattern's derivatives (`lang/pattern/sets.py`), as far as they stay small."""
 

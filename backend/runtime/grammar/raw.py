@@ -1,0 +1,125 @@
+"""Grammars as users write them (`ebnf=`, `lark=`): as llguidance is given them, and the second look at their texts.
+
+Owns: what is refused of JSON within a grammar, and the check of finished texts. Knows nothing of tokens.
+
+1. EBNF is rewritten: llguidance is given rules of our own (`rules/`), which have exactly the grammar's texts.
+2. Lark is given as it is, but for its JSON Schemas. They are lowered as `json_schema=` is, and refused where a mask
+   within other text does not do all that they say: nothing checks a part of a text afterwards.
+3. A finished text is read by a recogniser of our own parse, which shares no code with the engines.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ....lang.checking.check import Mismatch, check
+from ....lang.checking.dialect import SEARCH_SECONDS, brief
+from ....lang.constraint import Constraint, Grammar
+from ....lang.errors import ConstraintError
+from ....lang.pattern import PatternError
+from .lark import json_rule
+from .rules.automata import RuleAutomata
+from .rules.ebnf import read_ebnf
+from .rules.lark import read_lark
+from .rules.nodes import RuleSet
+from .rules.normal import normalised
+from .rules.recogniser import Recogniser
+from .rules.write_lark import to_llguidance
+from .schema.keys import few_keys, open_keys
+from .schema.lower import KeywordRow, Lowered, lower
+
+KEPT_AUTOMATA = 32
+CHARACTERS_A_LOOK = 256
+"""Characters that are read between two looks at the clock."""
+
+
+def raw_source(grammar: Grammar) -> str:
+    """Write a grammar for llguidance. Raises `ConstraintError` for one that is wrong, or that a mask cannot enforce."""
+    if grammar.syntax == "ebnf":
+        return _ebnf(grammar.source)
+    lark = read_lark(grammar.source)
+    return lark.source([json_rule(_whole(lower(schema), number)) for number, schema in enumerate(lark.schemas, 1)])
+
+
+@functools.lru_cache(KEPT_AUTOMATA)
+def _ebnf(source: str) -> str:
+    try:
+        return to_llguidance(normalised(read_ebnf(source)))
+    except (PatternError, RecursionError) as error:
+        raise ConstraintError(f"EBNF: the grammar is nested too deeply or too large: {error}") from None
+
+
+def _whole(low: Lowered, number: int) -> object:
+    """The engine's schema of a JSON Schema that a mask enforces by itself."""
+    for row in _json_rows(low):
+        if row.status == "refused":
+            raise ConstraintError(f"%json {number}: {row.pointer or '(root)'}: {row.keyword}: {row.note}")
+    return low.engine_schema
+
+
+def _json_rows(low: Lowered) -> Iterator[KeywordRow]:
+    fix = "or join sgl.json_schema(...) with text by +, which is checked when it is finished"
+    for row in low.rows:
+        note = f"within a grammar no check follows: {row.note or 'only a check enforces it'}; leave it out, {fix}"
+        yield replace(row, status="refused", note=note) if row.status == "checked" else row
+    if open_keys(low.document) or few_keys(low.document):
+        what = "keys could be repeated where an object may have others than it names"
+        note = f'{what}; say "additionalProperties": false, {fix}'
+        yield KeywordRow("", "additionalProperties", "refused", note)
+
+
+def raw_rows(grammar: Grammar) -> Iterator[KeywordRow]:
+    """The rows of `sgl.explain` for a grammar. Raises `ConstraintError` for one that is refused."""
+    if grammar.syntax == "ebnf":
+        raw_source(grammar)
+        yield KeywordRow("", "ebnf", "enforced", "rewritten as rules; the finished text is read a second time")
+        return
+    lark = read_lark(grammar.source)
+    again = "read a second time" if lark.rules is not None else f"not read a second time: {lark.unread}"
+    yield KeywordRow("", "lark", "enforced", f"lexemes are as long as they can be; the finished text is {again}")
+    for number, schema in enumerate(lark.schemas, 1):
+        for row in _json_rows(lower(schema)):
+            yield replace(row, pointer=f"%json {number}" + (f": {row.pointer}" if row.pointer else ""))
+
+
+def rule_set(grammar: Grammar) -> RuleSet | None:
+    """The rules with a grammar's texts, as it was read; None where they are wider than the grammar, or not known.
+
+    llguidance's lexer is greedy: of a Lark grammar's texts, its masks may leave some out.
+    """
+    if grammar.syntax == "ebnf":
+        return read_ebnf(grammar.source)
+    lark = read_lark(grammar.source)
+    return lark.rules if lark.exact else None
+
+
+@functools.lru_cache(KEPT_AUTOMATA)
+def _automata(grammar: Grammar) -> RuleAutomata | None:
+    rules = read_ebnf(grammar.source) if grammar.syntax == "ebnf" else read_lark(grammar.source).rules
+    try:
+        return None if rules is None else RuleAutomata(rules)
+    except PatternError:
+        return None
+
+
+def checked_text(constraint: Constraint, text: str) -> object:
+    """Check a finished text and read its value, as `check` does; and a grammar's text by the recogniser.
+
+    Raises `Mismatch` if the text breaks the constraint. What takes longer than `SEARCH_SECONDS` is left to the mask.
+    """
+    value = check(constraint, text)
+    if not isinstance(constraint, Grammar) or (automata := _automata(constraint)) is None:
+        return value
+    end = time.monotonic() + SEARCH_SECONDS
+    place = Recogniser(automata)
+    for at in range(0, len(text), CHARACTERS_A_LOOK):
+        if not place.feed_text(text[at : at + CHARACTERS_A_LOOK]):
+            raise Mismatch(f"{brief(text)} is no text of the grammar")
+        if time.monotonic() > end:
+            return value
+    if not place.can_end():
+        raise Mismatch(f"{brief(text)} is not a whole text of the grammar")
+    return value
