@@ -110,7 +110,7 @@ def gen(
         regex: pattern of the whole text, in Python's syntax.
         json_schema: a JSON Schema, as a string or a mapping.
         schema: a Python type; `s.value(name)` is an instance of it.
-        ebnf: a grammar in xgrammar's EBNF.
+        ebnf: a grammar in EBNF (xgrammar's dialect, or llama.cpp's GBNF).
         lark: a grammar in llguidance's Lark dialect.
         constraint: any constraint, also joined ones: `sgl.regex("[0-9]+") + " euros"`.
         structural_tag: xgrammar's structural tags; this version does not carry them out.

@@ -125,7 +125,7 @@ class JsonSchema(Constraint):
 
 @dataclass(frozen=True, slots=True)
 class Grammar(Constraint):
-    """A context-free grammar: `syntax` is "ebnf" (xgrammar's GBNF dialect) or "lark" (llguidance's)."""
+    """A context-free grammar: `syntax` is "ebnf" (xgrammar's, or GBNF) or "lark" (llguidance's)."""
 
     source: str
     syntax: str
@@ -314,7 +314,7 @@ def check_choices(where: str, choices: object) -> tuple[str, ...]:
 
 
 def ebnf(source: str) -> Constraint:
-    """A grammar in xgrammar's EBNF (llama.cpp's GBNF).
+    """A grammar in EBNF: xgrammar's dialect, or llama.cpp's GBNF.
 
     Args:
         source: the rules; the start rule is `root`.

@@ -353,18 +353,15 @@ def test_ebnf(case, engines, toy):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ('root ::= (a | "b")? "c" root?\na ::= "(" root ")" b | "z"\nb ::= "x"? a{0,3} root b? "y"', ""),
-        ('root ::= e a "x" | "y" "(" root ")"\ne ::= "" | "z"\na ::= e root "b" | root a', "begin with itself"),
+        ('root ::= e a "x" | "y" "(" root ")"\ne ::= "" | "z"\na ::= e root "b" | root a | "c"', "begin with itself"),
         ("root ::= [^é]", "a class has"),
         ("root ::= [一-龥]", "characters beyond ASCII"),
-        ('root ::= "a"{5000,}', "{n,} up to n = 500"),
+        ('root ::= "a"{600,}', "with an open end"),
         ('root ::= (("a"{100}){100}){100}', "1000000 characters"),
         ('root ::= "' + "a" * 5000 + '"', "5000 characters"),
     ],
 )
 def test_what_xgrammar_would_weaken_is_refused(source, message, engines):
-    if not message:
-        return engines["xgrammar"].compile_ebnf(source)
     with pytest.raises(ConstraintError, match=message) as caught:
         engines["xgrammar"].compile_ebnf(source)
     assert "grammar_backend" in str(caught.value)

@@ -58,7 +58,11 @@ READ = {
     "lazy": ('start: x "b"\nx[lazy]: /a+b?/', "ab", 4),
     "suffix": ('start: x "b"\nx[suffix="c"]: /[ac]*/', "abc", 4),
     "imports": (
-        "%import common.INT\n%import common (WS, WORD)\n%import common.CNAME -> N\nstart: INT WS "-" N | WORD'start: "a" # "b"\n // "c"\n', "abc", 1),
+        '%import common.INT\n%import common (WS, WORD)\n%import common.CNAME -> N\nstart: INT WS "-" N | WORD',
+        "1 a_-",
+        4,
+    ),
+    "comments": ('start: "a" # "b"\n // "c"\n', "abc", 1),
     "empty alternatives": ('start: "a" |', "a", 2),
     "substrings": ('start: "<" %regex {"substring_chunks": ["ab", "c", "ab"]} ">"', "abc<>", 5),
     "any case of sets": ("start: /(?i)[a-b&&b-c]+|[[:digit:]--3]/", "abBC13", 2),

@@ -76,9 +76,7 @@ def _written(node: PatternNode, numbers: dict[str, str], level: int) -> str:
         return '""'
     if isinstance(node, Repeat):
         if node.high is None and node.low > LARGEST_OPEN_COUNT:
-            raise ConstraintError(
-                f"xgrammar takes at least counts up to {LARGEST_OPEN_COUNT} with an open end{_INSTEAD}"
-            )
+            raise ConstraintError(f"xgrammar takes counts of at most {LARGEST_OPEN_COUNT} with an open end{_INSTEAD}")
         own, text = _REPEAT, _written(node.node, numbers, _ATOM) + counted(node)
     else:
         together = isinstance(node, Concat)
