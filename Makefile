@@ -64,6 +64,7 @@ test-browser: $(READY)
 # Random hostile constraints for the grammar engines, in a child process; minutes.
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz_grammars.py
+	$(BIN)/python tests/fuzz_ebnf.py
 
 bench: model
 	$(BIN)/python benchmarks/programs.py
