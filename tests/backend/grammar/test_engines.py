@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 
 from sgl.backend.runtime.grammar.closing.search import Closer, witness
+from sgl.backend.runtime.grammar.engines.llguidance import LLGuidance
 from sgl.backend.runtime.grammar.engines.outlines import Outlines, estimate
 from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
 from sgl.backend.runtime.grammar.engines.xgrammar_schemas import lint
 from sgl.backend.runtime.grammar.protocol import mask_words
+from sgl.backend.runtime.grammar.raw import raw_source
 from sgl.backend.runtime.grammar.vocabulary import Vocabulary
 from sgl.backend.runtime.model.load.loader import load_checkpoint
 from sgl.backend.runtime.model.load.store import DEFAULT_MODEL, cache_folder, is_pulled
 from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.backend.runtime.text.tokenizer import Tokenizer
+from sgl.lang.constraint import Grammar
 from sgl.lang.errors import ConstraintError
 from sgl.lang.pattern import parse_regex, to_lark
 
@@ -378,11 +381,16 @@ def test_texts_are_utf8(engines, toy):
         assert before.can_end() and len(allowed(before, toy)) > 150
 
 
-def test_a_character_without_a_token_is_an_error(smol):
+@pytest.mark.parametrize("name", ["xgrammar", "llguidance"])
+def test_a_character_without_a_token_is_an_error(name, smol):
     missing = next(b for b in range(256) if bytes([b]) not in set(smol.bytes))
     if missing >= 0x80:
         pytest.skip("the vocabulary has every ASCII character")
-    matcher = XGrammar(smol).compile_ebnf(rf'root ::= "a" "\x{missing:02x}"').matcher()
+    source = rf'root ::= "a" "\x{missing:02x}"'
+    if name == "xgrammar":
+        matcher = XGrammar(smol).compile_ebnf(source).matcher()
+    else:
+        matcher = LLGuidance(smol).compile_lark(raw_source(Grammar(source, "ebnf"))).matcher()
     with pytest.raises(ConstraintError, match="cannot spell"):
         for _ in range(3):
             assert matcher.accept(min(allowed(matcher, smol)))

@@ -213,11 +213,18 @@ class LLGuidanceMatcher:
         return bool(self.inner.is_stopped()) and bool(self.inner.is_accepting())
 
     def _poll(self) -> None:
-        if self.inner.is_error():
+        if not self.inner.is_error():
+            return
+        said = _first_lines(self.inner.get_error())
+        if "NoExtensionBias" in said:
             raise ConstraintError(
-                f"the grammar met a limit of its engine within a text: {_first_lines(self.inner.get_error())}; "
-                "simplify the constraint (fewer alternatives, smaller repeat counts)"
+                "no token of this model's vocabulary can continue the text: the grammar demands a character that the "
+                "vocabulary cannot spell"
             )
+        raise ConstraintError(
+            f"the grammar met a limit of its engine within a text: {said}; "
+            "simplify the constraint (fewer alternatives, smaller repeat counts)"
+        )
 
 
 def fill_many(matchers: Sequence[LLGuidanceMatcher], rows_MW: Mask) -> list[Exception | None]:
