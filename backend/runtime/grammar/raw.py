@@ -24,6 +24,7 @@ from .lark import json_rule
 from .rules.automata import RuleAutomata
 from .rules.ebnf import read_ebnf
 from .rules.lark import read_lark
+from .rules.measure import least_lengths, most_demanded
 from .rules.nodes import RuleSet
 from .rules.normal import normalised
 from .rules.recogniser import Recogniser
@@ -32,6 +33,8 @@ from .schema.keys import few_keys, open_keys
 from .schema.lower import KeywordRow, Lowered, lower
 
 KEPT_AUTOMATA = 32
+MOST_FORCED_CHARACTERS = 4_000
+"""What a part of a grammar may demand at least: its forced text is spelled before the model is asked again."""
 CHARACTERS_A_LOOK = 256
 """Characters that are read between two looks at the clock."""
 
@@ -47,7 +50,14 @@ def raw_source(grammar: Grammar) -> str:
 @functools.lru_cache(KEPT_AUTOMATA)
 def _ebnf(source: str) -> str:
     try:
-        return to_llguidance(normalised(read_ebnf(source)))
+        rules = normalised(read_ebnf(source))
+        least = least_lengths(rules)
+        if (length := max(most_demanded(node, least) for node in rules.rules.values())) > MOST_FORCED_CHARACTERS:
+            raise ConstraintError(
+                f"EBNF: a part of the grammar demands {length:,.0f} characters at least; "
+                f"{MOST_FORCED_CHARACTERS:,} are taken"
+            )
+        return to_llguidance(rules)
     except (PatternError, RecursionError) as error:
         raise ConstraintError(f"EBNF: the grammar is nested too deeply or too large: {error}") from None
 

@@ -254,6 +254,13 @@ def test_bad_ebnf_is_refused(source, message):
     assert [row.status for row in explain(sgl.lang.constraint.Grammar(source, "ebnf")).rows] == ["refused"]
 
 
+@pytest.mark.parametrize("part", ['"a"{5000}', '"x" | "b" ("a"{100}){100} "c"', '"x" | "y" r\nr ::= [a-z]{4001,}'])
+def test_a_part_that_demands_very_much_is_refused(part):
+    with pytest.raises(ConstraintError, match="characters at least"):
+        raw_source(ebnf(f"root ::= {part}"))
+    assert raw_source(ebnf('root ::= "a"{4000} | "b"{0,100000}'))
+
+
 def test_recursion_at_an_end_is_a_repeat():
     for source in (
         'ws ::= ([ \\t] ws)?\nroot ::= ws "x"',

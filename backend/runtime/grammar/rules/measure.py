@@ -101,6 +101,12 @@ def least_length(node: PatternNode, known: Mapping[str, float]) -> float:
     return min(least_length(part, known) for part in children(node))
 
 
+def most_demanded(node: PatternNode, known: Mapping[str, float]) -> float:
+    """The most characters that some part of a node has at least."""
+    below = max((most_demanded(part, known) for part in children(node)), default=0.0) if node.plain else 0.0
+    return max(below, least_length(node, known))
+
+
 def least_lengths(rules: RuleSet) -> dict[str, float]:
     """The lengths of shortest texts by rule: the least fixed point (Knuth 1977, by iteration)."""
     order = reached(rules)
