@@ -283,6 +283,13 @@ def test_long_lists_stay_cheap(runtime):
     assert runtime.accepts(grammar, text) and not runtime.accepts(grammar, text[:-1])
 
 
+def test_thousands_of_alternatives_share_their_beginnings(runtime):
+    ways = " | ".join(f'"k{i}" root "e"' for i in range(1_500))
+    grammar = ebnf(f'root ::= "x" | {ways} | "{"y" * 1_000}a" root "b" | "{"y" * 1_000}c"')
+    for text, right in (("k1499xe", True), ("k14k3xee", True), ("k1500xe", False), ("y" * 1_000 + "c", True)):
+        assert bool(runtime.accepts(grammar, text)) == right
+
+
 def test_thousands_of_rules_are_read_in_time():
     rules = "".join(f'r{i} ::= "a" | "c" r{i + 1} "b"\n' for i in range(4_000))
     assert raw_source(ebnf(f'root ::= r0\n{rules}r4000 ::= "z"'))

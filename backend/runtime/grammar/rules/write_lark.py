@@ -8,8 +8,10 @@ go on with what comes behind it. So a lexeme is one character here, or the whole
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .....lang.errors import ConstraintError
-from .....lang.pattern import Chars, Concat, PatternError, PatternNode, Repeat, to_lark
+from .....lang.pattern import Chars, Concat, PatternError, PatternNode, Repeat, either, sequence, to_lark
 from .....lang.pattern.nodes import EMPTY, children
 from .nodes import RuleRef, RuleSet
 from .normal import regular_node
@@ -61,7 +63,8 @@ class CharacterRules:
         else:
             together = isinstance(node, Concat)
             own, join = (_SEQUENCE, " ") if together else (_CHOICE, " | ")
-            text = join.join(self._written(part, own + together, depth + 1) for part in children(node))
+            parts = children(node) if together else factored(children(node))
+            text = join.join(self._written(part, own + together, depth + 1) for part in parts)
         if own >= level:
             return text
         if depth < MOST_NESTED_GROUPS:
@@ -69,6 +72,29 @@ class CharacterRules:
         name = f"g{len(self.lines)}"
         self.lines.append(f"{name}: {text}")
         return name
+
+
+def factored(ways: Iterable[PatternNode]) -> list[PatternNode]:
+    """Alternatives with a common beginning as one: each is an item of the engine's, at each character."""
+    found: dict[PatternNode, list[tuple[PatternNode, ...]]] = {}
+    for way in ways:
+        parts = way.parts if isinstance(way, Concat) and way.parts else (way,)
+        found.setdefault(parts[0], []).append(parts)
+    made: list[PatternNode] = []
+    for alike in found.values():
+        shared = len(commonprefix(alike)) if len(alike) > 1 else 0
+        made.append(sequence([*alike[0][:shared], either(sequence(parts[shared:]) for parts in alike)]))
+    return made
+
+
+def commonprefix(rows: list[tuple[PatternNode, ...]]) -> tuple[PatternNode, ...]:
+    """The nodes that all rows begin with."""
+    length = 0
+    for column in zip(*rows):
+        if any(node != column[0] for node in column):
+            break
+        length += 1
+    return rows[0][:length]
 
 
 def counted(node: Repeat) -> str:
