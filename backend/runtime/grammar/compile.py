@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
+from ....lang.constraint import Constraint, Grammar, JsonSchema
 from ....lang.errors import ConstraintError, OptionError, suggest
-from ....lang.pattern import PatternNode
+from ....lang.pattern import PatternError
 from ..text.tokenizer import Tokenizer
-from .closing.deepest import deepest
-from .closing.search import MOST_WORK, Closer, heaviest, schema_witnesses, witness
+from .closing.search import MOST_WORK, Closer
+from .closing.ways import KnownWays, rule_set
 from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
 from .engines.outlines import Outlines
 from .engines.worker import START_SECONDS, Build, GrammarWorker, cached
 from .engines.xgrammar import XGrammar
-from .lark import merged, regular, schemas, to_source
+from .lark import regular, schemas, to_source
 from .once import OnceCache
 from .protocol import CompiledGrammar, Matcher
 from .raw import checked_text, raw_source
@@ -54,8 +54,7 @@ class Prepared:
     """A constraint ready to be enforced.
 
     `checked`: JSON pointers of what the mask leaves open; a finished text that fails there is sampled again.
-    To close a text (`closing/`): `witnesses`, shortest texts of its regular parts; `heaviest`, the characters that one
-    place asks for at least; `deepest`, the most tokens that any text needs to its end, if known.
+    `ways`: the ways to close a text, if the constraint is known as rules; else they are searched for with `closer`.
     """
 
     constraint: Constraint
@@ -63,18 +62,23 @@ class Prepared:
     checked: tuple[str, ...]
     closer: Callable[[], Closer]
     vocabulary: Vocabulary
-    witnesses: tuple[bytes, ...]
-    heaviest: int
-    deepest: int | None = None
+    ways: KnownWays | None = None
 
     @cached_property
     def shortest(self) -> int:
         """The length in tokens of the shortest text known, 0 if none is."""
-        return len(self.closing(self.compiled.matcher(), 2_000, work=10 * MOST_WORK) or ())
+        matcher = self.compiled.matcher()
+        found = None if self.ways is None else self.ways.path(self.ways.start(), matcher, 0)
+        return len((self.closing(matcher, 2_000, work=10 * MOST_WORK) if found is None else found) or ())
+
+    @property
+    def deepest(self) -> int | None:
+        """The most tokens that any text needs to its end, if known."""
+        return None if self.ways is None else self.ways.deepest
 
     def closing(self, matcher: Matcher, limit: int, work: int = MOST_WORK) -> list[int] | None:
-        """At most `limit` tokens that complete a text from where `matcher` is; None if none were found."""
-        return self.closer().path(matcher, limit, self.witnesses, isinstance(self.constraint, JsonSchema), work)
+        """Search for at most `limit` tokens that complete a text from where `matcher` is; None if none were found."""
+        return self.closer().path(matcher, limit, work)
 
     @property
     def bytes(self) -> int:
@@ -183,34 +187,26 @@ class Grammars:
         if isinstance(compiled, LLGuidanceGrammar):
             compiled = CachedGrammar(compiled, _state_keys(constraint, lowered), self.budget)
         documents = {part: low.document for part, low in lowered.items()}
-        witnesses, heavy = _help(constraint, [*documents.values()])
-        deep = self._deepest(constraint, documents)
         prepared = Prepared(
             constraint,
             compiled,
             tuple(dict.fromkeys(checked)),
             lambda: self.closer,
             self.vocabulary,
-            witnesses,
-            heavy,
-            deep,
+            self._ways(constraint, documents),
         )
         _try(prepared)
         return prepared
 
-    def _deepest(self, constraint: Constraint, documents: dict[JsonSchema, LoweredSchema]) -> int | None:
-        if not self.vocabulary.spells_all or (documents and self.backend not in ("auto", "llguidance")):
+    def _ways(self, constraint: Constraint, documents: dict[JsonSchema, LoweredSchema]) -> KnownWays | None:
+        """Return the ways to close of a constraint that is known as rules and whose engine writes what they say."""
+        if documents and self.backend not in ("auto", "llguidance"):
             return None
-        node = regular(constraint)
-        if node is None and isinstance(constraint, Either):
-            bounds = [self._deepest(branch, documents) for branch in constraint.branches]
-            return None if None in bounds else max(bound for bound in bounds if bound is not None)
-        parts = merged(constraint.parts) if isinstance(constraint, Sequenced) else [constraint]
-        known: list[PatternNode | LoweredSchema | None] = [
-            documents.get(part) if isinstance(part, JsonSchema) else part if isinstance(part, PatternNode) else None
-            for part in parts
-        ]
-        return deepest([node] if node is not None else known, self.vocabulary.by_bytes)
+        grammar = rule_set(constraint, documents)
+        try:
+            return None if grammar is None else KnownWays(grammar, self.vocabulary)
+        except PatternError:
+            return None
 
     def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> CompiledGrammar | LLGuidanceGrammar:
         wanted = self.backend
@@ -240,7 +236,7 @@ class Grammars:
 def _try(prepared: Prepared) -> None:
     """Meet limits of the engine that show on the first mask, and find the shortest text, before a gen waits for it."""
     matcher = prepared.compiled.matcher()
-    if prepared.deepest is None and prepared.shortest:
+    if prepared.shortest and prepared.ways is None:
         return
     if not matcher.forced() and not matcher.is_done():
         matcher.fill(prepared.vocabulary.new_row())
@@ -251,23 +247,6 @@ def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> S
         return SchemaKeys(lowered[constraint].document)
     node = regular(constraint)
     return PatternKeys(node) if node is not None and node.plain else TextKeys()
-
-
-def _help(constraint: Constraint, documents: list[LoweredSchema]) -> tuple[tuple[bytes, ...], int]:
-    """Find what helps to close a text: witnesses of its regular parts, and how much one token may add to its end."""
-    found = [text for document in documents for text in schema_witnesses(document)]
-    found += [text for node in _regular_parts(constraint) if (text := witness(node)) is not None]
-    heavy = [heaviest(document) for document in documents] + [len(text) for text in found]
-    return tuple(dict.fromkeys(found)), max(heavy, default=8)
-
-
-def _regular_parts(constraint: Constraint) -> list[PatternNode]:
-    """List the regular parts of a constraint. Parts that touch are one."""
-    node = regular(constraint)
-    if node is not None:
-        return [node]
-    pieces = list(merged(getattr(constraint, "parts", ()))) + list(getattr(constraint, "branches", ()))
-    return [node for piece in pieces for node in (_regular_parts(piece) if isinstance(piece, Constraint) else [piece])]
 
 
 def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:

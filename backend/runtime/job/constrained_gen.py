@@ -82,7 +82,16 @@ class ConstrainedGenJob(GenJob):
 
     # -- tokens
     def begin(self) -> None:
-        """Commit what is forced at the beginning, which needs no model."""
+        """Commit what is forced at the beginning, which needs no model.
+
+        Raises `ConstraintError` if no text of the constraint fits its budget.
+        """
+        shortest = self.prepared.shortest
+        if shortest > self.budget and not self.partial:
+            raise ConstraintError(
+                f"{self.where}: no text of this constraint fits: the shortest one has {shortest} tokens, and "
+                f"max_tokens= and the context leave {self.budget}; raise max_tokens= (or the context)"
+            )
         self._extend_forced()
         self._conclude()
 
@@ -154,10 +163,8 @@ class ConstrainedGenJob(GenJob):
         )
 
     def _truncated(self) -> str:
-        shortest = self.prepared.shortest
-        need = f"; the shortest text known for this constraint is {shortest} tokens" if shortest > self.budget else ""
         return (
-            f"{self.where}: the text was not complete when its budget of {self.budget} tokens was spent{need}; raise "
+            f"{self.where}: the text was not complete when its budget of {self.budget} tokens was spent; raise "
             f"max_tokens= (or the context), or take what there is with on_budget='partial'. It ends in "
             f"{self.matcher.text[-60:]!r}"
         )

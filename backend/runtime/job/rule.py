@@ -17,16 +17,17 @@ import numpy as np
 from ....lang.errors import ConstraintError
 from ..grammar.compile import Prepared
 from ..grammar.protocol import Mask, Matcher, has, mask_words
+from ..grammar.rules.recogniser import Recogniser
 from ..grammar.sharing.mask_cache import CachedMatcher, masks
 
 SPARE_TOKENS, SPARE_SHARE = 8, 4
-"""If the most that a text can need is known (`Prepared.deepest`), tokens are not checked while the budget left exceeds
-that, a quarter of it, and these tokens: the way that is found may be longer than the shortest."""
-NEAR_TOKENS = 64
-"""Where it is not known: with so many tokens left beside the way to close and what one more token may add to it, or
-fewer, each token is looked at before it is taken."""
+"""A way to close is not spelled while the budget left exceeds the most tokens that it can have, a quarter of them, and
+these: where the engine forces text, it spells it in its own way."""
+NEAR_TOKENS = 80
+"""Where ways are searched for: with so many tokens left beside the way to close, or fewer, each token is looked at
+before it is taken."""
 LOOK_EVERY_TOKENS = 32
-"""The way to close is looked for at least once in so many tokens."""
+"""There, the way to close is looked for at least once in so many tokens."""
 RETRY_TOKENS = 8
 """Tokens before another search when one has found nothing."""
 
@@ -62,6 +63,9 @@ class Rule:
         self._plan: list[int] | None = None  # tokens that close the text from here, if known
         self._look_at: int | None = None  # with so many tokens left, or fewer, the way to close is looked for
         self.steered = 0  # tokens that were not the sampled ones
+        ways = self.prepared.ways if self._steer else None
+        self._place: Recogniser | None = None if ways is None else ways.start()  # in the rules, if known
+        self._behind: list[int] = []  # tokens that `_place` has not taken yet
 
     # -- the mask
     def is_known(self) -> bool:
@@ -125,6 +129,8 @@ class Rule:
             raise ConstraintError(f"token {token} was sampled against its mask; please report this")
         plan = self._plan
         self._plan = plan[1:] if plan and plan[0] == token else None
+        if self._place is not None:
+            self._behind.append(token)
 
     def forced(self) -> list[int]:
         return self.matcher.forced()
@@ -138,57 +144,73 @@ class Rule:
         """
         if not self._steer or not self._is_due(left):
             return token
+        place = self._place_after(token)
+        if place is not None and self.prepared.ways is not None:
+            need = self.prepared.ways.bytes_left(place)
+            if need + need // SPARE_SHARE + SPARE_TOKENS < left:
+                self._plan_look(left, need)
+                return token
         after = self.matcher.fork()
         if not after.accept(token):
             return token  # `accept` will say so
         plan = self._plan
-        follows = plan[1:] if plan and plan[0] == token else self._still_closes(after, plan)
-        if follows is None or len(follows) >= left:
-            follows = self.prepared.closing(after, left - 1)
+        follows = plan[1:] if plan and plan[0] == token else self._way(place, after, left - 1)
         if follows is not None and len(follows) < left:
             self._plan = [token, *follows]
             self._plan_look(left, len(follows))
             return token
         if plan is None:
-            plan = self.prepared.closing(self.matcher, left)
+            plan = self._way(self._place, self.matcher, left)
         if plan is None or len(plan) > left:
-            self._look_at = left - RETRY_TOKENS
+            self._look_at = left - (RETRY_TOKENS if self._place is None else 1)
             return token
         self._plan = plan
         self.steered += 1
         return plan[0] if plan else None
 
+    def _place_after(self, token: int) -> Recogniser | None:
+        """Return the place in the rules behind a token, or None. The tokens that were taken before are read first."""
+        ways = self.prepared.ways
+        if self._place is None or ways is None:
+            return None
+        behind, self._behind = self._behind, []
+        if not ways.follow(self._place, behind):
+            self._place = None  # the engine writes what the rules do not say: from here on, ways are searched for
+            return None
+        place = self._place.copy()
+        return place if ways.follow(place, [token]) else None
+
+    def _way(self, place: Recogniser | None, matcher: Matcher, limit: int) -> list[int] | None:
+        """Return tokens that complete the text from where `matcher` is, if possible at most `limit`; None if none are
+        known. `place`: the same place in the rules."""
+        ways = self.prepared.ways
+        known = None if place is None or ways is None else ways.path(place, matcher, limit)
+        return self.prepared.closing(matcher, limit) if known is None else known
+
     def _is_due(self, left: int) -> bool:
         """Whether to look for the way to close now. Far from the end of the budget that is done now and then only."""
         if self._look_at is None:
-            self._plan_look(left)
+            ways = self.prepared.ways
+            self._plan_look(left, None if ways is None or self._place is None else ways.bytes_left(self._place))
         return self._look_at is not None and left <= self._look_at
 
     def _plan_look(self, left: int, way: int | None = None) -> None:
         """Decide when to look for the way to close again: at the next token if the budget is near its end.
 
-        `way`: the length of the way to close, tokens (None: that of a shortest text). One token may make that way
-        longer by what one place of the constraint asks for at least.
+        `way`: the length of the way to close, tokens or bytes (None: that of a shortest text). One token may make that
+        way longer by what one place of the constraint asks for at least.
         """
-        deepest = self.prepared.deepest
+        deepest, ways = self.prepared.deepest, self.prepared.ways
         if deepest is not None:
             self._look_at = deepest + deepest // SPARE_SHARE + SPARE_TOKENS
             return
         way = self.prepared.shortest if way is None else way
-        near = left <= way + 2 * self.prepared.heaviest + NEAR_TOKENS
+        if ways is not None and self._place is not None:
+            spare = left - way - way // SPARE_SHARE - SPARE_TOKENS
+            self._look_at = left - max(spare // (1 + 2 * ways.longest_step), 0)
+            return
+        near = left <= way + NEAR_TOKENS
         self._look_at = left if near else left - LOOK_EVERY_TOKENS
-
-    def _still_closes(self, after: Matcher, plan: list[int] | None) -> list[int] | None:
-        """`plan`, if it closes the text from `after` too, through the very masks and forced tokens on the way."""
-        if plan is None:
-            return None
-        at, i = after.fork(), 0
-        while i < len(plan):
-            step = at.forced() or (plan[i : i + 1] if at.allows(plan[i]) else [])
-            if not step or plan[i : i + len(step)] != step or not all(at.accept(token) for token in step):
-                return None
-            i += len(step)
-        return plan if at.can_end() else None
 
 
 def fill_all(rules: Sequence[tuple[Rule, bool]]) -> None:

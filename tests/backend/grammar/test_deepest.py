@@ -13,17 +13,23 @@ import pytest
 
 import sgl
 from sgl.backend.base import GenRequest
-from sgl.backend.runtime.grammar.closing.deepest import deepest
+from sgl.backend.runtime.grammar.closing.deepest import deepest as deepest_of
+from sgl.backend.runtime.grammar.closing.ways import KnownWays
 from sgl.backend.runtime.grammar.compile import Grammars, Prepared
 from sgl.backend.runtime.grammar.engines.llguidance import LLGuidance, fill_many
 from sgl.backend.runtime.grammar.protocol import has, mask_words
+from sgl.backend.runtime.grammar.rules.automata import RuleAutomata
+from sgl.backend.runtime.grammar.rules.nodes import RuleSet
+from sgl.backend.runtime.grammar.rules.recogniser import Recogniser
+from sgl.backend.runtime.grammar.rules.schema_rules import schema_rules
 from sgl.backend.runtime.grammar.schema.lower import lower
+from sgl.backend.runtime.grammar.schema.nodes import LoweredSchema
 from sgl.backend.runtime.grammar.sharing.mask_cache import CachedGrammar
 from sgl.backend.runtime.job.rule import Rule
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.constraint import Constraint
 from sgl.lang.expr import Sampling
-from sgl.lang.pattern import PatternNode, parse_regex
+from sgl.lang.pattern import PatternNode, parse_regex, sequence
 from sgl.lang.pattern.sets import Derivatives
 
 WORD = "[A-Za-z]{3,12}"
@@ -57,6 +63,13 @@ SCHEMA = {
 @pytest.fixture(scope="module")
 def grammars() -> Grammars:
     return Runtime.toy().engine.grammars
+
+
+def deepest(parts: list[PatternNode | LoweredSchema], words: set[bytes] = frozenset()) -> int | None:  # type: ignore[assignment]
+    """The bound of parts, one after the other."""
+    rules: dict[str, PatternNode] = {}
+    nodes = [part if isinstance(part, PatternNode) else schema_rules(part, rules, f"{len(rules)}.") for part in parts]
+    return deepest_of(RuleAutomata(RuleSet({"": sequence(nodes), **rules}, "")), words)
 
 
 def pattern(rng: Random, depth: int = 3) -> str:
@@ -102,7 +115,7 @@ def test_the_bound_counts_what_follows() -> None:
     assert deepest([node("[a-z]+"), node(": ok")]) == 5
     schema = {"type": "object", "properties": {"k": {"enum": [7]}}, "required": ["k"], "additionalProperties": False}
     document = lower(schema).document
-    assert deepest([node("say "), document]) == 4 + len('{"k": 7}')
+    assert deepest([node("say "), document]) == 4 + len('{"k":7}')  # the short style is still open there
     words = {b"say", b" ", b'{"', b'": ', b"k", b"}", *(bytes((i,)) for i in range(256))}
     compact = ["{", '"', "k", '"', ":", "7", "}"]  # without the space there is no word for what is behind the key
     assert deepest([node("say "), document], words - {b'{"'}) == len(["a", "y", " ", *compact])
@@ -115,40 +128,43 @@ def test_what_cannot_be_told_is_not() -> None:
         {"type": "object"},
         {"type": "array"},
         {"type": ["string", "object"]},
-        {"type": "string", "pattern": "^a*$", "minLength": 3},
         {"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}},
-        {"anyOf": [{"type": "null"}, {"type": "string", "format": "uuid", "maxLength": 40}]},
     ):
         assert deepest([lower(schema).document]) is None, schema
-    assert deepest([parse_regex("(?=.*[0-9])[a-z0-9]{4,}")]) is None or not parse_regex("a").marked
     assert deepest([parse_regex("a{3000}")]) is None
-    assert deepest([None]) is None
 
 
-def walked(prepared: Prepared, rng: Random, most: int) -> Any:
-    """A matcher at every place of one random text."""
-    at = prepared.compiled.matcher()
+def test_intersections_are_told() -> None:
+    assert (deepest([parse_regex("(?=.*[0-9])[a-z0-9]{4,}")]) or 0) >= 4
+    length = {"type": "string", "pattern": "^a*$", "minLength": 3}
+    assert (deepest([lower(length).document]) or 0) >= len('"aaa"')
+
+
+def walked(prepared: Prepared, ways: KnownWays, rng: Random, most: int) -> Any:
+    """A matcher, and its place in the rules, everywhere in one random text."""
+    at, place = prepared.compiled.matcher(), ways.start()
     row = np.empty(mask_words(prepared.vocabulary.size), dtype=np.int32)
     for _ in range(most):
-        yield at
+        yield at, place
         if at.is_done():
             return
         at.fill(row)
         allowed = [i for i in range(prepared.vocabulary.size) if has(row, i)]
         if not allowed:
             return
-        at.accept(rng.choice(allowed))
+        token = rng.choice(allowed)
+        assert at.accept(token) and ways.follow(place, [token])
 
 
 @pytest.mark.parametrize("constraint", [sgl.regex(RECORD), sgl.json_schema(SCHEMA), "> " + sgl.json_schema(SCHEMA)])
 def test_no_place_of_a_text_needs_more(grammars: Grammars, constraint: Constraint) -> None:
     prepared, rng, places = grammars.prepare(constraint), Random(2), 0
-    assert prepared.deepest is not None
+    assert prepared.deepest is not None and prepared.ways is not None
     for _ in range(6):
-        for at in walked(prepared, rng, 120):
+        for at, place in walked(prepared, prepared.ways, rng, 120):
             places += 1
             if places % 3 == 0:
-                way = prepared.closing(at, 2_000)
+                way = prepared.ways.path(place, at, 2_000)
                 assert way is not None and len(way) <= prepared.deepest + prepared.deepest // 4 + 8
     assert places > 100
 
@@ -167,13 +183,13 @@ def test_far_from_the_end_of_the_budget_nothing_is_searched(
     """And near it every token is looked at."""
     prepared = grammars.prepare(sgl.regex(RECORD))
     searched: list[int] = []
-    closing = Prepared.closing
+    follow = KnownWays.follow
 
-    def seen(self: Prepared, matcher: Any, limit: int, *rest: Any) -> Any:
-        searched.append(limit)
-        return closing(self, matcher, limit, *rest)
+    def seen(self: KnownWays, place: Recogniser, tokens: list[int]) -> bool:
+        searched.append(len(tokens))
+        return follow(self, place, tokens)
 
-    monkeypatch.setattr(Prepared, "closing", seen)
+    monkeypatch.setattr(KnownWays, "follow", seen)
     rule = Rule(prepared, (), None, (), steer=True)
     assert prepared.deepest is not None
     for left in range(1_000, 400, -1):

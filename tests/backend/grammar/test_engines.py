@@ -13,13 +13,14 @@ import re
 import numpy as np
 import pytest
 
-from sgl.backend.runtime.grammar.closing.search import Closer, witness
+from sgl.backend.runtime.grammar.closing.ways import KnownWays
 from sgl.backend.runtime.grammar.engines.llguidance import LLGuidance
 from sgl.backend.runtime.grammar.engines.outlines import Outlines, estimate
 from sgl.backend.runtime.grammar.engines.xgrammar import XGrammar
 from sgl.backend.runtime.grammar.engines.xgrammar_schemas import lint
 from sgl.backend.runtime.grammar.protocol import mask_words
 from sgl.backend.runtime.grammar.raw import raw_source
+from sgl.backend.runtime.grammar.rules.nodes import RuleSet
 from sgl.backend.runtime.grammar.vocabulary import Vocabulary
 from sgl.backend.runtime.model.load.loader import load_checkpoint
 from sgl.backend.runtime.model.load.store import DEFAULT_MODEL, cache_folder, is_pulled
@@ -288,9 +289,11 @@ def test_forced_text_in_the_middle_of_a_character(engines, toy):
 
 
 def test_shortest_way_to_an_end(engines, toy):
-    def way_to_an_end(pattern, matcher):
-        text = witness(parse_regex(pattern))
-        path = Closer(toy).path(matcher, 100, () if text is None else (text,))
+    def way_to_an_end(pattern, matcher, start=""):
+        ways = KnownWays(RuleSet({"": parse_regex(pattern)}, ""), toy)
+        place = ways.start()
+        assert ways.follow(place, toy.encode(start))
+        path = ways.path(place, matcher, 100)
         assert path is not None
         return path
 
@@ -299,7 +302,7 @@ def test_shortest_way_to_an_end(engines, toy):
         compiled = compiled_by("outlines", engines, pattern)
         matcher = compiled.matcher()
         assert all(map(matcher.accept, toy.encode(start)))
-        path = way_to_an_end(pattern, matcher)
+        path = way_to_an_end(pattern, matcher, start)
         assert all(map(matcher.fork().accept, path[:1]))
         assert length is None or len(path) == length
         assert all(map(matcher.accept, path)) and matcher.can_end()

@@ -109,15 +109,15 @@ def holds(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("ranking", RANKINGS)
 @pytest.mark.parametrize("name", CONSTRAINTS)
-def test_valid_or_truncated_whatever_the_model_loves(name: str, ranking: str) -> None:
-    """T9, T10: every budget ends in a valid text or in `Truncated`."""
+def test_valid_or_refused_whatever_the_model_loves(name: str, ranking: str) -> None:
+    """T9, T10: every budget that the shortest text fits ends in a valid text; any other is refused at once."""
     runtime = favouring(RANKINGS[ranking], ends=-40.0)
     done = 0
     for seed, budget in enumerate([1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144]):
         try:
             result = generate(runtime, CONSTRAINTS[name], seed, max_tokens=budget, temperature=float(seed % 2))
-        except Truncated as error:
-            assert "budget" in str(error) and isinstance(error.text, str)
+        except ConstraintError as error:
+            assert f"leave {budget};" in str(error) and not done
         else:
             assert len(result.token_ids) <= budget
             holds(name, result.text)
@@ -375,8 +375,8 @@ def test_the_other_engines_hold_too(name: str, engine: str) -> None:
         for seed, budget in enumerate([1, 4, 30]):
             try:
                 result = generate(runtime, CONSTRAINTS[name], seed, max_tokens=budget, temperature=float(seed % 2))
-            except Truncated:
-                assert budget < 30
+            except ConstraintError as error:
+                assert budget < 30 and "the shortest one" in str(error)
             else:
                 assert result.receipt["engine"] == engine
                 holds(name, result.text)
@@ -436,7 +436,7 @@ def test_ignore_eos_under_a_constraint() -> None:
     ids=str,
 )
 def test_an_end_that_wants_certain_characters_is_found(constraint: Constraint) -> None:
-    """A pattern's end is no habit: without its witness the search would write words for ever."""
+    """A pattern's end is no habit: a search for brackets and quotes would write words for ever."""
     for ranking in ("", "th", '"'):
         runtime = favouring(ranking, ends=-40.0)
         for seed, budget in enumerate([60, 90, 130]):

@@ -1,5 +1,6 @@
 """How a constrained text gets to its end within a budget of tokens. Knows nothing of gens.
 
-search.py    tokens that close a text from where it is, found by search over any engine's matchers
+ways.py      the known way: what completes a text by its rules, as tokens that the matcher confirms
+search.py    tokens that close a text, found by search, where a grammar is not known as rules
 deepest.py   how many tokens a text may need at most to its end: a bound without any search
 """

@@ -1,8 +1,7 @@
-"""The way to close: tokens that complete a constrained text from where it is, found by search.
+"""Tokens that close a constrained text, found by search: for grammars that are not known as rules (`ways.py`).
 
-Knows nothing of budgets (`job/rule.py`). Grammars are opaque, so the search tries what tends to close: quotes within
-strings, brackets outside them, digits before words. A pattern may want anything at its end, so each regular part has a
-*witness*, a shortest text of it: from nearly anywhere in a pattern, some end of its witness completes it.
+Knows nothing of budgets (`job/rule.py`). The grammar is opaque, so the search tries what tends to close: quotes within
+strings, brackets outside them, digits before words.
 
 A greedy walk finds most ends. Where it finds none, a breadth-first search does, in which two texts of equal length with
 equal masks count as one. What is found does close; that nothing shorter does is not proven.
@@ -11,37 +10,19 @@ equal masks count as one. What is found does close; that nothing shorter does is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from .....lang.pattern import PatternError, PatternNode, shortest
 from ..protocol import Mask, Matcher, mask_words
-from ..schema.languages import parse_spelled
-from ..schema.nodes import (
-    ANYTHING,
-    IMPOSSIBLE,
-    ArraySchema,
-    EnumSchema,
-    LoweredSchema,
-    NeverSchema,
-    ObjectSchema,
-    ReferenceSchema,
-    SchemaNode,
-    SchemaVisitor,
-    StringSchema,
-    UnionSchema,
-)
 from ..vocabulary import Vocabulary
 
 BEAM_TEXTS = 16  # that the breadth-first search keeps a layer
 MOST_WORK = 8_000
-"""What one search may take: `MASK_WORK` for a mask, 1 for a token tried; about 50 ms at 50,000 tokens. It is no time,
-because what is found decides what is sampled, and that may not depend on how fast the machine is."""
-MASK_WORK = 16
-MOST_WITNESSES, LONGEST_WITNESS_BYTES = 32, 400
+"""What one search may take: `MASK_WORK` for a mask, 1 for a token tried. Both count once more for each `LONG_TOKENS`
+before them, since copies of longer texts cost more. It is about 50 ms at 50,000 tokens. It is no time, because what is
+found decides what is sampled, and that may not depend on how fast the machine is."""
+MASK_WORK, LONG_TOKENS = 16, 8
 MOST_CLOSING_TOKENS = 2_000  # of the first greedy walk
 MOST_SEARCHED_TOKENS = 400  # of the second one, and layers of the breadth-first search
 MOST_CANDIDATES = 96  # tokens of a mask that are all tried
@@ -57,29 +38,17 @@ class Closer:
         self.free = np.array(sorted(ids, key=lambda i: _in_free_text(vocabulary.bytes[i])), dtype=np.int64)
         self.structure = np.array(sorted(ids, key=lambda i: _in_structure(vocabulary.bytes[i])), dtype=np.int64)
         self.many = len(ids) // 2
-        self.closes = np.zeros(vocabulary.size, dtype=bool)  # brackets and quotes: in JSON they are taken at once
-        self.closes[[i for i in ids if not vocabulary.bytes[i].strip(b'"]}')]] = True
-        self.first = np.array([data[0] if data else 0 for data in vocabulary.bytes], dtype=np.uint8)
         self.words = np.zeros(vocabulary.size, dtype=bool)
         self.words[[i for i in ids if _in_structure(vocabulary.bytes[i])[0] == _WORD]] = True
         single = [i for i in ids if len(vocabulary.bytes[i]) == 1]
         self.handy = np.array([*self.structure[:32], *self.free[:8], *single], dtype=np.int64)
-        self.spelled = lru_cache(4096)(lambda data: tuple(vocabulary.spell(data)))
 
-    def path(
-        self,
-        matcher: Matcher,
-        limit: int,
-        witnesses: Sequence[bytes] = (),
-        json: bool = False,
-        work: int = MOST_WORK,
-    ) -> list[int] | None:
+    def path(self, matcher: Matcher, limit: int, work: int = MOST_WORK) -> list[int] | None:
         """Return at most `limit` tokens that complete the text, or None if none were found. `matcher` stays as it is.
 
-        `witnesses`: texts of the constraint's regular parts. `json`: only strings are regular parts. `work`: what the
-        search may take.
+        `work`: what the search may take.
         """
-        search = _ClosingSearch(self, witnesses, json, work)
+        search = _ClosingSearch(self, work)
         found = search.greedy(matcher, min(limit, MOST_CLOSING_TOKENS))
         if found is not None or limit <= 0:
             return found
@@ -91,8 +60,8 @@ class Closer:
 class _ClosingSearch:
     """One search, with its own row for masks. `left`: the work that it may still do."""
 
-    def __init__(self, closer: Closer, witnesses: Sequence[bytes], json: bool, work: int) -> None:
-        self.closer, self.witnesses, self.json = closer, witnesses, json
+    def __init__(self, closer: Closer, work: int) -> None:
+        self.closer = closer
         self.row: Mask = np.zeros(mask_words(closer.size), dtype=np.int32)
         self.left = work
 
@@ -104,7 +73,7 @@ class _ClosingSearch:
             if at.can_end():
                 return path
             step: Sequence[int] = at.forced() or self._likely(at, last)
-            self.left -= len(step)
+            self._work(len(step), len(path))
             if not step or not all(at.accept(token) for token in step) or self.left < 0:
                 return None
             path += step
@@ -115,34 +84,11 @@ class _ClosingSearch:
         best: list[int] = allowed[:1].tolist()
         if last and best and self.closer.words[best[0]]:
             best = allowed[-1:].tolist()
-        if self.json and best and self.closer.closes[best[0]]:
-            return best
-        return self._witnessed(at) or best
+        return best
 
-    def _witnessed(self, at: Matcher) -> Sequence[int]:
-        """Return the shortest end of a witness that completes its part here, as tokens; () if none does."""
-        found: Sequence[int] = ()
-        for witness in self.witnesses:
-            for start in range(len(witness) - 1, -1, -1):
-                step = self.closer.spelled(witness[start:])
-                if found and len(step) >= len(found):
-                    break
-                after = at.fork()
-                self.left -= 1
-                if step and all(after.accept(token) for token in step) and self._is_over(after):
-                    found = step
-                    break
-        return found
-
-    def _is_over(self, after: Matcher) -> bool:
-        """Whether a part is complete here: the text may end, in JSON a quote may come, or one character must."""
-        if after.can_end() or after.forced():
-            return True
-        allowed = self._allowed(after)
-        if not len(allowed):
-            return False
-        first = self.closer.first[allowed]
-        return bool(self.json and self.closer.closes[allowed[0]]) or bool((first == first[0]).all())
+    def _work(self, amount: int, length: int) -> None:
+        """Count work on a text of `length` tokens."""
+        self.left -= amount * (1 + length // LONG_TOKENS)
 
     def breadth_first(self, matcher: Matcher, limit: int) -> list[int] | None:
         """Search in layers of texts of equal length."""
@@ -151,7 +97,7 @@ class _ClosingSearch:
             seen: dict[bytes, tuple[Matcher, list[int]]] = {}
             for at, path in layer:
                 for token in self._candidates(at):
-                    self.left -= 1
+                    self._work(1, len(path))
                     if self.left < 0:
                         return None
                     after = at.fork()
@@ -160,7 +106,7 @@ class _ClosingSearch:
                     if after.can_end():
                         return [*path, token]
                     after.fill(self.row)
-                    self.left -= MASK_WORK
+                    self._work(MASK_WORK, len(path))
                     seen.setdefault(self.row.tobytes(), (after, [*path, token]))
             layer = list(seen.values())[:BEAM_TEXTS]
             if not layer:
@@ -215,81 +161,3 @@ def _in_structure(data: bytes) -> tuple[int, int]:
     if data in (b"[", b"{", b"("):
         return 5, 0
     return _WORD, -min(len(data), 16) if data.isalpha() and data.isascii() else len(data)
-
-
-# -- what is known of a constraint before anything is generated
-
-
-def witness(node: PatternNode) -> bytes | None:
-    """Return a shortest text of a pattern; None for one that is too long or not soon found."""
-    try:
-        text = shortest(node)
-    except PatternError:
-        return None
-    return text.encode() if text is not None and 0 < len(text) <= LONGEST_WITNESS_BYTES else None
-
-
-def schema_witnesses(schema: LoweredSchema) -> tuple[bytes, ...]:
-    """Return shortest texts of the patterns of strings in a lowered schema."""
-    patterns = dict.fromkeys(p for node in schema.nodes() if isinstance(node, StringSchema) for p in node.patterns)
-    found = (text for pattern in patterns if (text := _of_pattern(pattern)) is not None)
-    return tuple(islice(dict.fromkeys(found), MOST_WITNESSES))
-
-
-@lru_cache(1024)
-def _of_pattern(pattern: str) -> bytes | None:
-    try:
-        return witness(parse_spelled(pattern))
-    except PatternError:
-        return None
-
-
-def heaviest(schema: LoweredSchema) -> int:
-    """Return the most characters that any place of a lowered schema asks for at least.
-
-    So much one opening bracket or comma may add to the way to the end.
-    """
-    sizes = _LeastSizes(schema)
-    return max(sizes.visit(node) for node in schema.nodes())
-
-
-class _LeastSizes(SchemaVisitor[[], int]):
-    """The least size of a value of each node, in characters; 1 where it is not told."""
-
-    MOST_LEVELS = 60
-
-    def __init__(self, schema: LoweredSchema) -> None:
-        super().__init__(schema)
-        self._known: dict[str, int] = {}
-
-    def visit_reference(self, node: ReferenceSchema) -> int:
-        if node.name not in self._known:
-            self._known[node.name] = 1  # within itself
-            self._known[node.name] = super().visit_reference(node)
-        return self._known[node.name]
-
-    def visit_union(self, node: UnionSchema) -> int:
-        return min((self.visit(branch) for branch in node.branches), default=1)
-
-    def visit_enum(self, node: EnumSchema) -> int:
-        return min(len(str(value)) + 2 for value in node.values)
-
-    def visit_object(self, node: ObjectSchema) -> int:
-        members = (len(name) + 6 + self.visit(node.properties.get(name, IMPOSSIBLE)) for name in node.required)
-        return 2 + sum(members)
-
-    def visit_array(self, node: ArraySchema) -> int:
-        rest = 1 if node.rest is ANYTHING else self.visit(node.rest)
-        return 2 + node.least * (2 + rest) + sum(2 + self.visit(item) for item in node.prefix)
-
-    def visit_string(self, node: StringSchema) -> int:
-        return 2 + max(node.least, *(len(_of_pattern(pattern) or b"") for pattern in node.patterns), 0)
-
-    def visit_never(self, node: NeverSchema) -> int:
-        return 1
-
-    def otherwise(self, node: SchemaNode) -> int:
-        return 2
-
-    def again(self, node: SchemaNode) -> int:
-        return 1

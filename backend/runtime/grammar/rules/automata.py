@@ -12,25 +12,16 @@ Knows nothing of texts; `recogniser.py` runs the automata.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator
 
-from .....lang.pattern import Alt, Both, Chars, Concat, Not, PatternError, PatternNode, Repeat
+from .....lang.pattern import Alt, Chars, Concat, PatternError, PatternNode, Repeat
 from .....lang.pattern.chars import ALL, Ranges, contains, intersection
 from .....lang.pattern.nodes import EMPTY, NOTHING, children, no_deeper
-from .....lang.pattern.sets import Derivatives, readable
+from .derived import BY_LENGTH, BYTE_COST, NEVER, Cost, DerivedCosts, representative
 from .nodes import RuleRef, RuleSet
 
-BYTE_COST = 1 << 32
-"""A byte of a text. A use of a rule costs 1."""
-NEVER = float("inf")
-MOST_DERIVATIVES = 2_000
-"""Derivatives of an intersection or a complement that are explored for one least text."""
-_LENGTHS: tuple[Ranges, ...] = (((0, 0x7F),), ((0x80, 0x7FF),), ((0x800, 0xFFFF),), ((0x10000, 0x10FFFF),))
-"""The characters of one to four bytes."""
-
-Cost = float
-"""An int, or `NEVER`."""
+MOST_STATES, MOST_STEPS = 20_000, 4_000
+"""States of a grammar that are kept, and characters whose steps a state keeps."""
 
 
 class Rest:
@@ -91,9 +82,7 @@ class RuleAutomata:
     @no_deeper
     def __init__(self, grammar: RuleSet) -> None:
         self.grammar = grammar
-        self.told = True  # whether all least costs are exact
-        self._walk = Derivatives()
-        self._derived: dict[PatternNode, tuple[Cost, int | None, PatternNode]] = {}
+        self.regular = DerivedCosts()
         self._least: dict[PatternNode, Cost] = {}
         self._nullable: dict[PatternNode, bool] = {}
         self._sums: dict[int, tuple[Cost, ...]] = {}
@@ -133,7 +122,7 @@ class RuleAutomata:
             return any(self._is_nullable(part, rules) for part in node.parts)
         if isinstance(node, Repeat):
             return node.low == 0 or self._is_nullable(node.node, rules)
-        return isinstance(node, (Both, Not)) and self._walk.nullable(node)
+        return self.regular.is_end(node)
 
     def nullable(self, node: PatternNode) -> bool:
         """Whether the empty text is a text of the node."""
@@ -162,7 +151,7 @@ class RuleAutomata:
         if found is not None:
             return found
         if isinstance(node, Chars):
-            found = next((n * BYTE_COST for n, some in enumerate(_LENGTHS, 1) if _meet(node.ranges, some)), NEVER)
+            found = next((n * BYTE_COST for n, some in enumerate(BY_LENGTH, 1) if _meet(node.ranges, some)), NEVER)
         elif isinstance(node, RuleRef):
             found = costs[node.name] + 1
         elif isinstance(node, Concat):
@@ -172,61 +161,13 @@ class RuleAutomata:
         elif isinstance(node, Repeat):
             found = node.low * self._cost(node.node, costs, known) if node.low else 0
         else:
-            found = self._derivative_cost(node)
+            found = self.regular.cost(node)
         known[node] = found
         return found
 
     def cost(self, node: PatternNode) -> Cost:
         """Return the least cost of a text of the node."""
         return self._cost(node, self.costs, self._least)
-
-    def _derivative_cost(self, node: PatternNode) -> Cost:
-        found = self._derived.get(node)
-        if found is None:
-            self._explore(node)
-            found = self._derived[node]
-        return found[0]
-
-    def _explore(self, node: PatternNode) -> None:
-        """Find a least text of a regular node, and so of each derivative on the way (Dijkstra 1959).
-
-        Where that takes too many derivatives, the cost is only a lower bound, and `told` says so.
-        """
-        heap: list[tuple[Cost, int, PatternNode, PatternNode | None, int | None]] = [(0, 0, node, None, None)]
-        came: dict[PatternNode, tuple[PatternNode | None, int | None]] = {}
-        count = 0
-        best: tuple[Cost, PatternNode] | None = None
-        while heap:
-            cost, _, state, before, code = heapq.heappop(heap)
-            if best is not None and cost >= best[0]:
-                break
-            if state in came:
-                continue
-            came[state] = before, code
-            known = (0, None, state) if self._walk.nullable(state) else self._derived.get(state)
-            if known is not None:
-                self._derived[state] = known
-                if known[0] != NEVER and (best is None or cost + known[0] < best[0]):
-                    best = cost + known[0], state
-                continue
-            if len(came) > MOST_DERIVATIVES or not self.told:
-                self.told = False
-                self._derived[node] = (BYTE_COST, None, node)
-                return
-            for part, after in self._walk.after(state):
-                count += 1
-                char = _representative(part)
-                heapq.heappush(heap, (cost + len(chr(char).encode()) * BYTE_COST, count, after, state, char))
-        if best is None:
-            self._derived.update(dict.fromkeys(came, (NEVER, None, node)))
-            return
-        state = best[1]
-        while (step := came[state])[0] is not None:
-            before, code = step
-            assert before is not None and code is not None
-            cost = self._derived[state][0] + len(chr(code).encode()) * BYTE_COST
-            self._derived[before] = (cost, code, state)
-            state = before
 
     # -- rests and states
     def rest(self, node: PatternNode, tail: Rest, at: int = -1, most: int | None = None) -> Rest:
@@ -305,6 +246,8 @@ class RuleAutomata:
         key = rule, frozenset(heads), ends
         found = self._states.get(key)
         if found is None:
+            if len(self._states) > MOST_STATES:  # what is in use stays in use, and is made again for others
+                self._states, self._rests, self._starts = {}, {}, {}
             found = self._states[key] = RuleState(self, *key)
         return found
 
@@ -329,9 +272,11 @@ class RuleAutomata:
                 if contains(node.ranges, code):
                     after.append(tail)
             elif not isinstance(node, RuleRef):
-                following = self._walk.step(node, code)
+                following = self.regular.derive(node, code)
                 if following != NOTHING:
                     after.append(self.rest(self._derivatives.setdefault(following, following), tail))
+        if len(known) > MOST_STEPS:
+            known.clear()
         found = known[code] = self.state(state.rule, after)
         return found
 
@@ -352,6 +297,10 @@ class RuleAutomata:
             rest = rest.tail
         return "".join(out)
 
+    def least_text(self, node: PatternNode) -> str:
+        """Return a least text of a node."""
+        return self._text_of([node])
+
     def _text_of(self, nodes: list[PatternNode]) -> str:
         """Return a least text of these nodes, one after the other."""
         out: list[str] = []
@@ -359,7 +308,7 @@ class RuleAutomata:
         while stack:
             node = stack.pop()
             if isinstance(node, Chars):
-                out.append(chr(_representative(node.ranges)))
+                out.append(chr(representative(node.ranges)))
             elif isinstance(node, RuleRef):
                 stack.append(self.grammar.rules[node.name])
             elif isinstance(node, Concat):
@@ -370,15 +319,8 @@ class RuleAutomata:
                 if node.low:
                     out.append(self._text_of([node.node]) * node.low)
             else:
-                out.append(self._derived_text(node))
+                out.append(self.regular.text(node))
         return "".join(out)
-
-    def _derived_text(self, node: PatternNode) -> str:
-        text = ""
-        while self._derivative_cost(node) and (code := self._derived[node][1]) is not None:
-            text += chr(code)
-            node = self._derived[node][2]
-        return text
 
     def choices(self, state: RuleState, among: Ranges = ALL) -> Iterator[tuple[int, RuleState]]:
         """Yield some characters of `among` that may come in a state, of all kinds, and the states after them."""
@@ -387,10 +329,10 @@ class RuleAutomata:
             if isinstance(rest.node, RuleRef):
                 continue
             plain = isinstance(rest.node, Chars)
-            parts = [rest.node.ranges] if isinstance(rest.node, Chars) else self._walk.parts(rest.node)
+            parts = [rest.node.ranges] if isinstance(rest.node, Chars) else self.regular.parts(rest.node)
             for part in parts:
                 if some := intersection(part, among):
-                    codes.update(dict.fromkeys(_representatives(some) if plain else [_representative(some)]))
+                    codes.update(dict.fromkeys(_representatives(some) if plain else [representative(some)]))
         for code in codes:
             after = state.step(code)
             if after is not None:
@@ -398,11 +340,14 @@ class RuleAutomata:
 
 
 def _nodes(node: PatternNode) -> Iterator[PatternNode]:
-    stack = [node]
+    seen, stack = {id(node)}, [node]
     while stack:
         at = stack.pop()
         yield at
-        stack += children(at)
+        for child in children(at):
+            if id(child) not in seen:
+                seen.add(id(child))
+                stack.append(child)
 
 
 def _users(grammar: RuleSet) -> dict[str, list[str]]:
@@ -418,13 +363,10 @@ def _meet(a: Ranges, b: Ranges) -> bool:
     return bool(intersection(a, b))
 
 
-def _representative(ranges: Ranges) -> int:
-    """Return a character of the set that has the fewest bytes."""
-    return ord(readable(next(some for each in _LENGTHS if (some := intersection(ranges, each)))))
-
-
 def _representatives(ranges: Ranges) -> list[int]:
-    """Return a few characters of the set, the first one of the fewest bytes."""
-    first = _representative(ranges)
+    """Return a few characters of the set, the first one of the fewest bytes; all of a small set."""
+    if sum(high - low for low, high in ranges) < 16:
+        return [code for low, high in ranges for code in range(low, high + 1)]
+    first = representative(ranges)
     others = [code for text in "b1c2" if contains(ranges, code := ord(text))]
     return [first, *others[:3], ranges[0][0], ranges[-1][1]]

@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Iterator
 from itertools import count
 
-from .automata import BYTE_COST
+from .derived import BYTE_COST
 from .recogniser import Item, Recogniser, RuleCall
 
 MOST_PLACES = 4_000

@@ -1,0 +1,188 @@
+"""The known way to close: a least text that completes what is there, as tokens that the engine's matcher confirms.
+
+Knows nothing of budgets (`job/rule.py`). The grammar of a constraint as rules (`rules/`) says which texts complete it,
+those of the fewest bytes first. The engine may allow a little less than the rules do (keys that repeat, spellings of
+numbers), so the matcher follows each way token by token, and the next way is tried where it refuses.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
+
+from .....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
+from .....lang.pattern import Alt, Both, Concat, Not, PatternError, PatternNode, Repeat, either, sequence
+from ..lark import regular
+from ..protocol import Matcher
+from ..rules.automata import RuleAutomata
+from ..rules.completion import bytes_left, completions
+from ..rules.derived import BYTE_COST
+from ..rules.nodes import RuleSet
+from ..rules.recogniser import Recogniser
+from ..rules.schema_rules import schema_rules
+from ..schema.nodes import LoweredSchema
+from ..vocabulary import Vocabulary
+from .deepest import deepest
+
+MOST_WAYS = 24
+"""Completions that are tried of one text: the least one is refused only where the engine allows less than the rules."""
+SHORTER_WAYS = 6
+"""Completions that are spelled in tokens to find one with fewer tokens: fewer bytes are not always fewer tokens."""
+LONGEST_WORD_BYTES = 32
+"""Of a token that is tried in the spelling of a way."""
+MOST_WAY_BYTES = 20_000
+"""A longer way is never spelled: no budget holds it."""
+
+
+def rule_set(constraint: Constraint, documents: dict[JsonSchema, LoweredSchema]) -> RuleSet | None:
+    """Return the grammar of a constraint as rules; None if it is not known. `documents`: its schemas, lowered."""
+    if isinstance(constraint, Grammar):
+        return grammar_rules(constraint)
+    rules: dict[str, PatternNode] = {}
+    try:
+        root = _node(constraint, documents, rules)
+    except (PatternError, RecursionError):
+        return None
+    return None if root is None else RuleSet({"": root, **rules}, "")
+
+
+def grammar_rules(constraint: Grammar) -> RuleSet | None:
+    """Return the rules of an EBNF or a Lark text; None, as neither is read into rules so far."""
+    return None
+
+
+def _node(
+    constraint: Constraint, documents: dict[JsonSchema, LoweredSchema], rules: dict[str, PatternNode]
+) -> PatternNode | None:
+    node = regular(constraint)
+    if node is not None:
+        return node
+    if isinstance(constraint, JsonSchema):
+        return schema_rules(documents[constraint], rules, f"{len(rules)}.")
+    if not isinstance(constraint, (Sequenced, Either)):
+        return None  # a grammar among other parts, which no engine takes
+    inner = constraint.parts if isinstance(constraint, Sequenced) else constraint.branches
+    nodes = [_node(each, documents, rules) for each in inner]
+    known = [each for each in nodes if each is not None]
+    if len(known) < len(nodes):
+        return None
+    return sequence(known) if isinstance(constraint, Sequenced) else either(known)
+
+
+class KnownWays:
+    """The ways to close the texts of one constraint. Thread-safe.
+
+    `longest_step`: the bytes that one character may add to the way at most, within one rule.
+    Raises `PatternError` for rules that are too deep or have no text.
+    """
+
+    def __init__(self, grammar: RuleSet, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.automata = RuleAutomata(grammar)
+        self._start = Recogniser(self.automata)
+        self._lock = threading.Lock()
+
+    def start(self) -> Recogniser:
+        """Return the place before any text."""
+        return self._start.copy()
+
+    @cached_property
+    def deepest(self) -> int | None:
+        """The most tokens that any text needs to its end, if known."""
+        return deepest(self.automata, self.vocabulary.by_bytes) if self.vocabulary.spells_all else None
+
+    @cached_property
+    def longest_step(self) -> int:
+        """The bytes that one character may add to the way to the end at most, within one rule."""
+        known: dict[PatternNode, float] = {}
+        try:
+            steps = [_longest_step(node, self.automata, known) for node in self.automata.grammar.rules.values()]
+        except RecursionError:
+            return MOST_WAY_BYTES
+        return int(max(steps) // BYTE_COST)
+
+    def follow(self, place: Recogniser, tokens: Sequence[int]) -> bool:
+        """Take tokens. False, and nothing changes, if the rules do not go on so."""
+        with self._lock:
+            return place.feed_bytes(b"".join([self.vocabulary.bytes[token] for token in tokens]))
+
+    def bytes_left(self, place: Recogniser) -> int:
+        """Return the bytes of a least text that completes the text so far."""
+        with self._lock:
+            return bytes_left(place)
+
+    def path(self, place: Recogniser, matcher: Matcher, limit: int) -> list[int] | None:
+        """Return the tokens of a way to close from a place, where `matcher` is too; None if it confirms none.
+
+        The way has at most `limit` tokens if one of those that are tried has; else it may have more.
+        """
+        with self._lock:
+            if bytes_left(place) > MOST_WAY_BYTES:
+                return None
+            best: list[int] | None = None
+            for tried, data in enumerate(islice(completions(place), MOST_WAYS)):
+                if best is not None and tried >= SHORTER_WAYS:
+                    break
+                found = self._confirmed(matcher, data)
+                if found is not None and (best is None or len(found) < len(best)):
+                    best = found
+                    if len(best) <= max(limit, 1):
+                        break
+            return best
+
+    def _confirmed(self, matcher: Matcher, data: bytes) -> list[int] | None:
+        """Return the tokens of a way, if the matcher takes them. Forced tokens are taken as the engine spells them."""
+        at, done, tokens = matcher.fork(), 0, list[int]()
+        words, fewest = self.vocabulary.by_bytes, self._fewest(data)
+        while done < len(data):
+            step = at.forced()
+            if step:
+                spelled = b"".join([self.vocabulary.bytes[token] for token in step])
+                if not data.startswith(spelled, done) or not all(at.accept(token) for token in step):
+                    return None
+            else:
+                ends = range(min(done + LONGEST_WORD_BYTES, len(data)), done, -1)
+                known = [(fewest[end], token) for end in ends for token in words.get(data[done:end], ())[:1]]
+                found = (token for _, token in sorted(known, key=lambda each: each[0]) if at.allows(token))
+                token = next(found, None)
+                if token is None or not at.accept(token):
+                    return None
+                step, spelled = [token], self.vocabulary.bytes[token]
+            tokens += step
+            done += len(spelled)
+        return tokens if at.can_end() else None
+
+    def _fewest(self, data: bytes) -> list[int]:
+        """Return for each place in a text the fewest tokens that spell the rest."""
+        words, never = self.vocabulary.by_bytes, len(data) + 1
+        fewest = [never] * len(data) + [0]
+        for start in range(len(data) - 1, -1, -1):
+            ends = range(start + 1, min(start + LONGEST_WORD_BYTES, len(data)) + 1)
+            fewest[start] = 1 + min((fewest[end] for end in ends if data[start:end] in words), default=never)
+        return fewest
+
+
+def _longest_step(node: PatternNode, automata: RuleAutomata, known: dict[PatternNode, float]) -> float:
+    """Return the most that is left of a text of a node within it, as a cost."""
+    found = known.get(node)
+    if found is not None:
+        return found
+    most: float = 0
+    if isinstance(node, Concat):
+        after: float = 0
+        for part in reversed(node.parts):
+            most = max(most, _longest_step(part, automata, known) + after)
+            after += automata.cost(part)
+    elif isinstance(node, Alt):
+        most = max(_longest_step(part, automata, known) for part in node.parts)
+    elif isinstance(node, Repeat):
+        again = max(node.low - 1, 0)
+        most = _longest_step(node.node, automata, known) + (again * automata.cost(node.node) if again else 0)
+    elif isinstance(node, (Both, Not)):
+        most = automata.cost(node) + 8 * BYTE_COST
+    else:
+        most = automata.cost(node)
+    known[node] = most if most < MOST_WAY_BYTES * BYTE_COST else 0
+    return known[node]
