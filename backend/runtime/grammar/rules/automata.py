@@ -22,6 +22,7 @@ from .nodes import RuleRef, RuleSet
 
 MOST_STATES, MOST_STEPS = 20_000, 4_000
 """States of a grammar that are kept, and characters whose steps a state keeps."""
+_NO_RULES = frozenset[str]()
 
 
 class Rest:
@@ -90,10 +91,13 @@ class RuleAutomata:
         self._derivatives: dict[PatternNode, PatternNode] = {}
         self._states: dict[tuple[str, frozenset[Rest], bool], RuleState] = {}
         self._starts: dict[str, RuleState] = {}
-        for right in grammar.rules.values():
-            for node in _nodes(right):
-                if isinstance(node, RuleRef) and node.name not in grammar.rules:
-                    raise PatternError(f"the grammar has no rule {node.name!r}", None, "define it")
+        self._used: dict[PatternNode, frozenset[str]] = {}
+        self._users: dict[str, list[str]] = {name: [] for name in grammar.rules}
+        for name, right in grammar.rules.items():
+            for used in sorted(self._uses(right)):
+                if used not in grammar.rules:
+                    raise PatternError(f"the grammar has no rule {used!r}", None, "define it")
+                self._users[used].append(name)
         self.nullable_rules = self._find_nullable()
         self.costs = self._find_costs()
         self.end = Rest(EMPTY, 0, None, None, 0)
@@ -102,15 +106,28 @@ class RuleAutomata:
             raise PatternError("the grammar has no finite text", None, "give a rule an alternative without recursion")
 
     # -- what is known of the rules
+    def _uses(self, node: PatternNode) -> frozenset[str]:
+        """Return the rules that a node uses. Each node is looked at once, however many share it."""
+        if isinstance(node, Chars):
+            return _NO_RULES
+        found = self._used.get(node)
+        if found is None:
+            if isinstance(node, RuleRef):
+                found = frozenset([node.name])
+            else:
+                below = [some for child in children(node) if (some := self._uses(child))]
+                found = below[0] if len(below) == 1 else _NO_RULES.union(*below)
+            self._used[node] = found
+        return found
+
     def _find_nullable(self) -> frozenset[str]:
         found: set[str] = set()
-        users = _users(self.grammar)
         pending = list(self.grammar.rules)
         while pending:
             name = pending.pop()
             if name not in found and self._is_nullable(self.grammar.rules[name], found):
                 found.add(name)
-                pending += users[name]
+                pending += self._users[name]
         return frozenset(found)
 
     def _is_nullable(self, node: PatternNode, rules: set[str] | frozenset[str]) -> bool:
@@ -134,7 +151,6 @@ class RuleAutomata:
     def _find_costs(self) -> dict[str, Cost]:
         """Find the least cost of each rule: from above, until nothing gets less."""
         costs: dict[str, Cost] = dict.fromkeys(self.grammar.rules, NEVER)
-        users = _users(self.grammar)
         pending = dict.fromkeys(self.grammar.rules)
         while pending:
             name = next(iter(pending))
@@ -143,11 +159,12 @@ class RuleAutomata:
             cost = self._cost(self.grammar.rules[name], costs, known)
             if cost < costs[name]:
                 costs[name] = cost
-                pending.update(dict.fromkeys(users[name]))
+                pending.update(dict.fromkeys(self._users[name]))
         return costs
 
     def _cost(self, node: PatternNode, costs: dict[str, Cost], known: dict[PatternNode, Cost]) -> Cost:
-        found = known.get(node)
+        fixed = isinstance(node, Chars) or not self._uses(node)
+        found = (self._least if fixed else known).get(node)
         if found is not None:
             return found
         if isinstance(node, Chars):
@@ -162,7 +179,7 @@ class RuleAutomata:
             found = node.low * self._cost(node.node, costs, known) if node.low else 0
         else:
             found = self.regular.cost(node)
-        known[node] = found
+        (self._least if fixed else known)[node] = found
         return found
 
     def cost(self, node: PatternNode) -> Cost:
@@ -337,26 +354,6 @@ class RuleAutomata:
             after = state.step(code)
             if after is not None:
                 yield code, after
-
-
-def _nodes(node: PatternNode) -> Iterator[PatternNode]:
-    seen, stack = {id(node)}, [node]
-    while stack:
-        at = stack.pop()
-        yield at
-        for child in children(at):
-            if id(child) not in seen:
-                seen.add(id(child))
-                stack.append(child)
-
-
-def _users(grammar: RuleSet) -> dict[str, list[str]]:
-    """Return for each rule the rules that use it."""
-    users: dict[str, list[str]] = {name: [] for name in grammar.rules}
-    for name, right in grammar.rules.items():
-        for used in dict.fromkeys(node.name for node in _nodes(right) if isinstance(node, RuleRef)):
-            users[used].append(name)
-    return users
 
 
 def _meet(a: Ranges, b: Ranges) -> bool:

@@ -92,7 +92,7 @@ class _StyledRules(SchemaVisitor[[], PatternNode]):
         return NOTHING
 
     def visit_enum(self, node: EnumSchema) -> PatternNode:
-        return any_of([text for value in node.values for text in _spellings(value)])
+        return _constants(tuple(text for value in node.values for text in _spellings(value)))
 
     def visit_boolean(self, node: BooleanSchema) -> PatternNode:
         return any_of(["true", "false"])
@@ -169,7 +169,8 @@ class _StyledRules(SchemaVisitor[[], PatternNode]):
         return either(options)
 
     def _member(self, key: PatternNode, value: SchemaNode) -> PatternNode:
-        return sequence([_QUOTE, key, _QUOTE, self.colon, self.visit(value)])
+        node = self.visit(value)
+        return NOTHING if NOTHING in (key, node) else Concat((_QUOTE, key, _QUOTE, self.colon, node))
 
     def _listed(
         self, members: Sequence[tuple[PatternNode, bool]], extra: PatternNode, least: int, most: int | None
@@ -259,6 +260,12 @@ def _any_string() -> PatternNode:
     return repeated(_any_character(), 0, None)
 
 
+@lru_cache(4096)
+def _constants(texts: tuple[str, ...]) -> PatternNode:
+    return any_of(texts)
+
+
+@lru_cache(16384)
 def _quoted_text(text: str) -> PatternNode:
     return sequence(_quoted(literal(character)) for character in text)
 
