@@ -1,0 +1,176 @@
+"""Constrained gens at the end of their budget: what can be closed is closed, what cannot be is refused at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+import pytest
+
+import sgl
+from sgl.backend.runtime.grammar.closing.search import Closer
+from sgl.backend.runtime.grammar.closing.ways import KnownWays
+from sgl.backend.runtime.grammar.compile import Prepared
+from sgl.backend.runtime.runtime import Runtime
+from sgl.lang.constraint import Constraint
+from sgl.lang.errors import ConstraintError, Truncated
+
+from .test_constrained import CONSTRAINTS, RANKINGS, favouring, generate
+
+EMAIL = r"^[^\s@]+@[^\s@]+\.[^\s@]+$"
+OPEN = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"], "minProperties": 1}
+KINDS: dict[str, Constraint] = {
+    **{name: constraint for name, constraint in CONSTRAINTS.items() if name != "lark"},
+    "email pattern": sgl.json_schema({"type": "object", "properties": {"e": {"type": "string", "pattern": EMAIL}}}),
+    "email": sgl.json_schema({"type": "string", "format": "email"}),
+    "uri": sgl.json_schema({"type": "string", "format": "uri"}),
+    "branch": sgl.json_schema({"type": "string", "pattern": r"^refs/heads/\w+$"}),
+    "user": sgl.json_schema({"type": "string", "pattern": r"^user_[a-zA-Z0-9]+$"}),
+    "long string": sgl.json_schema({"type": "string", "minLength": 30, "maxLength": 4000}),
+    "pattern and length": sgl.json_schema({"type": "string", "pattern": "^[a-z -]+$", "minLength": 9}),
+    "step": sgl.json_schema({"type": "integer", "multipleOf": 7, "minimum": 1000}),
+    "decimal": sgl.json_schema({"type": "number", "exclusiveMinimum": 0, "maximum": 1.25}),
+    "open object": sgl.json_schema(OPEN),
+    "keys": sgl.schema(dict[int, bool]),
+    "many items": sgl.json_schema({"type": "array", "items": {"type": "integer"}, "minItems": 12}),
+    "pairs": sgl.json_schema({"type": "array", "prefixItems": [{"type": "boolean"}, {"enum": ["é", 1.5, None]}]}),
+    "marker": sgl.regex(r"(.|\n)*END"),
+    "control": sgl.json_schema({"type": "string", "pattern": '^["\\\\\\n]{3}$'}),
+    "parts": sgl.json_schema({"type": "array", "items": {"type": "string"}}) + " and " + sgl.regex("[a-z]{3}"),
+}
+
+
+def shortest_of(constraint: Constraint) -> int:
+    return model("none").engine.grammars.prepare(constraint).shortest
+
+
+@lru_cache
+def model(ranking: str) -> Runtime:
+    """A model that never wants to end."""
+    return favouring(RANKINGS[ranking], ends=-40.0)
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_budget_from_the_shortest_text_on_closes(
+    name: str, ranking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is searched for."""
+    monkeypatch.setattr(Prepared, "closing", None)
+    shortest, runtime = shortest_of(KINDS[name]), model(ranking)
+    for seed, more in enumerate([0, 1, 5, 16]):
+        budget = max(shortest + more, 1)
+        result = generate(runtime, KINDS[name], seed, max_tokens=budget, temperature=float(seed % 2))
+        assert len(result.token_ids) <= budget
+        assert runtime.accepts(KINDS[name], result.text)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_budget_that_no_text_fits_is_refused_before_the_first_token(name: str) -> None:
+    shortest = shortest_of(KINDS[name])
+    runtime = favouring("")
+    before = runtime.engine.steps
+    for budget in {shortest - 1, 1}:
+        if not 0 < budget < shortest:
+            continue
+        with pytest.raises(ConstraintError, match=f"shortest one has {shortest} tokens.* leave {budget};"):
+            generate(runtime, KINDS[name], max_tokens=budget)
+        with pytest.raises(ConstraintError):
+            generate(runtime, KINDS[name], max_tokens=budget, on_budget="error")
+    assert runtime.engine.steps == before
+    runtime.check()
+
+
+def test_a_context_that_no_text_fits_is_refused() -> None:
+    runtime = Runtime.toy(context_length=64)
+    with pytest.raises(ConstraintError, match="shortest one has"):
+        generate(runtime, sgl.json_schema({"type": "array", "items": {"type": "integer"}, "minItems": 200}))
+    assert generate(runtime, sgl.json_schema({"type": "array", "items": {"type": "integer"}, "minItems": 4}))
+
+
+def test_a_partial_text_may_be_shorter_than_any_whole_one() -> None:
+    result = generate(favouring(""), sgl.regex("[a-f]{30}"), max_tokens=4, on_budget="partial")
+    assert len(result.token_ids) == 4 and result.receipt["complete"] is False
+
+
+def test_the_shortest_text_is_short() -> None:
+    """Bytes: what the rules say, whatever words the model has."""
+    grammars = Runtime.toy().engine.grammars
+    for name, text in [
+        ("email pattern", "{}"),
+        ("branch", '"refs/heads/a"'),
+        ("user", '"user_a"'),
+        ("marker", "END"),
+        ("step", "1001"),
+        ("pet", '{"name":"","kind":"cat","age":0,"likes":[],"mother":null}'),
+        ("many items", "[0,0,0,0,0,0,0,0,0,0,0,0]"),
+        ("decimal", "1"),
+        ("lookahead", "aaa0"),
+    ]:
+        ways = grammars.prepare(KINDS[name]).ways
+        assert ways is not None
+        assert ways.bytes_left(ways.start()) == len(text), name
+
+
+@pytest.mark.parametrize(
+    ("schema", "begun", "ends"),
+    [
+        ({"type": "string", "pattern": EMAIL}, '"ab', '@a.a"'),
+        ({"type": "string", "minLength": 4}, '"a\\', '""""'),
+        ({"type": "integer", "multipleOf": 7}, "100", "1"),
+        ({"type": "number", "multipleOf": 0.25}, "3.1", "0"),
+        ({"type": "number", "minimum": 2.125, "maximum": 2.5}, "2.1", "3"),
+        ({"type": "object", "required": ["a"], "properties": {"b": {}, "a": {}}}, '{"b": [{"c": 1', '}], "a": 0}'),
+        ({"type": "array", "minItems": 3, "items": {"type": "boolean"}}, "[true, ", "true, true]"),
+        ({"enum": ["a\x7fb", "日本"]}, '"日', '本"'),
+    ],
+)
+def test_the_way_knows_its_place(schema: Any, begun: str, ends: str) -> None:
+    ways = Runtime.toy().engine.grammars.prepare(sgl.json_schema(schema)).ways
+    assert ways is not None
+    place = ways.start()
+    assert place.feed_text(begun)
+    assert ways.bytes_left(place) == len(ends.encode())
+
+
+def test_keys_that_repeat_are_passed_over() -> None:
+    """The rules would take the same key twice, the engine does not: the next way is taken."""
+    schema = {"type": "object", "patternProperties": {"^[ab]$": {"type": "integer"}}, "additionalProperties": False}
+    prepared = Runtime.toy().engine.grammars.prepare(sgl.json_schema({**schema, "minProperties": 2}))
+    assert prepared.ways is not None
+    way = prepared.ways.path(prepared.ways.start(), prepared.compiled.matcher(), 100)
+    assert way is not None
+    text = b"".join(prepared.vocabulary.bytes[token] for token in way)
+    assert json.loads(text).keys() == {"a", "b"}
+
+
+def test_a_search_stops_at_what_it_really_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of long texts cost more than those of short ones."""
+    grammars = Runtime.toy().engine.grammars
+    prepared = grammars.prepare(sgl.lark('start: "x" (start | "y")'))
+    assert prepared.shortest in (0, 2)
+    tried: list[int] = []
+    matcher = prepared.compiled.matcher()
+    accept = type(matcher).accept
+    monkeypatch.setattr(type(matcher), "accept", lambda self, token: tried.append(token) or accept(self, token))
+    Closer(grammars.vocabulary).path(matcher, 2_000)
+    assert len(tried) < 3_000
+
+
+def test_what_the_rules_lose_is_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the engine write what the rules do not say, the gen goes on as one without rules."""
+    monkeypatch.setattr(KnownWays, "follow", lambda self, place, tokens: False)
+    result = generate(favouring("th", ends=-40.0), sgl.json_schema({"type": "string"}), max_tokens=30)
+    assert isinstance(json.loads(result.text), str)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_grammar_that_is_not_known_as_rules_still_closes(temperature: float) -> None:
+    runtime = favouring("(", ends=-40.0)
+    try:
+        text = generate(runtime, CONSTRAINTS["lark"], max_tokens=40, temperature=temperature).text
+    except Truncated:
+        pytest.fail("the search finds brackets that close")
+    assert re.fullmatch(r"[()]+", text) and text.count("(") == text.count(")")
