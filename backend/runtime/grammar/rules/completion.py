@@ -10,7 +10,7 @@ once for each call, by the least-cost derivation over calls (Dijkstra 1959; Knut
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 from .derived import BYTE_COST
@@ -38,10 +38,11 @@ def completion(place: Recogniser) -> bytes:
     return "".join(parts).encode()[len(place.begun) :]
 
 
-def completions(place: Recogniser) -> Iterator[bytes]:
+def completions(place: Recogniser, refused: Sequence[bytes] = ()) -> Iterator[bytes]:
     """Yield texts that complete the text so far, those of the least cost first; not all there are.
 
-    Where many characters may come, a few of them are tried.
+    Where many characters may come, a few of them are tried. What begins with one of `refused` is left out. The caller
+    may add to `refused` on the way.
     """
     automata, begun = place.automata, len(place.begun)
     first = completion(place)
@@ -64,6 +65,8 @@ def completions(place: Recogniser) -> Iterator[bytes]:
             if data not in seen:
                 seen.add(data)
                 yield data
+            continue
+        if refused and text.encode()[begun:].startswith((*refused,)):
             continue
         item = state, call = found
         if state.ends:
