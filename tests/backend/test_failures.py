@@ -25,7 +25,6 @@ from sgl.lang.errors import (
     OptionError,
     OutOfMemory,
     ProgramTimeout,
-    Truncated,
 )
 from sgl.lang.expr import Sampling
 
@@ -680,7 +679,7 @@ def test_samples_of_a_gen_that_cannot_begin_hold_nothing(runtime: Runtime) -> No
     branch = runtime.open()
     branch.append("a text before it: ")
     impossible = GenRequest(Sampling(max_tokens=1), 3, constraint=sgl.regex("abcdefghijkl"))
-    fails(runtime, branch.gen(impossible), Truncated, "not complete")
+    fails(runtime, branch.gen(impossible), ConstraintError, "shortest one")
     branch.close()
     runtime.check()
     assert not runtime.engine.branches.attached

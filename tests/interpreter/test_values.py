@@ -78,13 +78,13 @@ def test_other_gens_have_their_value_alone():
 def test_errors_come_at_the_end():
     runtime = Runtime.toy()
     state = program.run(max_tokens=3, stream=True, backend=runtime)
-    with pytest.raises(sgl.Truncated):
+    with pytest.raises(sgl.ConstraintError):
         list(state.value_iter("order"))
     with pytest.raises(sgl.VariableError, match="no variable 'x'"):
         next(state.value_iter("x"))
 
     async def main():
-        with pytest.raises(sgl.Truncated):
+        with pytest.raises(sgl.ConstraintError):
             async for _ in program.run(max_tokens=3, stream=True, backend=runtime).value_async_iter("order"):
                 pass
 

@@ -25,7 +25,11 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 CONSTRAINTS: dict[str, Constraint] = {
     **{f"schema {row['id']}": sgl.json_schema(row["schema"]) for row in rows("schemas.jsonl")},
-    **{f"regex {row['id']}": sgl.regex(row["pattern"]) for row in rows("regexes.jsonl")},
+    **{
+        f"regex {row['id']}": sgl.regex(row["pattern"])
+        for row in rows("regexes.jsonl")
+        if not row["id"].startswith("backref")
+    },
     "any": sgl.json_schema({}),
     "joined": "Data: " + sgl.json_schema({"type": "object"}) + "\n" + sgl.regex("[a-z]+;"),
     "either": sgl.json_schema({"type": "array", "items": {"type": "number"}}) | sgl.choice(["none", "日本"]),

@@ -123,13 +123,16 @@ def test_async_programs_streams_and_errors_are_repeated(toy: Any) -> None:
     with trace() as t:
         asyncio.run(main())
         inner.run("a stream", stream=True)["note"]
-        with pytest.raises(sgl.Truncated):
+        with pytest.raises(sgl.ConstraintError):
             fails.run()
         with pytest.raises(LookupError):
             raises.run()
     report = replay(t)
     assert report and len(report.programs) == 5, report
-    assert [p["error"] and p["error"]["type"] for p in t.to_dict()["programs"]][-2:] == ["Truncated", "LookupError"]
+    assert [p["error"] and p["error"]["type"] for p in t.to_dict()["programs"]][-2:] == [
+        "ConstraintError",
+        "LookupError",
+    ]
 
     async def within() -> None:
         with pytest.raises(sgl.OptionError, match=r"asyncio\.to_thread\(sgl\.replay"):

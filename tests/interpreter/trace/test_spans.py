@@ -168,16 +168,16 @@ def test_errors(toy: Any, spans: Spans) -> None:
         if how == "read":
             s["bad"]
 
-    with pytest.raises(sgl.Truncated):
+    with pytest.raises(sgl.ConstraintError):
         fails.run("read")
     program, call = spans.program("fails"), spans.call("bad")
     for span in (program, call):
-        assert span.status.status_code is StatusCode.ERROR and span.attributes["error.type"] == "Truncated"
+        assert span.status.status_code is StatusCode.ERROR and span.attributes["error.type"] == "ConstraintError"
         assert [event.name for event in span.events] == ["exception"]
         assert "gen('bad')" in span.status.description
     spans.clear()
     fails.run("nothing is read").sync()
-    assert spans.program("fails").attributes["error.type"] == "Truncated"
+    assert spans.program("fails").attributes["error.type"] == "ConstraintError"
     spans.clear()
     with pytest.raises(LookupError):
         fails.run("body")

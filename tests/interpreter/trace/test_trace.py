@@ -465,13 +465,13 @@ def test_failed_and_cancelled_calls(toy: Any, tmp_path: Path) -> None:
         f.join()
         s["y"][0]
 
-    with pytest.raises(sgl.Truncated), trace(tmp_path / "run.json"):
+    with pytest.raises(sgl.ConstraintError), trace(tmp_path / "run.json"):
         failing.run()
     program = load(tmp_path / "run.json")["programs"][0]
     root, bad, gone = program["branches"]
-    assert program["error"]["type"] == "Truncated" and program["error"]["where"].startswith("test_trace.py:")
+    assert program["error"]["type"] == "ConstraintError" and program["error"]["where"].startswith("test_trace.py:")
     assert root["error"] is None and root["calls"][0]["error"] is None
-    assert bad["error"]["type"] == "Truncated" and bad["calls"][0]["error"] == bad["error"]
+    assert bad["error"]["type"] == "ConstraintError" and bad["calls"][0]["error"] == bad["error"]
     assert bad["calls"][0]["where"] == bad["error"]["where"] and "gen('y')" in bad["error"]["where"]
     assert bad["calls"][0]["prompt"] == [["bad", "constant", None]]
     assert gone["calls"][0]["error"]["type"] == "Cancelled" and gone["calls"][0]["ended"] is not None
