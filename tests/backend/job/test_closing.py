@@ -13,6 +13,7 @@ import sgl
 from sgl.backend.runtime.grammar.closing.search import Closer
 from sgl.backend.runtime.grammar.closing.ways import KnownWays
 from sgl.backend.runtime.grammar.compile import Prepared
+from sgl.backend.runtime.model.load.store import DEFAULT_MODEL, cache_folder, is_pulled
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.constraint import Constraint
 from sgl.lang.errors import ConstraintError, Truncated
@@ -174,3 +175,19 @@ def test_a_grammar_that_is_not_known_as_rules_still_closes(temperature: float) -
     except Truncated:
         pytest.fail("the search finds brackets that close")
     assert re.fullmatch(r"[()]+", text) and text.count("(") == text.count(")")
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Runtime:
+    return Runtime()
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not is_pulled(DEFAULT_MODEL, cache_folder()), reason=f"run `sgl models pull {DEFAULT_MODEL}` first")
+@pytest.mark.parametrize("name", ["email", "email pattern", "uri", "branch", "user", "any json", "marker", "pet"])
+def test_a_real_model_closes_at_temperature_1(smollm2: Runtime, name: str) -> None:
+    shortest = smollm2.engine.grammars.prepare(KINDS[name]).shortest
+    assert 0 < shortest < 40
+    for seed, budget in enumerate([shortest, shortest + 1, 40]):
+        result = generate(smollm2, KINDS[name], seed, max_tokens=budget, temperature=1.0)
+        assert smollm2.accepts(KINDS[name], result.text) and len(result.token_ids) <= budget
