@@ -65,6 +65,7 @@ test-browser: $(READY)
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz_grammars.py
 	$(BIN)/python tests/fuzz_ebnf.py
+	$(BIN)/python tests/fuzz_closing.py
 
 bench: model
 	$(BIN)/python benchmarks/programs.py
