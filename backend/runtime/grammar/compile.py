@@ -21,7 +21,7 @@ from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternError
 from ..text.tokenizer import Tokenizer
 from .closing.search import MOST_WORK, Closer
-from .closing.ways import KnownWays, rule_set
+from .closing.ways import MANY_WAYS, KnownWays, rule_set
 from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
@@ -70,6 +70,18 @@ class Prepared:
         matcher = self.compiled.matcher()
         found = None if self.ways is None else self.ways.path(self.ways.start(), matcher, 0)
         return len((self.closing(matcher, 2_000, work=10 * MOST_WORK) if found is None else found) or ())
+
+    def text_within(self, budget: int) -> list[int] | None:
+        """A text of at most `budget` tokens; None if neither the rules nor a search know one.
+
+        A text of more bytes than the shortest may have fewer tokens: more texts are tried than for `shortest`.
+        """
+        matcher = self.compiled.matcher()
+        if self.ways is not None:
+            found = self.ways.path(self.ways.start(), matcher, budget, MANY_WAYS, MANY_WAYS)
+            if found is not None and len(found) <= budget:
+                return found
+        return self.closing(matcher, budget)
 
     @property
     def deepest(self) -> int | None:

@@ -2,9 +2,10 @@
 
 Owns: what is refused of JSON within a grammar, and the check of finished texts. Knows nothing of tokens.
 
-1. EBNF is rewritten: llguidance is given rules of our own (`rules/`), which have exactly the grammar's texts.
-2. Lark is given as it is, but for its JSON Schemas. They are lowered as `json_schema=` is, and refused where a mask
-   within other text does not do all that they say: nothing checks a part of a text afterwards.
+1. EBNF, and Lark that was read exactly, is rewritten: llguidance is given rules of our own (`rules/`), which have
+   exactly the grammar's texts.
+2. Other Lark is given as it is, but for its JSON Schemas. They are lowered as `json_schema=` is, and refused where a
+   mask within other text does not do all that they say: nothing checks a part of a text afterwards.
 3. A finished text is read by a recogniser of our own parse, which shares no code with the engines.
 """
 
@@ -44,22 +45,40 @@ def raw_source(grammar: Grammar) -> str:
     if grammar.syntax == "ebnf":
         return _ebnf(grammar.source)
     lark = read_lark(grammar.source)
+    if (rewritten := _rewritten(grammar.source)) is not None:
+        return rewritten
     return lark.source([json_rule(_whole(lower(schema), number)) for number, schema in enumerate(lark.schemas, 1)])
 
 
 @functools.lru_cache(KEPT_AUTOMATA)
-def _ebnf(source: str) -> str:
+def _rewritten(source: str) -> str | None:
+    """A Lark grammar by rules of our own; None where it is not read exactly, or llguidance cannot take such rules."""
+    lark = read_lark(source)
+    if lark.rules is None or not lark.exact:
+        return None
     try:
-        rules = normalised(read_ebnf(source))
+        return _by_rules("Lark", lark.rules)
+    except ConstraintError:
+        return None
+
+
+@functools.lru_cache(KEPT_AUTOMATA)
+def _ebnf(source: str) -> str:
+    return _by_rules("EBNF", read_ebnf(source))
+
+
+def _by_rules(what: str, read: RuleSet) -> str:
+    try:
+        rules = normalised(read)
         least = least_lengths(rules)
         if (length := max(most_demanded(node, least) for node in rules.rules.values())) > MOST_FORCED_CHARACTERS:
             raise ConstraintError(
-                f"EBNF: a part of the grammar demands {length:,.0f} characters at least; "
+                f"{what}: a part of the grammar demands {length:,.0f} characters at least; "
                 f"{MOST_FORCED_CHARACTERS:,} are taken"
             )
         return to_llguidance(rules)
     except (PatternError, RecursionError) as error:
-        raise ConstraintError(f"EBNF: the grammar is nested too deeply or too large: {error}") from None
+        raise ConstraintError(f"{what}: the grammar is nested too deeply or too large: {error}") from None
 
 
 def _whole(low: Lowered, number: int) -> object:
@@ -88,6 +107,9 @@ def raw_rows(grammar: Grammar) -> Iterator[KeywordRow]:
         yield KeywordRow("", "ebnf", "enforced", "rewritten as rules; the finished text is read a second time")
         return
     lark = read_lark(grammar.source)
+    if _rewritten(grammar.source) is not None:
+        yield KeywordRow("", "lark", "enforced", "rewritten as rules; the finished text is read a second time")
+        return
     again = "read a second time" if lark.rules is not None else f"not read a second time: {lark.unread}"
     yield KeywordRow("", "lark", "enforced", f"lexemes are as long as they can be; the finished text is {again}")
     for number, schema in enumerate(lark.schemas, 1):
@@ -98,12 +120,11 @@ def raw_rows(grammar: Grammar) -> Iterator[KeywordRow]:
 def rule_set(grammar: Grammar) -> RuleSet | None:
     """The rules with a grammar's texts, as it was read; None where they are wider than the grammar, or not known.
 
-    llguidance's lexer is greedy: of a Lark grammar's texts, its masks may leave some out.
+    llguidance's lexer is greedy: of the texts of Lark that is given as it is, its masks may leave some out.
     """
     if grammar.syntax == "ebnf":
         return read_ebnf(grammar.source)
-    lark = read_lark(grammar.source)
-    return lark.rules if lark.exact else None
+    return None if _rewritten(grammar.source) is None else read_lark(grammar.source).rules
 
 
 @functools.lru_cache(KEPT_AUTOMATA)

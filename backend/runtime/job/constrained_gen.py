@@ -86,11 +86,10 @@ class ConstrainedGenJob(GenJob):
 
         Raises `ConstraintError` if no text of the constraint fits its budget.
         """
-        shortest = self.prepared.shortest
-        if shortest > self.budget and not self.partial:
+        if self.prepared.shortest > self.budget and not self.partial and not self.rule.hold_within(self.budget):
             raise ConstraintError(
-                f"{self.where}: no text of this constraint fits: the shortest one has {shortest} tokens, and "
-                f"max_tokens= and the context leave {self.budget}; raise max_tokens= (or the context)"
+                f"{self.where}: no text of this constraint fits: the shortest one has {self.prepared.shortest} "
+                f"tokens, and max_tokens= and the context leave {self.budget}; raise max_tokens= (or the context)"
             )
         self._extend_forced()
         self._conclude()

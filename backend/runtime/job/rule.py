@@ -136,6 +136,11 @@ class Rule:
         return self.matcher.forced()
 
     # -- the way to the end
+    def hold_within(self, budget: int) -> bool:
+        """Look for a text of at most `budget` tokens, and hold on to it as the way to close. False if none is known."""
+        self._plan = self.prepared.text_within(budget)
+        return self._plan is not None
+
     def steer(self, token: int, left: int) -> int | None:
         """The token to take so that the text can still be closed; None to end here.
 

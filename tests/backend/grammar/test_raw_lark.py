@@ -42,7 +42,7 @@ def texts(alphabet: str, most: int):
 
 
 def admits(engine, source: str, text: str) -> bool:
-    return AcceptanceWalk(engine.vocabulary, text.encode()).run(engine.compile_lark(source).matcher())
+    return AcceptanceWalk(engine.vocabulary, text.encode()).run(engine.compile_lark(raw_source(lark(source))).matcher())
 
 
 READ = {
@@ -85,10 +85,19 @@ def test_what_was_read_is_what_the_engine_takes(case, engine):
     assert explain(lark(source)).fully_enforced
 
 
-def test_greedy_lexemes_take_fewer_texts(runtime):
-    grammar = lark("start: W W\nW: /[a-z]+/")
-    rules = rule_set(grammar)
-    assert rules is not None and is_text(rules, "ab") and not runtime.accepts(grammar, "ab")
+def test_any_split_into_lexemes_counts(runtime):
+    for source, text in (
+        ("start: W W\nW: /[a-z]+/", "ab"),
+        ('start: /(.|\\n)*/ "END"', "the END"),
+        ('start: start "," W | W "."\nW: /[a-z.]+/', "a..,b"),
+    ):
+        assert runtime.accepts(lark(source), text) and rule_set(lark(source)) is not None
+
+
+def test_lexemes_of_a_grammar_given_as_it_is_are_greedy(runtime):
+    grammar = lark("start: W W\nW: /[a-z]+/\n%ignore / /")
+    assert rule_set(grammar) is None
+    assert runtime.accepts(grammar, "a b") and not runtime.accepts(grammar, "ab")
 
 
 def test_parameters_make_the_rules_wider(runtime):

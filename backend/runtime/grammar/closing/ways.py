@@ -16,6 +16,7 @@ from .....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequen
 from .....lang.pattern import Alt, Both, Concat, Not, PatternError, PatternNode, Repeat, either, sequence
 from ..lark import regular
 from ..protocol import Matcher
+from ..raw import rule_set as grammar_rules
 from ..rules.automata import RuleAutomata
 from ..rules.completion import bytes_left, completions
 from ..rules.derived import BYTE_COST
@@ -30,6 +31,8 @@ MOST_WAYS = 24
 """Completions that are tried of one text: the least one is refused only where the engine allows less than the rules."""
 SHORTER_WAYS = 6
 """Completions that are spelled in tokens to find one with fewer tokens: fewer bytes are not always fewer tokens."""
+MANY_WAYS = 500
+"""Completions that are spelled before a budget is said to hold no text."""
 LONGEST_WORD_BYTES = 32
 """Of a token that is tried in the spelling of a way."""
 MOST_WAY_BYTES = 20_000
@@ -46,11 +49,6 @@ def rule_set(constraint: Constraint, documents: dict[JsonSchema, LoweredSchema])
     except (PatternError, RecursionError):
         return None
     return None if root is None else RuleSet({"": root, **rules}, "")
-
-
-def grammar_rules(constraint: Grammar) -> RuleSet | None:
-    """Return the rules of an EBNF or a Lark text; None, as neither is read into rules so far."""
-    return None
 
 
 def _node(
@@ -113,18 +111,21 @@ class KnownWays:
         with self._lock:
             return bytes_left(place)
 
-    def path(self, place: Recogniser, matcher: Matcher, limit: int) -> list[int] | None:
+    def path(
+        self, place: Recogniser, matcher: Matcher, limit: int, most: int = MOST_WAYS, shorter: int = SHORTER_WAYS
+    ) -> list[int] | None:
         """Return the tokens of a way to close from a place, where `matcher` is too; None if it confirms none.
 
-        The way has at most `limit` tokens if one of those that are tried has; else it may have more.
+        The way has at most `limit` tokens if one of those that are tried has; else it may have more. `most`:
+        completions that are tried; `shorter`: of those, how many at least, while the best one has more than `limit`.
         """
         with self._lock:
             if bytes_left(place) > MOST_WAY_BYTES:
                 return None
             best: list[int] | None = None
             refused: list[bytes] = []
-            for tried, data in enumerate(islice(completions(place, refused), MOST_WAYS)):
-                if best is not None and tried >= SHORTER_WAYS:
+            for tried, data in enumerate(islice(completions(place, refused), most)):
+                if best is not None and tried >= shorter:
                     break
                 found = self._confirmed(matcher, data, refused)
                 if found is not None and (best is None or len(found) < len(best)):
