@@ -22,6 +22,7 @@ from ..lang.chat import ChatTemplate
 from ..lang.choices import ChoiceMethod
 from ..lang.constraint import Constraint
 from ..lang.expr import Sampling
+from .contain import is_interruption
 
 T = TypeVar("T")
 log = logging.getLogger("sgl")
@@ -281,7 +282,9 @@ def _tell(listeners: Iterable[Callable[[], None]]) -> None:
     for listener in listeners:
         try:
             listener()
-        except Exception:
+        except BaseException as error:
+            if is_interruption(error):
+                raise
             log.exception("a listener of a handle raised")
 
 

@@ -11,7 +11,7 @@ An error of a wait is raised inside the flow, at its `yield`. So `try`, `with` a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, TypeVar
 
 from .base import Backend, Handle
@@ -54,6 +54,22 @@ StreamFlow = Generator[Wait | T, None, None]
 """Yields waits and, between them, items of type T."""
 
 
+class Carried(Exception):
+    """Brings an error through a flow that a generator cannot raise: Python makes a RuntimeError of a StopIteration."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def through(read: Callable[[], T]) -> T:
+    """Call `read` within a flow. A `StopIteration` that it raises is raised by the driver of the flow."""
+    try:
+        return read()
+    except StopIteration as error:
+        raise Carried(error) from error
+
+
 def no_wait(value: T) -> Flow[T]:
     """A flow that is over at once."""
     return value
@@ -73,6 +89,8 @@ def block_on(flow: Flow[T]) -> T:
                 wait = next(flow)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    except Carried as carried:
+        raise carried.error from None
     finally:
         flow.close()  # an interruption of the driver itself
 
@@ -90,6 +108,8 @@ async def suspend_on(flow: Flow[T]) -> T:
                 wait = next(flow)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    except Carried as carried:
+        raise RuntimeError("a program raised StopIteration, which a coroutine cannot raise") from carried.error
     finally:
         flow.close()  # an interruption of the driver itself
 

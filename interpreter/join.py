@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..backend.base import Handle
-from ..backend.waiting import AtHandle, Flow, block_on, suspend_on
+from ..backend.waiting import AtHandle, Flow, block_on, suspend_on, through
 from ..lang.errors import Cancelled, OptionError, suggest
 from ..lang.expr import Appendable, Expr, as_expr
 from .colour import html_of_group, parts_of, since_fork
@@ -126,8 +126,12 @@ class Gathered(Variable):
 
     def handles(self) -> Sequence[Handle[Any]]:
         found: list[Handle[Any]] = []
-        for line, variable in self._parts:
-            if variable is not None:
+        todo = list(self._parts)
+        while todo:  # groups are joined to groups, deeper than Python recurses
+            line, variable = todo.pop()
+            if isinstance(variable, Gathered):
+                todo += variable._parts
+            elif variable is not None:
                 found += variable.handles()
             elif not (barrier := line.barrier()).done:
                 found.append(barrier)
@@ -144,16 +148,25 @@ class Gathered(Variable):
 
     def _each(self, read: Callable[[Variable], Any]) -> list[Any]:
         """A fresh list: what a caller does to it is not seen by the next read."""
-        found = []
-        for line, variable in self._parts:
-            try:
-                if variable is not None:
-                    found.append(read(variable))
-                else:
-                    line.barrier().value()
-            except Exception as error:
-                found.append(Hole(line.explain(error)))
-        return _values(found)
+        stack: list[tuple[Iterator[tuple[Line, Variable | None]], list[Any]]] = [(iter(self._parts), [])]
+        while True:
+            parts, values = stack[-1]
+            for line, variable in parts:
+                try:
+                    if isinstance(variable, Gathered):
+                        stack.append((iter(variable._parts), []))
+                        break
+                    if variable is not None:
+                        values.append(read(variable))
+                    else:
+                        line.barrier().value()
+                except Exception as error:
+                    values.append(Hole(line.explain(error)))
+            else:
+                stack.pop()
+                if not stack:
+                    return _values(values)
+                stack[-1][1].append(_values(values))
 
 
 class ProgramStateGroup:
@@ -329,7 +342,7 @@ def _said_on(children: Sequence[Line]) -> Flow[list[Expr | Segment]]:
         yield AtHandle(child.backend, barrier)
         if barrier.error is not None:
             child.explain(barrier.error)
-            barrier.value()
+            through(barrier.value)
     return [part for child in children for part in child.log or ()]
 
 
@@ -392,4 +405,4 @@ class _Race:
 
     def run(self) -> Flow[ProgramState]:
         yield AtHandle(self._backend, self._over)
-        return self._over.value()
+        return through(self._over.value)

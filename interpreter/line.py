@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..backend.base import Backend, BackendBranch, GenRequest, Handle, ScoreRequest
+from ..backend.contain import said
 from ..lang.budget import default_budget
 from ..lang.constraint import Constraint, kinds
 from ..lang.errors import Cancelled, CapabilityError, OptionError
@@ -286,10 +287,12 @@ class Line:
 
     def cancel(self, error: BaseException | None = None) -> None:
         """Cancel this branch and all branches forked from it. Takes no lock of the line, so a listener may cancel."""
-        for ref in list(self._forked):
-            if (child := ref()) is not None:
-                child.cancel(error)
-        self.branch.cancel(error)
+        lines, at = [self], 0
+        while at < len(lines):
+            lines += [child for ref in list(lines[at]._forked) if (child := ref()) is not None]
+            at += 1
+        for line in reversed(lines):  # children first: their ops end before those of their parents
+            line.branch.cancel(error)
         self.pulse.beat()
 
     def barrier(self) -> Handle[None]:
@@ -319,11 +322,19 @@ class Line:
 
     def barriers(self) -> list[Handle[None]]:
         """The barriers of this branch and of every branch that was joined here."""
-        return [self.barrier(), *(barrier for child in self.joined for barrier in child.barriers())]
+        return [line.barrier() for line in self.with_joined()]
+
+    def with_joined(self) -> Iterator[Line]:
+        """This line and every line that was joined here, parents first. Forks may nest deeper than Python recurses."""
+        stack = [self]
+        while stack:
+            line = stack.pop()
+            yield line
+            stack += reversed(line.joined)
 
     def pending(self) -> bool:
         """Whether some gen or select of this branch, or of one joined here, is not done."""
-        return any(not s.done for s in self.segments) or any(child.pending() for child in self.joined)
+        return any(not s.done for line in self.with_joined() for s in line.segments)
 
     def explain(self, error: BaseException) -> BaseException:
         """Add a note to `error`: the op that it comes from."""
@@ -355,9 +366,12 @@ class Bond:
         handle.listen(look)
 
     def _fall(self, failed: Line | None, handle: Handle[Any]) -> None:
+        assert handle.error is not None
         members, self._members = self._members, []
         i = next((i for i, member in enumerate(members) if member() is failed), None)
-        why = Cancelled(f"cancelled because branch {i} of {self._size} failed: {handle.where}: {handle.error!r:.200}")
+        why = Cancelled(
+            f"cancelled because branch {i} of {self._size} failed: {handle.where}: {said(handle.error):.200}"
+        )
         why.__cause__ = handle.error
         for member in members:
             if (sibling := member()) is not None and sibling is not failed:

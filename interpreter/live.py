@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, NoReturn
 
 from ..backend.base import Backend, Handle
-from ..backend.waiting import AtHandle, Flow, StreamFlow, T, Wait, block_on, suspend_on
+from ..backend.waiting import AtHandle, Carried, Flow, StreamFlow, T, Wait, block_on, suspend_on, through
 from ..lang.errors import OptionError, VariableError, suggest
 from .body import AtNews, Body
 from .colour import html_of, parts_of
@@ -73,7 +73,9 @@ class LiveState(ProgramState):
     def _take(self, variable: Variable, part: Part) -> Any:
         """Read a part of a variable whose handles are done."""
         try:
-            return getattr(variable, part)()
+            return through(getattr(variable, part))
+        except Carried:
+            raise
         except Exception as error:
             self._line.explain(error)
             raise
@@ -96,7 +98,7 @@ class LiveState(ProgramState):
 
     def _unknown(self, name: str) -> NoReturn:
         if self._root and self._body.error is not None:
-            self._body.outcome.value()  # the body died before it came to the name
+            through(self._body.outcome.value)  # the body died before it came to the name
         names = self._line.names()
         known = f"it has {', '.join(map(repr, names))}" if names else "it has none yet"
         raise VariableError(f"the program has no variable {name!r}{suggest(str(name), names)}; {known}")
@@ -119,12 +121,12 @@ class LiveState(ProgramState):
 
     def _first_hole(self, line: Line) -> Flow[BaseException | None]:
         """Find the error of the first failed branch that was joined to `line`."""
-        for child in line.joined:
-            barrier = child.barrier()
-            yield from self._done([barrier])
-            error = child.explain(barrier.error) if barrier.error is not None else (yield from self._first_hole(child))
-            if error is not None:
-                return error
+        for child in line.with_joined():
+            if child is not line:
+                barrier = child.barrier()
+                yield from self._done([barrier])
+                if barrier.error is not None:
+                    return child.explain(barrier.error)
         return None
 
     # -- streams
@@ -163,7 +165,7 @@ class LiveState(ProgramState):
         if name is None or variable is None:
             return growing(self._body, self._line.backend, lambda: (self._line.segments, self._over()))
         if isinstance(variable, Scope) and variable.open and self._complete():
-            variable.value()  # the body streams the scope it is still writing: this raises
+            through(variable.value)  # the body streams the scope it is still writing: this raises
         return growing(self._body, self._line.backend, lambda: variable.stream(name))
 
     # -- seeing
@@ -254,7 +256,7 @@ class _AtOp(AtHandle):
 
 def _check(failed: Handle[Any] | None) -> None:
     if failed is not None:
-        failed.value()  # raises, as it was
+        through(failed.value)  # raises, as it was
 
 
 class Awaited:

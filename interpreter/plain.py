@@ -11,6 +11,8 @@ import math
 import reprlib
 from typing import Any
 
+from ..backend.contain import is_interruption
+
 _MOST_INT_BITS = 10_000  # Python refuses to write much longer integers in decimal
 _MOST_REPR_CHARACTERS = 2_000
 
@@ -20,7 +22,16 @@ def plain(value: Any) -> Any:
     try:
         return _plain(value)
     except (_NotPlain, RecursionError):
-        return {"repr": _BOUNDED_REPR.repr(value)[:_MOST_REPR_CHARACTERS]}
+        return {"repr": _spelled(value)}
+
+
+def _spelled(value: Any) -> str:
+    try:
+        return _BOUNDED_REPR.repr(value)[:_MOST_REPR_CHARACTERS]
+    except BaseException as error:
+        if is_interruption(error):
+            raise
+        return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
 
 
 def is_spelled(data: Any) -> bool:

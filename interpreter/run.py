@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..backend.base import Backend
+from ..backend.contain import is_interruption
 from ..backend.waiting import AtHandle, Flow, suspend_on
 from ..lang.errors import OptionError, ProgramTimeout
 from .arguments import Arguments, Options
@@ -105,7 +106,7 @@ class Instance:
             running.reset(outer)
 
     async def execute_async(self) -> None:
-        """Run the body of an `async def` program on this loop. Raises only `CancelledError`: the task was cancelled."""
+        """Run the body of an `async def` program on this loop. Raises what ends the task: `CancelledError`, Ctrl-C."""
         self.body.loop = asyncio.get_running_loop()
         outer = running.set(self)
         try:
@@ -116,6 +117,8 @@ class Instance:
             raise
         except BaseException as error:
             self._end(error=error)
+            if is_interruption(error):
+                raise
         else:
             self._end(value)
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from types import FrameType
 
 _PACKAGE = __name__.rpartition(".interpreter")[0]
@@ -46,6 +47,7 @@ def _spelled(frame: FrameType, line: int) -> str:
 
 def note(error: BaseException, text: str) -> None:
     """Add a note to an error (Python 3.11 and later), once, unless its message says the same already."""
-    notes = getattr(error, "__notes__", ())
-    if hasattr(error, "add_note") and text not in notes and text not in str(error):
-        error.add_note(text)
+    with suppress(Exception):  # a user's exception may take no notes, or have no message
+        notes = getattr(error, "__notes__", ())
+        if hasattr(error, "add_note") and text not in notes and text not in str(error):
+            error.add_note(text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..backend.base import Backend
-from ..backend.waiting import AtHandle, StreamFlow
+from ..backend.waiting import AtHandle, StreamFlow, through
 from .body import AtNews, Body
 from .transcript import Segment
 
@@ -38,5 +38,5 @@ def growing(body: Body, backend: Backend, source: Callable[[], tuple[Sequence[Se
             assert segment.handle is not None
             yield AtHandle(backend, segment.handle, seen)
         else:
-            segment.check()
+            through(segment.check)
             index, seen = index + 1, 0

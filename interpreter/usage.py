@@ -61,7 +61,7 @@ class Call:
     usage: Usage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UsageTree:
     """Token counts of a branch and of everything beneath it. It prints as an indented list.
 
@@ -105,6 +105,17 @@ class UsageTree:
         """
         return (tree for tree, _ in self._walk())
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, UsageTree):
+            return NotImplemented
+        return [*self._flat()] == [*other._flat()]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _grown, (list(self._flat()),)
+
+    def _flat(self) -> Iterator[tuple[int, str, Usage, list[Call]]]:
+        return ((depth, tree.label, tree.own, tree.calls) for tree, depth in self._walk())
+
     def _walk(self) -> Iterator[tuple[UsageTree, int]]:
         stack = [(self, 0)]  # programs may be forked deeper than Python recurses
         while stack:
@@ -119,6 +130,18 @@ class UsageTree:
             lines.append(f"{indent}{tree.label}: {_counts(tree.total)}")
             lines += [f"{indent}  {call.where}: {_counts(call.usage)}" for call in tree.calls]
         return "\n".join(lines)
+
+
+def _grown(flat: list[tuple[int, str, Usage, list[Call]]]) -> UsageTree:
+    """The tree of which `flat` is the walk, parents first."""
+    path: list[UsageTree] = []
+    for depth, label, own, calls in flat:
+        tree = UsageTree(label, own, calls, [])
+        del path[depth:]
+        if path:
+            path[-1].branches.append(tree)
+        path.append(tree)
+    return path[0]
 
 
 def _counts(usage: Usage) -> str:

@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from ...lang.errors import BackendError
 from ..base import Handle
+from ..contain import HeldBack
 
 LAST_STEP_SECONDS = 10.0
 """How long the end of the process waits for a step that runs: a thread within the model would end it with a crash."""
@@ -291,7 +292,7 @@ class Drive:
         me = threading.get_ident()
         bell = self._sleepers[me] = SimpleQueue()
         while True:
-            with suppress(BackendError, KeyboardInterrupt):  # the engine failed, or user code raised it: handles say so
+            with suppress(BackendError):  # the engine failed: handles say so
                 if self._drive(lambda: not self._coroutines, None) and self._coroutines:
                     continue
             with self._thread_lock:
@@ -371,11 +372,11 @@ def _interrupts_held() -> Iterator[list[int]]:
     ):
         yield _UNHELD
         return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    held = HeldBack()
+    signal.signal(signal.SIGINT, held)
     try:
-        yield came
+        yield held.came
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if came:
+        if held.came:
             raise KeyboardInterrupt

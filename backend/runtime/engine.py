@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ...lang.advice import Advice
 from ...lang.errors import BackendError, OutOfMemory
 from ..base import StepRecord
+from ..contain import is_interruption, said
 from .drive import Drive
 from .grammar.compile import Grammars
 from .job.job import JobContext
@@ -130,8 +131,8 @@ class Engine:
             step.flight = self.executor.launch(step.pack())
         except BaseException as error:
             self.scheduler.undo(step)
-            if isinstance(error, KeyboardInterrupt):
-                raise  # an interruption: the step did not happen, and everything is as it was
+            if is_interruption(error):
+                raise  # the step did not happen, and everything is as it was
             self._fail_step([span.branch for span in step.spans], error)
             return False
         self.meter.steps += 1
@@ -160,9 +161,9 @@ class Engine:
         try:
             try:
                 hand_out(step, self.branches.fail)
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:
+                if is_interruption(error):
+                    raise
                 self._fail_step([span.branch for span in step.asked if span.branch.job is span.job], error)
             self._tell(step)  # first: a thread that waits for a call may look at the call's steps
             self.branches.finish_settled(list(dict.fromkeys([s.branch for s in step.spans if not s.branch.asked_in])))
@@ -200,7 +201,7 @@ class Engine:
                 branch.job.park()
 
     def _fail_step(self, branches: list[Branch], error: BaseException) -> None:
-        failed = BackendError(f"the model's forward failed: {type(error).__name__}: {error}")
+        failed = BackendError(f"the model's forward failed: {said(error)}")
         wrapped = error if isinstance(error, MemoryError) else failed
         wrapped.__cause__ = error if wrapped is not error else None
         for branch in dict.fromkeys(branches):

@@ -5,12 +5,16 @@ Knows nothing of programs: it is told of each finished row.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from ...backend.base import Usage
+
+log = logging.getLogger("sgl")
 
 
 class Progress:
@@ -32,12 +36,23 @@ class Progress:
         self._total.add(cost())
         rate = self._total.generated / max(time.monotonic() - self._since, 1e-9)
         reuse = self._total.reused / max(self._total.prompt, 1)
-        self._bar.set_postfix_str(f"{rate:.0f} tok/s, {reuse:.0%} reused", refresh=False)
-        self._bar.update()
+        with self._dropped_if_broken():
+            self._bar.set_postfix_str(f"{rate:.0f} tok/s, {reuse:.0%} reused", refresh=False)
+            self._bar.update()
+
+    @contextmanager
+    def _dropped_if_broken(self) -> Iterator[None]:
+        """Go on without the bar when it cannot be shown (its stream is closed): rows are worth more."""
+        try:
+            yield
+        except Exception:
+            self._bar = None
+            log.exception("the progress bar raised, and is shown no more")
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with self._dropped_if_broken():
+                self._bar.close()

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, SupportsIndex, cast
 
 from ...backend.base import Backend, Usage
+from ...backend.contain import is_interruption
 from ...lang.errors import JournalError, OptionError, ProgramTimeout, suggest
 from ..arguments import RUN_OPTIONS, Declared, Options
 from ..journal.journal import Journal
@@ -103,7 +104,9 @@ class Results:
         if self.journal is not None:
             try:
                 restored = self.journal.restored(i, row.call)
-            except Exception as error:  # arguments that cannot be recognised in a later run, or a line that is no row
+            except BaseException as error:  # arguments that cannot be recognised later, or a line that is no row
+                if is_interruption(error):
+                    raise
                 self.found[i] = RowOutcome(RestoredState.failed(error), None, error)
                 return None
             if restored is not None:

@@ -6,11 +6,13 @@ iterable may be endless: it is read row by row, as there is room, and never kept
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
+from ...backend.contain import is_interruption
 from ...lang.errors import OptionError
 from ..arguments import Arguments, Declared
 from ..source import note
@@ -52,7 +54,7 @@ class Rows:
             self._given = iter(rows)
 
     def next(self) -> Row | None:
-        """The next row; None when there are no more. Raises nothing."""
+        """The next row; None when there are no more. Raises an interruption at most."""
         with self._lock:
             if self._over:
                 return None
@@ -63,6 +65,8 @@ class Rows:
                 self._over = True
                 return None
             except BaseException as error:
+                if is_interruption(error):
+                    raise
                 return self._broken(error)
             return self._row(row)
 
@@ -77,7 +81,11 @@ class Rows:
         except StopAsyncIteration:
             self._over = True
             return None
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if is_interruption(error):
+                raise
             return self._broken(error)
         return self._row(row)
 
@@ -87,7 +95,9 @@ class Rows:
             return Row(i, row)
         try:
             return Row(i, self._call(i, row))
-        except OptionError as error:
+        except BaseException as error:  # of the row's own mapping or values, too
+            if is_interruption(error):
+                raise
             return Row(i, None, error)
 
     def _broken(self, error: BaseException) -> Row:

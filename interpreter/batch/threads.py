@@ -183,7 +183,11 @@ class ThreadBatch(RowBatch):
                 self._inside.remove(i)
                 self._bodies -= 1
                 self._news.notify()  # the waiter may have to drive now
-            self._watch(i, instance)
+            try:
+                self._watch(i, instance)
+            except BaseException as error:  # of the chat template, at text that a role held back
+                instance.give_up(error)
+                self._finish(i)
         with self._lock:
             self._threads -= 1
 

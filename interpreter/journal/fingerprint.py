@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from types import ModuleType
 from typing import Any
 
+from ...backend.contain import is_interruption, said
 from ...lang.errors import OptionError
 from ..arguments import Arguments
 
@@ -43,11 +44,11 @@ def fingerprint(call: Arguments, where: str) -> str:
                 f"run has the same row: it {unknown.why}. Pass plain data, or give the class a __repr__ that spells "
                 "its value"
             ) from None
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # of the value: its __repr__, a property, a buffer
+            if is_interruption(error):
+                raise
             raise OptionError(
-                f"{where}: {name!r} could not be read for resume=: {type(error).__name__}: {error}; pass plain data"
+                f"{where}: {name!r} could not be read for resume=: {said(error)}; pass plain data"
             ) from error
     return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
 
@@ -140,7 +141,7 @@ def _repr(value: Any) -> str:
     try:
         text = repr(value)
     except Exception as error:
-        raise _Unknown(value, f"has a repr that raises {error!r:.80}") from None
+        raise _Unknown(value, f"has a repr that raises {said(error):.80}") from None
     if _ADDRESS.search(text):
         raise _Unknown(value, f"has a repr with a memory address, which is another in each process ({text:.60})")
     if _ABRIDGED.search(text):

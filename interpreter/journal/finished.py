@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...backend.base import Usage
+from ...backend.contain import is_interruption, said
 from ..arguments import Arguments
 from ..line import Line
 from ..run import Instance
@@ -65,7 +66,7 @@ class Finished:
         error = error or _first_hole(line)
         usage = line.ledger.tree()
         if error is not None:
-            return Finished(index, joined(line.segments), usage=usage, error=_said(error), seconds=seconds)
+            return Finished(index, joined(line.segments), usage=usage, error=said(error), seconds=seconds)
         return Finished(
             index,
             joined(line.segments),
@@ -110,11 +111,8 @@ class Finished:
 
 def _first_hole(line: Line) -> BaseException | None:
     """The error of the first failed branch that was joined here."""
-    for child in line.joined:
-        error = child.barrier().error or _first_hole(child)
-        if error is not None:
-            return error
-    return None
+    joined_here = (child for child in line.with_joined() if child is not line)
+    return next((error for child in joined_here if (error := child.barrier().error) is not None), None)
 
 
 def _kept(line: Line, name: str) -> Kept:
@@ -125,15 +123,8 @@ def _kept(line: Line, name: str) -> Kept:
         try:
             parts.append(read())
         except Exception as error:  # there is no such value: a text that was cut has none of its type
-            parts.append(NotKept(_said(error), failed=True))
+            parts.append(NotKept(said(error), failed=True))
     return Kept(*parts)
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # a user's exception that cannot be printed
-        return type(error).__name__
 
 
 def _kept_to_json(kept: Kept) -> list[Any]:
@@ -235,7 +226,9 @@ def _tagged(tag: str, content: Any) -> Any:
 def _brief(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:
+    except BaseException as error:
+        if is_interruption(error):
+            raise
         text = f"a {type(value).__qualname__}"
     return _printable(text if len(text) <= 200 else text[:197] + "...")
 

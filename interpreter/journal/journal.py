@@ -25,6 +25,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from ...backend.contain import said
 from ...lang.errors import JournalError, OptionError
 from ..arguments import Arguments
 from ..run import Instance
@@ -185,7 +186,7 @@ class Journal:
         except Exception as error:
             raise JournalError(
                 f"resume: the line at byte {offset} of {self.path!r} (row {i}) has a right checksum, but is no row of "
-                f"a batch ({type(error).__name__}: {error}); delete the line, and the row runs again"
+                f"a batch ({said(error)}); delete the line, and the row runs again"
             ) from error
 
     # -- what is added

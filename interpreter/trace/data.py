@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ...backend.base import CallTrace, GenResult, ScoreResult, StepRecord, Usage
+from ...backend.contain import message_of
 from ...lang.choices import token_length_normalized
 from ...lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ...lang.expr import Gen, Sampling, Select
@@ -143,7 +144,7 @@ def _options(options: Options) -> dict[str, Any]:
 
 
 def error_data(error: BaseException, where: str) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": str(error), "where": where}
+    return {"type": type(error).__name__, "message": message_of(error), "where": where}
 
 
 # -- its branches

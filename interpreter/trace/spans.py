@@ -24,6 +24,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from ...backend.base import GenResult, ScoreResult, Usage
+from ...backend.contain import is_interruption, message_of
 from ...lang.constraint import JsonSchema
 from ...lang.expr import Gen
 from ..record import BranchRecord, CallRecord, Listener, ProgramRecord
@@ -36,6 +37,13 @@ _REQUEST = ("temperature", "max_tokens", "top_p", "top_k", "frequency_penalty", 
 """The options of a gen that the conventions name, as `gen_ai.request.temperature` (`stop` as `stop_sequences`)."""
 
 
+def _left_out(error: BaseException, what: str, *names: str) -> None:
+    """Log what the application's telemetry raised. Raises an interruption."""
+    if is_interruption(error):
+        raise error
+    log.error(what, *names, exc_info=error)
+
+
 def start(record: ProgramRecord) -> Listener | None:
     """Begin the span of a program that starts here. None: the application collects no spans."""
     if isinstance(otel.get_tracer_provider(), (otel.ProxyTracerProvider, otel.NoOpTracerProvider)):
@@ -44,8 +52,8 @@ def start(record: ProgramRecord) -> Listener | None:
 
     try:
         return ProgramSpan(record, otel.get_tracer("sgl", __version__))
-    except Exception:
-        log.exception("telemetry: the span of program %s could not be started", record.name)
+    except BaseException as error:
+        _left_out(error, "telemetry: the span of program %s could not be started", record.name)
         return None
 
 
@@ -85,8 +93,11 @@ class ProgramSpan:
 
     # -- what it hears
     def called(self, branch: BranchRecord, call: CallRecord) -> None:
-        if not self.span.is_recording():
-            return  # not sampled, or over: a call that is said after the program's end has no span
+        try:
+            if not self.span.is_recording():
+                return  # not sampled, or over: a call that is said after the program's end has no span
+        except BaseException as error:
+            return _left_out(error, "telemetry: the span of %s could not be recorded", call.where)
         before = "".join(branch.unread()) if _captures() else None
         with self._count:
             self._left += 1
@@ -109,8 +120,8 @@ class ProgramSpan:
     def _over(self, call: CallRecord, before: str | None) -> None:
         try:
             self._call(call, before)
-        except Exception:
-            log.exception("telemetry: the span of %s could not be recorded", call.where)
+        except BaseException as error:
+            _left_out(error, "telemetry: the span of %s could not be recorded", call.where)
         self._one_less(call.ended or call.enqueued)
 
     def _one_less(self, when: float) -> None:
@@ -122,8 +133,8 @@ class ProgramSpan:
             try:
                 _fail(self.span, self._error, self._time(self._last))
                 self.span.end(self._time(self._last))
-            except Exception:
-                log.exception("telemetry: the span of a program could not be ended")
+            except BaseException as error:
+                _left_out(error, "telemetry: the span of a program could not be ended")
 
     # -- a call
     def _call(self, call: CallRecord, before: str | None) -> None:
@@ -213,4 +224,4 @@ def _fail(span: Span, error: BaseException | None, when: int) -> None:
     if error is not None:
         span.set_attribute("error.type", type(error).__qualname__)
         span.record_exception(error, timestamp=when)
-        span.set_status(Status(StatusCode.ERROR, str(error)))
+        span.set_status(Status(StatusCode.ERROR, message_of(error)))

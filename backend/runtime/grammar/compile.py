@@ -26,6 +26,7 @@ from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
 from .engines.outlines import Outlines
+from .engines.watched import WatchedGrammar, WatchedMatcher
 from .engines.worker import START_SECONDS, Build, GrammarWorker, cached
 from .engines.xgrammar import XGrammar
 from .lark import regular, schemas, to_source
@@ -90,12 +91,14 @@ class Prepared:
 
     def closing(self, matcher: Matcher, limit: int, work: int = MOST_WORK) -> list[int] | None:
         """Search for at most `limit` tokens that complete a text from where `matcher` is; None if none were found."""
+        if isinstance(matcher, WatchedMatcher):  # thousands of small calls, as one
+            return matcher.within(lambda inner: self.closing(inner, limit, work), work / MOST_WORK)
         return self.closer().path(matcher, limit, work)
 
     @property
     def bytes(self) -> int:
         """About what it takes in memory, without its masks."""
-        inner = self.compiled.inner if isinstance(self.compiled, CachedGrammar) else self.compiled
+        inner = self.compiled.inner if isinstance(self.compiled, (CachedGrammar, WatchedGrammar)) else self.compiled
         source: str = getattr(inner, "source", "") or getattr(self.constraint, "source", "")
         return PLAIN_BYTES + BYTES_OF_CHARACTER * len(source)
 
@@ -198,6 +201,8 @@ class Grammars:
             checked.append("repeated keys")
         if isinstance(compiled, LLGuidanceGrammar):
             compiled = CachedGrammar(compiled, _state_keys(constraint, lowered), self.budget)
+        elif compiled.engine == "xgrammar":
+            compiled = WatchedGrammar(compiled, f"{constraint!r:.200}")
         documents = {part: low.document for part, low in lowered.items()}
         prepared = Prepared(
             constraint,

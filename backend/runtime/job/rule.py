@@ -11,11 +11,14 @@ says which token to take so that the text can still be closed within its budget.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from threading import Thread
 
 import numpy as np
 
 from ....lang.errors import ConstraintError
+from ...contain import is_interruption, said
 from ..grammar.compile import Prepared
+from ..grammar.engines.watched import LateCall
 from ..grammar.protocol import Mask, Matcher, has, mask_words
 from ..grammar.rules.recogniser import Recogniser
 from ..grammar.sharing.mask_cache import CachedMatcher, masks
@@ -221,11 +224,21 @@ class Rule:
 def fill_all(rules: Sequence[tuple[Rule, bool]]) -> None:
     """`fill` each rule, given whether it may end; those that share what is known of grammars together."""
     together: list[tuple[Rule, bool, CachedMatcher]] = []
+    alone: list[tuple[Rule, bool]] = []
     for rule, may_end in rules:
         if isinstance(rule.matcher, CachedMatcher):
             together.append((rule, may_end, rule.matcher))
         else:
-            rule.fill(may_end)
+            alone.append((rule, may_end))
+    for i, (rule, may_end) in enumerate(alone, 1):
+        rule.fill(may_end)
+        if isinstance(rule._failure, LateCall):  # others may hang too: they wait together, and not one after the other
+            threads = [Thread(target=each.fill, args=(ends,), daemon=True) for each, ends in alone[i:]]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            break
     try:
         found = masks([matcher for _, _, matcher in together])
     except BaseException as error:
@@ -235,12 +248,12 @@ def fill_all(rules: Sequence[tuple[Rule, bool]]) -> None:
 
 
 def _contained(error: BaseException) -> Exception:
-    """The error of a gen for what a grammar engine raised: a panic of its Rust code is no `Exception`. Raises a
-    KeyboardInterrupt."""
-    if isinstance(error, KeyboardInterrupt):
+    """The error of a gen for what a grammar engine raised: a panic of its Rust code is no `Exception`. Raises an
+    interruption."""
+    if is_interruption(error):
         raise error
     if isinstance(error, Exception):
         return error
-    wrapped = ConstraintError(f"the grammar engine failed: {type(error).__name__}: {error}")
+    wrapped = ConstraintError(f"the grammar engine failed: {said(error)}")
     wrapped.__cause__ = error
     return wrapped

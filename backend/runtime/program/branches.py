@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from ....lang.errors import BackendError, Cancelled
+from ...contain import is_interruption
 from ..grammar.compile import Grammars
 from ..job.job import Job, JobContext
 from ..kv.tree import Tree
@@ -92,7 +93,7 @@ class Branches:
             self._ops.advance(branch)
         except BaseException as error:  # of a gate or a tokenizer, a SystemExit too: the branch's own
             self.fail(branch, error)
-            if isinstance(error, KeyboardInterrupt):
+            if is_interruption(error):
                 raise
             return
         account = branch.account
@@ -176,7 +177,7 @@ class Branches:
                 job.close()
             except BaseException as error:  # of a choice method, a SystemExit too: the branch's own
                 self.fail(branch, error)
-                if isinstance(error, KeyboardInterrupt):
+                if is_interruption(error):
                     raise
             else:
                 self._meter.ended.add(job.usage)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 
+from ...contain import is_interruption
 from ..job.constrained_gen import ConstrainedGenJob
 from ..job.job import Job
 from ..job.rule import fill_all
@@ -66,8 +67,10 @@ def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
             if branch.job is job:
                 chain = span.chain
                 wanted = (job.ask(),) if chain is None else job.ask_chain(chain.at(span.start, span.want))
-        except Exception as error:
+        except BaseException as error:
             fail(branch, error)
+            if is_interruption(error):
+                raise
         if wanted:
             span.at = len(asks)
             if isinstance(wanted[0], Request):
@@ -82,14 +85,16 @@ def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
     assert step.flight is not None
     try:
         step.flight.ask(asks)
-    except Exception as error:
+    except BaseException as error:
+        if is_interruption(error):
+            raise
         step.flight = LostFlight(error)
 
 
 class LostFlight:
     """A step that could not be asked: its error is that of every job that asked."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self._error = error
 
     def ask(self, asks: Sequence[Ask]) -> None:
@@ -140,8 +145,8 @@ def hand_out(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
                 job.read(vertices, _looked(answers[span.at : span.at + len(span.want)]))
         except BaseException as error:
             fail(branch, error)
-            if isinstance(error, KeyboardInterrupt):
-                raise  # an interruption; anything else, a SystemExit too, is the branch's own error
+            if is_interruption(error):
+                raise
 
 
 def _take_sample(branch: Branch, job: Job, answer: Answer) -> None:
