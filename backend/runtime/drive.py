@@ -17,12 +17,13 @@ import asyncio
 import atexit
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -32,6 +33,10 @@ from ..contain import HeldBack
 
 LAST_STEP_SECONDS = 10.0
 """How long the end of the process waits for a step that runs: a thread within the model would end it with a crash."""
+
+STEP_CALLS = 250
+"""How deeply the calls of a step may nest. With a model of transformers some 60 were met; checks of nested data take
+more."""
 
 _forked = False
 
@@ -86,6 +91,11 @@ class Drive:
     def held(self, blocking: bool = True) -> Iterator[bool]:
         """Hold the engine between steps; yields whether this thread holds it. The driver lets go after its step."""
         me = threading.get_ident()
+        if _is_deep():
+            if blocking:
+                raise RecursionError("the program calls itself too deeply to look at the runtime here")
+            yield False
+            return
         if blocking:
             self.check_process()
             self._refuse_reentry()
@@ -166,7 +176,8 @@ class Drive:
                 self._note_called(bell, left)
                 self._ring(bell)
 
-        with _interrupts_held() as interrupted:
+        deep = _is_deep()  # then a thread with a stack of its own drives, as for a coroutine
+        with _interrupts_held() as interrupted, self._lent_thread() if deep else nullcontext():
             handle.listen(ring)
             self._sleepers[threading.get_ident()] = bell
             try:
@@ -174,7 +185,7 @@ class Drive:
                     seconds = None if deadline is None else deadline - time.monotonic()
                     if seconds is not None and seconds <= 0:
                         return False
-                    if not self._drive(lambda: handle.ready(seen) or bool(interrupted), deadline):
+                    if deep or not self._drive(lambda: handle.ready(seen) or bool(interrupted), deadline):
                         _sleep(bell, self._patience(seconds) if interrupted is _UNHELD else _nap(seconds))
                 return handle.ready(seen)
             finally:
@@ -265,6 +276,19 @@ class Drive:
                 alarm.ring(news)
 
         handle.listen(tell)
+        try:
+            with self._lent_thread():
+                while not handle.ready(seen):
+                    await news
+                    news = loop.create_future()
+        finally:
+            handle.unlisten(tell)
+            left.append(True)
+            self._called.pop(tell, None)
+
+    @contextmanager
+    def _lent_thread(self) -> Iterator[None]:
+        """Let a thread drive for a caller that cannot."""
         with self._thread_lock:
             self._coroutines += 1
             if self._thread is None:
@@ -272,13 +296,8 @@ class Drive:
                 self._thread.start()
         self.wake()
         try:
-            while not handle.ready(seen):
-                await news
-                news = loop.create_future()
+            yield
         finally:
-            handle.unlisten(tell)
-            left.append(True)
-            self._called.pop(tell, None)
             with self._thread_lock:
                 self._coroutines -= 1
 
@@ -342,6 +361,15 @@ class _Alarm:
             waiter = self._woken.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _is_deep() -> bool:
+    """Whether a step may not fit on this thread's stack: a `RecursionError` in the middle of one would end the runtime."""
+    try:
+        sys._getframe(max(0, sys.getrecursionlimit() - STEP_CALLS))
+    except ValueError:
+        return False
+    return True
 
 
 def _sleep(bell: SimpleQueue[None], seconds: float | None) -> None:

@@ -243,3 +243,24 @@ def test_a_model_or_a_gate_that_raises_ends_no_driver(runtime: Runtime, error: B
 
     asyncio.run(main())
     works(runtime)
+
+
+def test_a_body_that_recurses_to_the_limit_harms_no_one_else(runtime: Runtime) -> None:
+    """It reads its value where no step would fit on its stack."""
+
+    def below(state: Any, calls: int) -> str:
+        return below(state, calls - 1) if calls else state["a"]
+
+    @sgl.function
+    def program(s: Any, calls: int) -> None:
+        s += "x" + sgl.gen("a", regex="[ab]{4}", max_tokens=4)
+        s["read"] = below(s, calls)
+
+    ended = []
+    for calls in range(sys.getrecursionlimit() - 300, sys.getrecursionlimit(), 7):
+        try:
+            ended.append(len(program.run(calls, backend=runtime)["read"]))
+        except RecursionError as error:
+            ended.append(error)
+    assert 4 in ended and isinstance(ended[-1], RecursionError)
+    works(runtime)
