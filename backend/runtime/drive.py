@@ -364,7 +364,7 @@ class _Alarm:
 
 
 def _is_deep() -> bool:
-    """Whether a step may not fit on this thread's stack: a `RecursionError` in the middle of one would end the runtime."""
+    """Whether a step may not fit on this thread's stack. A `RecursionError` within one would end the runtime."""
     try:
         sys._getframe(max(0, sys.getrecursionlimit() - STEP_CALLS))
     except ValueError:
