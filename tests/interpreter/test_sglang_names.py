@@ -31,7 +31,7 @@ def test_every_piece_has_meta_information() -> None:
         return [pair async for pair in state.text_async_iter(var_name="story", return_meta_data=True)]
 
     pairs = asyncio.run(main())
-    assert len(pairs) > 2 and all(meta is not None for _, meta in pairs)
+    assert len(pairs) > 1 and all(meta is not None for _, meta in pairs)
     *running, (rest, last) = pairs
     assert rest == "" and last["finish_reason"]["type"] == "length" and last["completion_tokens"] == 6
     counts = [meta["completion_tokens"] for _, meta in running]

@@ -74,7 +74,7 @@ def fails(state: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_call_fails_and_the_others_go_on(slow: Callable[..., Slow], method: str) -> None:
-    runtime = Runtime.toy()
+    runtime = Runtime.toy(grammar_backend="xgrammar")
     engine = slow(runtime, method)
     with runtime.engine.drive.held():  # all in one step
         bad = [constrained.run(HANGS, backend=runtime) for _ in range(3)]
@@ -91,7 +91,7 @@ def test_one_call_fails_and_the_others_go_on(slow: Callable[..., Slow], method: 
 
 @pytest.mark.parametrize("method", METHODS[:2])
 def test_coroutines(slow: Callable[..., Slow], method: str) -> None:
-    runtime = Runtime.toy()
+    runtime = Runtime.toy(grammar_backend="xgrammar")
     slow(runtime, method)
 
     async def main() -> list[Any]:
@@ -110,7 +110,7 @@ def test_coroutines(slow: Callable[..., Slow], method: str) -> None:
 @pytest.mark.parametrize("program", [constrained, constrained_async])
 @pytest.mark.parametrize("method", METHODS[:2])
 def test_rows_of_a_batch(slow: Callable[..., Slow], method: str, program: Any) -> None:
-    runtime = Runtime.toy()
+    runtime = Runtime.toy(grammar_backend="xgrammar")
     slow(runtime, method)
     rows = [{"grammar": grammar} for grammar in (HANGS, DIGITS, DIGITS, HANGS)]
     states = program.run_batch(rows, backend=runtime, on_error="keep")

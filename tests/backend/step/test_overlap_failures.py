@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sgl.backend.runtime.job import constrained_gen
+from sgl.backend.runtime.grammar.compile import Prepared
 from sgl.backend.runtime.job.select import SelectJob
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.errors import BackendError
@@ -113,7 +113,7 @@ def test_an_interruption_within_a_job_is_its_own(
 
     batch = [[("text", f"{i} the "), *CONTESTED] for i in range(6)]
     if where == "check":
-        monkeypatch.setattr(constrained_gen, "check", interrupts(constrained_gen.check))
+        monkeypatch.setattr(Prepared, "check", interrupts(Prepared.check))
     else:
         monkeypatch.setattr(SelectJob, "_decide", interrupts(SelectJob._decide))
     runtime = make(ENDING)
