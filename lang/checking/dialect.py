@@ -22,6 +22,7 @@ from ..errors import ConstraintError
 from ..pattern import PatternError, ecma_search
 from ..pattern.search import LONG_CHARACTERS
 from .formats import check_format
+from .metaschema import surely_valid
 
 Keyword = Callable[[Any, Any, Any, Any], Any]
 DATA = frozenset({"const", "enum", "default", "examples", "example"})
@@ -41,6 +42,7 @@ _DRAFTS = {
     "https://json-schema.org/draft/2019-09/schema": 2019,
     "https://json-schema.org/draft/2020-12/schema": 2020,
 }
+_URIS = {draft: uri for uri, draft in _DRAFTS.items()}
 
 
 def dialect(schema: Any) -> tuple[int, Any]:
@@ -80,6 +82,8 @@ def _examined(source: str) -> tuple[int, tuple[str, str] | None]:
 
 
 def _first_fault(draft: int, schema: Any) -> tuple[str, str] | None:
+    if surely_valid(_URIS[draft], schema):
+        return None
     import jsonschema
 
     base = _bases()[draft]
