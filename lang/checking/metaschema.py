@@ -84,7 +84,7 @@ class _Metaschema:
 
 def _all(tests: list[Predicate]) -> Predicate:
     def fits(value: Any) -> bool:
-        for test in tests:
+        for test in tests:  # noqa: SIM110 - it is asked for each keyword of a large schema
             if not test(value):
                 return False
         return True

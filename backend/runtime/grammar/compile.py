@@ -21,7 +21,7 @@ from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternError
 from ..text.tokenizer import Tokenizer
 from .closing.search import MOST_WORK, Closer
-from .closing.ways import MANY_WAYS, KnownWays, rule_set
+from .closing.ways import MANY_WAYS, MOST_WAY_BYTES, KnownWays, rule_set
 from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
@@ -46,6 +46,8 @@ COMPILE_SECONDS = 20.0
 """For one constraint, from its schema or pattern to its first mask."""
 KEPT_CONSTRAINTS, CONSTRAINT_BYTES = 512, 256 << 20
 """Compiled constraints in memory, and what they may take together, by the estimate of `Prepared.bytes`."""
+MOST_LEAST_BYTES = 200_000
+"""Of a shortest text: the engine looks ahead over all that is forced, and no budget holds it."""
 PLAIN_BYTES, BYTES_OF_CHARACTER = 50_000, 105
 """What a small compiled constraint was measured to take, and one more character of its grammar."""
 
@@ -66,11 +68,24 @@ class Prepared:
     ways: KnownWays | None = None
 
     @cached_property
+    def length(self) -> int:
+        """The length in tokens of a text known, 0 if none is. Other texts may be shorter."""
+        return len(self._text(MOST_WAY_BYTES) or ())
+
+    @cached_property
     def shortest(self) -> int:
-        """The length in tokens of the shortest text known, 0 if none is."""
+        """The length in tokens of the shortest text known, 0 if none is. It may take a while: more texts are tried."""
+        return self.length if self.ways is None else len(self._text(0) or ())
+
+    def _text(self, enough: int) -> list[int] | None:
+        """A text, the best of those that are tried until one has `enough` tokens; None if none is known."""
         matcher = self.compiled.matcher()
-        found = None if self.ways is None else self.ways.path(self.ways.start(), matcher, 0)
-        return len((self.closing(matcher, 2_000, work=10 * MOST_WORK) if found is None else found) or ())
+        if self.ways is not None:
+            if self.ways.bytes_left(self.ways.start()) > MOST_WAY_BYTES:
+                return None
+            if (found := self.ways.path(self.ways.start(), matcher, enough)) is not None:
+                return found
+        return self.closing(matcher, 2_000, work=10 * MOST_WORK)
 
     def text_within(self, budget: int) -> list[int] | None:
         """A text of at most `budget` tokens; None if neither the rules nor a search know one.
@@ -251,12 +266,19 @@ class Grammars:
 
 
 def _try(prepared: Prepared) -> None:
-    """Meet limits of the engine that show on the first mask, and find the shortest text, before a gen waits for it."""
+    """Meet limits of the engine that show on the first mask, and find a text, before a gen waits for it."""
+    ways = prepared.ways
+    if ways is not None and (least := ways.bytes_left(ways.start())) > MOST_LEAST_BYTES:
+        raise ConstraintError(
+            f"the shortest text has {least:,} bytes, and no more than {MOST_LEAST_BYTES:,} are taken; "
+            "use smaller repeat counts"
+        )
     matcher = prepared.compiled.matcher()
-    if prepared.shortest and prepared.ways is None:
+    if ways is None and prepared.length:
         return
     if not matcher.forced() and not matcher.is_done():
         matcher.fill(prepared.vocabulary.new_row())
+    _ = prepared.length
 
 
 def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> StateKeys:

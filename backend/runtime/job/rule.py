@@ -205,14 +205,14 @@ class Rule:
     def _plan_look(self, left: int, way: int | None = None) -> None:
         """Decide when to look for the way to close again: at the next token if the budget is near its end.
 
-        `way`: the length of the way to close, tokens or bytes (None: that of a shortest text). One token may make that
+        `way`: the length of the way to close, tokens or bytes (None: that of a whole text). One token may make that
         way longer by what one place of the constraint asks for at least.
         """
         deepest, ways = self.prepared.deepest, self.prepared.ways
         if deepest is not None:
             self._look_at = deepest + deepest // SPARE_SHARE + SPARE_TOKENS
             return
-        way = self.prepared.shortest if way is None else way
+        way = self.prepared.length if way is None else way
         if ways is not None and self._place is not None:
             spare = left - way - way // SPARE_SHARE - SPARE_TOKENS
             self._look_at = left - max(spare // (1 + 2 * ways.longest_step), 0)

@@ -149,9 +149,10 @@ class RuleAutomata:
         return found
 
     def _find_costs(self) -> dict[str, Cost]:
-        """Find the least cost of each rule: from above, until nothing gets less."""
+        """Find the least cost of each rule: from above, until nothing gets less. What a rule uses comes before it, so
+        that rules which do not use themselves are looked at once."""
         costs: dict[str, Cost] = dict.fromkeys(self.grammar.rules, NEVER)
-        pending = dict.fromkeys(self.grammar.rules)
+        pending = dict.fromkeys(self._from_below())
         while pending:
             name = next(iter(pending))
             del pending[name]
@@ -161,6 +162,21 @@ class RuleAutomata:
                 costs[name] = cost
                 pending.update(dict.fromkeys(self._users[name]))
         return costs
+
+    def _from_below(self) -> list[str]:
+        """Return the rules in an order in which those that a rule uses come before it, unless they use it too."""
+        order: list[str] = []
+        met: set[str] = set()
+        stack = [(name, False) for name in self.grammar.rules]
+        while stack:
+            name, done = stack.pop()
+            if done:
+                order.append(name)
+            elif name not in met:
+                met.add(name)
+                stack.append((name, True))
+                stack += [(used, False) for used in sorted(self._uses(self.grammar.rules[name])) if used not in met]
+        return order
 
     def _cost(self, node: PatternNode, costs: dict[str, Cost], known: dict[PatternNode, Cost]) -> Cost:
         fixed = isinstance(node, Chars) or not self._uses(node)

@@ -12,7 +12,7 @@ is left open, like the order of repeated keys, the engine's matcher decides.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from decimal import Decimal
 from functools import lru_cache, reduce
 from typing import Any
@@ -64,6 +64,7 @@ class _StyledRules(SchemaVisitor[[], PatternNode]):
         super().__init__(schema)
         self.rules, self.name = rules, name
         self.comma, self.colon = literal(comma), literal(colon)
+        self._objects: dict[Hashable, PatternNode] = {}  # equal objects are one node, which is looked at once
 
     def whole(self) -> PatternNode:
         root = self.visit(self.schema.root)
@@ -135,14 +136,34 @@ class _StyledRules(SchemaVisitor[[], PatternNode]):
         return self._enclosed("[", whole if node.least else repeated(whole, 0, 1), "]")
 
     def visit_object(self, node: ObjectSchema) -> PatternNode:
-        named = [(name, member) for name, member in node.properties.items() if member is not IMPOSSIBLE]
-        named += [(name, self._unnamed(node, name)) for name in node.required if name not in node.properties]
-        members = [(self._member(_quoted_text(name), member), name in node.required) for name, member in named]
-        if not set(node.required) <= {name for name, _ in named}:
+        named = {name: member for name, member in node.properties.items() if member is not IMPOSSIBLE}
+        named |= {name: self._unnamed(node, name) for name in node.required if name not in node.properties}
+        if not set(node.required) <= named.keys():
             return NOTHING
-        extra = self._extra(node)
-        least = max(node.least - len(node.required), 0)
-        most = None if node.most is None else node.most - len(node.required)
+        members = {name: self.visit(member) for name, member in named.items()}
+        patterns = {pattern: self.visit(member) for pattern, member in node.patterns.items()}
+        others = NOTHING if node.others is IMPOSSIBLE else self.visit(node.others)
+        taken = tuple(dict.fromkeys([*node.properties, *node.required]))
+        limits = node.required, node.least, node.most
+        key = (tuple(members.items()), tuple(patterns.items()), others, taken, *limits)
+        if key not in self._objects:
+            listed = [
+                (self._member(_quoted_text(name), member), name in node.required) for name, member in members.items()
+            ]
+            extra = self._extra(taken, patterns, others)
+            self._objects[key] = self._object(listed, extra, *limits)
+        return self._objects[key]
+
+    def _object(
+        self,
+        members: list[tuple[PatternNode, bool]],
+        extra: PatternNode,
+        required: tuple[str, ...],
+        least: int,
+        most: int | None,
+    ) -> PatternNode:
+        least = max(least - len(required), 0)
+        most = None if most is None else most - len(required)
         if most is not None and most < least:
             return NOTHING
         return self._enclosed("{", self._listed(members, extra, least, most), "}")
@@ -154,23 +175,21 @@ class _StyledRules(SchemaVisitor[[], PatternNode]):
         fits = (member for pattern, member in node.patterns.items() if accepts(parse_spelled(pattern), name))
         return next(fits, node.others)
 
-    def _extra(self, node: ObjectSchema) -> PatternNode:
-        """Return the node of a member whose key has no property."""
-        taken = [*dict.fromkeys([*node.properties, *node.required])]
+    def _extra(self, taken: Sequence[str], patterns: dict[str, PatternNode], others: PatternNode) -> PatternNode:
+        """Return the node of a member whose key is none of `taken`."""
         options = []
-        for pattern, member in node.patterns.items():
+        for pattern, member in patterns.items():
             among = [name for name in taken if _is_in(pattern, name)]
             options.append(self._member(_without(quoted_pattern(pattern), among), member))
-        if node.others is not IMPOSSIBLE:
+        if others != NOTHING:
             keys = _without(_any_string(), taken)
-            for pattern in node.patterns:
+            for pattern in patterns:
                 keys = both(keys, complement(quoted_pattern(pattern)))
-            options.append(self._member(keys, node.others))
+            options.append(self._member(keys, others))
         return either(options)
 
-    def _member(self, key: PatternNode, value: SchemaNode) -> PatternNode:
-        node = self.visit(value)
-        return NOTHING if NOTHING in (key, node) else Concat((_QUOTE, key, _QUOTE, self.colon, node))
+    def _member(self, key: PatternNode, value: PatternNode) -> PatternNode:
+        return NOTHING if NOTHING in (key, value) else Concat((_QUOTE, key, _QUOTE, self.colon, value))
 
     def _listed(
         self, members: Sequence[tuple[PatternNode, bool]], extra: PatternNode, least: int, most: int | None
