@@ -2,6 +2,7 @@
 
     python benchmarks/constrained.py                      speed: constrained against free, time to first token
     python benchmarks/constrained.py masks [tokenizer.json]   mask time at this vocabulary, and at another's
+    python benchmarks/constrained.py prepare ROWS.jsonl ...   CPU time of preparing each row's schema or pattern
     python benchmarks/constrained.py records [count]      records of a nested Pydantic type from real text
 
 Free and constrained runs generate from the same prompts in one process, alternating, and are compared by tokens a
@@ -238,6 +239,24 @@ def _example() -> dict[str, Any]:
     }
 
 
+def prepare(runtime: sgl.Runtime, path: str) -> None:
+    """CPU time of preparing each constraint of a file of rows with a `schema` or a `pattern`."""
+    grammars = runtime.engine.grammars
+    grammars.prepare(sgl.json_schema({"type": "integer"}))  # the engine's tables are built
+    times, refused = [], 0
+    for row in map(json.loads, Path(path).read_text().splitlines()):
+        start = time.process_time()
+        try:
+            grammars.prepare(sgl.json_schema(row["schema"]) if "schema" in row else sgl.regex(row["pattern"]))
+        except sgl.ConstraintError:
+            refused += 1
+        times.append((time.process_time() - start) * 1e3)
+    print(
+        f"{Path(path).name}: {len(times)} constraints, {refused} of them refused; CPU ms: median "
+        f"{statistics.median(times):.0f}, 95 % {np.percentile(times, 95):.0f}, most {max(times):.0f}"
+    )
+
+
 @sgl.function
 def extract(s: sgl.ProgramState, problem: str) -> None:
     s += sgl.user(
@@ -279,6 +298,9 @@ def main() -> None:
             rust = Rust.from_file(path)
             ends = tuple(i for t, i in rust.get_vocab().items() if t in ("<|endoftext|>", "<|im_end|>"))
             masks(Tokenizer(rust, bos_id=None, eos_ids=ends, add_bos=False, vocab_size=None), 151_936, Path(path).name)
+    elif what == "prepare":
+        for path in sys.argv[2:]:
+            prepare(runtime, path)
     else:
         records(runtime, int(sys.argv[2]) if len(sys.argv) > 2 else 200)
 
