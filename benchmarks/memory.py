@@ -3,14 +3,17 @@
     python benchmarks/memory.py [--batches 50] [--rows 1000]
 
 Each batch has rows with a free text, a choice that is scored, a fork, and a constrained text, of constraints a quarter
-of which no batch before it had; and a journal. So the large caches are full after the third batch, and RSS levels off.
+of which no batch before it had; and a journal. The KV pool and the caches are full after the third batch: what grows
+from there on is a leak. `trimmed` is RSS after glibc has given back what is free (`malloc_trim`).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,12 @@ import sgl
 def resident_bytes() -> int:
     """The memory of this process that is in RAM."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def trim() -> None:
+    """Let glibc give back what is free, so that RSS is what is held, not what was held at most."""
+    if sys.platform.startswith("linux"):
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
 
 
 @sgl.function
@@ -48,8 +57,8 @@ def row(s: Any, number: int, batch: int) -> None:
 
 
 def measure(batches: int, rows: int, runtime: Any = None) -> list[int]:
-    """RSS in bytes after each batch."""
-    made = sgl.Runtime.toy(max_total_tokens=100_000) if runtime is None else runtime
+    """RSS in bytes after each batch, trimmed."""
+    made = sgl.Runtime.toy(max_total_tokens=40_000) if runtime is None else runtime
     found = []
     for batch in range(batches):
         with tempfile.TemporaryDirectory() as folder:
@@ -62,10 +71,13 @@ def measure(batches: int, rows: int, runtime: Any = None) -> list[int]:
             assert len(states) == rows
             del states
         gc.collect()
+        untrimmed = resident_bytes()
+        trim()
         found.append(resident_bytes())
         memory = made.get_server_info().get("memory", {})
         held = ", ".join(f"{name} {entry['bytes'] >> 10:,}" for name, entry in memory.items())
-        print(f"batch {batch + 1:3}: {found[-1] / 2**20:8.1f} MiB resident; KiB held: {held}", flush=True)
+        sizes = f"{untrimmed / 2**20:6.1f} MiB resident, trimmed {found[-1] / 2**20:6.1f}"
+        print(f"batch {batch + 1:3}: {sizes}; KiB held: {held}", flush=True)
     if runtime is None:
         made.shutdown()
     return found

@@ -180,7 +180,7 @@ def regex(pattern: str) -> Constraint:
     return Regex(pattern)
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(256)
 def pattern_node(pattern: str) -> PatternNode:
     """Read a pattern. Raises `ConstraintError` if it is wrong or matches nothing."""
     from .pattern import PatternError, is_empty, parse_regex

@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 import sgl
 from sgl.backend.runtime import invariants
-from sgl.backend.runtime.grammar.sharing.mask_cache import MaskBudget
+from sgl.backend.runtime.grammar.sharing.mask_cache import CacheBudget
 
 from .backend.naive import rush
 from .watchdog import slowness
@@ -480,7 +480,7 @@ def faults(runtime: Any, rng: random.Random, share: float) -> Iterator[None]:
 
 def make(tight: bool) -> Any:
     runtime = sgl.Runtime.toy(max_total_tokens=POOL, chunked_prefill_size=64, max_running_requests=24)
-    runtime.engine.grammars.budget = MaskBudget(KNOWN_BYTES)
+    runtime.engine.grammars.budget = CacheBudget(KNOWN_BYTES)
     if tight:
         rush(runtime)
     return runtime

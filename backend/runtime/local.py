@@ -143,7 +143,7 @@ class LocalBackend:
                 "computed_tokens": engine.rows,
                 "preemptions": engine.scheduler.preemptions,
                 "programs": engine.programs,
-                "memory": {"kv": self._kv_memory(), **engine.grammars.memory()},
+                "memory": {"kv": self._kv_memory(), "words": self.tokenizer.words.held, **engine.grammars.memory()},
                 "options": self.options,
             }
 

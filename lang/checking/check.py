@@ -22,7 +22,7 @@ from ..types.conversion import parse, value_of_dtype
 from .dialect import SEARCH_SECONDS, brief, validator_for
 from .splitting import Slow, matches, splits
 
-MOST_COMPILED = 256
+MOST_COMPILED = 64
 """Compiled patterns, and validators, that are kept."""
 
 

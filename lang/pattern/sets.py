@@ -49,6 +49,11 @@ class Derivatives:
         self._parts: dict[PatternNode, list[Ranges]] = {}
         self._partitions: dict[frozenset[Ranges], list[Ranges]] = {}
 
+    @property
+    def size(self) -> int:
+        """About the bytes that they take, as measured."""
+        return 200 * len(self._steps) + 300 * len(self._nullable)
+
     def nullable(self, node: PatternNode) -> bool:
         """Whether the empty text is in the language."""
         known = self._nullable.get(node)

@@ -21,7 +21,7 @@ from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternError
 from ..text.tokenizer import Tokenizer
 from .closing.search import MOST_WORK, Closer
-from .closing.ways import MANY_WAYS, MOST_WAY_BYTES, KnownWays, rule_set
+from .closing.ways import MANY_WAYS, MOST_WAY_BYTES, WAYS_BYTES, KnownWays, rule_set
 from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
@@ -37,7 +37,7 @@ from .schema.keys import few_keys, open_keys
 from .schema.lower import Lowered, lower
 from .schema.nodes import LoweredSchema
 from .sharing.json_state_keys import SchemaKeys
-from .sharing.mask_cache import CachedGrammar, MaskBudget
+from .sharing.mask_cache import CacheBudget, CachedGrammar
 from .sharing.state_keys import PatternKeys, StateKeys, TextKeys
 from .vocabulary import Vocabulary
 
@@ -144,7 +144,7 @@ class Grammars:
             KEPT_CONSTRAINTS, CONSTRAINT_BYTES, lambda prepared: prepared.bytes
         )
         self._artefacts = ArtefactCache()
-        self.budget = MaskBudget()
+        self.budget, self._ways_budget = CacheBudget(), CacheBudget(WAYS_BYTES)
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
         """Compile a constraint, unless it is compiled. Raises `ConstraintError` that names `where` and the reason."""
@@ -158,10 +158,11 @@ class Grammars:
         return constraint in self._prepared
 
     def memory(self) -> dict[str, dict[str, int | None]]:
-        """The bytes held by compiled constraints, by their masks and by what child processes compiled, with bounds."""
+        """The bytes held by compiled constraints, their masks and ways to close, and what child processes compiled."""
         return {
             "constraints": self._prepared.held,
             "masks": self.budget.held,
+            "ways": self._ways_budget.held,
             "compiled_grammars": self._artefacts.held,
         }
 
@@ -236,7 +237,7 @@ class Grammars:
             return None
         grammar = rule_set(constraint, documents)
         try:
-            return None if grammar is None else KnownWays(grammar, self.vocabulary)
+            return None if grammar is None else KnownWays(grammar, self.vocabulary, self._ways_budget)
         except PatternError:
             return None
 

@@ -80,9 +80,9 @@ class Tokenizer:
             and not any(token.lstrip or token.rstrip for token in self._control.ordinary)
             and pipeline.cuts_between_words(self.token_bytes)
         )
-        self._words = Words(lambda text: self._encode_chunk(text, False), self.token_bytes)
+        self.words = Words(lambda text: self._encode_chunk(text, False), self.token_bytes)
         self.chat_template: ChatTemplate | None = None
-        self._known_chunk = lru_cache(KEPT_CHUNKS)(lambda chunk: tuple(self._words.tokens(chunk)))
+        self._known_chunk = lru_cache(KEPT_CHUNKS)(lambda chunk: tuple(self.words.tokens(chunk)))
 
     def with_template(self, template: ChatTemplate | None) -> Tokenizer:
         """The tokenizer with a chat template of its own."""
@@ -231,7 +231,7 @@ class Tokenizer:
         if prefixed or not self._cuttable or not text:
             return self._encode_chunk(text, prefixed)
         if len(text) < 2 * CHUNK_CHARACTERS:
-            return self._words.tokens(text)
+            return self.words.tokens(text)
         ids: list[int] = []
         for chunk in _chunks(text):
             ids += self._known_chunk(chunk)

@@ -15,8 +15,10 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import chain
 
-KEPT_WORDS = 32768
-"""Words whose tokens are kept: some megabytes."""
+WORDS_BYTES = 8 << 20
+"""What the kept words and their tokens may take; when that is full, all is forgotten."""
+_WORD_BYTES = 250
+"""Of a word beside its characters and tokens: the dictionary's entry, a string, a tuple."""
 LONGEST_WORD_CHARACTERS = 64
 """Longer words are not kept."""
 WORDS_A_NEW_ONE = 4
@@ -31,6 +33,12 @@ class Words:
         self._encode, self._token_bytes = encode, token_bytes
         # Keys are words without the space before them; a text's first word has a space more instead.
         self._known: dict[str, tuple[int, ...]] = {}
+        self._held = 0
+
+    @property
+    def held(self) -> dict[str, int | None]:
+        """How many words are kept, about their bytes, and the bound."""
+        return {"entries": len(self._known), "bytes": self._held, "most_bytes": WORDS_BYTES}
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of `text`; raises what `encode` raises."""
@@ -50,9 +58,12 @@ class Words:
     def _keep(self, word: str, ids: Sequence[int]) -> tuple[int, ...]:
         tokens = tuple(ids)
         if len(word) <= LONGEST_WORD_CHARACTERS:
-            if len(self._known) >= KEPT_WORDS:
+            size = _WORD_BYTES + 2 * len(word) + 8 * len(tokens)
+            if self._held + size > WORDS_BYTES:
                 self._known.clear()
+                self._held = 0
             self._known[word] = tokens
+            self._held += size  # a word that two threads add at once counts twice
         return tokens
 
     def _learn(self, text: str, words: list[str], ids: list[int]) -> None:

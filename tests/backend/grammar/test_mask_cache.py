@@ -25,7 +25,7 @@ from sgl.backend.runtime.grammar.compile import Grammars
 from sgl.backend.runtime.grammar.engines.llguidance import LLGuidanceMatcher
 from sgl.backend.runtime.grammar.protocol import has, mask_words
 from sgl.backend.runtime.grammar.sharing.json_state_keys import MOST_OPEN_CONTAINERS
-from sgl.backend.runtime.grammar.sharing.mask_cache import CachedGrammar, CachedMatcher, MaskBudget, masks
+from sgl.backend.runtime.grammar.sharing.mask_cache import CacheBudget, CachedGrammar, CachedMatcher, masks
 from sgl.backend.runtime.grammar.sharing.state_keys import LONGEST_TEXT_BYTES, MOST_NODES, PatternKeys, TextKey
 from sgl.backend.runtime.job.rule import Rule, fill_all
 from sgl.backend.runtime.model.toy import toy_tokenizer
@@ -206,7 +206,7 @@ def follow(compiled: CachedGrammar, text: str) -> CachedMatcher:
 
 def fresh(constraint: Constraint, limit: int = 1 << 20) -> CachedGrammar:
     kept = cached_grammar(constraint)
-    return CachedGrammar(kept.inner, kept._keys, MaskBudget(limit))
+    return CachedGrammar(kept.inner, kept._keys, CacheBudget(limit))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from ..rules.nodes import RuleSet
 from ..rules.recogniser import Recogniser
 from ..rules.schema_rules import schema_rules
 from ..schema.nodes import LoweredSchema
+from ..sharing.mask_cache import CacheBudget
 from ..vocabulary import Vocabulary
 from .deepest import deepest
 
@@ -37,6 +38,8 @@ LONGEST_WORD_BYTES = 32
 """Of a token that is tried in the spelling of a way."""
 MOST_WAY_BYTES = 20_000
 """A longer way is never spelled: no budget holds it."""
+WAYS_BYTES = 64 << 20
+"""What is kept of texts that were met, of all constraints of a runtime; when that is full, all is forgotten."""
 
 
 def rule_set(constraint: Constraint, documents: dict[JsonSchema, LoweredSchema]) -> RuleSet | None:
@@ -72,15 +75,45 @@ def _node(
 class KnownWays:
     """The ways to close the texts of one constraint. Thread-safe.
 
+    `budget`: counts what is kept of the texts that were met, of all constraints of a runtime (None: of this one alone).
+    `held`: the bytes of that here, beyond what an unused constraint takes.
     `longest_step`: the bytes that one character may add to the way at most, within one rule.
     Raises `PatternError` for rules that are too deep or have no text.
     """
 
-    def __init__(self, grammar: RuleSet, vocabulary: Vocabulary) -> None:
+    def __init__(self, grammar: RuleSet, vocabulary: Vocabulary, budget: CacheBudget | None = None) -> None:
         self.vocabulary = vocabulary
         self.automata = RuleAutomata(grammar)
-        self._start = Recogniser(self.automata)
+        self._budget = CacheBudget(WAYS_BYTES) if budget is None else budget
         self._lock = threading.Lock()
+        self._empty()
+        self._budget.add(self)
+
+    def _empty(self) -> None:
+        self.automata.forget()
+        self._start = Recogniser(self.automata)
+        self._unused, self._taken = self.automata.size, self.automata.taken
+        self.held, self._full = 0, False
+
+    def forget(self) -> None:
+        """Drop what is kept of texts; where it is in use now, when that use ends."""
+        self._full = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._empty()
+            finally:
+                self._lock.release()
+
+    def _count(self) -> None:
+        """Count what was made since the last time. Called with the lock held, at the end of a use."""
+        if self.automata.taken == self._taken and not self._full:
+            return
+        self._taken = self.automata.taken
+        more = self.automata.size - self._unused - self.held
+        if more > 0 and not self._full:
+            self._budget.hold(self, more)
+        if more < 0 or self._full:  # the automata were full, or the budget is
+            self._empty()
 
     def start(self) -> Recogniser:
         """Return the place before any text."""
@@ -89,14 +122,16 @@ class KnownWays:
     @cached_property
     def deepest(self) -> int | None:
         """The most tokens that any text needs to its end, if known."""
-        return deepest(self.automata, self.vocabulary.by_bytes) if self.vocabulary.spells_all else None
+        with self._lock:
+            return deepest(self.automata, self.vocabulary.by_bytes) if self.vocabulary.spells_all else None
 
     @cached_property
     def longest_step(self) -> int:
         """The bytes that one character may add to the way to the end at most, within one rule."""
         known: dict[PatternNode, float] = {}
         try:
-            steps = [_longest_step(node, self.automata, known) for node in self.automata.grammar.rules.values()]
+            with self._lock:
+                steps = [_longest_step(node, self.automata, known) for node in self.automata.grammar.rules.values()]
         except RecursionError:
             return MOST_WAY_BYTES
         return int(max(steps) // BYTE_COST)
@@ -104,7 +139,9 @@ class KnownWays:
     def follow(self, place: Recogniser, tokens: Sequence[int]) -> bool:
         """Take tokens. False, and nothing changes, if the rules do not go on so."""
         with self._lock:
-            return place.feed_bytes(b"".join([self.vocabulary.bytes[token] for token in tokens]))
+            taken = place.feed_bytes(b"".join([self.vocabulary.bytes[token] for token in tokens]))
+            self._count()
+            return taken
 
     def bytes_left(self, place: Recogniser) -> int:
         """Return the bytes of a least text that completes the text so far."""
@@ -132,6 +169,7 @@ class KnownWays:
                     best = found
                     if len(best) <= max(limit, 1):
                         break
+            self._count()
             return best
 
     def _confirmed(self, matcher: Matcher, data: bytes, refused: list[bytes]) -> list[int] | None:

@@ -30,7 +30,7 @@ MAX_ITEMS_IN_ROW, STEP_MAX_ITEMS = 20_000, 200_000
 """Over llguidance's defaults (2,000 and 50,000), which an enum of 2,000 values can meet."""
 LEXER_FUEL = 5_000_000
 """For one mask; 0.1 s of work. The default (200,000) is too little for a lookahead beside a count."""
-SPELLED_TEXTS, SPELLED_BYTES = 16_384, 256
+SPELLED_TEXTS, SPELLED_BYTES = 1_024, 256
 """Forced texts whose tokens are kept, and how long such a text may be."""
 MOST_THREADS = 8
 STEM_MATCHERS = 4

@@ -20,8 +20,10 @@ from .....lang.pattern.nodes import EMPTY, NOTHING, children, no_deeper
 from .derived import BY_LENGTH, BYTE_COST, NEVER, Cost, DerivedCosts, representative
 from .nodes import RuleRef, RuleSet
 
-MOST_STATES, MOST_STEPS = 20_000, 4_000
-"""States of a grammar that are kept, and characters whose steps a state keeps."""
+MOST_BYTES, MOST_STEPS = 16 << 20, 4_000
+"""What is kept of one grammar, by the estimate of `RuleAutomata.size`, and characters whose steps a state keeps."""
+_STATE_BYTES, _REST_BYTES, _STEP_BYTES, _NODE_BYTES = 700, 250, 70, 600
+"""Measured: a state, a rest, a step from one state to another, and a derivative with its cost."""
 _NO_RULES = frozenset[str]()
 
 
@@ -66,6 +68,11 @@ class RuleState:
         except KeyError:
             return self._automata.step(self, code, self._steps)
 
+    def forget(self) -> None:
+        """Drop the states that follow."""
+        self._steps.clear()
+        self._gotos.clear()
+
     def goto(self, rule: str) -> RuleState:
         """Return the state after a rule that may come here."""
         found = self._gotos.get(rule)
@@ -92,6 +99,7 @@ class RuleAutomata:
         self._states: dict[tuple[str, frozenset[Rest], bool], RuleState] = {}
         self._starts: dict[str, RuleState] = {}
         self._used: dict[PatternNode, frozenset[str]] = {}
+        self.taken = 0  # steps that states keep, at most
         self._users: dict[str, list[str]] = {name: [] for name in grammar.rules}
         for name, right in grammar.rules.items():
             for used in sorted(self._uses(right)):
@@ -104,6 +112,21 @@ class RuleAutomata:
         self.end.heads, self.end.ends = (), True
         if self.costs[grammar.root] == NEVER:
             raise PatternError("the grammar has no finite text", None, "give a rule an alternative without recursion")
+
+    @property
+    def size(self) -> int:
+        """About the bytes of what was made while texts were read."""
+        made = len(self._states) * _STATE_BYTES + len(self._rests) * _REST_BYTES + self.taken * _STEP_BYTES
+        return made + len(self._derivatives) * _NODE_BYTES + self.regular.size
+
+    def forget(self) -> None:
+        """Drop what was made while texts were read. States in use stay in use; others are made again."""
+        for state in self._states.values():  # a state that is in use would hold all that were reached from it
+            state.forget()
+        self._states, self._rests, self._starts = {}, {}, {}
+        self._derivatives, self._sums, self._least, self._nullable = {}, {}, {}, {}
+        self.taken = 0
+        self.regular.forget()
 
     # -- what is known of the rules
     def _uses(self, node: PatternNode) -> frozenset[str]:
@@ -279,8 +302,8 @@ class RuleAutomata:
         key = rule, frozenset(heads), ends
         found = self._states.get(key)
         if found is None:
-            if len(self._states) > MOST_STATES:  # what is in use stays in use, and is made again for others
-                self._states, self._rests, self._starts = {}, {}, {}
+            if self.size > MOST_BYTES:
+                self.forget()
             found = self._states[key] = RuleState(self, *key)
         return found
 
@@ -310,6 +333,7 @@ class RuleAutomata:
                     after.append(self.rest(self._derivatives.setdefault(following, following), tail))
         if len(known) > MOST_STEPS:
             known.clear()
+        self.taken += 1
         found = known[code] = self.state(state.rule, after)
         return found
 

@@ -21,6 +21,8 @@ BYTE_COST = 1 << 32
 NEVER = float("inf")
 MOST_DERIVATIVES = 2_000
 """Derivatives that are explored for one least text."""
+_COST_BYTES = 300
+"""Measured: a node with its cost."""
 BY_LENGTH: tuple[Ranges, ...] = (((0, 0x7F),), ((0x80, 0x7FF),), ((0x800, 0xFFFF),), ((0x10000, 0x10FFFF),))
 """The characters of one to four bytes."""
 _ALL_DIGITS: Ranges = ((0x30, 0x39),)
@@ -33,6 +35,19 @@ class DerivedCosts:
         self.told = True
         self._walk = Derivatives()
         self._known: dict[PatternNode, tuple[Cost, int | None, PatternNode]] = {}
+        self._lasting = 0
+
+    @property
+    def size(self) -> int:
+        """About the bytes of what is kept."""
+        return self._walk.size + (len(self._known) - self._lasting) * _COST_BYTES
+
+    def forget(self) -> None:
+        """Drop what is kept, but for exact costs that would not be found again (`told` is False)."""
+        self._walk = Derivatives()
+        kept = {} if self.told else self._known
+        lasting = {node: one for node, one in kept.items() if one[1] is not None or one[0] == NEVER}
+        self._known, self._lasting = lasting, len(lasting)
 
     def is_end(self, node: PatternNode) -> bool:
         if isinstance(node, MultipleOf):

@@ -35,7 +35,7 @@ from .write import SchemaWriter
 NO_EFFECT = {"then": "if", "else": "if", "minContains": "contains", "maxContains": "contains"}
 """Keywords that say nothing without another one."""
 OPEN_NOTE = "a key that repeats is found by the check"
-MOST_KEPT_SCHEMAS = 256
+MOST_KEPT_SCHEMAS = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Sequence
+from typing import Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -23,16 +24,24 @@ from .state_keys import StateKeys
 
 CACHE_BYTES = 128 << 20
 """What the caches of a runtime may hold together; when that is full, all is forgotten."""
-_STEP_BYTES, _STATE_BYTES = 150, 800
-"""Of a cached step from one state to another, and of a state without its masks."""
+_STEP_BYTES, _STATE_BYTES, _SPELLED_BYTES = 150, 800, 300
+"""Of a cached step from one state to another, of a state without its masks, and of one more spelling in it."""
 
 
-class MaskBudget:
-    """The bytes that the mask caches of one runtime hold."""
+class Forgetful(Protocol):
+    """A cache that counts the bytes that it holds, in `held`, and can be emptied, by any thread."""
+
+    held: int
+
+    def forget(self) -> None: ...
+
+
+class CacheBudget:
+    """The bytes that the caches of one kind hold together in a runtime."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit, self._held = limit_bytes, 0
-        self._grammars: WeakSet[CachedGrammar] = WeakSet()
+        self._caches: WeakSet[Forgetful] = WeakSet()
         self._lock = threading.Lock()
 
     @property
@@ -41,24 +50,24 @@ class MaskBudget:
         with self._lock:
             return {"bytes": self._sum(), "most_bytes": self._limit}
 
-    def add(self, grammar: CachedGrammar) -> None:
+    def add(self, cache: Forgetful) -> None:
         with self._lock:
-            self._grammars.add(grammar)
+            self._caches.add(cache)
 
-    def hold(self, grammar: CachedGrammar, size: int) -> None:
-        """Count `size` more bytes of a grammar; empty all caches if that is too much."""
-        grammar.held += size  # a few that two threads add at once may be lost
+    def hold(self, cache: Forgetful, size: int) -> None:
+        """Count `size` more bytes of a cache; empty all caches if that is too much."""
+        cache.held += size  # a few that two threads add at once may be lost
         self._held += size
         if self._held > self._limit:
             with self._lock:
-                self._held = self._sum()  # grammars that are gone hold nothing
+                self._held = self._sum()  # caches that are gone hold nothing
                 if self._held > self._limit:
                     self._held = 0
-                    for one in self._grammars:
+                    for one in self._caches:
                         one.forget()
 
     def _sum(self) -> int:
-        return sum(grammar.held for grammar in self._grammars)
+        return sum(cache.held for cache in self._caches)
 
 
 class CachedMask:
@@ -96,7 +105,7 @@ class CachedState:
 class CachedGrammar:
     """A `CompiledGrammar` of llguidance, with its cache."""
 
-    def __init__(self, compiled: LLGuidanceGrammar, keys: StateKeys, budget: MaskBudget) -> None:
+    def __init__(self, compiled: LLGuidanceGrammar, keys: StateKeys, budget: CacheBudget) -> None:
         self.inner, self.engine = compiled, compiled.engine
         self.budget, self.held = budget, 0
         self._keys = keys
@@ -255,6 +264,8 @@ class CachedMatcher:
         found = state.spelled.get(spelled)
         if found is None:
             found = state.spelled.setdefault(spelled, CachedMask())
+            if state.key is not None:
+                self.compiled.budget.hold(self.compiled, _SPELLED_BYTES)
         return found
 
 
