@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from types import FrameType
+
+from ..backend.contain import is_interruption, message_of
 
 _PACKAGE = __name__.rpartition(".interpreter")[0]
 _ROOMS = tuple(f"{_PACKAGE}.{room}" for room in ("interpreter", "lang", "backend"))
@@ -47,7 +48,10 @@ def _spelled(frame: FrameType, line: int) -> str:
 
 def note(error: BaseException, text: str) -> None:
     """Add a note to an error (Python 3.11 and later), once, unless its message says the same already."""
-    with suppress(Exception):  # a user's exception may take no notes, or have no message
+    try:
         notes = getattr(error, "__notes__", ())
-        if hasattr(error, "add_note") and text not in notes and text not in str(error):
+        if hasattr(error, "add_note") and text not in notes and text not in message_of(error):
             error.add_note(text)
+    except BaseException as inner:  # a user's exception may take no notes
+        if is_interruption(inner):
+            raise

@@ -334,6 +334,8 @@ _drives: weakref.WeakSet[Drive] = weakref.WeakSet()
 
 @atexit.register
 def _end_drives() -> None:
+    if _forked:  # whoever held a lock, and the threads to wait for, stayed in the parent
+        return
     for drive in list(_drives):
         drive.end()
 

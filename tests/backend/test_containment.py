@@ -264,3 +264,59 @@ def test_a_body_that_recurses_to_the_limit_harms_no_one_else(runtime: Runtime) -
             ended.append(error)
     assert 4 in ended and isinstance(ended[-1], RecursionError)
     works(runtime)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
+class Unspoken(type(sgl.token_length_normalized)):  # type: ignore[misc]
+    def __call__(self, **given: Any) -> Any:
+        raise Unspeakable
+
+
+def test_an_error_whose_message_raises_is_its_own_programs() -> None:
+    runtime = sgl.Runtime.toy()
+
+    @sgl.function
+    async def program(s: Any) -> None:
+        s += "x" + sgl.select("a", ["yes", "no"], choices_method=Unspoken())
+
+    for state in program.run_batch([{}] * 3, on_error="keep", backend=runtime):
+        with pytest.raises(Unspeakable):
+            state["a"]
+
+    async def alone() -> None:
+        (await program.arun(backend=runtime))["a"]
+
+    with pytest.raises(Unspeakable):
+        asyncio.run(alone())
+    assert runtime.generate("x", {"max_new_tokens": 3})["text"]
+
+
+FORKED_BUSY = """
+import os, sys, threading, time
+import sgl
+from sgl.backend.runtime import drive
+runtime = sgl.Runtime.toy()
+@sgl.function
+def program(s):
+    s += "x" + sgl.gen("a", max_tokens=4000, n=200, ignore_eos=True)
+state = program.run(backend=runtime)
+threading.Thread(target=lambda: state["a"], daemon=True).start()
+time.sleep(0.3)
+drive.LAST_STEP_SECONDS = 1000  # an end that waits for the parent's step would not come
+child = os.fork()
+if child == 0:
+    sys.exit(4)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(code, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
+def test_a_forked_child_ends_at_once_while_the_parent_computes() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED_BUSY], timeout=120, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr

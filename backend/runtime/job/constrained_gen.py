@@ -88,7 +88,7 @@ class ConstrainedGenJob(GenJob):
         """
         if not self.partial and not self._may_fit():
             raise ConstraintError(
-                f"{self.where}: no text of this constraint fits: the shortest one has {self.prepared.shortest} "
+                f"{self.where}: no text of this constraint fits: the shortest one known has {self.prepared.shortest} "
                 f"tokens, and max_tokens= and the context leave {self.budget}; raise max_tokens= (or the context)"
             )
         self._extend_forced()

@@ -247,3 +247,12 @@ def test_rusts_dialect(pattern, engine):
 def test_what_rust_does_not_read_whole(pattern):
     with pytest.raises(PatternError):
         RustReader(pattern).read()
+
+
+@pytest.mark.parametrize(
+    "source", ['start: "a"\nstart: "b"', 'start: X\nX: "a"\nX: "b"', '%import common.INT\nstart: INT\nINT: "x"']
+)
+def test_a_name_that_is_defined_twice_is_refused(source, runtime):
+    assert not explain(lark(source)).ok
+    with pytest.raises(ConstraintError):
+        runtime.accepts(lark(source), "a")

@@ -32,7 +32,7 @@ MOST_WAYS = 24
 """Completions that are tried of one text: the least one is refused only where the engine allows less than the rules."""
 SHORTER_WAYS = 6
 """Completions that are spelled in tokens to find one with fewer tokens: fewer bytes are not always fewer tokens."""
-MANY_WAYS = 500
+MANY_WAYS = 64
 """Completions that are spelled before a budget is said to hold no text."""
 LONGEST_WORD_BYTES = 32
 """Of a token that is tried in the spelling of a way."""

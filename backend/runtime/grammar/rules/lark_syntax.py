@@ -95,7 +95,7 @@ class LarkSyntax:
                     self.need("]")
                     break
         self.need(":")
-        self.defined[own] = LarkDefinition(self._choices(), attributes)
+        self._define(own, LarkDefinition(self._choices(), attributes))
 
     def _import(self) -> None:
         path = self.need("name").text
@@ -114,7 +114,12 @@ class LarkSyntax:
             if path not in COMMON:
                 raise UnreadLark(f"{path} is not known")
             self.imported[name] = path
-            self.defined[name] = LarkDefinition(("none",))
+            self._define(name, LarkDefinition(("none",)))
+
+    def _define(self, name: str, definition: LarkDefinition) -> None:
+        if name in self.defined:
+            raise UnreadLark(f"{name} is defined twice")  # llguidance says what that means: it refuses it
+        self.defined[name] = definition
 
     def _choices(self) -> Tree:
         self.depth += 1
