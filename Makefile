@@ -86,7 +86,8 @@ model: $(READY)
 	$(BIN)/sgl models pull smollm2-135m
 
 # The tested set of versions is pinned in constraints.txt.
-$(READY): pyproject.toml constraints.txt
+# The kernels are built by the installation.
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard backend/runtime/model/cpu/native/*)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -c constraints.txt -e ".[dev]"
 	touch $(READY)

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOMS = ("lang", "interpreter", "backend")
+NATIVE = "backend/runtime/model/cpu/native"
+HEADERS = ("blocks.h", "kernels.inc", "plan.h", "simd_avx2.h", "simd_avx512.h", "simd_portable.h", "threads.h")
+KERNELS = Extension(
+    "sgl.backend.runtime.model.cpu.kernels",
+    sources=[f"{NATIVE}/native.cpp"],
+    depends=[f"{NATIVE}/{file}" for file in HEADERS],
+    # No contraction of products and sums beyond what the kernels ask for: a result has the same bits in every tile.
+    extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread"],
+    extra_link_args=["-pthread"],
+    optional=True,  # without a compiler torch computes
+)
+
+
+class BuildKernels(build_ext):
+    """Build the kernels as a plain shared library: `ctypes` loads it, and no Python imports it as a module."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return fullname.replace(".", "/") + ".shared"
 
 
 class BuildPy(build_py):
@@ -18,4 +37,4 @@ class BuildPy(build_py):
 
 if __name__ == "__main__":
     packages = ["sgl", *(f"sgl.{name}" for name in find_packages(include=[f"{room}*" for room in ROOMS]))]
-    setup(packages=packages, cmdclass={"build_py": BuildPy})
+    setup(packages=packages, ext_modules=[KERNELS], cmdclass={"build_py": BuildPy, "build_ext": BuildKernels})

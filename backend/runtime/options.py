@@ -40,7 +40,6 @@ _NOT_YET: dict[str, object] = {
     "speculative_num_steps": None,
     "speculative_eagle_topk": None,
     "speculative_num_draft_tokens": None,
-    "quantization": None,
     "kv_cache_dtype": "auto",
     "tp_size": 1,
 }

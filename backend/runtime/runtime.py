@@ -75,6 +75,8 @@ class Runtime(LocalBackend):
             memory of the card.
         disable_cuda_graph: Launch every step kernel by kernel. Default False.
         disable_overlap_schedule: Do not prepare the next step while one runs on the GPU. Default False.
+        quantization: On the CPU, the weights' format: "q4" or "q8" (blocks of 32 weights with 4 or 8 bits each), None
+            (default): floats in `dtype`; or "auto": a GGUF file's own blocks if `dtype` is "auto", else floats.
         others: Options of later versions (`NotYet`) and misspelt ones (`OptionError`).
 
     Raises:
@@ -111,6 +113,7 @@ class Runtime(LocalBackend):
         cuda_graph_max_bs: int | None = None,
         disable_cuda_graph: bool = False,
         disable_overlap_schedule: bool = False,
+        quantization: str | None = None,
         **others: Any,
     ) -> None:
         show_log(log_level)
@@ -120,7 +123,12 @@ class Runtime(LocalBackend):
         from .model.load.build import build  # imports torch
 
         model, tokenizer, template, name = build(
-            model_path, device=device, dtype=dtype, load_format=load_format, attention=attention_backend
+            model_path,
+            device=device,
+            dtype=dtype,
+            load_format=load_format,
+            attention=attention_backend,
+            quantization=quantization,
         )
         kind = getattr(model, "device_type", "cpu")
         context = context_of(context_length, model.context_length)

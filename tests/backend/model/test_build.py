@@ -128,14 +128,14 @@ def test_memory_that_runs_out_while_loading_is_a_typed_error(tmp_path, monkeypat
     monkeypatch.setattr(building, "_own", out_of_memory)
     monkeypatch.setattr(building, "free_memory", lambda device: 5 << 30)
     with pytest.raises(OutOfMemory, match=r"do not fit on cuda:3, of which 5\.0 GiB are free"):
-        building._model(found, "cuda:3", torch.float32, None, "auto")
+        building._model(found, "cuda:3", torch.float32, None, "auto", None)
 
 
 def test_weights_are_weighed_before_they_are_loaded(tmp_path, monkeypatch):
     found = load_any(save(tmp_path), "dummy", tmp_path)
     monkeypatch.setattr(building, "_own", lambda *args: pytest.fail("loaded all the same"))
     with pytest.raises(OutOfMemory, match="weights"):
-        building._model(found, "cuda", torch.float32, Card("cuda", "Small", (9, 0), 2000, 1000), "auto")
+        building._model(found, "cuda", torch.float32, Card("cuda", "Small", (9, 0), 2000, 1000), "auto", None)
 
 
 @pytest.mark.parametrize("capability", [(7, 0), (7, 5)])

@@ -18,6 +18,7 @@ from .....lang.errors import OptionError, OutOfMemory
 from ...device import Card, card_of, check_fits, free_memory, fused_obstacle, gib, resolve_device, resolve_dtype
 from ...options import check_attention
 from ...text.tokenizer import Tokenizer
+from ..cpu.choose import quantised_model, quantization_of
 from .checkpoint import Described
 from .fields import contained
 from .loader import Checkpoint, Foreign, load_any
@@ -36,10 +37,12 @@ def build(
     dtype: str | torch.dtype,
     load_format: str,
     attention: str = "auto",
+    quantization: str | None = None,
 ) -> tuple[Model, Tokenizer, ChatTemplate | None, str]:
     """Load a checkpoint onto a device; (model, tokenizer, its chat template or None, its name).
 
-    `attention` is the backend that was asked for: with "torch" a GPU runs no kernels but torch's.
+    `attention` is the backend that was asked for: with "torch" a device runs no kernels but torch's. `quantization` is
+    the format of the weights (see `cpu/choose.py`).
 
     Raises `OptionError`, `ModelLoadError`, and `OutOfMemory` when the weights do not fit on the device.
     """
@@ -49,8 +52,9 @@ def build(
         torch.cuda.empty_cache()  # what a runtime before this one gave back is free
     card = card_of(place)
     kind = resolve_dtype(dtype, card)
+    quantization = quantization_of(quantization, card is not None, None if str(dtype) == "auto" else kind, attention)
     found, tokenizer = _read(None if model_path is None else os.fspath(model_path), load_format)
-    model = _model(found, place, kind, card, attention)
+    model = _model(found, place, kind, card, attention, quantization)
     log.info("device %s, dtype %s", place, kind)
     return model, tokenizer, _template(found), _name(found.name if model_path is None else str(model_path))
 
@@ -70,7 +74,14 @@ def _read(asked: str | None, load_format: str) -> tuple[Checkpoint | Foreign, To
         raise OutOfMemory(f"{asked}: there is not enough memory to read the model's files") from error
 
 
-def _model(found: Checkpoint | Foreign, device: str, dtype: torch.dtype, card: Card | None, attention: str) -> Model:
+def _model(
+    found: Checkpoint | Foreign,
+    device: str,
+    dtype: torch.dtype,
+    card: Card | None,
+    attention: str,
+    quantization: str | None,
+) -> Model:
     """The model on its device; on a GPU, what loading used beside it is given back."""
     if card is not None and isinstance(found, Checkpoint):
         check_fits(found.config, dtype, card, found.name)
@@ -78,7 +89,8 @@ def _model(found: Checkpoint | Foreign, device: str, dtype: torch.dtype, card: C
         if isinstance(found, Foreign):
             model = _foreign(found, device, dtype, attention)
         else:
-            model = _own(found, device, dtype, card, attention)
+            quantised = None if card is not None else quantised_model(found, quantization, cache_folder())
+            model = _own(found, device, dtype, card, attention) if quantised is None else quantised
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             f"{found.name}: the weights do not fit on {device}, of which {gib(free_memory(device))} are free; use a "

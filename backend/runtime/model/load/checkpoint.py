@@ -6,7 +6,7 @@ Owns: the values every loader returns. Knows nothing of files or of how tensors 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -40,6 +40,10 @@ class Checkpoint(Described):
 
     config: ModelConfig
     tensors: Mapping[str, torch.Tensor]
+    gguf: Path | None = None
+    """The GGUF file that the tensors were made from, if they were."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """The format of each tensor in that file."""
 
     def weights(self, device: torch.device | str, dtype: torch.dtype) -> Weights:
         """Begin to bring the tensors to a device; a `with` block takes them in it (see `weights`)."""

@@ -28,7 +28,7 @@ from .shapes import check_tensors
 from .shards import ShardedTensors, read_header
 from .store import replace_file
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever what is written, or how GGUF files are understood, changes."""
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 def load_converted(path: Path, cache: Path) -> Checkpoint:
     """Read the checkpoint of a GGUF file from the cache, or convert it now (and cache it, if the disk allows)."""
     path = path.resolve()
-    entry = cache / "converted" / _key(path)
+    entry = cache / "converted" / entry_key(path)
     checkpoint = _read_entry(entry, path)
     if checkpoint is not None:
         return checkpoint
@@ -50,7 +50,8 @@ def load_converted(path: Path, cache: Path) -> Checkpoint:
     return checkpoint
 
 
-def _key(path: Path) -> str:
+def entry_key(path: Path) -> str:
+    """The name of a GGUF file's entry: it changes when the file does."""
     status = path.stat()
     identity = f"{FORMAT}|{path}|{status.st_size}|{status.st_mtime_ns}"
     return f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
@@ -77,6 +78,8 @@ def _convert(path: Path) -> Checkpoint:
         bos_id=config.bos_id,
         eos_ids=end_ids(tokenizer, config.eos_ids if eot is None else (*config.eos_ids, eot)),
         add_bos=config.bos_id is not None and adds_bos(file.metadata),
+        gguf=path,
+        formats=file.formats(),
     )
 
 
@@ -91,11 +94,12 @@ def _write_entry(entry: Path, checkpoint: Checkpoint) -> None:
     meta = {
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.config),
+        "formats": dict(checkpoint.formats),
         "chat_template": checkpoint.chat_template,
         "bos_id": checkpoint.bos_id,
         "eos_ids": checkpoint.eos_ids,
         "add_bos": checkpoint.add_bos,
-        "files": {file.name: _fingerprint(file) for file in (weights, tokenizer)},
+        "files": {file.name: fingerprint(file) for file in (weights, tokenizer)},
     }
     replace_file(entry / "meta.json", lambda temporary: temporary.write_text(json.dumps(meta), encoding="utf-8"))
 
@@ -106,8 +110,8 @@ def _read_entry(entry: Path, path: Path) -> Checkpoint | None:
         return None
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        for name, fingerprint in meta["files"].items():
-            if _fingerprint(entry / name) != fingerprint:
+        for name, expected in meta["files"].items():
+            if fingerprint(entry / name) != expected:
                 raise ValueError(f"{name} has changed since it was written")
         return Checkpoint(
             name=str(path),
@@ -118,6 +122,8 @@ def _read_entry(entry: Path, path: Path) -> Checkpoint | None:
             bos_id=meta["bos_id"],
             eos_ids=tuple(meta["eos_ids"]),
             add_bos=meta["add_bos"],
+            gguf=path,
+            formats=meta["formats"],
         )
     except Exception as error:  # any fault of a cache entry has one remedy: to make the entry again
         _log.warning("the cached conversion %s is not usable (%s); converting again", entry, error)
@@ -133,7 +139,7 @@ def _mapped(file: Path) -> Mapping[str, torch.Tensor]:
     return ShardedTensors(read_header(file))
 
 
-def _fingerprint(file: Path) -> list[int]:
+def fingerprint(file: Path) -> list[int]:
     """Return the size of a file and a checksum: of a whole small file, of samples spread evenly over a large one.
 
     Reading half a gigabyte would cost more than the rest of a start. The samples and the size find what happens to

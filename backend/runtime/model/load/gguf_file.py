@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 
 from .....lang.errors import ModelLoadError
+from ..cpu.gguf_blocks import READABLE, read_blocks
+from ..cpu.packed import BLOCK, Blocks
 from .fields import Fields, brief, first_line, without_overlap
 
 MAGIC = b"GGUF"
@@ -60,6 +63,25 @@ class GGUFFile:
         for raw in self._reader.tensors:
             name = self._hf_name(raw.name)
             yield name, self._permuted(name, self._dequantised(raw))
+
+    def formats(self) -> dict[str, str]:
+        """The format of each tensor by its HF name: "F16", "Q4_1", ..."""
+        return {self._hf_name(raw.name): raw.tensor_type.name for raw in self._reader.tensors}
+
+    def blocks(self) -> Mapping[str, Callable[[], Blocks]]:
+        """By HF name, the tensors that lie in blocks which the CPU kernels read; each is read when it is called."""
+        found: dict[str, Callable[[], Blocks]] = {}
+        for raw in self._reader.tensors:
+            name = self._hf_name(raw.name)
+            if raw.tensor_type.name in READABLE and len(raw.shape) == 2 and not int(raw.shape[0]) % BLOCK:
+                found[name] = partial(self._blocks, name, raw)
+        return found
+
+    def _blocks(self, name: str, raw: Any) -> Blocks:
+        depth, outputs = (int(size) for size in raw.shape)
+        blocks = read_blocks(raw.tensor_type.name, raw.data, outputs, depth)
+        order = self._permuted(name, torch.arange(outputs)[:, None])[:, 0].numpy()
+        return blocks if (order == np.arange(outputs)).all() else blocks.rows(order)
 
     def _hf_name(self, name: str) -> str:
         if len(name) > LONGEST_NAME:

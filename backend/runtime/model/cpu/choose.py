@@ -1,0 +1,106 @@
+"""Which weights a CPU computes with: those of the file in 4 or 8 bits, or float32 ones through torch.
+
+Owns: what `quantization=` means on the CPU. Knows nothing of kernels.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from .....lang.errors import NotYet, OptionError, suggest
+from ..load.checkpoint import Checkpoint
+from ..load.converted import entry_key
+from .gguf_blocks import READABLE
+from .native import MissingLibrary, library
+from .packed import Blocks
+from .packed_weights import PackedWeights, kept, pack
+from .quantised_llama import QuantisedLlama, kinds_of, obstacle
+
+log = logging.getLogger("sgl")
+QUANTIZATIONS = ("auto", "q4", "q8", None)
+_BITS = {"q4": 4, "q8": 8}
+
+
+def quantization_of(asked: str | None, on_gpu: bool, dtype: torch.dtype | None, attention: str) -> str | None:
+    """`quantization=` as it is meant beside the other options: "auto" gives way to a dtype or an attention backend.
+
+    Args:
+        asked: What the user wrote.
+        on_gpu: Whether the model goes to a GPU.
+        dtype: What the user wants floats to be; None for "auto".
+        attention: The attention backend that the user asked for.
+
+    Raises:
+        OptionError: It does not exist, or contradicts `dtype`.
+        NotYet: It needs a GPU's kernels.
+    """
+    if asked not in QUANTIZATIONS:
+        known = ", ".join(repr(name) for name in QUANTIZATIONS)
+        hint = suggest(str(asked), [name for name in QUANTIZATIONS if name])
+        raise OptionError(f"quantization must be one of {known}, got {asked!r}{hint}")
+    if asked in _BITS and on_gpu:
+        raise NotYet(f"Runtime(quantization={asked!r}) is for the CPU in this version of sgl; leave it out on a GPU")
+    if asked in _BITS and dtype not in (None, torch.float32):
+        raise OptionError(f"quantization={asked!r} and dtype={dtype} contradict each other; leave one of them out")
+    return None if asked == "auto" and (dtype is not None or attention != "auto") else asked
+
+
+def quantised_model(checkpoint: Checkpoint, quantization: str | None, cache: Path) -> QuantisedLlama | None:
+    """The model over weights in blocks; None where torch is to compute, which a log line explains.
+
+    Args:
+        checkpoint: A model of the family.
+        quantization: "auto": the file's own blocks, if it has such; "q4", "q8": blocks of 4 or 8 bits, the file's own
+            where they are no larger; None: float weights.
+        cache: The folder under which packed weights are kept.
+
+    """
+    if quantization is None or (quantization == "auto" and checkpoint.gguf is None):
+        return None
+    why = obstacle(checkpoint.config)
+    if why is None:
+        try:
+            library()
+        except MissingLibrary as error:
+            why = str(error)
+    if why is not None:
+        log.warning(
+            "%s: torch computes in float32, which is up to six times slower for one stream: %s", checkpoint.name, why
+        )
+        return None
+    weights = _weights(checkpoint, quantization, cache)
+    if weights is None:
+        return None
+    log.info("%s: weights in %s (%s)", checkpoint.name, kinds_of(weights.matrices), weights.name)
+    return QuantisedLlama(checkpoint.config, weights)
+
+
+def _weights(checkpoint: Checkpoint, quantization: str, cache: Path) -> PackedWeights | None:
+    if checkpoint.gguf is None:
+        return _packed(checkpoint, quantization)
+    if quantization == "auto" and not _in_blocks(checkpoint):
+        return None
+    entry = cache / "packed" / f"{entry_key(checkpoint.gguf)}-{quantization}"
+    return kept(entry, lambda: _packed(checkpoint, quantization))
+
+
+def _in_blocks(checkpoint: Checkpoint) -> bool:
+    """Whether most of a file's matrices lie in blocks that the kernels read."""
+    matrices = [kind for name, kind in checkpoint.formats.items() if name.endswith("proj.weight")]
+    return 2 * sum(kind in READABLE for kind in matrices) > len(matrices)
+
+
+def _packed(checkpoint: Checkpoint, quantization: str) -> PackedWeights:
+    blocks = {}
+    if checkpoint.gguf is not None:
+        from ..load.gguf_file import GGUFFile
+
+        blocks = dict(GGUFFile(checkpoint.gguf).blocks())
+
+    def supply(name: str) -> Blocks | torch.Tensor | None:
+        return blocks[name]() if name in blocks else checkpoint.tensors.get(name)
+
+    return pack(checkpoint.config, supply, _BITS.get(quantization, 8), quantization, checkpoint.name)

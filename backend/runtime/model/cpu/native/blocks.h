@@ -1,0 +1,58 @@
+// How weights and activations lie in memory: blocks of 32 along the depth of a product.
+//
+// A weight matrix [outputs, depth] is cut into groups of 16 outputs. A group is one record a block, in order of depth:
+// the scales of the 16 outputs, their minima (kinds that have them), and their codes. Codes lie so that one 64-byte
+// vector has four neighbours in depth of all 16 outputs: lane r, byte j is output r at depth 4 g + j. In kinds of 4 bits
+// such a vector has two: g in the low halves, g + 1 in the high ones. All levels of instructions read this one packing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sgl {
+
+constexpr int kBlock = 32;   // weights of a block
+constexpr int kGroup = 16;   // outputs of a group
+constexpr int kTile = 8;     // rows that are computed together
+
+enum Kind : int32_t {
+    kQ40 = 0,  // d (code - 8); d in float16 (GGUF's Q4_0)
+    kQ41 = 1,  // d code + m; both in float16 (GGUF's Q4_1)
+    kQ4K = 2,  // d code + m; both in float32 (GGUF's Q4_K and whatever has finer scales)
+    kQ80 = 3,  // d (code - 128); d in float16 (GGUF's Q8_0)
+};
+
+constexpr int code_bytes(int kind) { return kind == kQ80 ? kGroup * kBlock : kGroup * kBlock / 2; }
+constexpr int scale_bytes(int kind) { return kind == kQ4K ? 8 * kGroup : kind == kQ41 ? 4 * kGroup : 2 * kGroup; }
+constexpr int record_bytes(int kind) { return scale_bytes(kind) + code_bytes(kind); }
+
+struct Matrix {
+    const uint8_t* data;
+    const float* bias;  // [outputs], or null
+    int32_t kind, outputs, depth, unused;
+
+    int groups() const { return (outputs + kGroup - 1) / kGroup; }
+    size_t group_bytes() const { return size_t(depth / kBlock) * record_bytes(kind); }
+};
+
+// 32 activations as whole numbers of 16 bits: value = scale * (256 * high + low). With 8 bits alone, a few large
+// activations of a block would leave its others too coarse: the best token of one text in forty would be another.
+struct BlockScale {
+    float scale;
+    float sum;       // scale * (sum of the whole numbers)
+    int32_t offset;  // -128 * (sum of the whole numbers)
+    int32_t unused;
+};
+constexpr float kLargest = 127 * 256;  // the whole number of a block's largest activation
+
+// Rows of quantised activations.
+struct Rows {
+    int8_t* codes;       // [rows, depth / 32, 64]: the high bytes of a block, then its low bytes
+    BlockScale* scales;  // [rows, depth / 32]
+    int depth;
+
+    int8_t* code(int row) const { return codes + size_t(row) * 2 * depth; }
+    BlockScale* scale(int row) const { return scales + size_t(row) * (depth / kBlock); }
+};
+
+}  // namespace sgl

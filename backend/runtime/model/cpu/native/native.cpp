@@ -1,0 +1,397 @@
+// A step of a model of the Llama family on a CPU, over packed weights of 4 and 8 bits.
+//
+// The caller (`native.py`) fills the structures below and calls `sgl_forward`: one call a step. Nothing here throws or
+// allocates once the buffers have grown to the largest step. One step at a time; the caller sees to that.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "blocks.h"
+#include "plan.h"
+#include "threads.h"
+
+namespace sgl {
+
+constexpr int kQueries = 4;       // queries of an attention that are computed together
+constexpr int kValueVectors = 4;  // vectors of V likewise
+constexpr int kStateHead = 16;    // floats before the sum of V in a row's state: largest score, sum of weights, unused
+
+struct Attention {
+    const float* kv;         // [slots, 2 kv_heads, dim]
+    const float* query;      // [rows, query_stride]
+    const int64_t* positions;
+    float* mixed;            // [rows, mixed_stride]
+    float* states;           // [rows, heads, supers, kStateHead + dim]
+    size_t query_stride, mixed_stride;
+    int kv_heads, group, dim, supers;
+
+    float* state(int row, int head, int super) const {
+        return states + ((size_t(row) * kv_heads * group + head) * supers + super) * (kStateHead + dim);
+    }
+};
+
+struct Kernels {
+    void (*quantise_row)(const float* x, int depth, int8_t* codes, BlockScale* scales);
+    void (*norm_row)(const float* x, const float* weight, float eps, int depth, float* normed, int8_t* codes, BlockScale* scales);
+    void (*rotate_head)(float* head, const float* norm, float eps, const float* cos, const float* sin, int dim, float factor);
+    void (*multiply)(const Matrix& w, int first, int last, const Rows& x, int rows, float* y, bool added);
+    void (*gated)(const Matrix& gate, const Matrix& up, int first, int last, const Rows& x, int rows, Rows& wide);
+    void (*matrix_row)(const Matrix& w, int row, float* out);
+    void (*attend)(const Attention& a, const Segment& segment, const int32_t* rows, int count, int head);
+    void (*merge_row)(const Attention& a, int row, int8_t* codes, BlockScale* scales);
+};
+
+namespace portable {
+#include "simd_portable.h"
+static inline float half_value(const uint8_t* p) { return half_at(p, 0); }
+#include "kernels.inc"
+}  // namespace portable
+
+static inline float half_value(const uint8_t* p) { return portable::half_at(p, 0); }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define SGL_X86 1
+#endif
+
+#ifdef SGL_X86
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+namespace avx2 {
+#include "simd_avx2.h"
+#include "kernels.inc"
+}  // namespace avx2
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+namespace avxvnni {
+#define SGL_VNNI
+#include "simd_avx2.h"
+#include "kernels.inc"
+#undef SGL_VNNI
+}  // namespace avxvnni
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+#endif
+namespace avx512 {
+#include "simd_avx512.h"
+#include "kernels.inc"
+}  // namespace avx512
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // SGL_X86
+
+enum Level : int { kPortable = 0, kAvx2 = 1, kAvxVnni = 2, kAvx512 = 3 };
+
+static bool has_level(int level) {
+    if (level == kPortable) return true;
+#ifdef SGL_X86
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (level == kAvx2) return avx2;
+    if (level == kAvxVnni) return avx2 && __builtin_cpu_supports("avxvnni");
+    if (level == kAvx512) {
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    }
+#endif
+    return false;
+}
+
+static const Kernels& kernels_of(int level) {
+#ifdef SGL_X86
+    if (level == kAvx512) return avx512::kernels;
+    if (level == kAvxVnni) return avxvnni::kernels;
+    if (level == kAvx2) return avx2::kernels;
+#endif
+    (void)level;
+    return portable::kernels;
+}
+
+// A buffer that grows, on a cache line.
+template <typename T>
+class Buffer {
+public:
+    ~Buffer() { std::free(data_); }
+    T* sized(size_t count) {
+        if (count > capacity_) {
+            std::free(data_);
+            capacity_ = count + count / 4;
+            data_ = static_cast<T*>(std::aligned_alloc(64, (capacity_ * sizeof(T) + 63) / 64 * 64));
+            if (!data_) {
+                capacity_ = 0;
+                throw std::bad_alloc();
+            }
+        }
+        return data_;
+    }
+
+private:
+    T* data_ = nullptr;
+    size_t capacity_ = 0;
+};
+
+struct RowsBuffer {
+    Buffer<int8_t> codes;
+    Buffer<BlockScale> scales;
+    Rows sized(size_t rows, int depth) { return {codes.sized(rows * 2 * depth), scales.sized(rows * (depth / kBlock)), depth}; }
+};
+
+}  // namespace sgl
+
+using namespace sgl;
+
+extern "C" {
+
+struct sgl_layer {
+    const float* norm_attention;  // [hidden]
+    const float* norm_feed;       // [hidden]
+    const float* norm_query;      // [dim], or null
+    const float* norm_key;        // [dim], or null
+    Matrix qkv, out, gate, up, down;
+    float* kv;  // [slots, 2 kv_heads, dim]
+};
+
+struct sgl_model {
+    int32_t layers, hidden, wide, heads, kv_heads, dim, vocabulary, level;
+    float eps;
+    int32_t threads;
+    const float* norm;  // [hidden]
+    const float* cos;   // [positions, dim]
+    const float* sin;   // [positions, dim]
+    Matrix embedding, head;
+    const sgl_layer* layer;
+};
+
+struct sgl_batch {
+    int64_t rows, spans, wanted;
+    const int64_t* tokens;     // [rows]
+    const int64_t* positions;  // [rows]
+    const int64_t* slots;      // [rows]
+    const SpanView* span;      // [spans]
+    const int64_t* runs;       // [runs, 2]: first slot, slots
+    const int64_t* want;       // [wanted] rows, rising
+    float* logits;             // [wanted, vocabulary]
+};
+
+}  // extern "C"
+
+namespace sgl {
+
+class Engine {
+public:
+    Engine(const sgl_model& model) : m_(model), k_(kernels_of(model.level)), pool_(std::max(1, model.threads)) {}
+
+    void forward(const sgl_batch& batch) {
+        const int rows = int(batch.rows), hidden = m_.hidden;
+        const int width = (m_.heads + 2 * m_.kv_heads) * m_.dim, inner = m_.heads * m_.dim;
+        plan_.make(batch.span, int(batch.spans), batch.runs, batch.slots);
+        x_ = x_buffer_.sized(size_t(rows) * hidden);
+        normed_ = normed_buffer_.sized(size_t(rows) * hidden);
+        qkv_ = qkv_buffer_.sized(size_t(rows) * width);
+        mixed_ = mixed_buffer_.sized(size_t(rows) * inner);
+        quantised_ = quantised_buffer_.sized(rows, hidden);
+        inner_ = inner_buffer_.sized(rows, inner);
+        wide_ = wide_buffer_.sized(rows, m_.wide);
+        states_ = states_buffer_.sized(size_t(rows) * m_.heads * plan_.supers * (kStateHead + m_.dim));
+        if (size_t(m_.kv_heads) * plan_.segments.size() > done_.size()) {
+            done_ = std::vector<std::atomic<int32_t>>(2 * size_t(m_.kv_heads) * plan_.segments.size());
+        }
+        of_rows(rows, [&](int row) { k_.matrix_row(m_.embedding, int(batch.tokens[row]), x_ + size_t(row) * hidden); });
+        int live = rows;
+        for (int l = 0; l < m_.layers; ++l) {
+            const sgl_layer& layer = m_.layer[l];
+            const bool last = l + 1 == m_.layers;
+            of_rows(rows, [&](int row) { norm(layer.norm_attention, row); });
+            product(layer.qkv, quantised_, rows, qkv_, false);
+            of_rows(rows, [&](int row) { write(layer, batch, row, width); });
+            if (last && !batch.wanted) return;
+            attend(layer, batch, width, inner);
+            if (last) live = int(batch.wanted);
+            // In the last layer only wanted rows go on, side by side: `want` rises, so no row is overwritten before it is read.
+            if (last && live < rows) {
+                for (int i = 0; i < live; ++i) {
+                    const size_t from = size_t(batch.want[i]);
+                    std::memmove(x_ + size_t(i) * hidden, x_ + from * hidden, sizeof(float) * hidden);
+                }
+            }
+            const Attention a = attention(layer, batch, width, inner);
+            of_rows(live, [&](int i) {
+                const int row = last ? int(batch.want[i]) : i;
+                k_.merge_row(a, row, inner_.code(i), inner_.scale(i));
+            });
+            product(layer.out, inner_, live, x_, true);
+            of_rows(live, [&](int row) { norm(layer.norm_feed, row); });
+            feed(layer, live);
+            product(layer.down, wide_, live, x_, true);
+        }
+        of_rows(live, [&](int row) { norm(m_.norm, row); });
+        product(m_.head, quantised_, live, batch.logits, false);
+    }
+
+private:
+    static constexpr int kBytesOfPiece = 16 << 10;  // of weights: some microseconds of work for a thread
+
+    template <typename F>
+    void of_rows(int rows, F&& work) {
+        const int each = rows <= 4 ? rows : std::max(1, rows / (4 * pool_.threads()));
+        const int pieces = each ? (rows + each - 1) / each : 0;
+        pool_.each(pieces, [&](int piece) {
+            for (int row = piece * each; row < std::min(rows, (piece + 1) * each); ++row) work(row);
+        });
+    }
+
+    void norm(const float* weight, int row) {
+        const size_t at = size_t(row) * m_.hidden;
+        k_.norm_row(x_ + at, weight, m_.eps, m_.hidden, normed_ + at, quantised_.code(row), quantised_.scale(row));
+    }
+
+    // Groups of outputs that make a piece of work: few where there is much to do for each.
+    int groups_of_piece(int groups, size_t bytes, int rows) const {
+        const int least = int(std::max<size_t>(1, kBytesOfPiece / std::max<size_t>(1, bytes * ((rows + 7) / 8))));
+        const int fair = (groups + 8 * pool_.threads() - 1) / (8 * pool_.threads());  // not many more pieces than pay
+        return std::min(groups, std::max(least, std::min(fair, 64)));
+    }
+
+    void product(const Matrix& w, const Rows& x, int rows, float* y, bool added) {
+        const int groups = w.groups(), each = groups_of_piece(groups, w.group_bytes(), rows);
+        pool_.each((groups + each - 1) / each, [&](int piece) {
+            k_.multiply(w, piece * each, std::min(groups, (piece + 1) * each), x, rows, y, added);
+        });
+    }
+
+    void feed(const sgl_layer& layer, int rows) {
+        const int blocks = m_.wide / kBlock, each = groups_of_piece(blocks, 4 * layer.gate.group_bytes(), rows);
+        pool_.each((blocks + each - 1) / each, [&](int piece) {
+            k_.gated(layer.gate, layer.up, piece * each, std::min(blocks, (piece + 1) * each), quantised_, rows, wide_);
+        });
+    }
+
+    // Rotate a row's queries and keys, and write its K and V into its slot.
+    void write(const sgl_layer& layer, const sgl_batch& batch, int row, int width) {
+        float* const at = qkv_ + size_t(row) * width;
+        const int64_t position = batch.positions[row];
+        const float* const cos = m_.cos + size_t(position) * m_.dim;
+        const float* const sin = m_.sin + size_t(position) * m_.dim;
+        const float factor = 1.44269504f / std::sqrt(float(m_.dim));  // scores in powers of two
+        for (int h = 0; h < m_.heads + m_.kv_heads; ++h) {
+            const bool query = h < m_.heads;
+            k_.rotate_head(at + h * m_.dim, query ? layer.norm_query : layer.norm_key, m_.eps, cos, sin, m_.dim, query ? factor : 1.f);
+        }
+        const size_t both = size_t(2 * m_.kv_heads) * m_.dim;
+        std::memcpy(layer.kv + size_t(batch.slots[row]) * both, at + m_.heads * m_.dim, sizeof(float) * both);
+    }
+
+    Attention attention(const sgl_layer& layer, const sgl_batch& batch, int width, int inner) const {
+        return {layer.kv, qkv_, batch.positions, mixed_, states_, size_t(width), size_t(inner),
+                m_.kv_heads, m_.heads / m_.kv_heads, m_.dim, plan_.supers};
+    }
+
+    void attend(const sgl_layer& layer, const sgl_batch& batch, int width, int inner) {
+        const Attention a = attention(layer, batch, width, inner);
+        for (size_t i = 0; i < plan_.segments.size() * m_.kv_heads; ++i) done_[i].store(0, std::memory_order_relaxed);
+        pool_.each(int(plan_.units.size()) * m_.kv_heads, [&](int piece) {
+            const auto [number, tile] = plan_.units[piece / m_.kv_heads];
+            const int head = piece % m_.kv_heads;
+            const Segment& segment = plan_.segments[number];
+            if (segment.parent >= 0) {
+                // Its pieces were begun before this one, so this ends.
+                const int tiles = plan_.segments[segment.parent].tiles();
+                const auto& before = done_[size_t(segment.parent) * m_.kv_heads + head];
+                for (int turn = 0; before.load(std::memory_order_acquire) < tiles; ++turn) {
+                    if (turn < 2000) pause_briefly();
+                    else std::this_thread::yield();
+                }
+            }
+            const int first = tile * kRowTile, count = std::min(kRowTile, segment.rows - first);
+            k_.attend(a, segment, plan_.rows.data() + segment.first_row + first, count, head);
+            done_[size_t(number) * m_.kv_heads + head].fetch_add(1, std::memory_order_release);
+        });
+    }
+
+    const sgl_model m_;
+    const Kernels& k_;
+    Pool pool_;
+    StepPlan plan_;
+    std::vector<std::atomic<int32_t>> done_;
+    Buffer<float> x_buffer_, normed_buffer_, qkv_buffer_, mixed_buffer_, states_buffer_;
+    RowsBuffer quantised_buffer_, inner_buffer_, wide_buffer_;
+    float *x_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *mixed_ = nullptr, *states_ = nullptr;
+    Rows quantised_{}, inner_{}, wide_{};
+};
+
+}  // namespace sgl
+
+extern "C" {
+
+// The version of these structures: another than `native.py` expects is not used.
+int32_t sgl_version() { return 1; }
+
+int32_t sgl_has_level(int32_t level) { return has_level(level); }
+
+// Null when there is no memory. The structures that `model` points to must stay.
+void* sgl_engine(const sgl_model* model) {
+    try {
+        return new Engine(*model);
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+void sgl_engine_free(void* engine) { delete static_cast<Engine*>(engine); }
+
+// 0, or 1 when there is no memory for the step.
+int32_t sgl_forward(void* engine, const sgl_batch* batch) {
+    try {
+        static_cast<Engine*>(engine)->forward(*batch);
+        return 0;
+    } catch (...) {
+        return 1;
+    }
+}
+
+// y [rows, outputs] = x [rows, depth] w^T + bias, x quantised row by row: a product alone, for tests and benchmarks.
+void sgl_multiply(const Matrix* w, const float* x, int32_t rows, float* y, int32_t level) {
+    const Kernels& k = kernels_of(level);
+    RowsBuffer buffer;
+    const Rows quantised = buffer.sized(size_t(rows), w->depth);
+    for (int r = 0; r < rows; ++r) k.quantise_row(x + size_t(r) * w->depth, w->depth, quantised.code(r), quantised.scale(r));
+    k.multiply(*w, 0, w->groups(), quantised, rows, y, false);
+}
+
+// Row `row` of a matrix as floats.
+void sgl_matrix_row(const Matrix* w, int32_t row, float* out, int32_t level) { kernels_of(level).matrix_row(*w, row, out); }
+
+}  // extern "C"

@@ -1,0 +1,105 @@
+// Vectors of 16 floats: AVX-512 with VNNI. Included within a namespace and within the target's pragma.
+
+constexpr int W = 16;
+using F = __m512;
+
+static inline F load(const float* p) { return _mm512_loadu_ps(p); }
+static inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+static inline F all(float x) { return _mm512_set1_ps(x); }
+static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+static inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+static inline F quotient(F a, F b) { return _mm512_div_ps(a, b); }
+static inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+static inline F larger(F a, F b) { return _mm512_max_ps(a, b); }
+static inline F magnitude(F a) { return _mm512_abs_ps(a); }
+static inline F nearest(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline F power_of_two(F whole) {  // 2^whole for whole numbers from -126 to 127
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(whole), _mm512_set1_epi32(127)), 23));
+}
+static inline float total(F a) { return _mm512_reduce_add_ps(a); }
+static inline float largest(F a) { return _mm512_reduce_max_ps(a); }
+static inline F first_of(F a, F other, int count) {  // lanes below `count` of a, the others of `other`
+    return _mm512_mask_blend_ps(__mmask16(count >= 16 ? 0xffff : (1u << (count < 0 ? 0 : count)) - 1), other, a);
+}
+static inline void store_codes(int8_t* to, F x) {  // whole numbers from -127 to 127
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+static inline F halves(const uint8_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+// out[c][r] = rows[r][c] for 16 x 16 floats; out has a row every `stride` floats.
+static inline void transpose(const float* const* rows, int column, float* out, int stride) {
+    F a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = load(rows[i] + column);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        for (int j = 0; j < 2; ++j) {
+            const __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
+            a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    for (int j = 0; j < 4; ++j) {
+        b[j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88);
+        b[4 + j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd);
+        b[8 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
+        b[12 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
+    }
+    for (int j = 0; j < 4; ++j) {
+        store(out + (0 + j) * stride, _mm512_shuffle_f32x4(b[j], b[8 + j], 0x88));
+        store(out + (8 + j) * stride, _mm512_shuffle_f32x4(b[j], b[8 + j], 0xdd));
+        store(out + (4 + j) * stride, _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0x88));
+        store(out + (12 + j) * stride, _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0xdd));
+    }
+}
+
+// Products of one group of 16 outputs with M rows: out[m][0..15].
+template <int K, int M>
+static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float (*out)[kGroup]) {
+    F sum[M];
+    const int32_t* codes[M];
+    const BlockScale* scales[M];
+    for (int m = 0; m < M; ++m) {
+        sum[m] = all(0.f);
+        codes[m] = reinterpret_cast<const int32_t*>(x.code(row + m));
+        scales[m] = x.scale(row + m);
+    }
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int b = 0; b < blocks; ++b, w += record_bytes(K)) {
+        const F d = K == kQ4K ? load(reinterpret_cast<const float*>(w)) : halves(w);
+        F minimum = d;
+        if (K == kQ41) minimum = halves(w + 2 * kGroup);
+        if (K == kQ4K) minimum = load(reinterpret_cast<const float*>(w) + kGroup);
+        const uint8_t* const at = w + scale_bytes(K);
+        __m512i code[8];
+        if (K == kQ80) {
+            for (int i = 0; i < 8; ++i) code[i] = _mm512_loadu_si512(at + 64 * i);
+        } else {
+            for (int i = 0; i < 4; ++i) {
+                const __m512i both = _mm512_loadu_si512(at + 64 * i);
+                code[2 * i] = _mm512_and_si512(both, low);
+                code[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+            }
+        }
+        for (int m = 0; m < M; ++m) {
+            const int32_t* const c = codes[m] + 16 * b;
+            const BlockScale& s = scales[m][b];
+            __m512i high = _mm512_setzero_si512(), low_sum = _mm512_setzero_si512();
+            if (K == kQ80) low_sum = _mm512_set1_epi32(s.offset);
+            if (K == kQ40) low_sum = _mm512_set1_epi32(s.offset / 16);
+            for (int i = 0; i < 8; ++i) {
+                high = _mm512_dpbusd_epi32(high, code[i], _mm512_set1_epi32(c[i]));
+                low_sum = _mm512_dpbusd_epi32(low_sum, code[i], _mm512_set1_epi32(c[8 + i]));
+            }
+            const F dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low_sum));
+            sum[m] = fma(dot, mul(d, all(s.scale)), sum[m]);
+            if (K == kQ41 || K == kQ4K) sum[m] = fma(minimum, all(s.sum), sum[m]);
+        }
+    }
+    for (int m = 0; m < M; ++m) store(out[m], sum[m]);
+}
