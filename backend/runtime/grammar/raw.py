@@ -44,9 +44,9 @@ def raw_source(grammar: Grammar) -> str:
     """Write a grammar for llguidance. Raises `ConstraintError` for one that is wrong, or that a mask cannot enforce."""
     if grammar.syntax == "ebnf":
         return _ebnf(grammar.source)
-    lark = read_lark(grammar.source)
     if (rewritten := _rewritten(grammar.source)) is not None:
         return rewritten
+    lark = read_lark(grammar.source)
     return lark.source([json_rule(_whole(lower(schema), number)) for number, schema in enumerate(lark.schemas, 1)])
 
 

@@ -119,6 +119,18 @@ def test_transformers_is_given_what_was_asked_for(tmp_path, monkeypatch, caplog)
     assert line.levelname == "INFO" and "GPT2LMHeadModel is not supported" in line.message
 
 
+def test_a_quantization_that_transformers_does_not_carry_out_is_said(tmp_path, monkeypatch, caplog):
+    from sgl.backend.runtime.model.foreign import load as foreign_load
+
+    monkeypatch.setattr(foreign_load, "load_transformers", lambda path, **options: "the model")
+    save(tmp_path, architectures=["GPT2LMHeadModel"])
+    for quantization, lines in (("q8", 1), (None, 0)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "sgl"):
+            build(tmp_path, device="cpu", dtype="auto", load_format="dummy", quantization=quantization)
+        assert [r.getMessage().count("quantization='q8' has no effect") for r in caplog.records] == [1] * lines
+
+
 def test_memory_that_runs_out_while_loading_is_a_typed_error(tmp_path, monkeypatch):
     found = load_any(save(tmp_path), "dummy", tmp_path)
 

@@ -56,9 +56,11 @@ def quantised_model(checkpoint: Checkpoint, quantization: str | None, cache: Pat
         quantization: "auto": the file's own blocks, if it has such; "q4", "q8": blocks of 4 or 8 bits, the file's own
             where they are no larger; None: float weights.
         cache: The folder under which packed weights are kept.
-
     """
-    if quantization is None or (quantization == "auto" and checkpoint.gguf is None):
+    if quantization is None:
+        return None
+    if quantization == "auto" and not _in_blocks(checkpoint):
+        log.info("%s: quantization='auto' leaves the weights floats: the file has no blocks to keep", checkpoint.name)
         return None
     why = obstacle(checkpoint.config)
     if why is None:
@@ -72,23 +74,19 @@ def quantised_model(checkpoint: Checkpoint, quantization: str | None, cache: Pat
         )
         return None
     weights = _weights(checkpoint, quantization, cache)
-    if weights is None:
-        return None
     log.info("%s: weights in %s (%s)", checkpoint.name, kinds_of(weights.matrices), weights.name)
     return QuantisedLlama(checkpoint.config, weights)
 
 
-def _weights(checkpoint: Checkpoint, quantization: str, cache: Path) -> PackedWeights | None:
+def _weights(checkpoint: Checkpoint, quantization: str, cache: Path) -> PackedWeights:
     if checkpoint.gguf is None:
         return _packed(checkpoint, quantization)
-    if quantization == "auto" and not _in_blocks(checkpoint):
-        return None
     entry = cache / "packed" / f"{entry_key(checkpoint.gguf)}-{quantization}"
     return kept(entry, lambda: _packed(checkpoint, quantization))
 
 
 def _in_blocks(checkpoint: Checkpoint) -> bool:
-    """Whether most of a file's matrices lie in blocks that the kernels read."""
+    """Whether most of a file's matrices lie in blocks that the kernels read. A checkpoint of floats has none."""
     matrices = [kind for name, kind in checkpoint.formats.items() if name.endswith("proj.weight")]
     return 2 * sum(kind in READABLE for kind in matrices) > len(matrices)
 

@@ -87,6 +87,8 @@ def _model(
         check_fits(found.config, dtype, card, found.name)
     try:
         if isinstance(found, Foreign):
+            if quantization is not None:
+                log.warning("%s: quantization=%r has no effect: transformers runs this model", found.name, quantization)
             model = _foreign(found, device, dtype, attention)
         else:
             quantised = None if card is not None else quantised_model(found, quantization, cache_folder())

@@ -36,7 +36,7 @@ struct Matrix {
 };
 
 // 32 activations as whole numbers of 16 bits: value = scale * (256 * high + low). With 8 bits alone, a few large
-// activations of a block would leave its others too coarse: the best token of one text in forty would be another.
+// activations of a block would leave its others too coarse.
 struct BlockScale {
     float scale;
     float sum;       // scale * (sum of the whole numbers)
