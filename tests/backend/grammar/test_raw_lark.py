@@ -42,7 +42,7 @@ def texts(alphabet: str, most: int):
 
 
 def admits(engine, source: str, text: str) -> bool:
-    return AcceptanceWalk(engine.vocabulary, text.encode()).run(engine.compile_lark(raw_source(lark(source))).matcher())
+    return AcceptanceWalk(engine.vocabulary, text.encode()).run(engine.compile_lark(source).matcher())
 
 
 READ = {
@@ -82,6 +82,8 @@ def test_what_was_read_is_what_the_engine_takes(case, engine):
     assert taken <= rules
     if read.exact:
         assert taken == rules
+        rewritten = raw_source(lark(source))
+        assert {text for text in chosen if admits(engine, rewritten, text)} == rules
     assert explain(lark(source)).fully_enforced
 
 
