@@ -21,7 +21,7 @@ from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternError
 from ..text.tokenizer import Tokenizer
 from .closing.search import MOST_WORK, Closer
-from .closing.ways import MANY_WAYS, MOST_WAY_BYTES, WAYS_BYTES, KnownWays, rule_set
+from .closing.ways import MOST_WAY_BYTES, WAYS_BYTES, KnownWays, rule_set
 from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
 from .engines.llguidance import LLGuidance, LLGuidanceGrammar
@@ -70,34 +70,57 @@ class Prepared:
     @cached_property
     def length(self) -> int:
         """The length in tokens of a text known, 0 if none is. Other texts may be shorter."""
-        return len(self._text(MOST_WAY_BYTES) or ())
+        return len(self._text or ())
 
     @cached_property
-    def shortest(self) -> int:
-        """The length in tokens of the shortest text known, 0 if none is. It may take a while: more texts are tried."""
-        return self.length if self.ways is None else len(self._text(0) or ())
-
-    def _text(self, enough: int) -> list[int] | None:
-        """A text, the best of those that are tried until one has `enough` tokens; None if none is known."""
+    def _text(self) -> list[int] | None:
+        """A text that is known without much work, as tokens; None if none is."""
         matcher = self.compiled.matcher()
         if self.ways is not None:
             if self.ways.bytes_left(self.ways.start()) > MOST_WAY_BYTES:
                 return None
-            if (found := self.ways.path(self.ways.start(), matcher, enough)) is not None:
+            if (found := self.ways.path(self.ways.start(), matcher, MOST_WAY_BYTES)) is not None:
                 return found
         return self.closing(matcher, 2_000, work=10 * MOST_WORK)
 
-    def text_within(self, budget: int) -> list[int] | None:
-        """A text of at most `budget` tokens; None if neither the rules nor a search know one.
+    @cached_property
+    def _fewest(self) -> tuple[list[int] | None, int]:
+        """The text of the fewest tokens known, and how many tokens every text has at least.
 
-        A text of more bytes than the shortest may have fewer tokens: more texts are tried than for `shortest`.
+        They are looked for once, whatever the budget is, which may take half a second.
         """
-        matcher = self.compiled.matcher()
+        known, matcher = self._text, self.compiled.matcher()
+        if len(known or ()) == 1:
+            return known, 1
+        limit = len(known or (0,)) - 1
         if self.ways is not None:
-            found = self.ways.path(self.ways.start(), matcher, budget, MANY_WAYS, MANY_WAYS)
-            if found is not None and len(found) <= budget:
-                return found
-        return self.closing(matcher, budget)
+            found, bound = self.ways.fewest(matcher, limit)
+        else:
+            found, bound = self.closing(matcher, limit, work=10 * MOST_WORK), min(len(known or ()), 1)
+        return found if known is None or (found is not None and len(found) < len(known)) else known, bound
+
+    @property
+    def shortest(self) -> int:
+        """The length in tokens of the shortest text known, 0 if none is. To find it may take half a second, once."""
+        return len(self._fewest[0] or ())
+
+    def text_within(self, budget: int) -> list[int] | None:
+        """A text of at most `budget` tokens, if one is known."""
+        text = self._text if self.length <= budget else self._fewest[0]
+        return text if text is not None and len(text) <= budget else None
+
+    def refusal(self, budget: int) -> str:
+        """Why no text of at most `budget` tokens can be written; "" if one is known, or none of any length is."""
+        if self.text_within(budget) is not None:
+            return ""
+        text, bound = self._fewest
+        if bound <= budget and text is None:
+            return ""
+        fits = "fits" if bound > budget else "is known to fit"
+        if text is None:
+            return f"no text of this constraint {fits}: each has at least {bound} tokens"
+        sure = "none has fewer" if bound >= len(text) else f"each has at least {max(bound, 1)}"
+        return f"no text of this constraint {fits}: the shortest one known has {len(text)} tokens ({sure})"
 
     @property
     def deepest(self) -> int | None:

@@ -20,6 +20,7 @@ import numpy as np
 from ....lang.errors import OptionError
 from ..text.tokenizer import Tokenizer
 from .protocol import Mask, mask_words
+from .trie import TokenTrie
 
 FORCED_WINDOW_BYTES = 96
 """Of a forced text, those that decide its first token."""
@@ -139,12 +140,18 @@ class Vocabulary(TokenTable):
         return self._beginning[data]
 
     @cached_property
-    def _sorted(self) -> list[bytes]:
+    def trie(self) -> TokenTrie:
+        """The tokens as a trie of their bytes."""
+        return TokenTrie(self.words)
+
+    @cached_property
+    def words(self) -> list[bytes]:
+        """The bytes of the tokens, sorted, each once."""
         return sorted({data for data in self.bytes if data})
 
     def extends(self, data: bytes) -> bool:
         """Whether some token begins with `data` and is longer."""
-        words = self._sorted
+        words = self.words
         at = bisect_right(words, data)
         return at < len(words) and words[at].startswith(data)
 

@@ -86,18 +86,15 @@ class ConstrainedGenJob(GenJob):
 
         Raises `ConstraintError` if no text of the constraint fits its budget.
         """
-        if not self.partial and not self._may_fit():
-            raise ConstraintError(
-                f"{self.where}: no text of this constraint fits: the shortest one known has {self.prepared.shortest} "
-                f"tokens, and max_tokens= and the context leave {self.budget}; raise max_tokens= (or the context)"
-            )
+        if not self.partial:
+            if why := self.prepared.refusal(self.budget):
+                raise ConstraintError(
+                    f"{self.where}: {why}, and max_tokens= and the context leave {self.budget}; raise max_tokens= (or "
+                    "the context)"
+                )
+            self.rule.hold_within(self.budget)
         self._extend_forced()
         self._conclude()
-
-    def _may_fit(self) -> bool:
-        """Whether a text that is known fits the budget, or none is known."""
-        prepared, budget = self.prepared, self.budget
-        return prepared.length <= budget or prepared.shortest <= budget or self.rule.hold_within(budget)
 
     def accept(self, sampled: Sampled) -> None:
         rule = self.rule

@@ -139,10 +139,9 @@ class Rule:
         return self.matcher.forced()
 
     # -- the way to the end
-    def hold_within(self, budget: int) -> bool:
-        """Look for a text of at most `budget` tokens, and hold on to it as the way to close. False if none is known."""
+    def hold_within(self, budget: int) -> None:
+        """Hold on to a text of at most `budget` tokens as the way to close, if one is known."""
         self._plan = self.prepared.text_within(budget)
-        return self._plan is not None
 
     def steer(self, token: int, left: int) -> int | None:
         """The token to take so that the text can still be closed; None to end here.

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import sgl
+from sgl.backend.runtime.grammar.closing import fewest
+from sgl.backend.runtime.grammar.closing.fewest import FewestSearch
 from sgl.backend.runtime.grammar.closing.search import Closer
 from sgl.backend.runtime.grammar.closing.ways import KnownWays
 from sgl.backend.runtime.grammar.compile import Prepared
@@ -76,16 +78,65 @@ def test_a_budget_that_no_text_fits_is_refused_before_the_first_token(name: str)
         if not 0 < budget < shortest:
             continue
         before = runtime.engine.steps
-        try:  # a text of more bytes may have fewer tokens than the one of fewest bytes
-            result = generate(runtime, KINDS[name], max_tokens=budget)
-        except ConstraintError as error:
-            assert f"shortest one known has {shortest} tokens" in str(error) and f"leave {budget};" in str(error)
-            assert runtime.engine.steps == before
-            with pytest.raises(ConstraintError):
-                generate(runtime, KINDS[name], max_tokens=budget, on_budget="error")
-        else:
-            assert budget > 1 and len(result.token_ids) <= budget
+        with pytest.raises(ConstraintError) as caught:
+            generate(runtime, KINDS[name], max_tokens=budget)
+        assert f"shortest one known has {shortest} tokens (none has fewer)" in str(caught.value)
+        assert f"leave {budget};" in str(caught.value)
+        assert runtime.engine.steps == before
+        with pytest.raises(ConstraintError):
+            generate(runtime, KINDS[name], max_tokens=budget, on_budget="error")
     runtime.check()
+
+
+FEWER_TOKENS: dict[str, tuple[Constraint, int]] = {
+    "letters": (sgl.regex(r"\w{30}"), 5),
+    "a longer alternative": (sgl.choice(["xqzj", "this thing", "Answer: Answer"]), 3),
+    "one of two": (sgl.regex("(aba|the|an){4}"), 4),
+    "a string": (sgl.json_schema({"type": "string", "minLength": 20}), 5),
+    "beyond ASCII": (sgl.regex("[é日本]{6}"), 4),
+    "a name or a number": (sgl.json_schema({"anyOf": [{"minimum": 10000, "type": "integer"}, {"const": "stop"}]}), 3),
+    "recursive": (sgl.ebnf('root ::= "xyz" | "(" root ")" | "stop" root?'), 1),
+}
+"""Constraints whose text of the fewest bytes does not have the fewest tokens, and what the fewest are on the toy."""
+
+
+@pytest.mark.parametrize("name", FEWER_TOKENS)
+def test_the_fewest_tokens_are_found(name: str) -> None:
+    constraint, fewest = FEWER_TOKENS[name]
+    for ranking in ("none", "quotes", "digits", "words"):
+        for more in (0, 1, 2):
+            for temperature in (0.0, 1.0):
+                result = generate(model(ranking), constraint, more, max_tokens=fewest + more, temperature=temperature)
+                assert len(result.token_ids) <= fewest + more
+    if fewest > 1:
+        with pytest.raises(ConstraintError, match=rf"has {fewest} tokens \(none has fewer\).*leave {fewest - 1};"):
+            generate(model("none"), constraint, max_tokens=fewest - 1)
+
+
+def test_the_fewest_tokens_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many gens ask, with whatever budgets."""
+    looked: list[int] = []
+    run = FewestSearch.run
+    monkeypatch.setattr(FewestSearch, "run", lambda self, *given: looked.append(1) or run(self, *given))
+    runtime = favouring("", ends=-40.0)
+    for budget in (1, 2, 3, 4, 4, 5, 6):
+        try:
+            generate(runtime, FEWER_TOKENS["letters"][0], max_tokens=budget)
+        except ConstraintError:
+            assert budget < 5
+    assert len(looked) == 1
+
+
+def test_a_search_that_stops_says_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fewest, "MOST_SEARCH_WORK", 0)
+    with pytest.raises(ConstraintError, match=r"is known to fit: the shortest one known has 31 tokens \(each has at le"):
+        generate(favouring(""), sgl.regex("[a-z]{31}"), max_tokens=20)
+
+
+def test_a_budget_below_what_every_text_has_is_refused() -> None:
+    """Also where the text is so long that none is spelled."""
+    with pytest.raises(ConstraintError, match="fits: each has at least"):
+        generate(favouring(""), sgl.regex("(a{200}){200}"), max_tokens=90)
 
 
 def test_a_context_that_no_text_fits_is_refused() -> None:

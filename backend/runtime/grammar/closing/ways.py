@@ -19,7 +19,7 @@ from ..protocol import Matcher
 from ..raw import rule_set as grammar_rules
 from ..rules.automata import RuleAutomata
 from ..rules.completion import bytes_left, completions
-from ..rules.derived import BYTE_COST
+from ..rules.derived import BYTE_COST, Prices
 from ..rules.nodes import RuleSet
 from ..rules.recogniser import Recogniser
 from ..rules.schema_rules import schema_rules
@@ -27,13 +27,12 @@ from ..schema.nodes import LoweredSchema
 from ..sharing.mask_cache import CacheBudget
 from ..vocabulary import Vocabulary
 from .deepest import deepest
+from .fewest import TOKEN_PRICE, FewestSearch, token_prices
 
 MOST_WAYS = 24
 """Completions that are tried of one text: the least one is refused only where the engine allows less than the rules."""
 SHORTER_WAYS = 6
 """Completions that are spelled in tokens to find one with fewer tokens: fewer bytes are not always fewer tokens."""
-MANY_WAYS = 64
-"""Completions that are spelled before a budget is said to hold no text."""
 LONGEST_WORD_BYTES = 32
 """Of a token that is tried in the spelling of a way."""
 MOST_WAY_BYTES = 20_000
@@ -148,21 +147,32 @@ class KnownWays:
         with self._lock:
             return bytes_left(place)
 
-    def path(
-        self, place: Recogniser, matcher: Matcher, limit: int, most: int = MOST_WAYS, shorter: int = SHORTER_WAYS
-    ) -> list[int] | None:
+    @cached_property
+    def _prices(self) -> Prices:
+        return token_prices(self.vocabulary.words)
+
+    def fewest(self, matcher: Matcher, limit: int) -> tuple[list[int] | None, int]:
+        """Search for a whole text of at most `limit` tokens, from a `matcher` at the beginning of a text.
+
+        Return its tokens (None: none was found), and how many tokens every text has at least. The search takes a while
+        (`fewest.py`). Where the engine forces text, it may spell it in more tokens than the search found.
+        """
+        automata = RuleAutomata(self.automata.grammar, self._prices)
+        found = FewestSearch(automata, self.vocabulary.trie, TOKEN_PRICE).run(Recogniser(automata), limit)
+        return None if found.text is None else self._confirmed(matcher, found.text, []), found.bound
+
+    def path(self, place: Recogniser, matcher: Matcher, limit: int) -> list[int] | None:
         """Return the tokens of a way to close from a place, where `matcher` is too; None if it confirms none.
 
-        The way has at most `limit` tokens if one of those that are tried has; else it may have more. `most`:
-        completions that are tried; `shorter`: of those, how many at least, while the best one has more than `limit`.
+        The way has at most `limit` tokens if one of those that are tried has; else it may have more.
         """
         with self._lock:
             if bytes_left(place) > MOST_WAY_BYTES:
                 return None
             best: list[int] | None = None
             refused: list[bytes] = []
-            for tried, data in enumerate(islice(completions(place, refused), most)):
-                if best is not None and tried >= shorter:
+            for tried, data in enumerate(islice(completions(place, refused), MOST_WAYS)):
+                if best is not None and tried >= SHORTER_WAYS:
                     break
                 found = self._confirmed(matcher, data, refused)
                 if found is not None and (best is None or len(found) < len(best)):

@@ -6,8 +6,8 @@ Knows nothing of texts; `recogniser.py` runs the automata.
    million costs no more than a count of two. Rests are made once and compared by identity.
 2. A `RuleState` is a set of rests of one rule (the subset construction, on demand). It has no epsilon moves: a rule
    that may be empty is skipped where it stands (Aycock and Horspool 2002), so it also handles hidden left recursion.
-3. Each rest knows the least cost to its end: the least-cost derivation of a grammar (Knuth 1977). A cost counts bytes
-   of UTF-8 first, then rules, so that no cycle of rules is free. What has no end is never made.
+3. Each rest knows the least cost to its end: the least-cost derivation of a grammar (Knuth 1977). A cost counts characters
+   at their `prices` first (bytes of UTF-8, unless said), then rules, so that no cycle of rules is free. What has no end is never made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from .....lang.pattern import Alt, Chars, Concat, PatternError, PatternNode, Repeat
 from .....lang.pattern.chars import ALL, Ranges, contains, intersection
 from .....lang.pattern.nodes import EMPTY, NOTHING, children, no_deeper
-from .derived import BY_LENGTH, BYTE_COST, NEVER, Cost, DerivedCosts, representative
+from .derived import BYTES, NEVER, Cost, DerivedCosts, Prices, representative
 from .nodes import RuleRef, RuleSet
 
 MOST_BYTES, MOST_STEPS = 16 << 20, 4_000
@@ -88,9 +88,9 @@ class RuleAutomata:
     """The automata of one grammar. Raises `PatternError` for a grammar that is too deep, or without any text."""
 
     @no_deeper
-    def __init__(self, grammar: RuleSet) -> None:
-        self.grammar = grammar
-        self.regular = DerivedCosts()
+    def __init__(self, grammar: RuleSet, prices: Prices = BYTES) -> None:
+        self.grammar, self.prices = grammar, prices
+        self.regular = DerivedCosts(prices)
         self._least: dict[PatternNode, Cost] = {}
         self._nullable: dict[PatternNode, bool] = {}
         self._sums: dict[int, tuple[Cost, ...]] = {}
@@ -207,7 +207,7 @@ class RuleAutomata:
         if found is not None:
             return found
         if isinstance(node, Chars):
-            found = next((n * BYTE_COST for n, some in enumerate(BY_LENGTH, 1) if _meet(node.ranges, some)), NEVER)
+            found = self.prices.least(node.ranges)
         elif isinstance(node, RuleRef):
             found = costs[node.name] + 1
         elif isinstance(node, Concat):
@@ -394,10 +394,6 @@ class RuleAutomata:
             after = state.step(code)
             if after is not None:
                 yield code, after
-
-
-def _meet(a: Ranges, b: Ranges) -> bool:
-    return bool(intersection(a, b))
 
 
 def _representatives(ranges: Ranges) -> list[int]:

@@ -31,7 +31,7 @@ def completion(place: Recogniser) -> bytes:
     state, call = item
     parts = [begin, place.automata.text(state)]
     while call is not place.whole:
-        _find_up(call)
+        cost_of_call(call)
         assert call.via is not None
         state, call = call.via
         parts.append(place.automata.text(state))
@@ -101,10 +101,10 @@ def _least(place: Recogniser) -> tuple[float, Item, str]:
 def _cost(item: Item) -> float:
     """Return the least cost from an item to the end of the text."""
     state, call = item
-    return state.least + (_find_up(call) if call.up is None else call.up)
+    return state.least + (cost_of_call(call) if call.up is None else call.up)
 
 
-def _find_up(call: RuleCall) -> float:
+def cost_of_call(call: RuleCall) -> float:
     """Return the least cost from the end of a call to the end of the text. Sets `up` and `via` of all calls above."""
     if call.up is not None:
         return call.up

@@ -7,9 +7,10 @@ least cost of a node, and a least text, are found by a search over its derivativ
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable, Mapping
 
 from .....lang.pattern import PatternNode
-from .....lang.pattern.chars import Ranges, difference, intersection
+from .....lang.pattern.chars import Ranges, difference, intersection, union
 from .....lang.pattern.nodes import NOTHING
 from .....lang.pattern.sets import Derivatives, readable
 from .number_rules import MultipleOf
@@ -28,11 +29,33 @@ BY_LENGTH: tuple[Ranges, ...] = (((0, 0x7F),), ((0x80, 0x7FF),), ((0x800, 0xFFFF
 _ALL_DIGITS: Ranges = ((0x30, 0x39),)
 
 
+class Prices:
+    """What characters cost: sets of characters by price. `byte`: the price of a byte beyond ASCII."""
+
+    def __init__(self, groups: Mapping[int, Iterable[tuple[int, int]]], byte: int) -> None:
+        self.groups: list[tuple[int, Ranges]] = [(price, union(groups[price])) for price in sorted(groups)]
+        self.smallest, self.byte = self.groups[0][0], byte
+
+    def least(self, ranges: Ranges) -> Cost:
+        """Return the least price of a character of a set."""
+        return next((price for price, some in self.groups if intersection(ranges, some)), NEVER)
+
+    def cheapest(self, ranges: Ranges) -> tuple[int, int]:
+        """Return the least price of a character of a set that is not empty, and that character."""
+        price, some = next((price, some) for price, group in self.groups if (some := intersection(ranges, group)))
+        return price, ord(readable(some))
+
+
+BYTES = Prices({number * BYTE_COST: some for number, some in enumerate(BY_LENGTH, 1)}, BYTE_COST)
+"""Each byte of UTF-8 costs the same."""
+
+
 class DerivedCosts:
     """The derivatives of regular nodes and their least costs. `told`: whether all costs are exact so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, prices: Prices | None = None) -> None:
         self.told = True
+        self.prices = BYTES if prices is None else prices
         self._walk = Derivatives()
         self._known: dict[PatternNode, tuple[Cost, int | None, PatternNode]] = {}
         self._lasting = 0
@@ -118,15 +141,15 @@ class DerivedCosts:
                 continue
             if len(came) > MOST_DERIVATIVES or not self.told:
                 self.told = False
-                self._known[node] = (BYTE_COST, None, node)
+                self._known[node] = (self.prices.smallest, None, node)
                 return
             for part in self.parts(state):
                 after = self.derive(state, part[0][0])
                 if after == NOTHING:
                     continue
                 count += 1
-                char = representative(part)
-                heapq.heappush(heap, (cost + len(chr(char).encode()) * BYTE_COST, count, after, state, char))
+                more, char = self.prices.cheapest(part)
+                heapq.heappush(heap, (cost + more, count, after, state, char))
         if best is None:
             self._known.update(dict.fromkeys(came, (NEVER, None, node)))
             return
@@ -134,7 +157,7 @@ class DerivedCosts:
         while (step := came[state])[0] is not None:
             before, code = step
             assert before is not None and code is not None
-            cost = self._known[state][0] + len(chr(code).encode()) * BYTE_COST
+            cost = self._known[state][0] + self.prices.cheapest(((code, code),))[0]
             self._known[before] = (cost, code, state)
             state = before
 

@@ -97,9 +97,9 @@ class Recogniser:
 
     def finishing(self) -> Iterator[tuple[int, Item]]:
         """Yield some characters that the begun one may become, of all kinds, each with an item after it."""
-        span = _span(self.begun)
+        among = span(self.begun)
         for state, call in self.items:
-            for code, after in self.automata.choices(state, span):
+            for code, after in self.automata.choices(state, among):
                 yield code, (after, call)
 
     def _feed(self, code: int) -> bool:
@@ -187,7 +187,7 @@ def _begun(data: bytes) -> int:
     return 0
 
 
-def _span(begun: bytes) -> tuple[tuple[int, int]]:
+def span(begun: bytes) -> tuple[tuple[int, int]]:
     """Return the characters whose UTF-8 begins with these bytes, as a range; without those that have a shorter form."""
     first = begun[0]
     length, bits = (2, first & 0x1F) if first < 0xE0 else (3, first & 0x0F) if first < 0xF0 else (4, first & 0x07)
