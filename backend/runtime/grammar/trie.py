@@ -41,11 +41,24 @@ class TokenTrie:
             made, depth, rows = made + len(end), depth + 1, rows[~over]
         self.label, self.above, self.ends = np.concatenate(labels), np.concatenate(aboves), np.concatenate(ends)
         self.first: Nodes = np.searchsorted(self.above[1:], np.arange(made + 1)) + 1
+        self._ends = self.ends.tobytes()
         self._labels, self._first = self.label.tobytes(), array("q", self.first.tobytes())
 
     def child(self, node: int, byte: int) -> int:
         """Return the child of a node behind a byte; -1 if there is none."""
         return self._labels.find(byte, self._first[node], self._first[node + 1])
+
+    def ends_from(self, data: bytes, start: int) -> list[int]:
+        """Return where the tokens end that may stand at a place in a text."""
+        found: list[int] = []
+        node = 0
+        for at in range(start, len(data)):
+            node = self.child(node, data[at])
+            if node < 0:
+                break
+            if self._ends[node]:
+                found.append(at + 1)
+        return found
 
     def children(self, nodes: Nodes) -> Nodes:
         """Return the children of these nodes."""

@@ -29,7 +29,7 @@ def test_preparing_spells_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     spelled: list[bytes] = []
     confirmed = KnownWays._confirmed
     monkeypatch.setattr(
-        KnownWays, "_confirmed", lambda self, at, data, no: spelled.append(data) or confirmed(self, at, data, no)
+        KnownWays, "_confirmed", lambda self, begun, data, no: spelled.append(data) or confirmed(self, begun, data, no)
     )
     prepared = Runtime.toy().engine.grammars.prepare(sgl.choice([f"item {i}" for i in range(300)]))
     assert len(spelled) == 1

