@@ -21,10 +21,10 @@ from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.pattern import PatternError
 from ..text.tokenizer import Tokenizer
 from .closing.search import MOST_WORK, Closer
-from .closing.ways import MOST_WAY_BYTES, WAYS_BYTES, KnownWays, rule_set
+from .closing.ways import MOST_WAY_BYTES, WAYS_BYTES, KnownWays, rule_set, too_long
 from .deadline import TooLong, within
 from .engines.artefact_cache import ArtefactCache
-from .engines.llguidance import LLGuidance, LLGuidanceGrammar
+from .engines.llguidance import LLGuidance, LLGuidanceGrammar, try_writing
 from .engines.outlines import Outlines
 from .engines.watched import WatchedGrammar, WatchedMatcher
 from .engines.worker import START_SECONDS, Build, GrammarWorker, cached
@@ -46,8 +46,6 @@ COMPILE_SECONDS = 20.0
 """For one constraint, from its schema or pattern to its first mask."""
 KEPT_CONSTRAINTS, CONSTRAINT_BYTES = 512, 256 << 20
 """Compiled constraints in memory, and what they may take together, by the estimate of `Prepared.bytes`."""
-MOST_LEAST_BYTES = 200_000
-"""Of a shortest text: the engine looks ahead over all that is forced, and no budget holds it."""
 PLAIN_BYTES, BYTES_OF_CHARACTER = 50_000, 105
 """What a small compiled constraint was measured to take, and one more character of its grammar."""
 
@@ -233,6 +231,9 @@ class Grammars:
 
     def _compile(self, constraint: Constraint) -> Prepared:
         lowered = {part: lower(part.schema) for part in schemas(constraint)}
+        ways = self._ways(constraint, {part: low.document for part, low in lowered.items()})
+        if ways is not None and (why := too_long(ways.automata)):
+            raise ConstraintError(why)
         compiled = self._engine(constraint, {part: low.engine_schema for part, low in lowered.items()})
         checked = [pointer for part, low in lowered.items() for pointer in _unenforced(part, low)]
         joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
@@ -242,14 +243,13 @@ class Grammars:
             compiled = CachedGrammar(compiled, _state_keys(constraint, lowered), self.budget)
         elif compiled.engine == "xgrammar":
             compiled = WatchedGrammar(compiled, f"{constraint!r:.200}")
-        documents = {part: low.document for part, low in lowered.items()}
         prepared = Prepared(
             constraint,
             compiled,
             tuple(dict.fromkeys(checked)),
             lambda: self.closer,
             self.vocabulary,
-            self._ways(constraint, documents),
+            ways,
         )
         _try(prepared)
         return prepared
@@ -271,11 +271,18 @@ class Grammars:
                 return self.xgrammar.compile_ebnf(constraint.source)
             if wanted not in ("auto", "llguidance"):
                 raise ConstraintError(f"grammar_backend={wanted!r} does not read {constraint.syntax}; llguidance does")
-            return self.llguidance.compile_lark(raw_source(constraint))
+            return self._tried(raw_source(constraint))
         if wanted in ("xgrammar", "outlines"):
             return self._asked(wanted, constraint, masks)
         source = to_source(constraint, masks)
-        return self.llguidance.compile_lark(source, json=isinstance(constraint, JsonSchema))
+        if isinstance(constraint, JsonSchema):  # it was tried when it was lowered
+            return self.llguidance.compile_lark(source, json=True)
+        return self._tried(source)
+
+    def _tried(self, source: str) -> LLGuidanceGrammar:
+        compiled = self.llguidance.compile_lark(source)
+        try_writing(source)
+        return compiled
 
     def _asked(self, engine: str, constraint: Constraint, masks: dict[JsonSchema, Any]) -> CompiledGrammar:
         """Compile with the engine that the user asked for, if it enforces the constraint exactly."""
@@ -291,14 +298,8 @@ class Grammars:
 
 def _try(prepared: Prepared) -> None:
     """Meet limits of the engine that show on the first mask, and find a text, before a gen waits for it."""
-    ways = prepared.ways
-    if ways is not None and (least := ways.bytes_left(ways.start())) > MOST_LEAST_BYTES:
-        raise ConstraintError(
-            f"the shortest text has {least:,} bytes, and no more than {MOST_LEAST_BYTES:,} are taken; "
-            "use smaller repeat counts"
-        )
     matcher = prepared.compiled.matcher()
-    if ways is None and prepared.length:
+    if prepared.ways is None and prepared.length:
         return
     if not matcher.forced() and not matcher.is_done():
         matcher.fill(prepared.vocabulary.new_row())

@@ -18,10 +18,12 @@ from dataclasses import dataclass, replace
 from ....lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
 from ....lang.errors import ConstraintError
 from ....lang.pattern import PatternError, is_empty, parse_regex, size
-from .engines.llguidance import limits, refusal
+from .closing.ways import rule_set, too_long
+from .engines.llguidance import refusal, try_writing
 from .lark import schemas, to_source
 from .raw import raw_rows, raw_source
-from .schema.engine import source_stumbles
+from .rules.automata import RuleAutomata
+from .rules.nodes import RuleSet
 from .schema.lower import KeywordRow, lower
 
 
@@ -62,23 +64,37 @@ class Explanation:
 def explain(constraint: Constraint) -> Explanation:
     """How each keyword of a constraint is carried out; a constraint that is refused has a row that says why."""
     rows = tuple(_rows(constraint))
-    if not isinstance(constraint, (Grammar, JsonSchema)) and all(row.status != "refused" for row in rows):
-        why = _refused_whole(constraint)
-        if why is not None and len(rows) == 1:
-            rows = (replace(rows[0], status="refused", note=why),)
-        elif why is not None:
-            rows += (KeywordRow("", constraint.kind, "refused", why),)
+    if all(row.status != "refused" for row in rows) and (why := _refused_whole(constraint)):
+        one = len(rows) == 1 and not isinstance(constraint, JsonSchema)
+        refused = KeywordRow("", constraint.kind, "refused", why)
+        rows = (replace(rows[0], status="refused", note=why),) if one else (*rows, refused)
     return Explanation(rows)
 
 
-def _refused_whole(constraint: Constraint) -> str | None:
-    """Why the engine refuses a constraint whose parts are right by themselves, at a joint or for its size; or None."""
+def _refused_whole(constraint: Constraint) -> str:
+    """Why a constraint is refused whose parts are right by themselves: at a joint or for its size; "" if it is not.
+
+    A schema alone was tried in the engine when it was lowered.
+    """
+    lowered = {part: lower(part.schema) for part in schemas(constraint)}
     try:
-        source = to_source(constraint, {part: lower(part.schema).engine_schema for part in schemas(constraint)})
-        why = source_stumbles(source, limits=limits())
+        grammar = rule_set(constraint, {part: low.document for part, low in lowered.items()})
+        if why := _too_long(grammar):
+            return why
+        if isinstance(constraint, Grammar):
+            try_writing(raw_source(constraint))
+        elif not isinstance(constraint, JsonSchema):
+            try_writing(to_source(constraint, {part: low.engine_schema for part, low in lowered.items()}))
     except (ConstraintError, PatternError) as error:
         return str(error)
-    return None if why is None else f"the engine cannot hold it: {why}"
+    return ""
+
+
+def _too_long(grammar: RuleSet | None) -> str:
+    try:
+        return "" if grammar is None else too_long(RuleAutomata(grammar))
+    except PatternError:  # a gen has no rules to close by either
+        return ""
 
 
 def _rows(constraint: Constraint) -> Iterator[KeywordRow]:

@@ -112,6 +112,15 @@ class Vocabulary(TokenTable):
         """Bytes of the longest token."""
         return max(map(len, self.bytes))
 
+    @cached_property
+    def longest_with(self) -> list[int]:
+        """Bytes of the longest token that has each ASCII character, and of the longest with a byte beyond ASCII."""
+        longest = [1] * 129
+        for word in sorted(self.words, key=len):
+            for byte in set(word):
+                longest[min(byte, 128)] = len(word)
+        return longest
+
     def new_row(self) -> Mask:
         """An uninitialised mask."""
         return np.empty(mask_words(self.size), dtype=np.int32)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sgl.backend.runtime.grammar.closing.fewest import TOKEN_PRICE, FewestSearch, token_prices
 from sgl.backend.runtime.grammar.rules.automata import RuleAutomata
-from sgl.backend.runtime.grammar.rules.derived import BYTE_COST
+from sgl.backend.runtime.grammar.rules.derived import BYTE_COST, Prices
 from sgl.backend.runtime.grammar.rules.ebnf import read_ebnf
 from sgl.backend.runtime.grammar.rules.nodes import RuleSet
 from sgl.backend.runtime.grammar.rules.recogniser import Recogniser
@@ -39,6 +39,11 @@ def vocabulary(words: list[bytes]) -> list[bytes]:
     return sorted({*words, b"a", b"b", "日".encode()[:1], "日".encode()[1:], "é".encode()[:1], "é".encode()[1:]})
 
 
+def prices_of(words: list[bytes]) -> Prices:
+    longest = [max((len(word) for word in words if byte in word), default=1) for byte in range(128)]
+    return token_prices([*longest, max((len(word) for word in words if not word.isascii()), default=1)])
+
+
 def fewest_of_all(place: Recogniser, words: list[bytes]) -> int | None:
     """The fewest tokens to an end, of all texts of up to `MOST_TOKENS`; None if there are none."""
     layer = {b"": place}
@@ -57,7 +62,7 @@ def fewest_of_all(place: Recogniser, words: list[bytes]) -> int | None:
 
 def compare(rules: RuleSet, words: list[bytes], begun: bytes = b"") -> None:
     trie, longest = TokenTrie(words), max(map(len, words))
-    for prices, price in [(token_prices(words), TOKEN_PRICE), (None, longest * BYTE_COST)]:
+    for prices, price in [(prices_of(words), TOKEN_PRICE), (None, longest * BYTE_COST)]:
         automata = RuleAutomata(rules) if prices is None else RuleAutomata(rules, prices)
         place = Recogniser(automata)
         if not place.feed_bytes(begun):
@@ -103,7 +108,7 @@ def test_left_recursion_is_not_told() -> None:
 def test_what_is_left_of_the_work_bounds_the_search() -> None:
     words = [bytes([a, b]) for a in range(97, 123) for b in range(97, 123)] + [b"0"]
     rules = RuleSet({"": parse_regex("[a-z]{41}0{9}|[a-y]{80}")}, "")
-    automata = RuleAutomata(rules, token_prices(words))
+    automata = RuleAutomata(rules, prices_of(words))
     found = FewestSearch(automata, TokenTrie(sorted(words)), TOKEN_PRICE, work=2_000).run(Recogniser(automata), 99)
     assert found.text is None and 0 < found.bound <= 40
 

@@ -14,7 +14,7 @@ Knows nothing of matchers or budgets.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -54,13 +54,8 @@ class Fewest:
     bound: int
 
 
-def token_prices(words: Iterable[bytes]) -> Prices:
-    """Return the price of each character, for a vocabulary of these words."""
-    longest = [1] * 129
-    for word in words:
-        for byte in set(word):
-            at = min(byte, 128)
-            longest[at] = max(longest[at], len(word))
+def token_prices(longest: Sequence[int]) -> Prices:
+    """Return the price of each character. `longest`: as in `Vocabulary.longest_with`."""
     groups: dict[int, list[tuple[int, int]]] = {}
     for code in range(128):
         groups.setdefault(TOKEN_PRICE // longest[code], []).append((code, code))

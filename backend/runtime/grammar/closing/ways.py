@@ -20,7 +20,7 @@ from ..protocol import Matcher
 from ..raw import rule_set as grammar_rules
 from ..rules.automata import RuleAutomata
 from ..rules.completion import bytes_left, completions
-from ..rules.derived import BYTE_COST, Prices
+from ..rules.derived import BYTE_COST
 from ..rules.nodes import RuleSet
 from ..rules.recogniser import Recogniser
 from ..rules.schema_rules import schema_rules
@@ -36,6 +36,8 @@ SHORTER_WAYS = 6
 """Completions that are spelled in tokens to find one with fewer tokens: fewer bytes are not always fewer tokens."""
 MOST_WAY_BYTES = 20_000
 """A longer way is never spelled: no budget holds it."""
+MOST_LEAST_BYTES = 200_000
+"""Of a shortest text: the engine looks ahead over all that is forced, and no budget holds it."""
 WAYS_BYTES = 64 << 20
 """What is kept of texts that were met, of all constraints of a runtime; when that is full, all is forgotten."""
 
@@ -50,6 +52,17 @@ def rule_set(constraint: Constraint, documents: dict[JsonSchema, LoweredSchema])
     except (PatternError, RecursionError):
         return None
     return None if root is None else RuleSet({"": root, **rules}, "")
+
+
+def too_long(automata: RuleAutomata) -> str:
+    """Return why a grammar is refused, if its shortest text has too many bytes; else ""."""
+    least = int(automata.costs[automata.grammar.root] // BYTE_COST)
+    if least <= MOST_LEAST_BYTES:
+        return ""
+    return (
+        f"the shortest text has {least:,} bytes, and no more than {MOST_LEAST_BYTES:,} are taken; "
+        "use smaller repeat counts"
+    )
 
 
 def _node(
@@ -154,10 +167,6 @@ class KnownWays:
         with self._lock:
             return bytes_left(place)
 
-    @cached_property
-    def _prices(self) -> Prices:
-        return token_prices(self.vocabulary.words)
-
     def fewest(self, matcher: Matcher, limit: int) -> tuple[list[int] | None, int]:
         """Search for a whole text of at most `limit` tokens, from a `matcher` at the beginning of a text.
 
@@ -165,7 +174,8 @@ class KnownWays:
         (`fewest.py`). Where the engine forces text, it may spell it in more tokens than the first search found. Then a
         second one counts forced text as the engine spells it.
         """
-        vocabulary, automata = self.vocabulary, RuleAutomata(self.automata.grammar, self._prices)
+        vocabulary = self.vocabulary
+        automata = RuleAutomata(self.automata.grammar, token_prices(self.vocabulary.longest_with))
         found = FewestSearch(automata, vocabulary.trie, TOKEN_PRICE).run(Recogniser(automata), limit)
         if found.text is None:
             return None, found.bound

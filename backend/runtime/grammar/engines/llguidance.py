@@ -23,6 +23,7 @@ import numpy as np
 
 from .....lang.errors import ConstraintError
 from ..protocol import Mask, has
+from ..schema.engine import source_stumbles
 from ..vocabulary import Vocabulary
 from .json_guard import GuardedText, JsonGuard
 
@@ -269,6 +270,16 @@ def refusal(source: str) -> str:
 
     wrong, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_lark(source))
     return f"the grammar is refused: {_first_lines(messages[0])}" if wrong else ""
+
+
+def try_writing(source: str) -> None:
+    """Write a text of a Lark grammar in single bytes. `sgl.explain` and gens are told the same, whatever the
+    vocabulary is.
+
+    Raises `ConstraintError` for a grammar that meets a limit of the engine on the way.
+    """
+    if (why := source_stumbles(source, limits=limits())) is not None:
+        raise ConstraintError(f"the engine cannot hold it: {why}")
 
 
 def _first_lines(message: str) -> str:
