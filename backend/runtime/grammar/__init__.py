@@ -7,6 +7,7 @@ Knows nothing of gens or steps.
     raw.py          grammars that users write, and the second look at their texts
     protocol.py     what the runtime asks of an engine; masks
     vocabulary.py   token ids as bytes, and forced bytes as tokens
+    trie.py         the tokens as a trie of their bytes
     coverage.py     `sgl.explain`: how each keyword of a constraint is carried out
     accepts.py      whether a text fits a constraint
     deadline.py     work that its caller waits for only so long

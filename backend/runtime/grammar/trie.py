@@ -64,7 +64,8 @@ class TokenTrie:
         """Return the children of these nodes."""
         first = self.first[nodes]
         count = self.first[nodes + 1] - first
-        return np.arange(int(count.sum())) + np.repeat(first - (np.cumsum(count) - count), count)
+        children: Nodes = np.arange(int(count.sum())) + np.repeat(first - (np.cumsum(count) - count), count)
+        return children
 
     def spelled(self, node: int) -> bytes:
         """Return the bytes that lead to a node."""

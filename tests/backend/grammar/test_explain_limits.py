@@ -22,7 +22,7 @@ LONG = {
     "schema": sgl.json_schema({"type": "string", "minLength": 300_000}),
     "items": sgl.json_schema({"type": "array", "items": {"type": "string", "minLength": 3000}, "minItems": 100}),
     "joined": "Text: " + sgl.json_schema({"type": "string", "pattern": "^(ab){150000}$"}),
-    "ebnf": sgl.ebnf('root ::= x x x x\nx ::= y{100}\ny ::= z{50}\nz ::= [a-z]{20}'),
+    "ebnf": sgl.ebnf("root ::= x x x x\nx ::= y{100}\ny ::= z{50}\nz ::= [a-z]{20}"),
     "long, but not too long": sgl.regex("(a{1000}){100}"),
     "short": sgl.json_schema({"type": "array"}) | sgl.regex("(a{1000}){1000}"),
 }

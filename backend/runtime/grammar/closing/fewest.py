@@ -25,7 +25,7 @@ from .....lang.pattern import Chars, PatternError
 from .....lang.pattern.chars import Ranges, intersection, partition
 from ..rules.automata import RuleAutomata, RuleState
 from ..rules.completion import cost_of_call
-from ..rules.derived import NEVER, Cost, Prices
+from ..rules.derived import Cost, Prices
 from ..rules.nodes import RuleRef
 from ..rules.recogniser import Item, Recogniser, RuleCall, span
 from ..trie import Nodes, TokenTrie
@@ -72,10 +72,16 @@ class _After:
 
     def __init__(self, state: RuleState, up: _Call) -> None:
         self.state, self.up = state, up
-        self.left: Cost = state.least + (up.left if isinstance(up, _After) else cost_of_call(up))
+        self.left: Cost = state.least + _left(up)
 
 
 _Call = _After | RuleCall
+
+
+def _left(call: _Call) -> Cost:
+    return call.left if isinstance(call, _After) else cost_of_call(call)
+
+
 _Place = tuple[RuleState, _Call]
 
 
@@ -202,10 +208,10 @@ class FewestSearch:
         at, run = begin, list[tuple[int, int]]()
         while len(run) < FORCED_WINDOW_BYTES and not self.spots[at].ends:
             table = self._table_of(at)
-            if len(table) != 1:
+            if not isinstance(table, dict) or len(table) != 1:
                 break
-            ((byte, at),) = table.items() if isinstance(table, dict) else ()
-            run.append((byte, at))
+            run += table.items()
+            at = run[-1][1]
         word = self.first_forced(bytes([byte for byte, _ in run])) if run and self.first_forced else None
         if not word:
             return {}
@@ -247,7 +253,7 @@ class FewestSearch:
         self.work -= _TABLE_WORK
         if spot.skip:
             after = self._numbered(spot.items, b"", spot.skip - 1)
-            return self._narrow({byte: after for byte in range(0x80, 0xC0)})
+            return self._narrow(dict.fromkeys(range(0x80, 0xC0), after))
         kinds = self._kinds_of(spot.items)
         targets = [self._target(spot.items, ranges[0][0]) if ranges else _DEAD for ranges in kinds.parts]
         found: dict[int, int] = {}
@@ -309,7 +315,7 @@ class FewestSearch:
         found = dict.fromkeys(items)
         pending = list(found)
         while pending:
-            state, call = item = pending.pop()
+            state, call = pending.pop()
             more: list[_Place] = []
             for rule in state.calls:
                 start, after = self.automata.start(rule), state.goto(rule)
@@ -337,10 +343,7 @@ class FewestSearch:
         if found is None:
             self.work -= _SPOT_WORK
             found = self._numbers[key] = len(self.spots)
-            left: Cost = min(
-                (state.least + (call.left if isinstance(call, _After) else cost_of_call(call)) for state, call in items),
-                default=NEVER,
-            )
+            left = min(state.least + _left(call) for state, call in items)
             byte = self.automata.prices.byte
             ends = not begun and not skip and any(state.ends and call is self._whole for state, call in items)
             self.spots.append(_Spot(items, begun, skip, max(0, left + (skip - len(begun)) * byte), ends))

@@ -6,8 +6,9 @@ Knows nothing of texts; `recogniser.py` runs the automata.
    million costs no more than a count of two. Rests are made once and compared by identity.
 2. A `RuleState` is a set of rests of one rule (the subset construction, on demand). It has no epsilon moves: a rule
    that may be empty is skipped where it stands (Aycock and Horspool 2002), so it also handles hidden left recursion.
-3. Each rest knows the least cost to its end: the least-cost derivation of a grammar (Knuth 1977). A cost counts characters
-   at their `prices` first (bytes of UTF-8, unless said), then rules, so that no cycle of rules is free. What has no end is never made.
+3. Each rest knows the least cost to its end: the least-cost derivation of a grammar (Knuth 1977). A cost counts the
+   `prices` of characters first (bytes of UTF-8, unless said), then rules, so that no cycle of rules is free. What has
+   no end is never made.
 """
 
 from __future__ import annotations

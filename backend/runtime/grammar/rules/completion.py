@@ -56,6 +56,7 @@ def completions(place: Recogniser, refused: Sequence[bytes] = ()) -> Iterator[by
 
     for item, begin in _places(place):
         push(begin, len(begin.encode()) * BYTE_COST, item)
+
     def push_after(text: str, cost: float, item: Item) -> None:
         for code, after in automata.choices(item[0], others.get(text, ALL)):
             push(text + chr(code), cost + len(chr(code).encode()) * BYTE_COST, (after, item[1]))

@@ -122,9 +122,7 @@ class SetAlgebra:
 
         return _product(a, b, both, self._barren_object, objects.covers)
 
-    def _clash(
-        self, x: ObjectSet, named_x: dict[str, Condition], y: ObjectSet, named_y: dict[str, Condition]
-    ) -> bool:
+    def _clash(self, x: ObjectSet, named_x: dict[str, Condition], y: ObjectSet, named_y: dict[str, Condition]) -> bool:
         """Whether two pieces demand a member of which it is known that nothing meets both of its conditions.
 
         Most pairs of large unions are such: they need not be joined first.
