@@ -246,3 +246,25 @@ def test_a_real_model_closes_at_temperature_1(smollm2: Runtime, name: str) -> No
     for seed, budget in enumerate([shortest, shortest + 1, 40]):
         result = generate(smollm2, KINDS[name], seed, max_tokens=budget, temperature=1.0)
         assert smollm2.accepts(KINDS[name], result.text) and len(result.token_ids) <= budget
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not is_pulled(DEFAULT_MODEL, cache_folder()), reason=f"run `sgl models pull {DEFAULT_MODEL}` first")
+@pytest.mark.parametrize(
+    ("constraint", "fewest"),
+    [
+        (sgl.regex(r"\w{30}"), 2),
+        (sgl.choice(["xqzj", "information", "information technology"]), 1),
+        (sgl.regex("[ぁ-ヿ]{12}"), 12),
+        (sgl.json_schema({"type": "object", "required": ["a"], "properties": {"a": {}}}), 4),
+        (sgl.json_schema({"type": "string", "minLength": 40}), 3),
+    ],
+    ids=["letters", "choices", "kana", "object", "string"],
+)
+def test_a_real_model_has_long_words(smollm2: Runtime, constraint: Constraint, fewest: int) -> None:
+    for budget in (fewest, fewest + 1, 14):
+        result = generate(smollm2, constraint, max_tokens=budget, temperature=1.0)
+        assert smollm2.accepts(constraint, result.text) and len(result.token_ids) <= budget
+    if fewest > 1:
+        with pytest.raises(ConstraintError, match=rf"has {fewest} tokens \(none has fewer\)"):
+            generate(smollm2, constraint, max_tokens=fewest - 1)
