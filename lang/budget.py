@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from .constraint import Choices, Constraint, Either, Exactly, Regex, Sequenced, pattern_node
+from .kept import kept
 from .sampling import DEFAULT_MAX_TOKENS
 
 REGEX_TOKENS = 512
@@ -29,7 +28,7 @@ _OTHER = 0, 0
 """Of constraints whose texts are structured: a value of JSON or of a grammar has an end of its own."""
 
 
-@lru_cache(1024)
+@kept(1024)
 def _lengths(constraint: Constraint) -> tuple[int, int | None]:
     """Characters of a shortest text, or less, and of a longest text, or more; None: there is no longest."""
     if isinstance(constraint, Exactly):

@@ -9,13 +9,13 @@ a schema's properties is kept as it was written.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConstraintError
+from .kept import by_text, kept
 from .types.conversion import MOST_TYPES, KnownType, dtype_pattern, known_type, named_dtype
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def regex(pattern: str) -> Constraint:
     return Regex(pattern)
 
 
-@functools.lru_cache(256)
+@kept(256)
 def pattern_node(pattern: str) -> PatternNode:
     """Read a pattern. Raises `ConstraintError` if it is wrong or matches nothing."""
     from .pattern import PatternError, is_empty, parse_regex
@@ -223,7 +223,7 @@ def json_schema(schema: str | Mapping[str, Any] | bool) -> Constraint:
         raise ConstraintError(f"json_schema holds something that is not JSON: {error}") from None
 
 
-@functools.lru_cache(256)
+@kept(256)
 def _json_schema(source: str) -> Constraint:
     try:
         parsed = json.loads(source)
@@ -260,7 +260,7 @@ def from_type(tp: Any, where: str = "schema") -> JsonSchema:
     return _of_known(known_type(tp, where))
 
 
-@functools.lru_cache(MOST_TYPES)
+@kept(MOST_TYPES, by_text(0))
 def _of_known(known: KnownType) -> JsonSchema:
     return JsonSchema(known.source, known.type)
 

@@ -43,6 +43,9 @@ from .step.scheduler import Scheduler, Starved
 from .step.step import Step
 from .text.tokenizer import Tokenizer
 
+MANY_NEWS = 1000
+"""Branches with news that nobody took notice of, from which on opening another one does."""
+
 
 class Engine:
     """One model, one pool, one tree; any number of branches."""
@@ -235,6 +238,8 @@ class Engine:
         self, seed: int | None = None, path: int = 0, timeout: float | None = None, caller: Program | None = None
     ) -> Branch:
         """A new empty branch. Without `seed`, its noise is the runtime's next."""
+        if len(self.branches.inbox) >= MANY_NEWS:
+            self.look()  # branches that were dropped unread would lie there until somebody drives
         number = self.programs = next(self._numbers)
         return self.branches.open(
             number, mix(self.options.seed, number) if seed is None else seed, path, timeout, caller

@@ -13,10 +13,12 @@ from typing import Any
 from ...lang.chat import ChatTemplate
 from ...lang.constraint import KINDS as CONSTRAINTS
 from ...lang.constraint import Constraint
+from ...lang.kept import DEFINITIONS
 from ..base import BackendBranch, Capabilities, Handle, StepRecord
 from . import invariants
 from .engine import Engine
 from .kv.draw import draw_tree
+from .kv.tree import NODE_BYTES, RUN_BYTES, TOKEN_BYTES
 from .options import EngineOptions
 from .program.branch import Branch
 from .step.packed import Model
@@ -115,9 +117,11 @@ class LocalBackend:
             A dictionary: `model` (its name), `options` (the resolved ones); in tokens `context_length`,
             `max_total_tokens`, `free_tokens`, `cached_tokens`, `touched_tokens` (slots that were ever in use: so
             many take memory) and `computed_tokens`; counts of branches `running`, `queued` and `attached`; counts of
-            `steps`, `programs` and `preemptions`. `memory`: for each of `kv`, `constraints` (compiled ones,
-            estimated), `masks` and `compiled_grammars` (what xgrammar and outlines-core made), the `bytes` that it
-            holds now and `most_bytes` that it may hold, and of caches the `entries` too.
+            `steps`, `programs` and `preemptions`. `memory` has the `bytes` that each of these holds now
+            (estimated, but for `kv`) and `most_bytes` that it may hold: `kv`; `tree` (where the KV of which tokens is);
+            `words` and `chunks` of text with their tokens; compiled `constraints`, their `masks`, their `ways` to close
+            a text, `compiled_grammars` (what xgrammar and outlines-core made); and `definitions` (what is known of
+            patterns, schemas, types and grammars), which all runtimes of the process share.
 
         Example:
             >>> import sgl
@@ -143,9 +147,21 @@ class LocalBackend:
                 "computed_tokens": engine.rows,
                 "preemptions": engine.scheduler.preemptions,
                 "programs": engine.programs,
-                "memory": {"kv": self._kv_memory(), "words": self.tokenizer.words.held, **engine.grammars.memory()},
+                "memory": self._memory(),
                 "options": self.options,
             }
+
+    def _memory(self) -> dict[str, dict[str, int | None]]:
+        """The bytes of everything that grows with use, and their bounds."""
+        tree = self.engine.tree
+        return {
+            "kv": self._kv_memory(),
+            "tree": {"bytes": tree.bytes, "most_bytes": tree.pool.capacity * (NODE_BYTES + RUN_BYTES + TOKEN_BYTES)},
+            "words": self.tokenizer.words.held,
+            "chunks": self.tokenizer.chunks.held,
+            **self.engine.grammars.memory(),
+            "definitions": DEFINITIONS.held,
+        }
 
     def _kv_memory(self) -> dict[str, int | None]:
         """The KV that is in use or cached, and the pool's size, which is allocated from the start."""
@@ -168,6 +184,7 @@ class LocalBackend:
         if self.engine.closed is None:
             with self.engine.drive.held():
                 self.engine.shut_down()
+            self.engine.drive.wake()  # a thread that waits for more coroutines need not
 
     def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
         """`cache_prefix` for text that may be markup.

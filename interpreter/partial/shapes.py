@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from ...lang.constraint import JsonSchema
+from ...lang.kept import kept
 from ...lang.types.conversion import adapter_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _DICTS = ("dict", "ordered-dict", "counter", "frozendict")
 _LISTS: dict[str, Maker] = {"list": list, "set": set, "frozenset": frozenset, "deque": list, "tuple": tuple}
 
 
-@functools.lru_cache(256)
+@kept(256, lambda args, shape: 10_000 + 30 * len(args[0].source))
 def shape_of(constraint: JsonSchema) -> TypeShape | None:
     """The shape of the type that a constraint was made from; None for a raw JSON Schema, whose values are plain."""
     if constraint.type is None:

@@ -10,11 +10,11 @@ more than a fraction of a second, and what cannot be decided is a `Mismatch`.
 
 from __future__ import annotations
 
-import functools
 import json
 from typing import Any
 
 from ..constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ..kept import by_text, kept
 from ..pattern import PatternError
 from ..pattern.python import PythonReader
 from ..pattern.search import LONG_CHARACTERS, written
@@ -78,7 +78,7 @@ def _check_either(constraint: Either, text: str) -> Any:
 # -------------------------------------------------------------------------------------------------------------- text
 
 
-@functools.lru_cache(maxsize=MOST_COMPILED)
+@kept(MOST_COMPILED, by_text(100))
 def _regex(pattern: str) -> Any:
     import regex
 
@@ -180,7 +180,7 @@ def _no_constant(name: str) -> Any:
     raise Mismatch(f"{name} is not JSON")
 
 
-@functools.lru_cache(MOST_COMPILED)
+@kept(MOST_COMPILED, by_text(40, 10_000))
 def _validator(source: str) -> Any:
     """The validator of a schema as JSON text."""
     return validator_for(json.loads(source))

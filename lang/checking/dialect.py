@@ -19,6 +19,7 @@ from fractions import Fraction
 from typing import Any
 
 from ..errors import ConstraintError
+from ..kept import by_text, kept
 from ..pattern import PatternError, ecma_search
 from ..pattern.search import LONG_CHARACTERS
 from .formats import check_format
@@ -62,7 +63,7 @@ def metaschema_fault(schema: Any) -> tuple[str, str] | None:
         raise ConstraintError("(root): the schema is nested too deeply; break it up with $defs") from None
 
 
-@functools.lru_cache(maxsize=64)
+@kept(64)
 def _examined(source: str) -> tuple[int, tuple[str, str] | None]:
     """Find the draft of a schema and its fault. Cached: checking a metaschema takes milliseconds."""
     schema = json.loads(source)
@@ -173,7 +174,7 @@ def _exact(number: int | float) -> Fraction:
     return Fraction(Decimal(repr(number))) if isinstance(number, float) else Fraction(number)
 
 
-@functools.lru_cache(maxsize=1024)
+@kept(1024, by_text(100))
 def finder(pattern: str) -> Callable[[str], bool]:
     """Make the search for an ECMA-262 pattern, by the `regex` package if no mask can enforce it. Else `ValueError`."""
     try:

@@ -21,8 +21,7 @@ into a tree whose language is exactly what Python (or ECMA-262, for JSON Schema)
 
 from __future__ import annotations
 
-from functools import lru_cache
-
+from ..kept import kept
 from .automaton import plain
 from .context import resolve
 from .ecma import EcmaReader
@@ -87,7 +86,7 @@ __all__ = [
 ]
 
 
-@lru_cache(maxsize=256)
+@kept(256)
 @no_deeper
 def parse_regex(pattern: str) -> PatternNode:
     """The language of all texts that `re.fullmatch(pattern, text)` accepts. See `python.py` for the dialect.
@@ -97,7 +96,7 @@ def parse_regex(pattern: str) -> PatternNode:
     return within_depth(resolve(PythonReader(pattern).read()))
 
 
-@lru_cache(maxsize=256)
+@kept(256)
 @no_deeper
 def parse_ecma(pattern: str) -> PatternNode:
     """The language of all texts in which an ECMA-262 pattern is found. See `ecma.py` for the dialect.

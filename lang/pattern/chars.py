@@ -13,6 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
 
+from ..kept import kept
+
 Ranges = tuple[tuple[int, int], ...]
 
 LAST = 0x10FFFF
@@ -121,7 +123,7 @@ def _span(start: int, end: int) -> list[tuple[int, int]]:
     return ranges
 
 
-@lru_cache(maxsize=256)
+@kept(256)
 def unicode_class(source: str) -> Ranges:
     """The characters that a one-character pattern of the `regex` package matches (`\\p{Greek}`, `[[:alpha:]]`).
 

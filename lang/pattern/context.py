@@ -12,8 +12,8 @@ language: `Left(L)`, `Right(L)`. `x Right(L) y` is `x (y & L)`, and `x Left(L) y
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
+from ..kept import kept
 from . import chars as chars
 from .automaton import plain
 from .loops import unmarked
@@ -262,7 +262,7 @@ def _nested(parts: list[PatternNode], stretches: list[_Stretch], start: int, end
     return node
 
 
-@lru_cache(maxsize=1024)
+@kept(1024)
 def narrowed(node: PatternNode, language: PatternNode) -> PatternNode:
     """`node & language`, as a plain node where that is no larger."""
     if included(node, language, _NARROWING_STATES):

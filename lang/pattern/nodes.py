@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
+from ..kept import kept
 from . import chars as chars
 from .chars import Ranges
 
@@ -230,7 +231,7 @@ def any_of(texts: Sequence[str]) -> PatternNode:
     return _of_texts(tuple(texts))
 
 
-@lru_cache(maxsize=8)  # few: they may be large
+@kept(8)
 def _of_texts(texts: tuple[str, ...]) -> PatternNode:
     return _trie(sorted(set(texts)), 0, 0)
 

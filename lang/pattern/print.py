@@ -6,9 +6,9 @@ engine could understand differently.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import groupby
 
+from ..kept import kept
 from . import chars as chars
 from .automaton import plain
 from .chars import Ranges
@@ -73,7 +73,7 @@ def _count(node: Repeat) -> str:
     return f"{{{node.low}}}" if node.low == node.high else f"{{{node.low},{'' if node.high is None else node.high}}}"
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def _set(ranges: Ranges) -> str:
     if not ranges:
         raise PatternError("a set without characters", None, "leave it out")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from functools import lru_cache
 
+from ..kept import kept
 from . import chars as chars
 from .chars import Ranges
 from .nodes import (
@@ -329,7 +329,7 @@ def _search(node: PatternNode) -> str | None:
     return None
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def readable(ranges: Ranges) -> str:
     """One character of a set."""
     for c in _READABLE:

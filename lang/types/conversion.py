@@ -8,7 +8,6 @@ Invariant: what the schema of a type admits, `parse` accepts, unless `checked_af
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import json
 import math
@@ -19,6 +18,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ConstraintError
+from ..kept import kept
 from .readable import readable
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _DTYPES: dict[Any, str] = {
 _NAMES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 MOST_TYPES = 512
+_TYPE_BYTES, _BYTES_OF_CHARACTER = 12_000, 60
+"""What a small model was measured to take with its adapter, and one more character of its schema."""
 """Types that are kept with their schemas and validators."""
 
 
@@ -149,7 +151,7 @@ class _Key:
         return self.tp is other.tp or (self.text == other.text and bool(self.tp == other.tp))
 
 
-@functools.lru_cache(maxsize=MOST_TYPES)
+@kept(MOST_TYPES, lambda args, known: _TYPE_BYTES + _BYTES_OF_CHARACTER * len(known.source))
 def _known(key: _Key) -> KnownType:
     try:
         adapter, schema, afterwards = _read(key.tp)

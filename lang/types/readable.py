@@ -13,6 +13,8 @@ import types
 import typing
 from typing import Any
 
+from ..kept import by_text, kept
+
 _LAZY = (collections.abc.Iterable, collections.abc.Iterator, collections.abc.Generator)
 
 
@@ -38,7 +40,7 @@ def readable(tp: Any) -> Any:
     return tp.copy_with(new) if hasattr(tp, "copy_with") else origin[new]
 
 
-@functools.lru_cache(256)
+@kept(256, by_text(0, 20_000))
 def _rewritten(tp: Any) -> Any:
     import typing_extensions as te
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ....lang.constraint import Constraint, Grammar, JsonSchema
 from ....lang.errors import ConstraintError, OptionError, suggest
+from ....lang.kept import CacheBudget
 from ....lang.pattern import PatternError
 from ..text.tokenizer import Tokenizer
 from .closing.search import MOST_WORK, Closer
@@ -37,7 +38,7 @@ from .schema.keys import few_keys, open_keys
 from .schema.lower import Lowered, lower
 from .schema.nodes import LoweredSchema
 from .sharing.json_state_keys import SchemaKeys
-from .sharing.mask_cache import CacheBudget, CachedGrammar
+from .sharing.mask_cache import CACHE_BYTES, CachedGrammar
 from .sharing.state_keys import PatternKeys, StateKeys, TextKeys
 from .vocabulary import Vocabulary
 
@@ -165,7 +166,7 @@ class Grammars:
             KEPT_CONSTRAINTS, CONSTRAINT_BYTES, lambda prepared: prepared.bytes
         )
         self._artefacts = ArtefactCache()
-        self.budget, self._ways_budget = CacheBudget(), CacheBudget(WAYS_BYTES)
+        self.budget, self._ways_budget = CacheBudget(CACHE_BYTES), CacheBudget(WAYS_BYTES)
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> Prepared:
         """Compile a constraint, unless it is compiled. Raises `ConstraintError` that names `where` and the reason."""
@@ -206,7 +207,7 @@ class Grammars:
 
     @cached_property
     def outlines(self) -> Outlines:
-        return Outlines(self.vocabulary, self._build)
+        return Outlines(self.vocabulary, self._build, self.budget)
 
     @cached_property
     def _build(self) -> Build:

@@ -11,7 +11,6 @@ Owns: what is refused of JSON within a grammar, and the check of finished texts.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from ....lang.checking.check import Mismatch, check
 from ....lang.checking.dialect import SEARCH_SECONDS, brief
 from ....lang.constraint import Constraint, Grammar
 from ....lang.errors import ConstraintError
+from ....lang.kept import kept
 from ....lang.pattern import PatternError
 from .lark import json_rule
 from .rules.automata import RuleAutomata
@@ -33,7 +33,8 @@ from .rules.write_lark import to_llguidance
 from .schema.keys import few_keys, open_keys
 from .schema.lower import KeywordRow, Lowered, lower
 
-KEPT_AUTOMATA = 32
+KEPT_AUTOMATA, AUTOMATON_BYTES = 32, 1 << 19
+"""Automata that check texts, and what each may hold of the texts that it has read."""
 MOST_FORCED_CHARACTERS = 4_000
 """What a part of a grammar may demand at least: its forced text is spelled before the model is asked again."""
 CHARACTERS_A_LOOK = 256
@@ -50,7 +51,7 @@ def raw_source(grammar: Grammar) -> str:
     return lark.source([json_rule(_whole(lower(schema), number)) for number, schema in enumerate(lark.schemas, 1)])
 
 
-@functools.lru_cache(KEPT_AUTOMATA)
+@kept(KEPT_AUTOMATA)
 def _rewritten(source: str) -> str | None:
     """A Lark grammar by rules of our own; None where it is not read exactly, or llguidance cannot take such rules."""
     lark = read_lark(source)
@@ -62,7 +63,7 @@ def _rewritten(source: str) -> str | None:
         return None
 
 
-@functools.lru_cache(KEPT_AUTOMATA)
+@kept(KEPT_AUTOMATA)
 def _ebnf(source: str) -> str:
     return _by_rules("EBNF", read_ebnf(source))
 
@@ -127,7 +128,7 @@ def rule_set(grammar: Grammar) -> RuleSet | None:
     return None if _rewritten(grammar.source) is None else read_lark(grammar.source).rules
 
 
-@functools.lru_cache(KEPT_AUTOMATA)
+@kept(KEPT_AUTOMATA, lambda args, automata: AUTOMATON_BYTES + 100 * len(args[0].source))
 def _automata(grammar: Grammar) -> RuleAutomata | None:
     rules = read_ebnf(grammar.source) if grammar.syntax == "ebnf" else read_lark(grammar.source).rules
     try:
@@ -144,6 +145,14 @@ def checked_text(constraint: Constraint, text: str) -> object:
     value = check(constraint, text)
     if not isinstance(constraint, Grammar) or (automata := _automata(constraint)) is None:
         return value
+    try:
+        return _recognised(automata, text, value)
+    finally:
+        if automata.size > AUTOMATON_BYTES:
+            automata.forget()
+
+
+def _recognised(automata: RuleAutomata, text: str, value: object) -> object:
     end = time.monotonic() + SEARCH_SECONDS
     place = Recogniser(automata)
     for at in range(0, len(text), CHARACTERS_A_LOOK):

@@ -54,7 +54,7 @@ class Vocabulary(TokenTable):
         self.tokenizer = tokenizer
         self._first = lru_cache(maxsize=8192)(self._first_of)
         self.mask_of_few = lru_cache(maxsize=64)(self._mask_of_few)
-        self._beginning: dict[bytes, Mask] = {}
+        self.beginning_with = lru_cache(maxsize=64)(self._beginning_with)
 
     @property
     def table(self) -> TokenTable:
@@ -142,11 +142,9 @@ class Vocabulary(TokenTable):
         """The mask of all tokens that are text."""
         return self.mask_of(i for i, data in enumerate(self.bytes) if data)
 
-    def beginning_with(self, data: bytes) -> Mask:
-        """The mask of the tokens that begin with these bytes."""
-        if data not in self._beginning:
-            self._beginning[data] = self.mask_of(i for i, token in enumerate(self.bytes) if token.startswith(data))
-        return self._beginning[data]
+    def _beginning_with(self, data: bytes) -> Mask:
+        """The mask of the tokens that begin with these bytes, for reading only."""
+        return self.mask_of(i for i, token in enumerate(self.bytes) if token.startswith(data))
 
     @cached_property
     def trie(self) -> TokenTrie:

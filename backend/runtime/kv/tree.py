@@ -17,6 +17,9 @@ from collections.abc import Iterator
 
 from .pool import Run, SlotPool, append_run, cut
 
+NODE_BYTES, RUN_BYTES, TOKEN_BYTES = 450, 150, 40
+"""Of the process's memory: what a node takes by itself, a run of its slots, and a token."""
+
 
 class Node:
     """An immutable run of tokens from depth `start` on, with the slots of those that are computed."""
@@ -209,6 +212,13 @@ class Tree:
             self._push(parent)
             freed += held
         return freed
+
+    @property
+    def bytes(self) -> int:
+        """About what the nodes with KV take in the process's memory, beside that KV. It grows as runs get shorter."""
+        held = [node for node in self.nodes() if node.computed]
+        runs, tokens = sum([len(node.runs) for node in held]), sum([node.computed for node in held])
+        return NODE_BYTES * len(held) + RUN_BYTES * runs + TOKEN_BYTES * tokens
 
     def nodes(self) -> Iterator[Node]:
         """All nodes reachable by matching, parents first, in a stable order (the root left out)."""

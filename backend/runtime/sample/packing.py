@@ -7,9 +7,9 @@ every forward, so steps of plain samples pack only keys, positions and temperatu
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +42,6 @@ STATS_FIELDS = 3
 """float64 numbers of a measured row: its log-sum-exp, its token's log-probability, the mass that its mask forbids."""
 
 _KEY = (1 << 64) - 1
-_KEPT_PROMPTS = 1024
-"""Prompts whose ids are remembered: as many as a step has rows."""
 
 
 @dataclass(slots=True)
@@ -89,7 +87,7 @@ class Packer:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._mask_words = (vocab_size + 31) // 32
-        self._prompts: OrderedDict[int, tuple[frozenset[int], Words]] = OrderedDict()  # by identity, which they keep
+        self._prompts: WeakKeyDictionary[frozenset[int], Words] = WeakKeyDictionary()  # for as long as their gens run
 
     def pack(self, asks: Sequence[Request | Lookup]) -> Packed:
         temperatures: list[float] = []
@@ -204,13 +202,8 @@ class Packer:
         )
 
     def _seen(self, prompt: frozenset[int], counts: dict[int, int]) -> Words:
-        kept = self._prompts.get(id(prompt))
-        if kept is None:
-            kept = prompt, np.fromiter((t for t in prompt if t < self._vocab_size), np.int32)
-            self._prompts[id(prompt)] = kept
-            if len(self._prompts) > _KEPT_PROMPTS:
-                self._prompts.popitem(last=False)
-        self._prompts.move_to_end(id(prompt))
-        ids = kept[1]
+        ids = self._prompts.get(prompt)
+        if ids is None:
+            ids = self._prompts[prompt] = np.fromiter((t for t in prompt if t < self._vocab_size), np.int32)
         new = [token for token in counts if token not in prompt]
         return np.concatenate([ids, np.array(new, dtype=np.int32)]) if new else ids

@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import tokenizers
@@ -25,6 +24,7 @@ import tokenizers
 from ....lang.chat import ChatTemplate, Message
 from ....lang.constant import rendered
 from ....lang.errors import CapabilityError, ModelLoadError, OptionError
+from ....lang.kept import CacheBudget, kept
 from .control import ControlTokens, Pieces
 from .pipeline import SPACE, Pipeline, reaches_across_words
 from .words import Words
@@ -33,8 +33,8 @@ MOST_TOKENS = 1 << 22
 """Ids of the largest vocabulary; one id that lies would make a table of gigabytes."""
 CHUNK_CHARACTERS = 512
 """About how long a chunk is."""
-KEPT_CHUNKS = 2048
-"""Chunks whose tokens are kept: some megabytes."""
+KEPT_CHUNKS, CHUNK_BYTES = 2048, 16 << 20
+"""Chunks whose tokens are kept, and their bytes: a text that no word boundary cuts is one chunk."""
 _CROSSES_WORDS = re.compile(rf"[A-Za-z][ {SPACE}][A-Za-z]")
 _BETWEEN_WORDS = re.compile(r"[A-Za-z](?= [A-Za-z])")
 
@@ -82,7 +82,8 @@ class Tokenizer:
         )
         self.words = Words(lambda text: self._encode_chunk(text, False), self.token_bytes)
         self.chat_template: ChatTemplate | None = None
-        self._known_chunk = lru_cache(KEPT_CHUNKS)(lambda chunk: tuple(self.words.tokens(chunk)))
+        self.chunks = CacheBudget(CHUNK_BYTES)
+        self._known_chunk = kept(KEPT_CHUNKS, budget=self.chunks)(lambda chunk: tuple(self.words.tokens(chunk)))
 
     def with_template(self, template: ChatTemplate | None) -> Tokenizer:
         """The tokenizer with a chat template of its own."""

@@ -17,8 +17,8 @@ from itertools import chain
 
 WORDS_BYTES = 8 << 20
 """What the kept words and their tokens may take; when that is full, all is forgotten."""
-_WORD_BYTES = 250
-"""Of a word beside its characters and tokens: the dictionary's entry, a string, a tuple."""
+_WORD_BYTES, _TOKEN_BYTES = 250, 40
+"""Of a word beside its characters and tokens (the dictionary's entry, a string, a tuple); and of a token, an int."""
 LONGEST_WORD_CHARACTERS = 64
 """Longer words are not kept."""
 WORDS_A_NEW_ONE = 4
@@ -58,7 +58,7 @@ class Words:
     def _keep(self, word: str, ids: Sequence[int]) -> tuple[int, ...]:
         tokens = tuple(ids)
         if len(word) <= LONGEST_WORD_CHARACTERS:
-            size = _WORD_BYTES + 2 * len(word) + 8 * len(tokens)
+            size = _WORD_BYTES + 2 * len(word) + _TOKEN_BYTES * len(tokens)
             if self._held + size > WORDS_BYTES:
                 self._known.clear()
                 self._held = 0

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from .....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
+from .....lang.kept import CacheBudget
 from .....lang.pattern import Alt, Both, Concat, Not, PatternError, PatternNode, Repeat, either, sequence
 from ..lark import regular
 from ..protocol import Matcher
@@ -25,7 +26,6 @@ from ..rules.nodes import RuleSet
 from ..rules.recogniser import Recogniser
 from ..rules.schema_rules import schema_rules
 from ..schema.nodes import LoweredSchema
-from ..sharing.mask_cache import CacheBudget
 from ..vocabulary import Vocabulary
 from .deepest import deepest
 from .fewest import TOKEN_PRICE, FewestSearch, token_prices

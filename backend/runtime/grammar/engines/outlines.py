@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache
 from importlib.metadata import version as installed_version
 from typing import Any
 
 from .....lang.errors import ConstraintError, OptionError
+from .....lang.kept import DEFINITIONS, CacheBudget, kept
 from .....lang.pattern import PatternError, chars, plain, to_rust
 from .....lang.pattern.nodes import NOTHING, Chars, PatternNode, Repeat, children, rebuilt, size
-from ..protocol import Mask, has, set_only
+from ..protocol import Mask, has, mask_words, set_only
 from ..vocabulary import TokenTable, Vocabulary
 from .worker import Build, perform
 
@@ -40,11 +41,13 @@ TASK = ".outlines:index_artefact"
 class Outlines:
     """The engine, bound to one vocabulary."""
 
-    def __init__(self, vocabulary: Vocabulary, build: Build | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary, build: Build | None = None, masks: CacheBudget = DEFINITIONS) -> None:
+        """`masks`: counts the masks that are kept."""
         if not vocabulary.eos_ids:
             raise OptionError("outlines needs a model with an end-of-text token")
         self.vocabulary = vocabulary
         self._kept: dict[str, Any] = {}
+        self._masks = masks
         self._build: Build = build or (lambda task, source: perform(task, vocabulary, self._kept, source))
 
     def compile_regex(self, node: PatternNode) -> OutlinesGrammar:
@@ -67,7 +70,7 @@ class Outlines:
             index = _outlines().Index.from_binary(artefact)
         except ValueError as error:
             raise ConstraintError(f"what was compiled cannot be read: {error}") from error
-        return OutlinesGrammar(self.vocabulary, index)
+        return OutlinesGrammar(self.vocabulary, index, self._masks)
 
 
 class OutlinesGrammar:
@@ -75,11 +78,11 @@ class OutlinesGrammar:
 
     engine = "outlines"
 
-    def __init__(self, vocabulary: Vocabulary, index: Any) -> None:
+    def __init__(self, vocabulary: Vocabulary, index: Any, masks: CacheBudget) -> None:
         self.vocabulary, self.index = vocabulary, index
         self.sentinel = vocabulary.eos_ids[0]
         self.next: Callable[[int, int], int | None] = index.get_next_state  # by state and token
-        self.state = lru_cache(STATES_KEPT)(self._state)
+        self.state = kept(STATES_KEPT, lambda args, state: 4 * mask_words(vocabulary.size), masks)(self._state)
 
     def matcher(self) -> OutlinesMatcher:
         return OutlinesMatcher(self, [self.index.get_initial_state()])

@@ -11,11 +11,11 @@ Knows nothing of engines. Characters are code points, and a grammar says nothing
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 
 from .....lang.errors import ConstraintError, suggest
+from .....lang.kept import kept
 from .....lang.pattern import ANY_CHAR, Chars, PatternNode, chars, either, literal, sequence
 from .....lang.pattern.nodes import EMPTY, repeated
 from .measure import least_length, least_lengths, reached
@@ -45,7 +45,7 @@ _NO_TOKENS = (
 )
 
 
-@functools.lru_cache(KEPT_GRAMMARS)
+@kept(KEPT_GRAMMARS)
 def read_ebnf(source: str) -> RuleSet:
     """Read a grammar; its root is the rule `root`.
 

@@ -11,12 +11,12 @@ Knows nothing of engines, or of what a JSON Schema means.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .....lang.kept import kept
 from .....lang.pattern import (
     ANY_CHAR,
     ANY_TEXT,
@@ -72,7 +72,7 @@ class LarkGrammar:
         return "".join(piece + rule for piece, rule in zip(self.pieces, [*written, ""]))
 
 
-@functools.lru_cache(KEPT_GRAMMARS)
+@kept(KEPT_GRAMMARS)
 def read_lark(source: str) -> LarkGrammar:
     """Read a grammar; its root is the rule `start`.
 

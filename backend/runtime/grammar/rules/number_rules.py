@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
 
+from .....lang.kept import kept
 from .....lang.pattern import Chars, PatternNode, any_of, either, sequence
 from .....lang.pattern.nodes import EMPTY, NOTHING, both, literal, repeated
 from ..schema.nodes import NumberSchema
@@ -44,7 +44,7 @@ def number(node: NumberSchema) -> PatternNode:
     )
 
 
-@lru_cache(1024)
+@kept(1024)
 def _number(
     integer: bool,
     minimum: int | float | None,

@@ -17,6 +17,7 @@ from decimal import Decimal
 from functools import lru_cache, reduce
 from typing import Any
 
+from .....lang.kept import kept
 from .....lang.pattern import Chars, Concat, PatternError, PatternNode, any_of, complement, either, sequence
 from .....lang.pattern.chars import contains, difference
 from .....lang.pattern.nodes import EMPTY, NOTHING, both, literal, rebuilt, repeated
@@ -236,7 +237,7 @@ class _StyledRules(SchemaVisitor[[], PatternNode]):
 
 
 # -- strings
-@lru_cache(1024)
+@kept(1024)
 def quoted_pattern(pattern: str) -> PatternNode:
     """Return a pattern of a lowered schema, over the characters between the quotes of JSON."""
     return _quoted(parse_spelled(pattern))
@@ -249,7 +250,7 @@ def _quoted(node: PatternNode) -> PatternNode:
     return made if node.plain else both(made, _any_string())
 
 
-@lru_cache(4096)
+@kept(4096)
 def _quoted_characters(node: Chars) -> PatternNode:
     plain = Chars(difference(node.ranges, tuple((code, code) for code in _ESCAPED)))
     return either([plain, any_of(_escapes(code for code in _ESCAPED if contains(node.ranges, code)))])
@@ -279,17 +280,17 @@ def _any_string() -> PatternNode:
     return repeated(_any_character(), 0, None)
 
 
-@lru_cache(4096)
+@kept(4096)
 def _constants(texts: tuple[str, ...]) -> PatternNode:
     return any_of(texts)
 
 
-@lru_cache(16384)
+@kept(16384)
 def _quoted_text(text: str) -> PatternNode:
     return sequence(_quoted(literal(character)) for character in text)
 
 
-@lru_cache(4096)
+@kept(4096)
 def _is_in(pattern: str, text: str) -> bool:
     from .....lang.pattern import accepts
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from .....lang import pattern as regular
 from .....lang.checking.formats import FORMATS, check_format
+from .....lang.kept import by_text, kept
 from .....lang.pattern.chars import contains
 from .....lang.pattern.nodes import children, rebuilt
 from .....lang.pattern.search import EcmaSearch
@@ -22,7 +23,7 @@ MOST_PATTERN_CHARACTERS = 60_000  # of a pattern that is given to the engine
 MOST_INTERSECTED = 6  # languages that are intersected to see whether they have a string in common
 
 
-@functools.lru_cache(maxsize=4096)
+@kept(4096)
 def node(pattern: Language) -> regular.PatternNode:
     """Return the language as a pattern. Raises `PatternError` if it cannot be read."""
     if not pattern.positive:
@@ -43,7 +44,7 @@ def unreadable(pattern: Language) -> str | None:
     return None
 
 
-@functools.lru_cache(maxsize=65536)
+@kept(65536)
 def admits(pattern: Language, text: str) -> bool:
     """Whether a string is in the language."""
     if pattern.kind == "ecma":
@@ -55,12 +56,12 @@ def admits(pattern: Language, text: str) -> bool:
     return found is pattern.positive
 
 
-@functools.lru_cache(maxsize=1024)
+@kept(1024, by_text(100))
 def _search(text: str) -> EcmaSearch:
     return regular.ecma_search(text)
 
 
-@functools.lru_cache(maxsize=4096)
+@kept(4096)
 def listed(pattern: Language) -> frozenset[str]:
     """Return the strings that a language of kind "names" lists, positive or not."""
     return frozenset(json.loads(pattern.text))
@@ -76,7 +77,7 @@ def member(group: Languages, text: str) -> bool:
     return all(admits(pattern, text) for pattern in group)
 
 
-@functools.lru_cache(maxsize=4096)
+@kept(4096)
 def vacant(group: Languages) -> bool:
     """Whether the languages surely have no string in common."""
     if any(pattern.opposite() in group for pattern in group if pattern.positive):
@@ -94,7 +95,7 @@ def vacant(group: Languages) -> bool:
         return False
 
 
-@functools.lru_cache(maxsize=4096)
+@kept(4096)
 def spelled(group: Languages) -> str | None:
     """Return one pattern for the engine that matches what is in all languages; None if it would be too large."""
     if not group:

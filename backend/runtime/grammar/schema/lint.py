@@ -5,13 +5,13 @@ Knows nothing of sets. Every error names the JSON pointer of the place.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from .....lang.checking.dialect import dialect, finder, metaschema_fault
 from .....lang.errors import ConstraintError
+from .....lang.kept import kept
 from .places import NAMED, child
 
 MOST_SCHEMA_VALUES = 60_000  # objects, arrays and scalars of a schema
@@ -139,7 +139,7 @@ def _keywords(pointer: str, node: dict[str, Any]) -> None:
                 _text(child(pointer, keyword, text), text)
 
 
-@functools.lru_cache(maxsize=1024)
+@kept(1024)
 def misspelt(keyword: str) -> str | None:
     """Return the keyword that an unknown one is surely a misspelling of."""
     if keyword.startswith(("x-", "x_", "$", "_")) or len(keyword) < 4:

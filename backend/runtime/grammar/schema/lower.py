@@ -11,7 +11,6 @@ Knows the order of the steps (lint, read, reach, write, try) and nothing of how 
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import re
 from collections.abc import Set
@@ -20,6 +19,7 @@ from typing import Any
 
 from .....lang.checking.formats import known as known_format
 from .....lang.errors import ConstraintError
+from .....lang.kept import kept
 from .....lang.pattern import PatternError
 from .engine import engine_refuses
 from .lint import ANNOTATIONS, ENFORCED, lint, subschemas
@@ -119,7 +119,7 @@ def _text(schema: Any) -> str:
         raise ConstraintError("(root): the schema is no JSON data") from None
 
 
-@functools.lru_cache(maxsize=MOST_KEPT_SCHEMAS)
+@kept(MOST_KEPT_SCHEMAS)
 def _lower(source: _Source) -> Lowered:
     try:
         draft = lint(source.schema)

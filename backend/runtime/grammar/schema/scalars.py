@@ -7,12 +7,12 @@ to bounds that the engine gets right. Patterns are tried, as some are too much f
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 
+from .....lang.kept import kept
 from .engine import engine_refuses, engine_stumbles
 from .languages import spelled
 from .nodes import LoweredSchema, NumberSchema, Scalar, StringSchema, spelled_schema
@@ -202,7 +202,7 @@ def write_string(text: StringSet, losses: set[Loss]) -> StringSchema:
 TOO_MUCH = "with the pattern, format and lengths beside it, it is too much for a mask"
 
 
-@functools.lru_cache(maxsize=1024)
+@kept(1024)
 def _refused(least: int, most: int | None, patterns: tuple[str, ...]) -> bool:
     """Whether the engine refuses such strings, or meets a limit while it writes one."""
     schema = spelled_schema(LoweredSchema(StringSchema(least, most, patterns)))

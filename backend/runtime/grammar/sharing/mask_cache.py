@@ -11,13 +11,11 @@ texts share a state (`state_keys.py`) or of how an engine computes a mask.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable, Sequence
-from typing import Protocol
-from weakref import WeakSet
 
 import numpy as np
 
+from .....lang.kept import CacheBudget
 from ..engines.llguidance import LLGuidanceGrammar, LLGuidanceMatcher, fill_many
 from ..protocol import Mask, has, mask_words
 from .state_keys import StateKeys
@@ -26,48 +24,6 @@ CACHE_BYTES = 128 << 20
 """What the caches of a runtime may hold together; when that is full, all is forgotten."""
 _STEP_BYTES, _STATE_BYTES, _SPELLED_BYTES = 150, 800, 300
 """Of a cached step from one state to another, of a state without its masks, and of one more spelling in it."""
-
-
-class Forgetful(Protocol):
-    """A cache that counts the bytes that it holds, in `held`, and can be emptied, by any thread."""
-
-    held: int
-
-    def forget(self) -> None: ...
-
-
-class CacheBudget:
-    """The bytes that the caches of one kind hold together in a runtime."""
-
-    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
-        self._limit, self._held = limit_bytes, 0
-        self._caches: WeakSet[Forgetful] = WeakSet()
-        self._lock = threading.Lock()
-
-    @property
-    def held(self) -> dict[str, int | None]:
-        """The bytes that are held, and their bound."""
-        with self._lock:
-            return {"bytes": self._sum(), "most_bytes": self._limit}
-
-    def add(self, cache: Forgetful) -> None:
-        with self._lock:
-            self._caches.add(cache)
-
-    def hold(self, cache: Forgetful, size: int) -> None:
-        """Count `size` more bytes of a cache; empty all caches if that is too much."""
-        cache.held += size  # a few that two threads add at once may be lost
-        self._held += size
-        if self._held > self._limit:
-            with self._lock:
-                self._held = self._sum()  # caches that are gone hold nothing
-                if self._held > self._limit:
-                    self._held = 0
-                    for one in self._caches:
-                        one.forget()
-
-    def _sum(self) -> int:
-        return sum(cache.held for cache in self._caches)
 
 
 class CachedMask:
