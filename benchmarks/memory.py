@@ -3,8 +3,9 @@
     python benchmarks/memory.py [--batches 50] [--rows 1000]
 
 Each batch has rows with a free text, a choice that is scored, a fork, and a constrained text, of constraints a quarter
-of which no batch before it had; and a journal. The KV pool and the caches are full after the third batch: what grows
-from there on is a leak. `trimmed` is RSS after glibc has given back what is free (`malloc_trim`).
+of which no batch before it had; and a journal. The KV pool and the cache of constraints are full after the third batch.
+What grows from there on and is not counted is a leak. `trimmed` is RSS after glibc has given back what is free
+(`malloc_trim`); `counted` is the sum of what `get_server_info()["memory"]` says is held.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def row(s: Any, number: int, batch: int) -> None:
         s += sgl.gen("text", regex="[0-9]{1,5}", max_tokens=8)
 
 
-def measure(batches: int, rows: int, runtime: Any = None) -> list[int]:
-    """RSS in bytes after each batch, trimmed."""
+def measure(batches: int, rows: int, runtime: Any = None) -> list[tuple[int, int]]:
+    """After each batch: RSS in bytes, trimmed; and the bytes of it that the runtime counts."""
     made = sgl.Runtime.toy(max_total_tokens=40_000) if runtime is None else runtime
     found = []
     for batch in range(batches):
@@ -73,10 +74,11 @@ def measure(batches: int, rows: int, runtime: Any = None) -> list[int]:
         gc.collect()
         untrimmed = resident_bytes()
         trim()
-        found.append(resident_bytes())
         memory = made.get_server_info().get("memory", {})
+        found.append((resident_bytes(), sum(entry["bytes"] for entry in memory.values())))
         held = ", ".join(f"{name} {entry['bytes'] >> 10:,}" for name, entry in memory.items())
-        sizes = f"{untrimmed / 2**20:6.1f} MiB resident, trimmed {found[-1] / 2**20:6.1f}"
+        resident, counted = (size / 2**20 for size in found[-1])
+        sizes = f"{untrimmed / 2**20:6.1f} MiB resident, trimmed {resident:6.1f}, counted {counted:5.1f}"
         print(f"batch {batch + 1:3}: {sizes}; KiB held: {held}", flush=True)
     if runtime is None:
         made.shutdown()

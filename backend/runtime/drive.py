@@ -31,6 +31,8 @@ from ...lang.errors import BackendError
 from ..base import Handle
 from ..contain import HeldBack
 
+LINGER_SECONDS = 0.5
+"""How long the thread that drives for coroutines waits for more of them."""
 LAST_STEP_SECONDS = 10.0
 """How long the end of the process waits for a step that runs: a thread within the model would end it with a crash."""
 
@@ -319,7 +321,7 @@ class Drive:
                     self._sleepers.pop(me, None)
                     self._thread = None
                     break
-            _sleep(bell, self._patience(0.5))
+            _sleep(bell, self._patience(LINGER_SECONDS))
         self._pass_on()
         self._hand_over()
 

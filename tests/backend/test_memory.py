@@ -12,6 +12,8 @@ import sgl
 from sgl.backend.runtime.grammar import compile as module
 from sgl.backend.runtime.grammar.compile import Grammars
 from sgl.backend.runtime.model.toy import toy_tokenizer
+from sgl.backend.runtime.sample.packing import Packer
+from sgl.backend.runtime.text import tokenizer as tokenizer_module
 
 
 def test_the_runtime_says_what_it_holds() -> None:
@@ -77,11 +79,13 @@ def test_caches_of_batches_stay_within_their_bounds(monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_resident_memory_levels_off() -> None:
-    """The counted words fill over some batches; nothing grows with the rows."""
+    """What is counted (words, the tree as its runs of slots get shorter) grows for some batches; nothing else does."""
     from sgl.benchmarks.memory import measure
 
     found = measure(50, 1000)
-    assert found[-1] < 1.10 * found[2] and found[-1] < 1.02 * found[29], [size >> 20 for size in found]
+    resident, uncounted = [size for size, _ in found], [size - counted for size, counted in found]
+    assert resident[-1] < 1.10 * resident[2] and resident[-1] < 1.02 * resident[29], [size >> 20 for size in resident]
+    assert uncounted[-1] < 1.03 * uncounted[2], [size >> 20 for size in uncounted]
 
 
 def test_ways_and_words_are_forgotten_at_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +104,42 @@ def test_ways_and_words_are_forgotten_at_their_bounds(monkeypatch: pytest.Monkey
         assert len(ways.automata._states) < 100
         most = max(most, held)
     assert most > 10_000
+
+
+def test_long_texts_without_words_are_kept_within_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "CHUNK_BYTES", 1_000_000)
+    tokenizer = toy_tokenizer()
+    for number in range(20):
+        text = "".join(f"{number * 7919 + i:x}" for i in range(6000))
+        assert b"".join(tokenizer.token_bytes[i] for i in tokenizer.encode(text)) == text.encode()
+        held = tokenizer.chunks.held["bytes"]
+        assert held is not None and held <= 1_000_000
+    assert tokenizer.chunks.held["bytes"]
+    assert all(tokenizer.encode(text) == tokenizer.encode(text) for text in ("x" * 3000, "a b " * 900))
+
+
+def test_stops_and_prompts_are_not_kept_for_good() -> None:
+    tokenizer = toy_tokenizer()
+    vocabulary = Grammars(tokenizer, tokenizer.vocab_size).vocabulary
+    for number in range(200):
+        mask = vocabulary.beginning_with(f"{number}".encode())
+        assert (mask == vocabulary.mask_of(tokenizer.encode(f"{number}")[:1])).all() or number > 9
+    assert vocabulary.beginning_with.cache_info().currsize <= 64
+    packer = Packer(300)
+    prompts = [frozenset(range(number, number + 50)) for number in range(20)]
+    assert all(sorted(packer._seen(prompt, {}).tolist()) == sorted(prompt) for prompt in prompts for _ in range(2))
+    assert len(packer._prompts) == 20
+    del prompts
+    gc.collect()
+    assert len(packer._prompts) == 0
+
+
+def test_what_is_known_of_the_tree_is_counted() -> None:
+    with sgl.Runtime.toy(max_total_tokens=400) as runtime:
+        assert runtime.get_server_info()["memory"]["tree"]["bytes"] == 0
+        for number in range(60):
+            runtime.generate(f"{number} abc", {"max_new_tokens": 6, "ignore_eos": True})
+            tree = runtime.get_server_info()["memory"]["tree"]
+            assert 0 < tree["bytes"] <= tree["most_bytes"]
+        runtime.flush_cache()
+        assert runtime.get_server_info()["memory"]["tree"]["bytes"] == 0
