@@ -15,6 +15,7 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     locality.py     which templates print each message by itself
     constant.py     the text of an expression that no model writes in
     json_text.py    an incremental reader of JSON text
+    kept.py         what functions return, kept within bounds of bytes
     advice.py       what is said once in the log
     errors.py       the typed errors of all rooms
     later.py        names of later versions, and the errors that say so

@@ -99,7 +99,7 @@ def _plain_size(args: tuple[Any, ...], made: Any) -> int:
     return weight((args, made))
 
 
-class Kept(Generic[T]):
+class KeptFunction(Generic[T]):
     """A function with its last results by its arguments. Thread-safe. What the function raises is not kept."""
 
     def __init__(self, function: Callable[..., T], entries: int, size: Size, budget: CacheBudget) -> None:
@@ -149,6 +149,6 @@ def kept(
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        return cast("Callable[P, T]", Kept(function, entries, size, budget))
+        return cast("Callable[P, T]", KeptFunction(function, entries, size, budget))
 
     return decorate
