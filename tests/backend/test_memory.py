@@ -83,9 +83,10 @@ def test_resident_memory_levels_off() -> None:
     from sgl.benchmarks.memory import measure
 
     found = measure(50, 1000)
-    resident, uncounted = [size for size, _ in found], [size - counted for size, counted in found]
+    resident, counted = zip(*found)
     assert resident[-1] < 1.10 * resident[2] and resident[-1] < 1.02 * resident[29], [size >> 20 for size in resident]
-    assert uncounted[-1] < 1.03 * uncounted[2], [size >> 20 for size in uncounted]
+    explained = max(counted) - counted[2]  # at most: what was forgotten since may not be given back
+    assert resident[-1] - resident[2] < explained + (4 << 20), found
 
 
 def test_ways_and_words_are_forgotten_at_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
