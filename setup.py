@@ -8,7 +8,18 @@ from setuptools.command.build_py import build_py
 
 ROOMS = ("lang", "interpreter", "backend")
 NATIVE = "backend/runtime/model/cpu/native"
-HEADERS = ("blocks.h", "kernels.inc", "plan.h", "simd_avx2.h", "simd_avx512.h", "simd_portable.h", "threads.h")
+HEADERS = (
+    "attention.inc",
+    "blocks.h",
+    "kernels.inc",
+    "levels.h",
+    "plan.h",
+    "simd_amx.h",
+    "simd_avx2.h",
+    "simd_avx512.h",
+    "simd_portable.h",
+    "threads.h",
+)
 KERNELS = Extension(
     "sgl.backend.runtime.model.cpu.kernels",
     sources=[f"{NATIVE}/native.cpp"],

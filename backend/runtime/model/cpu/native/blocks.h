@@ -11,9 +11,12 @@
 
 namespace sgl {
 
-constexpr int kBlock = 32;   // weights of a block
-constexpr int kGroup = 16;   // outputs of a group
-constexpr int kTile = 8;     // rows that are computed together
+constexpr int kBlock = 32;         // weights of a block
+constexpr int kGroup = 16;         // outputs of a group
+constexpr int kPair = 2 * kGroup;  // outputs of two groups: a block of what they feed
+constexpr int kTile = 8;           // rows whose products are computed together
+constexpr int kLane = 16;          // rows whose codes lie together
+constexpr int kStretch = 128;      // rows for which a group's weights are unpacked once
 
 enum Kind : int32_t {
     kQ40 = 0,  // d (code - 8); d in float16 (GGUF's Q4_0)
@@ -31,7 +34,7 @@ struct Matrix {
     const float* bias;  // [outputs], or null
     int32_t kind, outputs, depth, unused;
 
-    int groups() const { return (outputs + kGroup - 1) / kGroup; }
+    int pairs() const { return (outputs + kPair - 1) / kPair; }
     size_t group_bytes() const { return size_t(depth / kBlock) * record_bytes(kind); }
 };
 
@@ -45,14 +48,20 @@ struct BlockScale {
 };
 constexpr float kLargest = 127 * 256;  // the whole number of a block's largest activation
 
-// Rows of quantised activations.
+// Rows of quantised activations. The same block of up to 16 rows lies together, so a kernel reaches all of them by
+// constant distances from one address, and a tile of AMX is one piece of memory.
 struct Rows {
-    int8_t* codes;       // [rows, depth / 32, 64]: the high bytes of a block, then its low bytes
-    BlockScale* scales;  // [rows, depth / 32]
-    int depth;
+    int8_t* codes;       // [rows / lane, depth / 32, lane, 64]: the high bytes of a block, then its low bytes
+    BlockScale* scales;  // [rows / lane, depth / 32, lane]
+    int depth, lane;
 
-    int8_t* code(int row) const { return codes + size_t(row) * 2 * depth; }
-    BlockScale* scale(int row) const { return scales + size_t(row) * (depth / kBlock); }
+    // For `rows` rows. A lane is as wide as there are rows, at most 16; the last one is filled up to whole 16.
+    static int lane_of(size_t rows) { return int(rows < kLane ? rows : kLane); }
+    static size_t padded(size_t rows) { return rows < kLane ? rows : (rows + kLane - 1) / kLane * kLane; }
+
+    size_t place(int row, int block) const { return (size_t(row / lane) * (depth / kBlock) + block) * lane + row % lane; }
+    int8_t* code(int row, int block) const { return codes + 2 * kBlock * place(row, block); }
+    BlockScale* scale(int row, int block) const { return scales + place(row, block); }
 };
 
 }  // namespace sgl

@@ -10,135 +10,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "blocks.h"
+#include "levels.h"
 #include "plan.h"
 #include "threads.h"
 
 namespace sgl {
-
-constexpr int kQueries = 4;       // queries of an attention that are computed together
-constexpr int kValueVectors = 4;  // vectors of V likewise
-constexpr int kStateHead = 16;    // floats before the sum of V in a row's state: largest score, sum of weights, unused
-
-struct Attention {
-    const float* kv;         // [slots, 2 kv_heads, dim]
-    const float* query;      // [rows, query_stride]
-    const int64_t* positions;
-    float* mixed;            // [rows, mixed_stride]
-    float* states;           // [rows, heads, supers, kStateHead + dim]
-    size_t query_stride, mixed_stride;
-    int kv_heads, group, dim, supers;
-
-    float* state(int row, int head, int super) const {
-        return states + ((size_t(row) * kv_heads * group + head) * supers + super) * (kStateHead + dim);
-    }
-};
-
-struct Kernels {
-    void (*quantise_row)(const float* x, int depth, int8_t* codes, BlockScale* scales);
-    void (*norm_row)(const float* x, const float* weight, float eps, int depth, float* normed, int8_t* codes, BlockScale* scales);
-    void (*rotate_head)(float* head, const float* norm, float eps, const float* cos, const float* sin, int dim, float factor);
-    void (*multiply)(const Matrix& w, int first, int last, const Rows& x, int rows, float* y, bool added);
-    void (*gated)(const Matrix& gate, const Matrix& up, int first, int last, const Rows& x, int rows, Rows& wide);
-    void (*matrix_row)(const Matrix& w, int row, float* out);
-    void (*attend)(const Attention& a, const Segment& segment, const int32_t* rows, int count, int head);
-    void (*merge_row)(const Attention& a, int row, int8_t* codes, BlockScale* scales);
-};
-
-namespace portable {
-#include "simd_portable.h"
-static inline float half_value(const uint8_t* p) { return half_at(p, 0); }
-#include "kernels.inc"
-}  // namespace portable
-
-static inline float half_value(const uint8_t* p) { return portable::half_at(p, 0); }
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define SGL_X86 1
-#endif
-
-#ifdef SGL_X86
-
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
-namespace avx2 {
-#include "simd_avx2.h"
-#include "kernels.inc"
-}  // namespace avx2
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avxvnni")
-#endif
-namespace avxvnni {
-#define SGL_VNNI
-#include "simd_avx2.h"
-#include "kernels.inc"
-#undef SGL_VNNI
-}  // namespace avxvnni
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
-#endif
-namespace avx512 {
-#include "simd_avx512.h"
-#include "kernels.inc"
-}  // namespace avx512
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#endif  // SGL_X86
-
-enum Level : int { kPortable = 0, kAvx2 = 1, kAvxVnni = 2, kAvx512 = 3 };
-
-static bool has_level(int level) {
-    if (level == kPortable) return true;
-#ifdef SGL_X86
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (level == kAvx2) return avx2;
-    if (level == kAvxVnni) return avx2 && __builtin_cpu_supports("avxvnni");
-    if (level == kAvx512) {
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-    }
-#endif
-    return false;
-}
-
-static const Kernels& kernels_of(int level) {
-#ifdef SGL_X86
-    if (level == kAvx512) return avx512::kernels;
-    if (level == kAvxVnni) return avxvnni::kernels;
-    if (level == kAvx2) return avx2::kernels;
-#endif
-    (void)level;
-    return portable::kernels;
-}
 
 // A buffer that grows, on a cache line.
 template <typename T>
@@ -166,7 +46,10 @@ private:
 struct RowsBuffer {
     Buffer<int8_t> codes;
     Buffer<BlockScale> scales;
-    Rows sized(size_t rows, int depth) { return {codes.sized(rows * 2 * depth), scales.sized(rows * (depth / kBlock)), depth}; }
+    Rows sized(size_t rows, int depth) {
+        const size_t padded = Rows::padded(rows);
+        return {codes.sized(padded * 2 * depth), scales.sized(padded * (depth / kBlock)), depth, Rows::lane_of(rows)};
+    }
 };
 
 }  // namespace sgl
@@ -239,7 +122,10 @@ public:
             of_rows(rows, [&](int row) { write(layer, batch, row, width); });
             if (last && !batch.wanted) return;
             attend(layer, batch, width, inner);
-            if (last) live = int(batch.wanted);
+            if (last) {
+                live = int(batch.wanted);
+                for (Rows* each : {&quantised_, &inner_, &wide_}) each->lane = Rows::lane_of(size_t(live));
+            }
             // In the last layer only wanted rows go on, side by side: `want` rises, so no row is overwritten before it is read.
             if (last && live < rows) {
                 for (int i = 0; i < live; ++i) {
@@ -250,7 +136,7 @@ public:
             const Attention a = attention(layer, batch, width, inner);
             of_rows(live, [&](int i) {
                 const int row = last ? int(batch.want[i]) : i;
-                k_.merge_row(a, row, inner_.code(i), inner_.scale(i));
+                k_.merge_row(a, row, inner_, i);
             });
             product(layer.out, inner_, live, x_, true);
             of_rows(live, [&](int row) { norm(layer.norm_feed, row); });
@@ -275,25 +161,25 @@ private:
 
     void norm(const float* weight, int row) {
         const size_t at = size_t(row) * m_.hidden;
-        k_.norm_row(x_ + at, weight, m_.eps, m_.hidden, normed_ + at, quantised_.code(row), quantised_.scale(row));
+        k_.norm_row(x_ + at, weight, m_.eps, normed_ + at, quantised_, row);
     }
 
-    // Groups of outputs that make a piece of work: few where there is much to do for each.
-    int groups_of_piece(int groups, size_t bytes, int rows) const {
+    // Pairs of groups of outputs that make a piece of work: few where there is much to do for each.
+    int pairs_of_piece(int pairs, size_t bytes, int rows) const {
         const int least = int(std::max<size_t>(1, kBytesOfPiece / std::max<size_t>(1, bytes * ((rows + 7) / 8))));
-        const int fair = (groups + 8 * pool_.threads() - 1) / (8 * pool_.threads());  // not many more pieces than pay
-        return std::min(groups, std::max(least, std::min(fair, 64)));
+        const int fair = (pairs + 8 * pool_.threads() - 1) / (8 * pool_.threads());  // not many more pieces than pay
+        return std::min(pairs, std::max(least, std::min(fair, 32)));
     }
 
     void product(const Matrix& w, const Rows& x, int rows, float* y, bool added) {
-        const int groups = w.groups(), each = groups_of_piece(groups, w.group_bytes(), rows);
-        pool_.each((groups + each - 1) / each, [&](int piece) {
-            k_.multiply(w, piece * each, std::min(groups, (piece + 1) * each), x, rows, y, added);
+        const int pairs = w.pairs(), each = pairs_of_piece(pairs, 2 * w.group_bytes(), rows);
+        pool_.each((pairs + each - 1) / each, [&](int piece) {
+            k_.multiply(w, piece * each, std::min(pairs, (piece + 1) * each), x, rows, y, added);
         });
     }
 
     void feed(const sgl_layer& layer, int rows) {
-        const int blocks = m_.wide / kBlock, each = groups_of_piece(blocks, 4 * layer.gate.group_bytes(), rows);
+        const int blocks = m_.wide / kBlock, each = pairs_of_piece(blocks, 4 * layer.gate.group_bytes(), rows);
         pool_.each((blocks + each - 1) / each, [&](int piece) {
             k_.gated(layer.gate, layer.up, piece * each, std::min(blocks, (piece + 1) * each), quantised_, rows, wide_);
         });
@@ -387,8 +273,8 @@ void sgl_multiply(const Matrix* w, const float* x, int32_t rows, float* y, int32
     const Kernels& k = kernels_of(level);
     RowsBuffer buffer;
     const Rows quantised = buffer.sized(size_t(rows), w->depth);
-    for (int r = 0; r < rows; ++r) k.quantise_row(x + size_t(r) * w->depth, w->depth, quantised.code(r), quantised.scale(r));
-    k.multiply(*w, 0, w->groups(), quantised, rows, y, false);
+    for (int r = 0; r < rows; ++r) k.quantise_row(x + size_t(r) * w->depth, quantised, r);
+    k.multiply(*w, 0, w->pairs(), quantised, rows, y, false);
 }
 
 // Row `row` of a matrix as floats.

@@ -31,6 +31,7 @@ static inline F first_of(F a, F other, int count) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_blendv_ps(other, a, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane)));
 }
+static inline F where_positive(F a, F b, F c) { return _mm256_blendv_ps(c, b, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GE_OQ)); }
 static inline void store_codes(int8_t* to, F x) {
     const __m256i whole = _mm256_cvtps_epi32(x);
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
@@ -81,11 +82,13 @@ static inline __m256i whole_dot(const __m256i* code, const int32_t* c) {
 
 // Half a group at a time: there are 16 registers. `half` is 0 for outputs 0 to 7, 1 for 8 to 15.
 template <int K, int M>
-static inline void half_product(const uint8_t* w, int half, int blocks, const Rows& x, int row, float (*out)[kGroup]) {
+static inline void half_product(const uint8_t* w, int half, int blocks, const Rows& x, int row, float* out) {
     F sum[M];
     for (int m = 0; m < M; ++m) sum[m] = all(0.f);
+    const int8_t* codes = x.code(row, 0);
+    const BlockScale* scales = x.scale(row, 0);
     const __m256i low = _mm256_set1_epi8(15);
-    for (int b = 0; b < blocks; ++b, w += record_bytes(K)) {
+    for (int b = 0; b < blocks; ++b, w += record_bytes(K), codes += 2 * kBlock * x.lane, scales += x.lane) {
         const F d = K == kQ4K ? load(reinterpret_cast<const float*>(w) + 8 * half) : halves(w + 16 * half);
         F minimum = d;
         if (K == kQ41) minimum = halves(w + 2 * kGroup + 16 * half);
@@ -102,8 +105,8 @@ static inline void half_product(const uint8_t* w, int half, int blocks, const Ro
             }
         }
         for (int m = 0; m < M; ++m) {
-            const int32_t* const c = reinterpret_cast<const int32_t*>(x.code(row + m)) + 16 * b;
-            const BlockScale& s = x.scale(row + m)[b];
+            const int32_t* const c = reinterpret_cast<const int32_t*>(codes + 2 * kBlock * m);
+            const BlockScale& s = scales[m];
 #ifdef SGL_VNNI
             __m256i high = _mm256_setzero_si256(), low_sum = _mm256_setzero_si256();
             if (K == kQ80) low_sum = _mm256_set1_epi32(s.offset);
@@ -120,11 +123,11 @@ static inline void half_product(const uint8_t* w, int half, int blocks, const Ro
             if (K == kQ41 || K == kQ4K) sum[m] = fma(minimum, all(s.sum), sum[m]);
         }
     }
-    for (int m = 0; m < M; ++m) store(out[m] + 8 * half, sum[m]);
+    for (int m = 0; m < M; ++m) store(out + m * kPair + 8 * half, sum[m]);
 }
 
 template <int K, int M>
-static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float (*out)[kGroup]) {
+static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float* out) {
     half_product<K, M>(w, 0, blocks, x, row, out);
     half_product<K, M>(w, 1, blocks, x, row, out);
 }

@@ -22,6 +22,9 @@ static inline float largest(F a) { return _mm512_reduce_max_ps(a); }
 static inline F first_of(F a, F other, int count) {  // lanes below `count` of a, the others of `other`
     return _mm512_mask_blend_ps(__mmask16(count >= 16 ? 0xffff : (1u << (count < 0 ? 0 : count)) - 1), other, a);
 }
+static inline F where_positive(F a, F b, F c) {  // b where a is at least 0, else c
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GE_OQ), c, b);
+}
 static inline void store_codes(int8_t* to, F x) {  // whole numbers from -127 to 127
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
 }
@@ -58,48 +61,50 @@ static inline void transpose(const float* const* rows, int column, float* out, i
     }
 }
 
-// Products of one group of 16 outputs with M rows: out[m][0..15].
+// Products of one group of 16 outputs with M rows of a lane; `out` has a row every kPair floats. All rows take a step
+// together: there are as many sums in flight as the multipliers need, and a row's activations are read from memory as
+// they are used, which costs nothing and no register.
 template <int K, int M>
-static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float (*out)[kGroup]) {
+static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float* out) {
     F sum[M];
-    const int32_t* codes[M];
-    const BlockScale* scales[M];
-    for (int m = 0; m < M; ++m) {
-        sum[m] = all(0.f);
-        codes[m] = reinterpret_cast<const int32_t*>(x.code(row + m));
-        scales[m] = x.scale(row + m);
-    }
-    const __m512i low = _mm512_set1_epi8(15);
-    for (int b = 0; b < blocks; ++b, w += record_bytes(K)) {
+    for (int m = 0; m < M; ++m) sum[m] = all(0.f);
+    const int8_t* codes = x.code(row, 0);
+    const BlockScale* scales = x.scale(row, 0);
+    const __m512i nibble = _mm512_set1_epi8(15);
+    for (int b = 0; b < blocks; ++b, w += record_bytes(K), codes += 2 * kBlock * x.lane, scales += x.lane) {
+        const uint8_t* const at = w + scale_bytes(K);
+        const int32_t* const c = reinterpret_cast<const int32_t*>(codes);
+        __m512i high[M], low[M];
+        for (int m = 0; m < M; ++m) {
+            high[m] = _mm512_setzero_si512();
+            low[m] = K == kQ80   ? _mm512_set1_epi32(scales[m].offset)
+                     : K == kQ40 ? _mm512_set1_epi32(scales[m].offset / 16)
+                                 : _mm512_setzero_si512();
+        }
+        auto step = [&](int i, __m512i code) {
+            for (int m = 0; m < M; ++m) {
+                high[m] = _mm512_dpbusd_epi32(high[m], code, _mm512_set1_epi32(c[16 * m + i]));
+                low[m] = _mm512_dpbusd_epi32(low[m], code, _mm512_set1_epi32(c[16 * m + 8 + i]));
+            }
+        };
+        if (K == kQ80) {
+            for (int i = 0; i < 8; ++i) step(i, _mm512_loadu_si512(at + 64 * i));
+        } else {
+            for (int i = 0; i < 4; ++i) {
+                const __m512i both = _mm512_loadu_si512(at + 64 * i);
+                step(2 * i, _mm512_and_si512(both, nibble));
+                step(2 * i + 1, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble));
+            }
+        }
         const F d = K == kQ4K ? load(reinterpret_cast<const float*>(w)) : halves(w);
         F minimum = d;
         if (K == kQ41) minimum = halves(w + 2 * kGroup);
         if (K == kQ4K) minimum = load(reinterpret_cast<const float*>(w) + kGroup);
-        const uint8_t* const at = w + scale_bytes(K);
-        __m512i code[8];
-        if (K == kQ80) {
-            for (int i = 0; i < 8; ++i) code[i] = _mm512_loadu_si512(at + 64 * i);
-        } else {
-            for (int i = 0; i < 4; ++i) {
-                const __m512i both = _mm512_loadu_si512(at + 64 * i);
-                code[2 * i] = _mm512_and_si512(both, low);
-                code[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-            }
-        }
         for (int m = 0; m < M; ++m) {
-            const int32_t* const c = codes[m] + 16 * b;
-            const BlockScale& s = scales[m][b];
-            __m512i high = _mm512_setzero_si512(), low_sum = _mm512_setzero_si512();
-            if (K == kQ80) low_sum = _mm512_set1_epi32(s.offset);
-            if (K == kQ40) low_sum = _mm512_set1_epi32(s.offset / 16);
-            for (int i = 0; i < 8; ++i) {
-                high = _mm512_dpbusd_epi32(high, code[i], _mm512_set1_epi32(c[i]));
-                low_sum = _mm512_dpbusd_epi32(low_sum, code[i], _mm512_set1_epi32(c[8 + i]));
-            }
-            const F dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low_sum));
-            sum[m] = fma(dot, mul(d, all(s.scale)), sum[m]);
-            if (K == kQ41 || K == kQ4K) sum[m] = fma(minimum, all(s.sum), sum[m]);
+            const F dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high[m], 8), low[m]));
+            sum[m] = fma(dot, mul(d, all(scales[m].scale)), sum[m]);
+            if (K == kQ41 || K == kQ4K) sum[m] = fma(minimum, all(scales[m].sum), sum[m]);
         }
     }
-    for (int m = 0; m < M; ++m) store(out[m], sum[m]);
+    for (int m = 0; m < M; ++m) store(out + m * kPair, sum[m]);
 }

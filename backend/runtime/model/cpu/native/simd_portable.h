@@ -26,6 +26,7 @@ static inline F power_of_two(F whole) { return lanes([&](int i) { return std::ld
 static inline float total(F a) { return (a.at[0] + a.at[2]) + (a.at[1] + a.at[3]); }
 static inline float largest(F a) { return std::max(std::max(a.at[0], a.at[1]), std::max(a.at[2], a.at[3])); }
 static inline F first_of(F a, F other, int count) { return lanes([&](int i) { return i < count ? a.at[i] : other.at[i]; }); }
+static inline F where_positive(F a, F b, F c) { return lanes([&](int i) { return a.at[i] >= 0.f ? b.at[i] : c.at[i]; }); }
 static inline void store_codes(int8_t* to, F x) { for (int i = 0; i < W; ++i) to[i] = int8_t(x.at[i]); }
 
 static inline float half_at(const uint8_t* p, int i) {
@@ -49,8 +50,8 @@ static inline void transpose(const float* const* rows, int column, float* out, i
 }
 
 template <int K, int M>
-static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float (*out)[kGroup]) {
-    for (int m = 0; m < M; ++m) for (int r = 0; r < kGroup; ++r) out[m][r] = 0.f;
+static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float* out) {
+    for (int m = 0; m < M; ++m) for (int r = 0; r < kGroup; ++r) out[m * kPair + r] = 0.f;
     for (int b = 0; b < blocks; ++b, w += record_bytes(K)) {
         float d[kGroup], minimum[kGroup];
         for (int r = 0; r < kGroup; ++r) {
@@ -64,8 +65,8 @@ static inline void group_product(const uint8_t* w, int blocks, const Rows& x, in
         }
         const uint8_t* const at = w + scale_bytes(K);
         for (int m = 0; m < M; ++m) {
-            const int8_t* const c = x.code(row + m) + 2 * kBlock * b;
-            const BlockScale& s = x.scale(row + m)[b];
+            const int8_t* const c = x.code(row + m, b);
+            const BlockScale& s = *x.scale(row + m, b);
             int32_t dot[kGroup];
             for (int r = 0; r < kGroup; ++r) dot[r] = K == kQ80 ? s.offset : K == kQ40 ? s.offset / 16 : 0;
             for (int g = 0; g < 8; ++g) {
@@ -77,8 +78,8 @@ static inline void group_product(const uint8_t* w, int blocks, const Rows& x, in
                 }
             }
             for (int r = 0; r < kGroup; ++r) {
-                out[m][r] += float(dot[r]) * (d[r] * s.scale);
-                if (K == kQ41 || K == kQ4K) out[m][r] += minimum[r] * s.sum;
+                out[m * kPair + r] += float(dot[r]) * (d[r] * s.scale);
+                if (K == kQ41 || K == kQ4K) out[m * kPair + r] += minimum[r] * s.sum;
             }
         }
     }
