@@ -59,7 +59,7 @@ struct Rows {
     static int lane_of(size_t rows) { return int(rows < kLane ? rows : kLane); }
     static size_t padded(size_t rows) { return rows < kLane ? rows : (rows + kLane - 1) / kLane * kLane; }
 
-    size_t place(int row, int block) const { return (size_t(row / lane) * (depth / kBlock) + block) * lane + row % lane; }
+    size_t place(int row, int block) const { return (size_t(row / kLane) * (depth / kBlock) + block) * lane + row % kLane; }
     int8_t* code(int row, int block) const { return codes + 2 * kBlock * place(row, block); }
     BlockScale* scale(int row, int block) const { return scales + place(row, block); }
 };

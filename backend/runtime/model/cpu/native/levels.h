@@ -24,9 +24,7 @@
 
 namespace sgl {
 
-constexpr int kQueries = 4;       // queries of an attention that are computed together
-constexpr int kValueVectors = 4;  // vectors of V likewise
-constexpr int kStateHead = 16;    // floats before the sum of V in a row's state: largest score, sum of weights, unused
+constexpr int kStateHead = 16;  // floats before the sum of V in a row's state: largest score, sum of weights, unused
 
 struct Attention {
     const float* kv;         // [slots, 2 kv_heads, dim]

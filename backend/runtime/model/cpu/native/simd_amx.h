@@ -53,27 +53,34 @@ static inline void begin_tiles(int rows) {
 template <int K>
 static inline void tile_product(const Panel& p, int blocks, const Rows& x, int row, int first_block, int rows, float (*out)[kPair]) {
     alignas(64) int32_t dots[kBlocksTiled][4][kLane][kGroup];
+    const int lane = x.lane;
+    const int8_t* codes = x.code(row, first_block);
+    const BlockScale* scales = x.scale(row, first_block);
     for (int from = 0; from < blocks; from += kBlocksTiled) {
         const int some = std::min(kBlocksTiled, blocks - from);
-        for (int j = 0; j < some; ++j) {
-            const int8_t* const codes = x.code(row, first_block + from + j);
+        for (int j = 0; j < some; ++j, codes += 2 * kBlock * lane) {
+            // A tile is stored while the other group's are multiplied.
             _tile_loadd(4, codes, 2 * kBlock);
             _tile_loadd(5, codes + kBlock, 2 * kBlock);
             _tile_loadd(6, p.codes[0][from + j], 64);
-            _tile_loadd(7, p.codes[1][from + j], 64);
             _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
             _tile_dpbssd(0, 4, 6);
+            _tile_zero(1);
             _tile_dpbssd(1, 5, 6);
+            if (j) {
+                _tile_stored(2, dots[j - 1][2], 64);
+                _tile_stored(3, dots[j - 1][3], 64);
+            }
+            _tile_loadd(7, p.codes[1][from + j], 64);
+            _tile_zero(2);
             _tile_dpbssd(2, 4, 7);
+            _tile_zero(3);
             _tile_dpbssd(3, 5, 7);
             _tile_stored(0, dots[j][0], 64);
             _tile_stored(1, dots[j][1], 64);
-            _tile_stored(2, dots[j][2], 64);
-            _tile_stored(3, dots[j][3], 64);
         }
+        _tile_stored(2, dots[some - 1][2], 64);
+        _tile_stored(3, dots[some - 1][3], 64);
         for (int g = 0; g < 2; ++g) {
             F d[kBlocksTiled], minimum[kBlocksTiled];
             for (int j = 0; j < kBlocksTiled; ++j) {
@@ -84,7 +91,7 @@ static inline void tile_product(const Panel& p, int blocks, const Rows& x, int r
                 for (int m = 0; m < rows; ++m) {
                     F sum = load(out[m] + g * kGroup);
                     for (int j = 0; j < count; ++j) {
-                        const BlockScale& s = x.scale(row, first_block + from + j)[m];
+                        const BlockScale& s = scales[j * lane + m];
                         const __m512i high = _mm512_load_si512(dots[j][2 * g][m]), low = _mm512_load_si512(dots[j][2 * g + 1][m]);
                         const F dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low));
                         sum = fma(dot, mul(d[j], all(s.scale)), sum);
@@ -96,6 +103,7 @@ static inline void tile_product(const Panel& p, int blocks, const Rows& x, int r
             if (some == kBlocksTiled) scale(std::integral_constant<int, kBlocksTiled>{});
             else scale(some);
         }
+        scales += some * lane;
     }
 }
 

@@ -1,6 +1,8 @@
 // Vectors of 8 floats: AVX2, with or without AVX-VNNI (SGL_VNNI). Included within a namespace and the target's pragma.
 
 constexpr int W = 8;
+constexpr int kQueries = 3;     // queries of an attention that are computed together, each
+constexpr int kKeyVectors = 4;  // with so many vectors of keys
 using F = __m256;
 
 static inline F load(const float* p) { return _mm256_loadu_ps(p); }

@@ -1,6 +1,8 @@
 // Vectors of 16 floats: AVX-512 with VNNI. Included within a namespace and within the target's pragma.
 
 constexpr int W = 16;
+constexpr int kQueries = 6;     // queries of an attention that are computed together, each
+constexpr int kKeyVectors = 4;  // with so many vectors of keys
 using F = __m512;
 
 static inline F load(const float* p) { return _mm512_loadu_ps(p); }

@@ -1,6 +1,8 @@
 // Vectors of 4 floats in plain C++, which every compiler knows how to carry out. Included within a namespace.
 
 constexpr int W = 4;
+constexpr int kQueries = 3;     // queries of an attention that are computed together, each
+constexpr int kKeyVectors = 4;  // with so many vectors of keys
 struct F {
     float at[W];
 };
