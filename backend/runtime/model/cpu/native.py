@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .....lang.errors import OptionError
 
-VERSION = 1
+VERSION = 2
 LEVELS = ("portable", "avx2", "avxvnni", "avx512", "amx")
 LEVEL_VARIABLE = "SGL_CPU_LEVEL"
 """Environment variable: the level of instructions to use, for tests and measurements. Default: the best there is."""
@@ -57,6 +57,7 @@ class ModelView(ctypes.Structure):
         *((name, _int) for name in ("layers", "hidden", "wide", "heads", "kv_heads", "dim", "vocabulary", "level")),
         ("eps", ctypes.c_float),
         ("threads", _int),
+        ("slots", _int),
         ("norm", _pointer),
         ("cos", _pointer),
         ("sin", _pointer),

@@ -77,17 +77,17 @@ class QuantisedLlama:
         """Make KV of `slots` slots, RoPE tables for every position that fits in them, and the engine."""
         config = self.config
         # Zeros, left to the operating system: memory that is not written costs nothing.
-        kv = [np.zeros((slots, 2 * config.num_kv_heads, config.head_dim), np.float32) for _ in range(config.num_layers)]
+        kv = [np.zeros((2 * config.num_kv_heads, slots, config.head_dim), np.float32) for _ in range(config.num_layers)]
         tables = rope_tables(config, min(slots, self.context_length), self._weights.rope_divisors)
         cos_PD, sin_PD = (np.ascontiguousarray(table.numpy(), dtype=np.float32) for table in tables)
         layers = (LayerView * config.num_layers)()
-        for i, (layer, kv_NJD) in enumerate(zip(layers, kv)):
+        for i, (layer, kv_JND) in enumerate(zip(layers, kv)):
             prefix = f"layers.{i}."
             for field in ("norm_attention", "norm_feed", "norm_query", "norm_key"):
                 setattr(layer, field, self._floats(prefix + field))
             for field in ("qkv", "out", "gate", "up", "down"):
                 setattr(layer, field, self._matrix(prefix + field))
-            layer.kv = kv_NJD.ctypes.data
+            layer.kv = kv_JND.ctypes.data
         view = ModelView(
             config.num_layers,
             config.hidden_size,
@@ -99,6 +99,7 @@ class QuantisedLlama:
             self._level,
             config.rms_norm_eps,
             self._threads,
+            slots,
             self._floats("norm"),
             cos_PD.ctypes.data,
             sin_PD.ctypes.data,

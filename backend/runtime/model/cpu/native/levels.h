@@ -27,13 +27,17 @@ namespace sgl {
 constexpr int kStateHead = 16;  // floats before the sum of V in a row's state: largest score, sum of weights, unused
 
 struct Attention {
-    const float* kv;         // [slots, 2 kv_heads, dim]
+    const float* kv;         // [2 kv_heads, slots, dim]: keys, then values
     const float* query;      // [rows, query_stride]
     const int64_t* positions;
     float* mixed;            // [rows, mixed_stride]
     float* states;           // [rows, heads, supers, kStateHead + dim]
     size_t query_stride, mixed_stride;
     int kv_heads, group, dim, supers;
+    size_t slots;
+
+    const float* key(int head, int64_t slot) const { return kv + (head * slots + size_t(slot)) * dim; }
+    ptrdiff_t value() const { return ptrdiff_t(kv_heads * slots * dim); }  // from a key to its value
 
     float* state(int row, int head, int super) const {
         return states + ((size_t(row) * kv_heads * group + head) * supers + super) * (kStateHead + dim);

@@ -64,13 +64,13 @@ struct sgl_layer {
     const float* norm_query;      // [dim], or null
     const float* norm_key;        // [dim], or null
     Matrix qkv, out, gate, up, down;
-    float* kv;  // [slots, 2 kv_heads, dim]
+    float* kv;  // [2 kv_heads, slots, dim]: a head's keys lie together, so the next are read ahead
 };
 
 struct sgl_model {
     int32_t layers, hidden, wide, heads, kv_heads, dim, vocabulary, level;
     float eps;
-    int32_t threads;
+    int32_t threads, slots;
     const float* norm;  // [hidden]
     const float* cos;   // [positions, dim]
     const float* sin;   // [positions, dim]
@@ -196,13 +196,15 @@ private:
             const bool query = h < m_.heads;
             k_.rotate_head(at + h * m_.dim, query ? layer.norm_query : layer.norm_key, m_.eps, cos, sin, m_.dim, query ? factor : 1.f);
         }
-        const size_t both = size_t(2 * m_.kv_heads) * m_.dim;
-        std::memcpy(layer.kv + size_t(batch.slots[row]) * both, at + m_.heads * m_.dim, sizeof(float) * both);
+        for (int h = 0; h < 2 * m_.kv_heads; ++h) {
+            float* const to = layer.kv + (size_t(h) * m_.slots + size_t(batch.slots[row])) * m_.dim;
+            std::memcpy(to, at + size_t(m_.heads + h) * m_.dim, sizeof(float) * m_.dim);
+        }
     }
 
     Attention attention(const sgl_layer& layer, const sgl_batch& batch, int width, int inner) const {
         return {layer.kv, qkv_, batch.positions, mixed_, states_, size_t(width), size_t(inner),
-                m_.kv_heads, m_.heads / m_.kv_heads, m_.dim, plan_.supers};
+                m_.kv_heads, m_.heads / m_.kv_heads, m_.dim, plan_.supers, size_t(m_.slots)};
     }
 
     void attend(const sgl_layer& layer, const sgl_batch& batch, int width, int inner) {
@@ -243,7 +245,7 @@ private:
 extern "C" {
 
 // The version of these structures: another than `native.py` expects is not used.
-int32_t sgl_version() { return 1; }
+int32_t sgl_version() { return 2; }
 
 int32_t sgl_has_level(int32_t level) { return has_level(level); }
 
