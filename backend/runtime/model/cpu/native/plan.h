@@ -1,7 +1,7 @@
 // The attention of one step as segments: blocks of keys, and the rows that see them.
 //
 // A row's keys are its positions in blocks of 64. Spans whose block has the same slots share it: the block's keys are
-// read once for the rows of all of them. A segment is a chain of blocks with the same spans. Eight blocks are a super
+// read once for the rows of all of them. A segment is a chain of blocks with the same spans. Four blocks are a super
 // block; what is known of a row at the end of one does not depend on the others, so they can be computed at once.
 #pragma once
 
@@ -13,7 +13,7 @@
 namespace sgl {
 
 constexpr int kKeys = 64;        // keys of a block
-constexpr int kSuper = 8;        // blocks of a super block
+constexpr int kSuper = 4;        // blocks of a super block: enough of them for all threads
 constexpr int kRowTile = 32;     // rows of one unit of work
 constexpr int kMostHeadDim = 256;
 

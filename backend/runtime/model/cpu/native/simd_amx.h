@@ -17,6 +17,7 @@ template <int K>
 static inline void unpack(const uint8_t* w, int blocks, int8_t (*codes)[kGroup * kBlock], float (*scale)[kGroup], float (*minimum)[kGroup]) {
     const __m512i nibble = _mm512_set1_epi8(15);
     for (int b = 0; b < blocks; ++b, w += record_bytes(K)) {
+        read_ahead<K>(w);
         store(scale[b], K == kQ4K ? load(reinterpret_cast<const float*>(w)) : halves(w));
         if (K == kQ41) store(minimum[b], halves(w + 2 * kGroup));
         if (K == kQ4K) store(minimum[b], load(reinterpret_cast<const float*>(w) + kGroup));
