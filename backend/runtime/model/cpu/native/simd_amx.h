@@ -17,7 +17,6 @@ template <int K>
 static inline void unpack(const uint8_t* w, int blocks, int8_t (*codes)[kGroup * kBlock], float (*scale)[kGroup], float (*minimum)[kGroup]) {
     const __m512i nibble = _mm512_set1_epi8(15);
     for (int b = 0; b < blocks; ++b, w += record_bytes(K)) {
-        read_ahead<K>(w);
         store(scale[b], K == kQ4K ? load(reinterpret_cast<const float*>(w)) : halves(w));
         if (K == kQ41) store(minimum[b], halves(w + 2 * kGroup));
         if (K == kQ4K) store(minimum[b], load(reinterpret_cast<const float*>(w) + kGroup));
@@ -108,9 +107,11 @@ static inline void scale_dots(const Panel& p, int from, Count count, const Block
     }
 }
 
-// Up to 16 rows of a lane times the blocks of a panel, added to `out`. Blocks are scaled while the next are multiplied.
+// Up to 16 rows of a lane times the blocks of a panel, added to `out`. Blocks are scaled while the next are multiplied, and
+// the same blocks of the groups at `next` (unless null) are asked for.
 template <int K>
-static inline void tile_product(const Panel& p, int blocks, const Rows& x, int row, int first_block, int rows, float (*out)[kPair]) {
+static inline void tile_product(const Panel& p, int blocks, const Rows& x, int row, int first_block, int rows, float (*out)[kPair],
+                                const uint8_t* const* next) {
     alignas(64) Dots dots[2];
     Block* before = nullptr;
     const int lane = x.lane;
@@ -122,6 +123,9 @@ static inline void tile_product(const Panel& p, int blocks, const Rows& x, int r
     int from = 0;
     for (; from + kBlocksTiled <= blocks; from += kBlocksTiled) {
         const int left = blocks - from - kBlocksTiled;
+        for (int g = 0; next && g < 2; ++g) {
+            for (int j = 0; j < kBlocksTiled; ++j) ask_for<K>(next[g] + size_t(from + j) * record_bytes(K));
+        }
         if (left > 0) begin(from + kBlocksTiled, std::min(kBlocksTiled, left));
         else end_dots(before);
         end(from, std::integral_constant<int, kBlocksTiled>{});
@@ -133,27 +137,31 @@ static inline void tile_product(const Panel& p, int blocks, const Rows& x, int r
 }
 
 template <int K>
-static void tiled(const Matrix& w, int group, int groups, const Rows& x, int row, int rows, float (*out)[kPair]) {
+static void tiled(const Matrix& w, int group, int groups, const Rows& x, int row, int rows, float (*out)[kPair], bool more) {
     Panel panel;
     for (int m = 0; m < rows; ++m) for (int i = 0; i < kPair; i += W) store(out[m] + i, all(0.f));
     begin_tiles(x.lane);
     const int all_blocks = w.depth / kBlock;
     for (int first = 0; first < all_blocks; first += kPanel) {
         const int blocks = std::min(kPanel, all_blocks - first);
+        const uint8_t* next[2];
         for (int i = 0; i < 2; ++i) {  // an odd last group is computed twice
-            const uint8_t* const data = w.data + (group + std::min(i, groups - 1)) * w.group_bytes();
-            unpack<K>(data + size_t(first) * record_bytes(K), blocks, panel.codes[i], panel.scale[i], panel.minimum[i]);
+            const uint8_t* const data = w.data + (group + std::min(i, groups - 1)) * w.group_bytes() + size_t(first) * record_bytes(K);
+            unpack<K>(data, blocks, panel.codes[i], panel.scale[i], panel.minimum[i]);
+            next[i] = data + 2 * w.group_bytes();
         }
-        for (int m = 0; m < rows; m += kLane) tile_product<K>(panel, blocks, x, row + m, first, std::min(kLane, rows - m), out + m);
+        for (int m = 0; m < rows; m += kLane) {
+            tile_product<K>(panel, blocks, x, row + m, first, std::min(kLane, rows - m), out + m, more && !m ? next : nullptr);
+        }
     }
     _tile_release();
 }
 
-static void tiled_products(const Matrix& w, int group, int groups, const Rows& x, int row, int rows, float (*out)[kPair]) {
+static void tiled_products(const Matrix& w, int group, int groups, const Rows& x, int row, int rows, float (*out)[kPair], bool more) {
     switch (w.kind) {
-        case kQ40: return tiled<kQ40>(w, group, groups, x, row, rows, out);
-        case kQ41: return tiled<kQ41>(w, group, groups, x, row, rows, out);
-        case kQ4K: return tiled<kQ4K>(w, group, groups, x, row, rows, out);
-        default: return tiled<kQ80>(w, group, groups, x, row, rows, out);
+        case kQ40: return tiled<kQ40>(w, group, groups, x, row, rows, out, more);
+        case kQ41: return tiled<kQ41>(w, group, groups, x, row, rows, out, more);
+        case kQ4K: return tiled<kQ4K>(w, group, groups, x, row, rows, out, more);
+        default: return tiled<kQ80>(w, group, groups, x, row, rows, out, more);
     }
 }

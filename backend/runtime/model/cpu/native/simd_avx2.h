@@ -91,7 +91,7 @@ static inline void half_product(const uint8_t* w, int half, int blocks, const Ro
     const BlockScale* scales = x.scale(row, 0);
     const __m256i low = _mm256_set1_epi8(15);
     for (int b = 0; b < blocks; ++b, w += record_bytes(K), codes += 2 * kBlock * x.lane, scales += x.lane) {
-        if (M <= kFewRows && half == 0) read_ahead<K>(w);
+        if (M <= kFewRows && half == 0) ask_for<K>(w + kAhead);
         const F d = K == kQ4K ? load(reinterpret_cast<const float*>(w) + 8 * half) : halves(w + 16 * half);
         F minimum = d;
         if (K == kQ41) minimum = halves(w + 2 * kGroup + 16 * half);

@@ -75,7 +75,7 @@ static inline void group_product(const uint8_t* w, int blocks, const Rows& x, in
     const __m512i nibble = _mm512_set1_epi8(15);
     for (int b = 0; b < blocks; ++b, w += record_bytes(K), codes += 2 * kBlock * x.lane, scales += x.lane) {
         const uint8_t* const at = w + scale_bytes(K);
-        if (M <= kFewRows) read_ahead<K>(w);
+        if (M <= kFewRows) ask_for<K>(w + kAhead);
         const int32_t* const c = reinterpret_cast<const int32_t*>(codes);
         __m512i high[M], low[M];
         for (int m = 0; m < M; ++m) {
