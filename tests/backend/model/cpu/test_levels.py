@@ -1,4 +1,4 @@
-"""Products at every level of instructions: a row has the same bits in any number of rows, and weights in large pages."""
+"""Products at every level of instructions: a row has the same bits in any number of rows; weights in large pages."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ constexpr int kGroup = 16;         // outputs of a group
 constexpr int kPair = 2 * kGroup;  // outputs of two groups: a block of what they feed
 constexpr int kTile = 8;           // rows whose products are computed together
 constexpr int kLane = 16;          // rows whose codes lie together
-constexpr int kStretch = 128;      // rows for which a group's weights are unpacked once
+constexpr int kStretch = 128;        // rows for which a group's weights are unpacked once
 
 enum Kind : int32_t {
     kQ40 = 0,  // d (code - 8); d in float16 (GGUF's Q4_0)

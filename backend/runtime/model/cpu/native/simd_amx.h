@@ -93,6 +93,7 @@ static inline void scale_dots(const Panel& p, int from, Count count, const Block
             d[j] = load(p.scale[g][from + j]);
             minimum[j] = load(p.minimum[g][from + j]);
         }
+#pragma GCC unroll 4
         for (int m = 0; m < rows; ++m) {
             F sum = load(out[m] + g * kGroup);
             for (int j = 0; j < count; ++j) {
