@@ -1,14 +1,18 @@
 """The default model on a CPU: weights in blocks (`quantization="auto"`) against float32 in torch, step by step.
 
     python benchmarks/cpu.py
+    python benchmarks/cpu.py --one-thread
 
 Prints milliseconds of one forward, medians of five, both models in turns; and the largest difference between their
-logits. Needs the default model (`make model`), and some 30 seconds on two idle cores.
+logits. `--one-thread` takes one thread and prints the least CPU time of its forwards, with weights in blocks at each
+level of instructions: that can be compared on a busy machine too. Needs the default model (`make model`), and some 30 seconds on two idle cores.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import sgl
+from sgl.backend.runtime.model.cpu import native
 from sgl.backend.runtime.step.packed import Batch, SpanLayout
 
 CONTEXT, PROMPT, CHUNK, REPEATS = 500, 1000, 256, 5
@@ -57,6 +62,27 @@ def milliseconds(step: Callable[[Any], None], model: Any) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
+def one_thread() -> None:
+    """Each level of instructions that is fast."""
+    import torch
+
+    torch.set_num_threads(1)
+    for number, level in enumerate(native.LEVELS):
+        if level == "portable" or not native.library().sgl_has_level(number):
+            continue
+        os.environ[native.LEVEL_VARIABLE] = level
+        runtime = sgl.Runtime(quantization="auto", max_total_tokens=4 * PROMPT)
+        model = runtime.engine.executor.model  # type: ignore[attr-defined]
+        prompt(model)
+        for name, step in STEPS.items():
+            took = []
+            for _ in range(REPEATS):
+                start = time.thread_time()
+                step(model)
+                took.append((time.thread_time() - start) * 1e3)
+            print(f"{level:8} {name:28} {min(took):8.1f} ms of one thread")
+
+
 def main() -> None:
     runtimes = {name: sgl.Runtime(quantization=name, max_total_tokens=4 * PROMPT) for name in ("auto", None)}
     models = {name: runtime.engine.executor.model for name, runtime in runtimes.items()}  # type: ignore[attr-defined]
@@ -79,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    one_thread() if "--one-thread" in sys.argv else main()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .....lang.errors import OptionError
 
-VERSION = 2
+VERSION = 3
 LEVELS = ("portable", "avx2", "avxvnni", "avx512", "amx")
 LEVEL_VARIABLE = "SGL_CPU_LEVEL"
 """Environment variable: the level of instructions to use, for tests and measurements. Default: the best there is."""

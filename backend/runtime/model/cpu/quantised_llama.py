@@ -3,7 +3,7 @@
 Owns: the packed weights, the KV and the engine of the compiled kernels; one call of theirs is one step. Knows nothing
 of files, or of how weights became blocks.
 
-Activations are quantised row by row, in blocks of 32, to 8 bits (as llama.cpp does). A row's result has the same bits
+Activations are quantised row by row, in blocks of 32, to 16 bits. A row's result has the same bits
 whatever rows are beside it, in however many chunks its text came, and whatever is shared.
 """
 
