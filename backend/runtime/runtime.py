@@ -75,8 +75,9 @@ class Runtime(LocalBackend):
             memory of the card.
         disable_cuda_graph: Launch every step kernel by kernel. Default False.
         disable_overlap_schedule: Do not prepare the next step while one runs on the GPU. Default False.
-        quantization: On the CPU, the weights' format: "q4" or "q8" (blocks of 32 weights with 4 or 8 bits each), None
-            (default): floats in `dtype`; or "auto": a GGUF file's own blocks if `dtype` is "auto", else floats.
+        quantization: On the CPU, the weights' format. "auto" (default): a GGUF file's own blocks, if it is quantised
+            and `dtype` and `attention_backend` are "auto", else floats. "q4" or "q8": blocks of 32 weights with 4 or 8
+            bits each. None: floats in `dtype`. Sizes that no kernel takes are computed in floats; the log says so.
         others: Options of later versions (`NotYet`) and misspelt ones (`OptionError`).
 
     Raises:
@@ -113,14 +114,14 @@ class Runtime(LocalBackend):
         cuda_graph_max_bs: int | None = None,
         disable_cuda_graph: bool = False,
         disable_overlap_schedule: bool = False,
-        quantization: str | None = None,
+        quantization: str | None = "auto",
         **others: Any,
     ) -> None:
         show_log(log_level)
         refuse_unsupported(others, known=("model_path", *(Runtime.__init__.__kwdefaults__ or ())))
         positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
         wait_briefly()
-        from .model.load.build import build  # imports torch
+        from .model.load.build import build
 
         model, tokenizer, template, name = build(
             model_path,

@@ -34,7 +34,7 @@ PipelineNodes = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Both clones take control tokens' spellings for ordinary text. `inside` never adds a dummy space."""
+    """Both tokenizers take control tokens' spellings for ordinary text. `inside` never adds a dummy space."""
 
     at_start: tokenizers.Tokenizer
     inside: tokenizers.Tokenizer
@@ -45,14 +45,18 @@ class Pipeline:
     """Where the tokenizer puts a dummy space: nowhere, before the first run, or also after each control token."""
 
     @classmethod
-    def of(cls, tok: tokenizers.Tokenizer) -> Pipeline:
-        """Read a tokenizer. Raises `ModelLoadError` if its tokens' bytes are unknown."""
+    def of(cls, tok: tokenizers.Tokenizer, *, taken: bool = False) -> Pipeline:
+        """Read a tokenizer. `taken`: nobody else encodes with it, so it is changed and not cloned (a clone of a large
+        vocabulary takes half a second). Raises `ModelLoadError` if its tokens' bytes are unknown."""
         nodes = {part: list(_nodes(getattr(tok, part))) for part in ("normalizer", "pre_tokenizer", "decoder")}
-        prefix, source = _prefix_scheme(nodes), tok.to_str()
-        at_start = _plain_clone(source)
+        prefix = _prefix_scheme(nodes)
+        source = None if taken and prefix == "none" else tok.to_str()
+        at_start = _plain(tok if taken or source is None else tokenizers.Tokenizer.from_str(source))
         return cls(
             at_start=at_start,
-            inside=at_start if prefix == "none" else _plain_clone(_without_prefix(source)),
+            inside=at_start
+            if prefix == "none" or source is None
+            else _plain(tokenizers.Tokenizer.from_str(_without_prefix(source))),
             nodes=nodes,
             byte_level=_is_byte_level(nodes, getattr(tok.model, "byte_fallback", False)),
             prefix=prefix,
@@ -62,17 +66,19 @@ class Pipeline:
         """The bytes of each of `size` token ids, b"" for ids that `vocabulary` does not have. `added`: ids of tokens
         that are spelled as they are read, not in the alphabet of bytes."""
         table = [b""] * size
-        byte_of = {char: byte for byte, char in byte_level_alphabet().items()}
+        alphabet = byte_level_alphabet()
+        byte_of = str.maketrans({char: chr(byte) for byte, char in alphabet.items()})
+        in_alphabet = re.compile(f"[{re.escape(''.join(alphabet.values()))}]*").fullmatch
         for piece, i in vocabulary.items():
             if i >= size:
                 continue
             if not self.byte_level:
                 byte = _BYTE_TOKEN.fullmatch(piece)
                 table[i] = bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
-            elif i in added or not all(c in byte_of for c in piece):
+            elif i in added or not in_alphabet(piece):
                 table[i] = piece.encode()
             else:
-                table[i] = bytes([byte_of[c] for c in piece])
+                table[i] = piece.translate(byte_of).encode("latin-1")
         return table
 
     def cuts_between_words(self, token_bytes: Collection[bytes]) -> bool:
@@ -159,13 +165,12 @@ def _prefix_scheme(nodes: PipelineNodes) -> PrefixScheme:
     return "none"
 
 
-def _plain_clone(source: str) -> tokenizers.Tokenizer:
-    """A tokenizer that takes control tokens' spellings for ordinary text, and never cuts or pads."""
-    clone: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(source)
-    clone.encode_special_tokens = True
-    clone.no_truncation()
-    clone.no_padding()
-    return clone
+def _plain(tok: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Have a tokenizer take control tokens' spellings for ordinary text, and never cut or pad."""
+    tok.encode_special_tokens = True
+    tok.no_truncation()
+    tok.no_padding()
+    return tok
 
 
 def _without_prefix(source: str) -> str:

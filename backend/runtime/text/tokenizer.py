@@ -43,7 +43,8 @@ class Tokenizer:
     """A Rust tokenizer with a byte table.
 
     `vocab_size`: ids that exist (a model may pad its logits beyond). `token_bytes[id]`: the bytes the token
-    contributes to the text, b"" for control tokens and for ids without a token.
+    contributes to the text, b"" for control tokens and for ids without a token. `taken`: nobody else
+    encodes with `tok`, so it need not be cloned.
     Raises `ModelLoadError` for a tokenizer that is neither byte-level nor SentencePiece-style.
     """
 
@@ -55,6 +56,7 @@ class Tokenizer:
         eos_ids: tuple[int, ...],
         add_bos: bool,
         vocab_size: int | None,
+        taken: bool = False,
     ) -> None:
         if add_bos and bos_id is None:
             raise ModelLoadError("the tokenizer is to add a BOS token but has no bos_id")
@@ -70,7 +72,7 @@ class Tokenizer:
         added = {i: t for i, t in tok.get_added_tokens_decoder().items() if i < self.vocab_size}
         ends = {i for i in (bos_id, *eos_ids) if i is not None}
         self._control = ControlTokens(vocabulary, added, ends, self.vocab_size)
-        pipeline = Pipeline.of(tok)
+        pipeline = Pipeline.of(tok, taken=taken)
         self._at_start, self._inside = pipeline.at_start, pipeline.inside
         self._prefix, self._byte_level = pipeline.prefix, pipeline.byte_level
         spelled = {piece: i for piece, i in vocabulary.items() if i not in self._control.ids}

@@ -14,7 +14,7 @@ import torch
 
 from sgl.backend.runtime.device import Card
 from sgl.backend.runtime.model.llama.llama import Llama
-from sgl.backend.runtime.model.load import build as building
+from sgl.backend.runtime.model.load import placed as placing
 from sgl.backend.runtime.model.load.build import build
 from sgl.backend.runtime.model.load.checkpoint import Checkpoint, Foreign
 from sgl.backend.runtime.model.load.config import ModelConfig, Unsupported
@@ -124,7 +124,7 @@ def test_a_quantization_that_transformers_does_not_carry_out_is_said(tmp_path, m
 
     monkeypatch.setattr(foreign_load, "load_transformers", lambda path, **options: "the model")
     save(tmp_path, architectures=["GPT2LMHeadModel"])
-    for quantization, lines in (("q8", 1), (None, 0)):
+    for quantization, lines in (("q8", 1), ("auto", 0), (None, 0)):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "sgl"):
             build(tmp_path, device="cpu", dtype="auto", load_format="dummy", quantization=quantization)
@@ -137,17 +137,17 @@ def test_memory_that_runs_out_while_loading_is_a_typed_error(tmp_path, monkeypat
     def out_of_memory(*args: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 MiB")
 
-    monkeypatch.setattr(building, "_own", out_of_memory)
-    monkeypatch.setattr(building, "free_memory", lambda device: 5 << 30)
+    monkeypatch.setattr(placing, "_own", out_of_memory)
+    monkeypatch.setattr(placing, "free_memory", lambda device: 5 << 30)
     with pytest.raises(OutOfMemory, match=r"do not fit on cuda:3, of which 5\.0 GiB are free"):
-        building._model(found, "cuda:3", torch.float32, None, "auto", None)
+        placing.placed(found, "cuda:3", torch.float32, None, "auto")
 
 
 def test_weights_are_weighed_before_they_are_loaded(tmp_path, monkeypatch):
     found = load_any(save(tmp_path), "dummy", tmp_path)
-    monkeypatch.setattr(building, "_own", lambda *args: pytest.fail("loaded all the same"))
+    monkeypatch.setattr(placing, "_own", lambda *args: pytest.fail("loaded all the same"))
     with pytest.raises(OutOfMemory, match="weights"):
-        building._model(found, "cuda", torch.float32, Card("cuda", "Small", (9, 0), 2000, 1000), "auto", None)
+        placing.placed(found, "cuda", torch.float32, Card("cuda", "Small", (9, 0), 2000, 1000), "auto")
 
 
 @pytest.mark.parametrize("capability", [(7, 0), (7, 5)])
@@ -155,7 +155,7 @@ def test_an_older_card_runs_the_plain_path_with_one_warning(capability, tmp_path
     caplog.set_level(logging.WARNING, logger="sgl")
     found = load_any(save(tmp_path), "dummy", tmp_path)
     card = Card("cuda", "Old", capability, 1 << 40, 1 << 40)
-    assert isinstance(building._own(found, "cpu", torch.float32, card, "auto"), Llama)
+    assert isinstance(placing._own(found, "cpu", torch.float32, card, "auto"), Llama)
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "Old" in record.message and "capability 8.0" in record.message
 
@@ -163,9 +163,9 @@ def test_an_older_card_runs_the_plain_path_with_one_warning(capability, tmp_path
 def test_attention_that_was_asked_for_by_name(tmp_path, caplog):
     caplog.set_level(logging.WARNING, logger="sgl")
     found = load_any(save(tmp_path), "dummy", tmp_path)  # its heads of 8 are too small for kernels
-    assert isinstance(building._own(found, "cpu", torch.float32, CARD, "torch"), Llama) and not caplog.records
+    assert isinstance(placing._own(found, "cpu", torch.float32, CARD, "torch"), Llama) and not caplog.records
     with pytest.raises(OptionError, match=r"'triton' cannot run here: .*use 'auto' or 'torch'"):
-        building._own(found, "cpu", torch.float32, CARD, "triton")
+        placing._own(found, "cpu", torch.float32, CARD, "triton")
     with pytest.raises(OptionError, match="'flashinfer' needs a GPU"):
         build(tmp_path, device="cpu", dtype="auto", load_format="dummy", attention="flashinfer")
     build(tmp_path, device="cpu", dtype="auto", load_format="dummy", attention="torch")

@@ -133,14 +133,13 @@ def quantized(values: np.ndarray, kind) -> np.ndarray:
     try:
         return gguf.quants.quantize(values, kind)
     except NotImplementedError:
-        _, size = gguf.GGML_QUANT_SIZES[kind]
+        block, size = gguf.GGML_QUANT_SIZES[kind]
         rng = np.random.default_rng(0)
-        raw = rng.integers(0, 255, (*values.shape[:-1], values.shape[-1] // 256, size), dtype=np.uint8)
+        raw = rng.integers(0, 255, (*values.shape[:-1], values.shape[-1] // block, size), dtype=np.uint8)
         half = np.array([0.01], dtype=np.float16).view(np.uint8)
-        at = 208 if kind == gguf.GGMLQuantizationType.Q6_K else 0
-        raw[..., at : at + 2] = half
-        if kind == gguf.GGMLQuantizationType.Q4_K:
-            raw[..., 2:4] = half
+        scales = {"Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q3_K": (108,), "Q2_K": (80, 82), "IQ4_NL": (0,)}
+        for at in scales[kind.name]:
+            raw[..., at : at + 2] = half
         return raw.reshape(*values.shape[:-1], -1)
 
 
@@ -173,7 +172,7 @@ def test_gguf_of_qwen2_is_not_permuted(tmp_path):
     expected = save_gguf(tmp_path / "m.gguf", arch="qwen2")
     read = dict(GGUFFile(tmp_path / "m.gguf").tensors())
     name = "model.layers.0.self_attn.q_proj.weight"
-    assert torch.equal(read[name], expected[name]) and "model.layers.1.self_attn.v_proj.bias" in read
+    assert np.array_equal(read[name], expected[name]) and "model.layers.1.self_attn.v_proj.bias" in read
 
 
 def test_gguf_tokenizer_cuts_control_and_user_tokens(tmp_path):
@@ -211,8 +210,9 @@ def test_a_gguf_type_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     path = tmp_path / "m.gguf"
     save_gguf(path, gguf.GGMLQuantizationType.Q8_0)
     monkeypatch.delitem(gguf.quants._type_traits, gguf.GGMLQuantizationType.Q8_0)
+    checkpoint = load_checkpoint(path, "auto", tmp_path / "cache")
     with pytest.raises(ModelLoadError, match="Q8_0, which is not supported"):
-        load_checkpoint(path, "auto", tmp_path / "cache")
+        checkpoint.tensors["model.norm.weight"]
 
 
 def test_other_gguf_tokenizers_and_architectures_are_named(tmp_path):
@@ -253,9 +253,13 @@ def test_sentence_piece_tokens():
 def test_a_second_start_does_not_convert(tmp_path, monkeypatch):
     save_gguf(tmp_path / "m.gguf", gguf.GGMLQuantizationType.Q8_0)
     first = load_checkpoint(tmp_path / "m.gguf", "auto", tmp_path / "cache")
-    monkeypatch.setattr(converted, "_convert", lambda path: pytest.fail("converted again"))
+    expected = dict(first.tensors)
+    monkeypatch.setattr(converted, "_convert", lambda *args: pytest.fail("converted again"))
+    monkeypatch.setattr(converted.DequantisedTensors, "file", lambda self: pytest.fail("dequantised again"))
     second = load_checkpoint(tmp_path / "m.gguf", "auto", tmp_path / "cache")
-    assert all(torch.equal(second.tensors[name], tensor) for name, tensor in first.tensors.items())
+    assert all(torch.equal(second.tensors[name], tensor) for name, tensor in expected.items())
+    with pytest.raises(KeyError):
+        second.tensors["lm_head.bias"]
     assert second.tokenizer.to_str() == first.tokenizer.to_str()
     for field in ("config", "chat_template", "bos_id", "eos_ids", "add_bos", "name"):
         assert getattr(second, field) == getattr(first, field)
@@ -271,12 +275,12 @@ def test_a_changed_file_is_converted_again(tmp_path):
     assert len(list((tmp_path / "cache" / "converted").iterdir())) == 2
 
 
-@pytest.mark.parametrize("name", ["meta.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["meta.json", "tokenizer.json", "weights.json", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["truncated", "zeros", "removed"])
 def test_a_corrupt_cache_entry_is_rebuilt(name, damage, tmp_path):
     path = tmp_path / "m.gguf"
     expected = save_gguf(path)
-    load_checkpoint(path, "auto", tmp_path / "cache")
+    assert len(load_checkpoint(path, "auto", tmp_path / "cache").tensors["model.norm.weight"])
     (file,) = (tmp_path / "cache").rglob(name)
     raw = file.read_bytes()
     if damage == "removed":
@@ -292,8 +296,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, caplog):
     caplog.set_level("WARNING", logger="sgl")
     save_gguf(tmp_path / "m.gguf")
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert load_checkpoint(tmp_path / "m.gguf", "auto", tmp_path / "cache").config.num_layers == 2
-    assert "could not be cached" in caplog.text
+    checkpoint = load_checkpoint(tmp_path / "m.gguf", "auto", tmp_path / "cache")
+    assert checkpoint.config.num_layers == 2 and len(checkpoint.tensors["model.norm.weight"]) == 256
+    assert "converted model could not be cached" in caplog.text
+    assert "converted weights could not be cached" in caplog.text
 
 
 # -- safetensors folders ------------------------------------------------------------------------------------------

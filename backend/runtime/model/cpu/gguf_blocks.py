@@ -1,7 +1,9 @@
 """GGUF's block formats as `Blocks`, without loss.
 
-Knows nothing of the names or the order of a model's tensors. The formats: Q4_0, Q4_1, Q8_0 (blocks of 32 with scales
-in float16) and Q4_K (256 weights with eight scales and minima of 6 bits under two in float16).
+Knows nothing of the names or the order of a model's tensors. The formats: Q4_0, Q4_1, Q5_0, Q8_0 (blocks of 32 with
+scales in float16) and Q4_K (256 weights with eight scales and minima of 6 bits under two in float16). Codes of 5 bits
+become the same numbers in codes of 8. The other formats have a minimum beside more than 4 bits (Q5_1, Q5_K), or other
+blocks (Q6_K, and those of 2 and 3 bits): who packs them dequantises them and rounds to 8 bits.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import numpy.typing as npt
 
 from .packed import BLOCK, Q4_0, Q4_1, Q4_K, Q8_0, Blocks
 
-READABLE = ("Q4_0", "Q4_1", "Q8_0", "Q4_K")
+READABLE = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K")
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""GGUF's formats that are no blocks."""
 
 
 def read_blocks(kind: str, raw: npt.NDArray[np.uint8], outputs: int, depth: int) -> Blocks:
@@ -25,15 +29,17 @@ def read_blocks(kind: str, raw: npt.NDArray[np.uint8], outputs: int, depth: int)
     rows = np.ascontiguousarray(raw).view(np.uint8).reshape(outputs, -1)
     if kind == "Q4_K":
         return _q4_k(rows, outputs, depth)
-    blocks = depth // BLOCK
-    raw_NBX: npt.NDArray[np.uint8] = rows.reshape(outputs, blocks, -1)
+    raw_NBX: npt.NDArray[np.uint8] = rows.reshape(outputs, depth // BLOCK, -1)
     scale = raw_NBX[..., :2].copy().view(np.float16)[..., 0]
     if kind == "Q8_0":
         return Blocks(Q8_0, np.bitwise_xor(raw_NBX[..., 2:], np.uint8(0x80)).reshape(outputs, depth), scale)
     minimum = raw_NBX[..., 2:4].copy().view(np.float16)[..., 0] if kind == "Q4_1" else None
-    halves = raw_NBX[..., 4 if kind == "Q4_1" else 2 :]
-    codes: npt.NDArray[np.uint8] = np.concatenate((halves & 15, halves >> 4), axis=-1).reshape(outputs, depth)
-    return Blocks(Q4_1 if kind == "Q4_1" else Q4_0, codes, scale, minimum)
+    halves = raw_NBX[..., -16:]
+    codes: npt.NDArray[np.uint8] = np.concatenate((halves & 15, halves >> 4), axis=-1)
+    if kind == "Q5_0":  # d (code - 16): the fifth bits are one word of 32
+        codes |= np.unpackbits(raw_NBX[..., 2:6], axis=-1, bitorder="little") << 4
+        return Blocks(Q8_0, (codes + np.uint8(128 - 16)).reshape(outputs, depth), scale)
+    return Blocks(Q4_1 if kind == "Q4_1" else Q4_0, codes.reshape(outputs, depth), scale, minimum)
 
 
 def _q4_k(rows: npt.NDArray[np.uint8], outputs: int, depth: int) -> Blocks:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -124,8 +125,10 @@ def level() -> int:
 
 
 def threads() -> int:
-    """How many threads compute: the cores that this process may use, as many as torch would take at most."""
-    import torch
-
+    """How many threads compute: the cores that this process may use, at most what `torch.set_num_threads` or
+    `OMP_NUM_THREADS` says."""
     free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(free, torch.get_num_threads()))
+    if torch := sys.modules.get("torch"):  # it may not be loaded: its import takes seconds
+        return max(1, min(free, torch.get_num_threads()))
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, min(free, int(said) if said.isdecimal() else free))

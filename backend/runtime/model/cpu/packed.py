@@ -21,6 +21,7 @@ import numpy.typing as npt
 BLOCK = 32
 GROUP = 16
 Scales = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float32]
 
 Q4_0, Q4_1, Q4_K, Q8_0 = range(4)
 """The kinds of `native/blocks.h`."""

@@ -3,35 +3,37 @@
 Owns: which matrices of a model are packed together, and the cache entries under `<cache>/packed/`. Knows nothing of
 kernels.
 
-An entry is `weights.bin`, every array at a multiple of 64 bytes, and `meta.json` with their places and a checksum.
-`meta.json` is written last, so a reader finds a whole entry or none. The packing is the same on every machine.
+An entry is `weights.bin`, every array at a multiple of 64 bytes, and `meta.json` with their places. It has checksums of
+every byte of both: the kernels believe what they are given. `meta.json` is written last, so a reader finds a whole
+entry or none. The packing is the same on every machine.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from .....lang.errors import ModelLoadError
 from ..load.config import ModelConfig
-from ..load.converted import fingerprint
 from ..load.store import replace_file
-from .packed import Blocks, packed, quantised, stacked
+from .packed import Blocks, Floats, packed, quantised, stacked
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever what is written changes."""
 ALIGNMENT_BYTES = 64
+PIECE_BYTES, READ_BYTES = 16 << 20, 1 << 20
 
 _log = logging.getLogger(__name__)
-Supply = Callable[[str], Blocks | torch.Tensor | None]
+Supply = Callable[[str], Blocks | Floats | None]
 """A tensor by its name in a checkpoint: as blocks if the file has such, else as floats."""
 
 
@@ -42,7 +44,7 @@ class PackedWeights:
     name: str
     arrays: Mapping[str, npt.NDArray[Any]]
     matrices: Mapping[str, tuple[int, int, int]]
-    rope_divisors: torch.Tensor | None = None
+    rope_divisors: Floats | None = None
 
 
 def pack(config: ModelConfig, supply: Supply, bits: int | None, name: str, source: str = "checkpoint") -> PackedWeights:
@@ -60,6 +62,13 @@ def pack(config: ModelConfig, supply: Supply, bits: int | None, name: str, sourc
     """
     packing = _Packing(config, supply, bits, source)
     packing.model()
+    for bits, count in packing.rounded.items():
+        _log.info(
+            "%s: %d matrices in other formats are rounded to blocks of %d bits",
+            source,
+            count,
+            bits,
+        )
     return PackedWeights(name, packing.arrays, packing.matrices, packing.divisors)
 
 
@@ -68,7 +77,8 @@ class _Packing:
         self.config, self.supply, self.bits, self.source = config, supply, bits, source
         self.arrays: dict[str, npt.NDArray[Any]] = {}
         self.matrices: dict[str, tuple[int, int, int]] = {}
-        self.divisors: torch.Tensor | None = None
+        self.rounded: dict[int, int] = {}  # matrices that are no blocks of the file's own, by their bits
+        self.divisors: Floats | None = None
 
     def model(self) -> None:
         config = self.config
@@ -83,8 +93,8 @@ class _Packing:
             self._add("head", self._blocks("lm_head.weight", config.vocab_size, hidden, most_bits=8))
         self._floats("norm", "model.norm.weight", hidden)
         divisors = self.supply("rope_freqs.weight")
-        self.divisors = None if divisors is None or isinstance(divisors, Blocks) else divisors.float()
-        for i in range(config.num_layers):
+        self.divisors = None if divisors is None or isinstance(divisors, Blocks) else divisors
+        for i in self._shown(range(config.num_layers)):
             ours, theirs = f"layers.{i}.", f"model.layers.{i}."
             attention = theirs + "self_attn."
             self._floats(ours + "norm_attention", theirs + "input_layernorm.weight", hidden)
@@ -102,6 +112,14 @@ class _Packing:
             for part, outputs, depth in (("gate", wide, hidden), ("up", wide, hidden), ("down", hidden, wide)):
                 self._add(ours + part, self._blocks(f"{theirs}mlp.{part}_proj.weight", outputs, depth))
 
+    def _shown(self, layers: Iterable[int]) -> Iterable[int]:
+        """The layers, with a bar in a terminal; for a small model there is none to see."""
+        from tqdm.auto import tqdm
+
+        what = "packing the weights, once"
+        shown: Iterable[int] = tqdm(layers, desc=what, unit="layer", disable=None, delay=1, leave=False)
+        return shown
+
     def _add(self, name: str, blocks: Blocks) -> None:
         self.arrays[name] = packed(blocks)
         self.matrices[name] = (*blocks.shape, blocks.kind)
@@ -116,10 +134,12 @@ class _Packing:
                 "config and weights are of different models"
             )
         if isinstance(found, Blocks):
-            return found
+            return self._finite(name, found)
         if self.bits is None:
             raise ModelLoadError(f"{self.source}: {name!r} is not in blocks")
-        return quantised(found.float().numpy(), max(self.bits, most_bits))
+        bits = max(self.bits, most_bits)
+        self.rounded[bits] = self.rounded.get(bits, 0) + 1
+        return self._finite(name, quantised(self._finite_floats(name, found), bits))
 
     def _take(self, name: str, *shape: int) -> npt.NDArray[np.float32]:
         found = self.supply(name)
@@ -127,7 +147,18 @@ class _Packing:
             raise ModelLoadError(
                 f"{self.source}: the tensor {name!r} of shape {shape} is missing; the checkpoint is incomplete"
             )
-        return np.ascontiguousarray(found.float().numpy())
+        return self._finite_floats(name, np.ascontiguousarray(found))
+
+    def _finite(self, name: str, blocks: Blocks) -> Blocks:
+        for scales in (blocks.scale_NB, blocks.minimum_NB):
+            if scales is not None:
+                self._finite_floats(name, scales)
+        return blocks
+
+    def _finite_floats(self, name: str, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if not np.isfinite(numbers).all():
+            raise ModelLoadError(f"{self.source}: {name!r} holds numbers that are not finite; download the file again")
+        return numbers
 
     def _floats(self, ours: str, theirs: str, *shape: int, optional: bool = False) -> None:
         if not optional or self.supply(theirs) is not None:
@@ -161,7 +192,7 @@ def _write(entry: Path, weights: PackedWeights) -> None:
     places: dict[str, tuple[int, str, list[int]]] = {}
     arrays = dict(weights.arrays)
     if weights.rope_divisors is not None:
-        arrays["rope_divisors"] = weights.rope_divisors.numpy()
+        arrays["rope_divisors"] = weights.rope_divisors
     known: dict[int, tuple[int, str, list[int]]] = {}
 
     def write(temporary: Path) -> None:
@@ -179,8 +210,9 @@ def _write(entry: Path, weights: PackedWeights) -> None:
         "name": weights.name,
         "places": places,
         "matrices": weights.matrices,
-        "fingerprint": fingerprint(entry / "weights.bin"),
+        "weights": checksums(entry / "weights.bin"),
     }
+    meta["meta"] = _checksum_of(meta)
     replace_file(entry / "meta.json", lambda temporary: temporary.write_text(json.dumps(meta), encoding="utf-8"))
 
 
@@ -190,19 +222,38 @@ def _read(entry: Path) -> PackedWeights | None:
         return None
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT or fingerprint(entry / "weights.bin") != meta["fingerprint"]:
-            raise ValueError("it has changed since it was written, or is of another version")
+        if meta.pop("meta", None) != _checksum_of(meta) or meta["format"] != FORMAT:
+            raise ValueError("its description has changed since it was written, or is of another version")
+        if checksums(entry / "weights.bin") != meta["weights"]:
+            raise ValueError("the weights have changed since they were written")
         raw = np.memmap(entry / "weights.bin", dtype=np.uint8, mode="r")
         arrays: dict[str, npt.NDArray[Any]] = {}
         for name, (at, kind, shape) in meta["places"].items():
             size = int(np.prod(shape)) * np.dtype(kind).itemsize
-            if at % ALIGNMENT_BYTES or at < 0 or at + size > len(raw):
-                raise ValueError(f"{name} lies outside the file")
             arrays[name] = raw[at : at + size].view(kind).reshape(shape)
         divisors = arrays.pop("rope_divisors", None)
         matrices = {name: tuple(sizes) for name, sizes in meta["matrices"].items()}
-        rope = None if divisors is None else torch.from_numpy(np.array(divisors))
-        return PackedWeights(meta["name"], arrays, matrices, rope)
+        return PackedWeights(meta["name"], arrays, matrices, divisors)
     except Exception as error:  # any fault of a cache entry has one remedy: to make the entry again
         _log.warning("the packed weights in %s are not usable (%s); packing again", entry, error)
         return None
+
+
+def checksums(file: Path) -> list[int]:
+    """The size of a file, and a checksum of each piece of 16 MiB; some gigabytes a second."""
+
+    def of_piece(at: int) -> int:
+        with file.open("rb") as stream:  # read, not mapped: what is only checked is not memory of this process
+            stream.seek(at)
+            checksum = 0
+            for _ in range(0, PIECE_BYTES, READ_BYTES):
+                checksum = zlib.crc32(stream.read(READ_BYTES), checksum)
+            return checksum
+
+    size = file.stat().st_size
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        return [size, *threads.map(of_piece, range(0, size, PIECE_BYTES))]
+
+
+def _checksum_of(meta: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from .....lang.errors import OutOfMemory
 from ...step.packed import Batch
@@ -60,8 +59,6 @@ class QuantisedLlama:
 
     def __init__(self, config: ModelConfig, weights: PackedWeights, threads: int | None = None) -> None:
         self.config = config
-        self.device = torch.device("cpu")
-        self.dtype = torch.float32
         self.vocab_size = config.vocab_size
         self.context_length = config.context_length
         self.kv_bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
@@ -80,7 +77,7 @@ class QuantisedLlama:
         # Zeros, left to the operating system: memory that is not written costs nothing.
         kv = [np.zeros((2 * config.num_kv_heads, slots, config.head_dim), np.float32) for _ in range(config.num_layers)]
         tables = rope_tables(config, min(slots, self.context_length), self._weights.rope_divisors)
-        cos_PD, sin_PD = (np.ascontiguousarray(table.numpy(), dtype=np.float32) for table in tables)
+        cos_PD, sin_PD = (np.ascontiguousarray(table) for table in tables)
         layers = (LayerView * config.num_layers)()
         for i, (layer, kv_JND) in enumerate(zip(layers, kv)):
             prefix = f"layers.{i}."

@@ -77,8 +77,9 @@ class FusedLlama:
         shape = (2, slots, config.num_kv_heads, config.head_dim)
         pairs = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self._layers]
         self._kv = [(pair[0], pair[1]) for pair in pairs]
-        divisors_F = None if self._divisors_F is None else self._divisors_F.float().cpu()
-        cos_PD, sin_PD = rope_tables(config, min(slots, self.context_length), divisors_F)
+        divisors_F = None if self._divisors_F is None else self._divisors_F.float().cpu().numpy()
+        tables = rope_tables(config, min(slots, self.context_length), divisors_F)
+        cos_PD, sin_PD = (torch.from_numpy(table) for table in tables)
         half = config.head_dim // 2
         self._cos_PF = cos_PD[:, half:].to(self.device).contiguous()
         self._sin_PF = sin_PD[:, half:].to(self.device).contiguous()  # the half with the plain sign

@@ -60,7 +60,8 @@ class Llama:
             tied = config.tie_word_embeddings
             head_VE = self._embed_VE if tied else take("lm_head.weight", config.vocab_size, config.hidden_size)
         self._head = Linear(head_VE)
-        self._rope_divisors_F = checkpoint.tensors.get("rope_freqs.weight")
+        divisors_F = checkpoint.tensors.get("rope_freqs.weight")
+        self._rope_divisors_F = None if divisors_F is None else divisors_F.float().numpy()
         self._kv_NJD: list[torch.Tensor] = []
 
     def allocate(self, slots: int) -> None:
@@ -69,9 +70,8 @@ class Llama:
         shape = (slots, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: padding keys are masked, but a NaN in their V would survive a weight of zero.
         self._kv_NJD = [zeros(shape, self.dtype, self.device) for _ in self._layers]
-        cos_PD, sin_PD = rope_tables(config, min(slots, self.context_length), self._rope_divisors_F)
-        self._cos_PD = cos_PD.to(self.device, self.dtype)
-        self._sin_PD = sin_PD.to(self.device, self.dtype)
+        tables = rope_tables(config, min(slots, self.context_length), self._rope_divisors_F)
+        self._cos_PD, self._sin_PD = (torch.from_numpy(table).to(self.device, self.dtype) for table in tables)
 
     def step_bytes(self, rows: int) -> int:
         """Bytes a step of `rows` rows needs beside weights and KV; an upper estimate."""

@@ -1,21 +1,20 @@
 """From what a user asks for to a model, a tokenizer and a chat template.
 
-Owns: which code computes which model: `FusedLlama` on a GPU it knows, `Llama` on the CPU and on other GPUs,
-transformers for models outside the family. Each is imported only where it is used. Knows nothing of engines.
+Owns: the order of it: options are checked, files are read, the kernels of the CPU are asked first, then torch
+(`placed.py`), which is imported only where it computes. Knows nothing of engines.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from .....lang.chat import ChatTemplate
-from .....lang.errors import OptionError, OutOfMemory
-from ...device import Card, card_of, check_fits, free_memory, fused_obstacle, gib, resolve_device, resolve_dtype
+from .....lang.errors import OutOfMemory
 from ...options import check_attention
 from ...text.tokenizer import Tokenizer
 from ..cpu.choose import quantised_model, quantization_of
@@ -25,9 +24,13 @@ from .loader import Checkpoint, Foreign, load_any
 from .store import cache_folder
 
 if TYPE_CHECKING:
+    import torch
+
     from ...step.packed import Model
 
 log = logging.getLogger("sgl")
+_CUDA_DRIVER = "libcuda.so.1"
+_AMD_DRIVER = Path("/dev/kfd")
 
 
 def build(
@@ -46,17 +49,41 @@ def build(
 
     Raises `OptionError`, `ModelLoadError`, and `OutOfMemory` when the weights do not fit on the device.
     """
-    place = resolve_device(device)
+    where = None
+    if not _certainly_cpu(device) or str(dtype) != "auto":
+        from .placed import place_of
+
+        where = place_of(device, dtype)
+    place, card, kind = where or ("cpu", None, None)
     check_attention(attention, place)
-    if torch.device(place).type == "cuda":
-        torch.cuda.empty_cache()  # what a runtime before this one gave back is free
-    card = card_of(place)
-    kind = resolve_dtype(dtype, card)
-    quantization = quantization_of(quantization, card is not None, None if str(dtype) == "auto" else kind, attention)
+    asked = None if str(dtype) == "auto" else str(kind).removeprefix("torch.")
+    quantization = quantization_of(quantization, card is not None, asked, attention)
     found, tokenizer = _read(None if model_path is None else os.fspath(model_path), load_format)
-    model = _model(found, place, kind, card, attention, quantization)
-    log.info("device %s, dtype %s", place, kind)
+    model: Model | None = None
+    if card is None and isinstance(found, Checkpoint):
+        model = quantised_model(found, quantization, cache_folder())
+    if model is None:
+        from .placed import place_of, placed
+
+        if isinstance(found, Foreign) and quantization not in (None, "auto"):
+            log.warning("%s: quantization=%r has no effect: transformers runs this model", found.name, quantization)
+        place, card, kind = where or place_of("cpu", dtype)
+        model = placed(found, place, kind, card, attention)
+        log.info("device %s, dtype %s", place, kind)
     return model, tokenizer, _template(found), _name(found.name if model_path is None else str(model_path))
+
+
+def _certainly_cpu(device: str | torch.device) -> bool:
+    """Whether the model goes to the CPU, as far as that is known without torch, whose import takes seconds.
+
+    Without a driver torch finds no GPU either. Another system than Linux, or a driver, and torch is to say.
+    """
+    if device == "auto" and sys.platform == "linux" and "torch" not in sys.modules and not _AMD_DRIVER.exists():
+        try:
+            ctypes.CDLL(_CUDA_DRIVER)
+        except OSError:
+            return True
+    return device == "cpu"
 
 
 def _read(asked: str | None, load_format: str) -> tuple[Checkpoint | Foreign, Tokenizer]:
@@ -64,7 +91,12 @@ def _read(asked: str | None, load_format: str) -> tuple[Checkpoint | Foreign, To
 
     def tokenizer(found: Checkpoint | Foreign) -> Tokenizer:
         return Tokenizer(
-            found.tokenizer, bos_id=found.bos_id, eos_ids=found.eos_ids, add_bos=found.add_bos, vocab_size=None
+            found.tokenizer,
+            bos_id=found.bos_id,
+            eos_ids=found.eos_ids,
+            add_bos=found.add_bos,
+            vocab_size=None,
+            taken=True,
         )
 
     try:
@@ -72,61 +104,6 @@ def _read(asked: str | None, load_format: str) -> tuple[Checkpoint | Foreign, To
         return found, contained(lambda: tokenizer(found), found.name, "its tokenizer cannot be used")
     except MemoryError as error:
         raise OutOfMemory(f"{asked}: there is not enough memory to read the model's files") from error
-
-
-def _model(
-    found: Checkpoint | Foreign,
-    device: str,
-    dtype: torch.dtype,
-    card: Card | None,
-    attention: str,
-    quantization: str | None,
-) -> Model:
-    """The model on its device; on a GPU, what loading used beside it is given back."""
-    if card is not None and isinstance(found, Checkpoint):
-        check_fits(found.config, dtype, card, found.name)
-    try:
-        if isinstance(found, Foreign):
-            if quantization is not None:
-                log.warning("%s: quantization=%r has no effect: transformers runs this model", found.name, quantization)
-            model = _foreign(found, device, dtype, attention)
-        else:
-            quantised = None if card is not None else quantised_model(found, quantization, cache_folder())
-            model = _own(found, device, dtype, card, attention) if quantised is None else quantised
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"{found.name}: the weights do not fit on {device}, of which {gib(free_memory(device))} are free; use a "
-            "smaller dtype or model, another device, or end what else uses this one"
-        ) from error
-    if card is not None:
-        torch.cuda.empty_cache()
-    return model
-
-
-def _own(checkpoint: Checkpoint, device: str, dtype: torch.dtype, card: Card | None, attention: str) -> Model:
-    if card is not None and attention != "torch":
-        obstacle = fused_obstacle(card, checkpoint.config.head_dim)
-        if obstacle is None:
-            from ..llama.fused import FusedLlama
-
-            return FusedLlama(checkpoint, device=device, dtype=dtype)
-        if attention != "auto":
-            raise OptionError(f"attention_backend={attention!r} cannot run here: {obstacle}; use 'auto' or 'torch'")
-        log.warning("the plain torch path is used, which is much slower: %s", obstacle)
-    from ..llama.llama import Llama
-
-    return Llama(checkpoint, device=device, dtype=dtype)
-
-
-def _foreign(found: Foreign, device: str, dtype: torch.dtype, attention: str) -> Model:
-    if attention not in ("auto", "torch"):
-        raise OptionError(
-            f"attention_backend={attention!r} is for models of the Llama family; use 'auto' or 'torch': {found.reason}"
-        )
-    log.info("transformers runs this model, more slowly than a model of the Llama family: %s", found.reason)
-    from ..foreign.load import load_transformers
-
-    return load_transformers(found.path, device=device, dtype=dtype, dummy=found.dummy)
 
 
 def _name(source: str) -> str:

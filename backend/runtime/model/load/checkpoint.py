@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tokenizers import Tokenizer
 
 from .config import ModelConfig
 from .weights import Weights
+
+if TYPE_CHECKING:
+    import torch
 
 END_OF_GENERATION = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>",
@@ -47,6 +50,8 @@ class Checkpoint(Described):
 
     def weights(self, device: torch.device | str, dtype: torch.dtype) -> Weights:
         """Begin to bring the tensors to a device; a `with` block takes them in it (see `weights`)."""
+        import torch
+
         return Weights(self.tensors, torch.device(device), dtype, self.name)
 
 

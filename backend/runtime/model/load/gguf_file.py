@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from .....lang.errors import ModelLoadError
 from ..cpu.gguf_blocks import READABLE, read_blocks
-from ..cpu.packed import BLOCK, Blocks
+from ..cpu.packed import Blocks
 from .fields import Fields, brief, first_line, without_overlap
 
 MAGIC = b"GGUF"
@@ -58,30 +57,40 @@ class GGUFFile:
         except Exception as error:
             raise ModelLoadError(f"{path}: the GGUF metadata cannot be read ({error}); download it again") from error
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(HF name, float32 tensor) of every tensor; dequantised one at a time."""
-        for raw in self._reader.tensors:
-            name = self._hf_name(raw.name)
-            yield name, self._permuted(name, self._dequantised(raw))
+        self._raw = {self._hf_name(raw.name): raw for raw in self._reader.tensors}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._raw
+
+    def tensors(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        """(HF name, numbers) of every tensor; dequantised one at a time."""
+        for name in self._raw:
+            yield name, self.tensor(name)
+
+    def tensor(self, name: str) -> npt.NDArray[np.float32]:
+        """The numbers of a tensor by its HF name."""
+        numbers = self._dequantised(self._raw[name])
+        order = self._order(name, numbers.shape)
+        return numbers if order is None else numbers[order]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by its HF name."""
+        return {name: tuple(int(n) for n in reversed(raw.shape)) for name, raw in self._raw.items()}
 
     def formats(self) -> dict[str, str]:
         """The format of each tensor by its HF name: "F16", "Q4_1", ..."""
-        return {self._hf_name(raw.name): raw.tensor_type.name for raw in self._reader.tensors}
+        return {name: raw.tensor_type.name for name, raw in self._raw.items()}
 
-    def blocks(self) -> Mapping[str, Callable[[], Blocks]]:
-        """By HF name, the tensors that lie in blocks which the CPU kernels read; each is read when it is called."""
-        found: dict[str, Callable[[], Blocks]] = {}
-        for raw in self._reader.tensors:
-            name = self._hf_name(raw.name)
-            if raw.tensor_type.name in READABLE and len(raw.shape) == 2 and not int(raw.shape[0]) % BLOCK:
-                found[name] = partial(self._blocks, name, raw)
-        return found
-
-    def _blocks(self, name: str, raw: Any) -> Blocks:
+    def blocks(self, name: str) -> Blocks | None:
+        """A tensor by its HF name as the file has it; None if it is no matrix in blocks that the CPU kernels read."""
+        raw = self._raw[name]
+        kind = raw.tensor_type.name
+        if kind not in READABLE or len(raw.shape) != 2:
+            return None
         depth, outputs = (int(size) for size in raw.shape)
-        blocks = read_blocks(raw.tensor_type.name, raw.data, outputs, depth)
-        order = self._permuted(name, torch.arange(outputs)[:, None])[:, 0].numpy()
-        return blocks if (order == np.arange(outputs)).all() else blocks.rows(order)
+        blocks = read_blocks(kind, raw.data, outputs, depth)
+        order = self._order(name, blocks.shape)
+        return blocks if order is None else blocks.rows(order)
 
     def _hf_name(self, name: str) -> str:
         if len(name) > LONGEST_NAME:
@@ -94,7 +103,7 @@ class GGUFFile:
             return f"model.layers.{block[1]}.{_BLOCK[block[2]]}.{kind}"
         raise ModelLoadError(f"{self.path}: the tensor {name!r} belongs to no supported model")
 
-    def _dequantised(self, raw: Any) -> torch.Tensor:
+    def _dequantised(self, raw: Any) -> npt.NDArray[np.float32]:
         from gguf.quants import dequantize
 
         try:
@@ -111,24 +120,24 @@ class GGUFFile:
         if math.prod(shape) != values.size:
             raise ModelLoadError(f"{self.path}: tensor {raw.name!r} of shape {shape} has {values.size} numbers")
         # A copy: the file's own mapping is read-only, and must be free to be closed.
-        return torch.from_numpy(np.array(values, dtype=np.float32).reshape(shape))
+        return np.array(values, dtype=np.float32).reshape(shape)
 
-    def _permuted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """llama.cpp interleaves each head's rotation pairs for the llama architecture; HF keeps them in two halves."""
+    def _order(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.int64] | None:
+        """HF's order of a tensor's rows, where the file has another.
+
+        llama.cpp interleaves each head's rotation pairs for the llama architecture; HF keeps them in two halves.
+        """
         arch = self.metadata.get("general.architecture")
         projection = name.rsplit(".", 2)[-2]
         if arch not in ("llama", "mistral") or projection not in ("q_proj", "k_proj"):
-            return tensor
+            return None
         fields = Fields(self.metadata, str(self.path))
         heads = fields.whole(f"{arch}.attention.head_count")
         if projection == "k_proj":
             heads = fields.whole(f"{arch}.attention.head_count_kv", heads)
-        if not tensor.ndim or tensor.shape[0] % (2 * heads):
-            raise ModelLoadError(
-                f"{self.path}: tensor {name!r} has shape {tuple(tensor.shape)}, which is not for {heads} heads"
-            )
-        half, rest = tensor.shape[0] // heads // 2, tensor.shape[1:]
-        return tensor.reshape(heads, half, 2, *rest).transpose(1, 2).reshape(tensor.shape).contiguous()
+        if not shape or shape[0] % (2 * heads):
+            raise ModelLoadError(f"{self.path}: tensor {name!r} has shape {shape}, which is not for {heads} heads")
+        return np.arange(shape[0]).reshape(heads, shape[0] // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
 def _open(path: Path) -> Any:
@@ -147,8 +156,19 @@ def _open(path: Path) -> Any:
             )
     from gguf import GGUFReader
 
+    class Reader(GGUFReader):  # type: ignore[misc]
+        """Its bytes are a plain array: each slice of a `memmap` costs many times as much, and each string is one."""
+
+        @property
+        def data(self) -> npt.NDArray[np.uint8]:
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped: npt.NDArray[np.uint8]) -> None:
+            self._bytes = np.asarray(mapped)
+
     try:
-        reader = GGUFReader(path)
+        reader = Reader(path)
     except Exception as error:  # past the end the reader fails in whatever numpy call comes first
         raise ModelLoadError(
             f"{path}: the GGUF file is truncated or damaged ({type(error).__name__}: {error}); download it again"

@@ -1,15 +1,15 @@
 """`load_any`, `load_checkpoint`: from what a user names (a file, a folder, a hub id, nothing) to a `Checkpoint`.
 
 Owns: where a model's parts lie in each kind of source, and the errors that say which file is wrong and what to do.
-Knows nothing of model code. transformers is never imported here (it takes seconds); a checkpoint needs a
-`tokenizer.json`.
+Knows nothing of model code. transformers is never imported here (it takes seconds), and torch only for float weights;
+a checkpoint needs a `tokenizer.json`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
@@ -17,11 +17,13 @@ from .....lang.errors import ModelLoadError, OptionError, suggest
 from .checkpoint import Checkpoint, Described, Foreign, end_ids
 from .config import ModelConfig, Unsupported
 from .converted import load_converted
-from .dummy import DummyTensors, byte_tokenizer
 from .fields import Fields, brief, check_sizes, contained, first_line, read_json, read_text
 from .shapes import check_tensors
-from .shards import ShardedTensors, read_header
 from .store import DEFAULT_MODEL, MODELS, pulled_path
+
+if TYPE_CHECKING:
+    from .dummy import DummyTensors
+    from .shards import ShardedTensors
 
 __all__ = ["LOAD_FORMATS", "Checkpoint", "Foreign", "load_any", "load_checkpoint"]
 
@@ -140,6 +142,8 @@ def _only_gguf(path: Path) -> Path:
 def _load_family(file: Path, config: ModelConfig, dummy: bool) -> Checkpoint:
     tensors: DummyTensors | ShardedTensors
     if dummy:
+        from .dummy import DummyTensors
+
         tensors = DummyTensors(config)
     else:
         tensors = _read_safetensors(file.parent)
@@ -167,6 +171,8 @@ def _describe(file: Path, vocab_size: int, eos_ids: tuple[int, ...], bos_id: int
     """Read what the files beside a `config.json` say of text; a byte tokenizer for dummy weights without any."""
     folder = file.parent
     if dummy and not (folder / "tokenizer.json").is_file():
+        from .dummy import byte_tokenizer
+
         tokenizer = byte_tokenizer(vocab_size, str(file))
         return Described(
             name=str(file), tokenizer=tokenizer, chat_template=None, bos_id=None, eos_ids=end_ids(tokenizer, ()),
@@ -231,6 +237,8 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
 
 def _read_safetensors(folder: Path) -> ShardedTensors:
     """All tensors of the folder, sharded or not."""
+    from .shards import ShardedTensors, read_header
+
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
     if not index.is_file():

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-
-import torch
+from typing import TYPE_CHECKING
 
 from .....lang.errors import ModelLoadError
 from .config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
 
 Shape = tuple[int, ...]
 
@@ -36,17 +38,26 @@ def check_tensors(config: ModelConfig, found: Mapping[str, tuple[Shape, torch.dt
 
     Raises `ModelLoadError` for a tensor that is missing, has another shape, or holds no floats.
     """
+    check_shapes(config, {tensor: shape for tensor, (shape, _) in found.items()}, name)
+    for tensor in tensor_shapes(config):
+        if not found[tensor][1].is_floating_point:
+            raise ModelLoadError(f"{name}: {tensor!r} has type {found[tensor][1]}; weights are floats")
+
+
+def check_shapes(config: ModelConfig, found: Mapping[str, Shape], name: str) -> None:
+    """Compare what a config says with the shapes of the tensors that are there.
+
+    Raises `ModelLoadError` for a tensor that is missing or has another shape.
+    """
     for tensor, shape in _tensor_shapes(config):
-        there, dtype = found.get(tensor, (None, None))
-        if there is None or dtype is None:
+        there = found.get(tensor)
+        if there is None:
             raise ModelLoadError(f"{name}: the tensor {tensor!r} is missing; the checkpoint is incomplete")
         if there != shape:
             raise ModelLoadError(
                 f"{name}: {tensor!r} has shape {there}, but the config says {shape}; config and weights are of "
                 "different models"
             )
-        if not dtype.is_floating_point:
-            raise ModelLoadError(f"{name}: {tensor!r} has type {dtype}; weights are floats")
 
 
 def parameter_count(config: ModelConfig) -> int:

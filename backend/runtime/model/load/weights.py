@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from .....lang.errors import ModelLoadError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Supply(Protocol):
@@ -27,7 +28,7 @@ class Supply(Protocol):
         """Stop reading ahead and give back what was read but not taken."""
 
 
-class Tensors(Mapping[str, torch.Tensor]):
+class Tensors(Mapping[str, "torch.Tensor"]):
     """Tensors by name on the CPU in their own dtype, made or mapped when asked for, with a faster way to a device."""
 
     @abstractmethod
