@@ -19,7 +19,7 @@ BY_FILE = loadfile --no-loadscope-reorder --max-worker-restart 0
 KERNEL_TESTS = $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul \
 	model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
 
-.PHONY: install docs demo test test-docs format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
+.PHONY: install docs demo test test-docs test-native format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
 
 PIP       = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ifeq ($(TORCH),)
@@ -52,6 +52,20 @@ test-docs: $(READY)
 
 test-slow: model
 	$(BIN)/python -m pytest -m slow $(call with_workers,$(BIN)/python,$(WORKERS),$(BY_FILE))
+
+# The CPU's kernels with the sanitizers of addresses and of undefined behaviour, at each level of this machine; minutes.
+SANITIZED = build/sanitized/kernels.shared
+SANITIZED_PYTHON = LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 SGL_CPU_LIBRARY=$(CURDIR)/$(SANITIZED) $(BIN)/python
+$(SANITIZED): $(wildcard backend/runtime/model/cpu/native/*)
+	mkdir -p $(dir $@)
+	$(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+	-ffp-contract=off -fno-math-errno -pthread -fPIC -shared backend/runtime/model/cpu/native/native.cpp -o $@
+
+test-native: $(READY) $(SANITIZED)
+	for level in $$($(BIN)/python -c "from sgl.backend.runtime.model.cpu import native as n; \
+	print(*(name for i, name in enumerate(n.LEVELS) if n.library().sgl_has_level(i)))"); do \
+	SGL_CPU_LEVEL=$$level $(SANITIZED_PYTHON) -m pytest -q tests/backend/model/cpu || exit 1; done
 
 test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),model)
 	$(GPU_PYTHON) -m pytest -m gpu $(addprefix tests/backend/,model attention cuda) $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS),worksteal)

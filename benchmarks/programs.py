@@ -220,7 +220,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of programs")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    runtime = sgl.Runtime(random_seed=0)  # first: it says how torch's threads wait, for both
+    # First: it says how torch's threads wait, for both. In float32, as the other.
+    runtime = sgl.Runtime(random_seed=0, quantization=None)
     import torch
     import transformers
     from naive_backend import NaiveBackend

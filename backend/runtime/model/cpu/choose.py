@@ -59,8 +59,8 @@ def quantised_model(checkpoint: Checkpoint, quantization: str | None, cache: Pat
 
     Args:
         checkpoint: A model of the family.
-        quantization: "auto": the file's own blocks, if it has such; "q4", "q8": blocks of 4 or 8 bits, the file's own
-            where they are no larger; None: float weights.
+        quantization: "auto": the file's own blocks, if it is quantised, and 8 bits where no kernel reads them; "q4",
+            "q8": blocks of 4 or 8 bits, the file's own where they are no larger; None: float weights.
         cache: The folder under which packed weights are kept.
     """
     if quantization is None:

@@ -21,6 +21,8 @@ VERSION = 3
 LEVELS = ("portable", "avx2", "avxvnni", "avx512", "amx")
 LEVEL_VARIABLE = "SGL_CPU_LEVEL"
 """Environment variable: the level of instructions to use, for tests and measurements. Default: the best there is."""
+LIBRARY_VARIABLE = "SGL_CPU_LIBRARY"
+"""Environment variable: another file of the library, for tests (`make test-native`)."""
 
 _pointer = ctypes.c_void_p
 _int = ctypes.c_int32
@@ -84,7 +86,7 @@ class MissingLibrary(Exception):
 @cache
 def library() -> ctypes.CDLL:
     """The loaded library. Raises `MissingLibrary`."""
-    file = Path(__file__).with_name("kernels.shared")
+    file = Path(os.environ.get(LIBRARY_VARIABLE) or Path(__file__).with_name("kernels.shared"))
     if not file.is_file():
         raise MissingLibrary(
             "the CPU kernels were not built (pip builds them where it finds a C++ compiler); install a compiler and "

@@ -44,6 +44,11 @@ class Blocks:
         outputs, depth = self.codes_NK.shape
         return outputs, depth
 
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return 8 if self.kind == Q8_0 else 4
+
     def rows(self, order: npt.NDArray[np.int64]) -> Blocks:
         """The matrix with its rows in another order."""
         minimum = None if self.minimum_NB is None else self.minimum_NB[order]

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from .....lang.errors import ModelLoadError
 from ..load.config import ModelConfig
 from ..load.store import replace_file
-from .packed import Blocks, Floats, packed, quantised, stacked
+from .packed import Q8_0, Blocks, Floats, packed, quantised, stacked
 
 FORMAT = 2
 """Raise it whenever what is written changes."""
@@ -103,7 +103,7 @@ class _Packing:
                 self._floats(ours + "norm_query", attention + "q_norm.weight", config.head_dim)
                 self._floats(ours + "norm_key", attention + "k_norm.weight", config.head_dim)
             parts = [self._blocks(f"{attention}{p}_proj.weight", size, hidden) for p, size in sizes.items()]
-            self._add(ours + "qkv", stacked(_alike(parts)))
+            self._add(ours + "qkv", stacked(self._alike(parts)))
             if config.attention_bias:
                 biases = [self._take(f"{attention}{p}_proj.bias", size) for p, size in sizes.items()]
                 self.arrays[ours + "qkv.bias"] = np.concatenate(biases)
@@ -134,12 +134,22 @@ class _Packing:
                 "config and weights are of different models"
             )
         if isinstance(found, Blocks):
-            return self._finite(name, found)
+            found = self._finite(name, found)
+            if self.bits is None or found.bits <= max(self.bits, most_bits):
+                return found
+            found = found.floats()
         if self.bits is None:
             raise ModelLoadError(f"{self.source}: {name!r} is not in blocks")
         bits = max(self.bits, most_bits)
         self.rounded[bits] = self.rounded.get(bits, 0) + 1
         return self._finite(name, quantised(self._finite_floats(name, found), bits))
+
+    def _alike(self, parts: list[Blocks]) -> list[Blocks]:
+        """The parts of one matrix in one kind: where they differ, all are rounded to 8 bits."""
+        if len({part.kind for part in parts}) == 1:
+            return parts
+        self.rounded[8] = self.rounded.get(8, 0) + sum(part.bits != 8 for part in parts)
+        return [part if part.kind == Q8_0 else quantised(part.floats(), 8) for part in parts]
 
     def _take(self, name: str, *shape: int) -> npt.NDArray[np.float32]:
         found = self.supply(name)
@@ -163,13 +173,6 @@ class _Packing:
     def _floats(self, ours: str, theirs: str, *shape: int, optional: bool = False) -> None:
         if not optional or self.supply(theirs) is not None:
             self.arrays[ours] = self._take(theirs, *shape)
-
-
-def _alike(parts: list[Blocks]) -> list[Blocks]:
-    """The parts of one matrix in one kind: what differs is quantised again with 8 bits."""
-    if len({part.kind for part in parts}) == 1:
-        return parts
-    return [quantised(part.floats(), 8) for part in parts]
 
 
 def kept(entry: Path, make: Callable[[], PackedWeights]) -> PackedWeights:

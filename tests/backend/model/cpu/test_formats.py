@@ -14,7 +14,7 @@ import torch
 from sgl.backend.runtime.model.cpu import native
 from sgl.backend.runtime.model.cpu.choose import quantised_model
 from sgl.backend.runtime.model.cpu.gguf_blocks import READABLE
-from sgl.backend.runtime.model.cpu.packed import BLOCK, quantised
+from sgl.backend.runtime.model.cpu.packed import BLOCK, Q4_1, Q8_0, quantised
 from sgl.backend.runtime.model.cpu.quantised_llama import QuantisedLlama
 from sgl.backend.runtime.model.llama.llama import Llama
 from sgl.backend.runtime.model.load.gguf_file import GGUFFile
@@ -113,3 +113,14 @@ def test_a_scale_that_is_no_number_is_an_error_of_the_file(
     path.write_bytes(data)
     with pytest.raises(ModelLoadError, match="not finite; download the file again"):
         loaded(path, tmp_path / "cache", "auto")
+
+
+def test_q4_has_no_larger_blocks_but_embedding_and_head(tmp_path: Path) -> None:
+    path, cache = tmp_path / "m.gguf", tmp_path / "cache"
+    saved(path, "Q8_0")
+    for asked, bits in (("q4", Q4_1), ("q8", Q8_0), ("auto", Q8_0)):
+        model = loaded(path, cache, asked)
+        assert model is not None
+        kinds = {name: kind for name, (_, _, kind) in model._weights.matrices.items()}
+        assert kinds.pop("embedding") == kinds.pop("head") == Q8_0
+        assert set(kinds.values()) == {bits}
