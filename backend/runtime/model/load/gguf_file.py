@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,10 @@ class GGUFFile:
         except Exception as error:
             raise ModelLoadError(f"{path}: the GGUF metadata cannot be read ({error}); download it again") from error
 
-        self._raw = {self._hf_name(raw.name): raw for raw in self._reader.tensors}
+    @cached_property
+    def _raw(self) -> dict[str, Any]:
+        """The tensors by their HF names: asked for once it is known that the model is of the family."""
+        return {self._hf_name(raw.name): raw for raw in self._reader.tensors}
 
     def __contains__(self, name: str) -> bool:
         return name in self._raw

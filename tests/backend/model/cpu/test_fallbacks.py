@@ -63,6 +63,7 @@ def test_an_installation_goes_on_without_a_compiler(compiler: str, tmp_path: Pat
 def library_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in which the library is looked for."""
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    monkeypatch.delenv(native.LIBRARY_VARIABLE, raising=False)
     native.library.cache_clear()
     yield tmp_path
     native.library.cache_clear()
