@@ -14,6 +14,7 @@ HEADERS = (
     "kernels.inc",
     "levels.h",
     "plan.h",
+    "sampling.inc",
     "simd_amx.h",
     "simd_avx2.h",
     "simd_avx512.h",
@@ -22,7 +23,7 @@ HEADERS = (
 )
 KERNELS = Extension(
     "sgl.backend.runtime.model.cpu.kernels",
-    sources=[f"{NATIVE}/native.cpp"],
+    sources=[f"{NATIVE}/native.cpp", f"{NATIVE}/sampling.cpp"],
     depends=[f"{NATIVE}/{file}" for file in HEADERS],
     # No contraction of products and sums beyond what the kernels ask for: a result has the same bits in every tile.
     extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread"],

@@ -25,7 +25,7 @@ from ..cuda.staging import Staging
 from . import kernels, row_kernels
 from .ask import Looked, Lookup
 from .packing import NAN, STATS_FIELDS, Packed, Packer
-from .sampler import NOT_NUMBERS, Recipe, Request, Sampled
+from .sampler import NO_TOKEN, NOT_NUMBERS, Recipe, Request, Sampled
 
 Ask = Request | Lookup
 Answer = Sampled | Looked | Exception
@@ -189,7 +189,7 @@ class PendingAnswers:
             wanted = ask.ids or ask.top
             return BackendError(NOT_NUMBERS) if wanted and token < 0 else Looked(logprobs, tops.get(i, ()))
         if token < 0:
-            return BackendError(NOT_NUMBERS if token == NAN else "a constrained row has no token that its mask allows")
+            return BackendError(NOT_NUMBERS if token == NAN else NO_TOKEN)
         if i in self._packed.faults:
             return self._packed.faults[i]
         recipe = ask.recipe

@@ -2,16 +2,22 @@
 
 Owns: the arithmetic of one sampling decision. Knows nothing of branches or of what the tokens mean.
 
-A sample is `argmax(filtered logits / T + Gumbel(key, position, token))` (Gumbel-max, Maddison et al. 2014). It is
-computed as the equal `argmin(E / p)` with exponential noise E, which needs one logarithm of few numbers. Temperature 0
-is argmax, the lowest id of equals. Filters apply to the probabilities after temperature, in the order top-k, top-p,
-min-p, without renormalising between them, as SGLang's do. A mask comes after penalties, bias and bans, and before the
-filters. Without filters a row is drawn freely first, and drawn again under its mask only if the mask forbids that
-token: both draws are an argmax over noise keyed by token, so they agree wherever the mask allows the free one.
+A sample is `argmax(filtered logits / T + Gumbel(key, position, token))` (Gumbel-max, Maddison et al. 2014), in float64
+of the logits, the lowest id of equals. Temperature 0 is argmax, and so is a row whose largest logit is not finite.
+Filters apply to the probabilities after temperature, in the order top-k, top-p, min-p, without renormalising between
+them, as SGLang's do. More probable tokens come first, of equals the lowest id; so what survives is the beginning of that
+order. A mask comes after penalties, bias and bans, and before the filters. Without filters a row is drawn freely first,
+and drawn again under its mask only if the mask forbids that token: both draws are an argmax over noise keyed by token, so
+they agree wherever the mask allows the free one.
+
+`model/cpu/native/sampling.inc` computes the same bits, faster (`host.py` calls it where it was built). What may differ
+between libraries in the last bit, exp and log, decides nothing: logarithms of noise are the C library's in both, and
+masses are sums and products (`mass.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -22,6 +28,7 @@ import numpy.typing as npt
 from ....lang.errors import BackendError
 from ....lang.expr import Sampling
 from .ask import Looked, Lookup
+from .mass import log_sum_exp, masses
 from .noise import uniform
 
 Floats = npt.NDArray[np.float32]
@@ -29,12 +36,17 @@ Mask = npt.NDArray[np.int32]
 
 NOT_NUMBERS = "the model's logits are not numbers (NaN); the weights or the dtype are at fault"
 
+NO_TOKEN = "a constrained row has no token that its mask allows"
+
 COLDEST = 1e-5
 """Below this temperature sampling is argmax (dividing float32 logits by less overflows)."""
+HOTTEST = 1e38
+"""A higher temperature is taken as this one, which float32 holds."""
 
 
 def _temperature(asked: float | None) -> float:
-    return 1.0 if asked is None else 0.0 if asked < COLDEST else asked
+    """The temperature of a recipe: a number of float32, as every sampler takes it."""
+    return 1.0 if asked is None else 0.0 if asked < COLDEST else float(np.float32(min(asked, HOTTEST)))
 
 
 @dataclass(slots=True)
@@ -60,6 +72,7 @@ class Recipe:
     biases: Floats = field(init=False, compare=False)
     penalised: bool = field(init=False)
     simple: bool = field(init=False)
+    log_min_p: float = field(init=False)  # -inf: none
 
     def __post_init__(self) -> None:
         summed: dict[int, float] = {}
@@ -68,6 +81,7 @@ class Recipe:
         self.biased = np.fromiter(summed.keys(), np.int32, len(summed))
         self.biases = np.fromiter(summed.values(), np.float32, len(summed))
         self.penalised = bool(self.frequency or self.presence or self.repetition != 1.0)
+        self.log_min_p = math.log(self.min_p) if self.min_p > 0 else -math.inf
         self.simple = not (self.penalised or self.bias or self.logprobs or self.traced or self.filtered)
 
     @staticmethod
@@ -150,40 +164,32 @@ def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list
         sampled = [_sample_row(row, request) for row, request in zip(real, requests)]
     for i, request in enumerate(requests):
         if request.recipe.traced and sampled[i].logprob is None:
-            sampled[i] = sampled[i]._replace(logprob=_logprob(real[i], sampled[i].token))
+            sampled[i] = sampled[i]._replace(logprob=float(real[i, sampled[i].token]) - log_sum_exp(real[i]))
     return sampled
 
 
-def _logprob(row: Floats, token: int) -> float:
-    """The natural-log probability of one token, in float32: cheap enough to trace every token."""
-    best = row.max()
-    return float(row[token] - best - np.log(np.exp(row - best).sum()))
-
-
 def _sample_row(raw: Floats, request: Request) -> Sampled:
-    recipe = request.recipe
-    row = _adjusted(raw, request)
-    if request.banned and request.mask is None and row.max() == -np.inf:
-        raise BackendError(
-            "every token that may follow is banned: those that end the text may not come before min_tokens"
-        )
-    if request.mask is not None and recipe.filtered:
+    recipe, mask = request.recipe, request.mask
+    row = adjusted(raw, request)
+    if mask is not None and recipe.filtered:
         token = _masked(row, request)
     else:
-        token = int(row.argmax()) if recipe.temperature == 0 else _draw(row, recipe, request.position)
-        if not _allows(request.mask, token):
+        best = int(row.argmax())
+        free = recipe.temperature > 0 and np.isfinite(row[best])
+        token = _draw(row, recipe, request.position) if free else best
+        if not _allows(mask, token):
             token = _masked(row, request)
     if not recipe.logprobs:
         return Sampled(token)
-    lp = log_softmax(raw)
-    forbidden = 0.0
-    if request.mask is not None:
-        forbidden = max(0.0, 1.0 - float(np.exp(lp[_allowed_ids(request.mask, len(lp))]).sum()))
-    return Sampled(token, float(lp[token]), top_of(lp, recipe.top_logprobs), forbidden)
+    lse, forbidden = log_sum_exp(raw), 0.0
+    if mask is not None and np.isfinite(lse):
+        mass = masses(raw, float(raw.max()))
+        forbidden = 1.0 - int(mass[_allowed_ids(mask, len(raw))].sum()) / int(mass.sum())
+    return Sampled(token, float(raw[token]) - lse, top_of(raw, lse, recipe.top_logprobs), forbidden)
 
 
 def _allows(mask: Mask | None, token: int) -> bool:
-    return mask is None or bool(mask[token >> 5] >> (token & 31) & 1)
+    return mask is None or (token >> 5 < len(mask) and bool(mask[token >> 5] >> (token & 31) & 1))
 
 
 def _allowed_ids(mask: Mask, size: int) -> npt.NDArray[np.int64]:
@@ -195,7 +201,7 @@ def _masked(row: Floats, request: Request) -> int:
     assert request.mask is not None
     ids = _allowed_ids(request.mask, len(row))
     if not len(ids):
-        raise BackendError("a constrained row has no token that its mask allows")
+        raise BackendError(NO_TOKEN)
     allowed = row[ids]
     best = int(allowed.argmax())
     if request.recipe.temperature == 0 or not np.isfinite(allowed[best]):
@@ -203,8 +209,11 @@ def _masked(row: Floats, request: Request) -> int:
     return int(_draw(allowed, request.recipe, request.position, ids))
 
 
-def _adjusted(raw: Floats, request: Request) -> Floats:
-    """Logits after penalties, bias and bans; `raw` itself when there are none."""
+def adjusted(raw: Floats, request: Request) -> Floats:
+    """Logits after penalties, bias and bans; `raw` itself when there are none.
+
+    Raises `BackendError` if bans leave nothing, or penalties no numbers.
+    """
     recipe = request.recipe
     if not (recipe.penalised or recipe.bias or request.banned):
         return raw
@@ -219,88 +228,97 @@ def _adjusted(raw: Floats, request: Request) -> Floats:
     if recipe.bias:
         row[recipe.biased] += recipe.biases
     row[list(request.banned)] = -np.inf
+    best = row.max()
+    if np.isnan(best):
+        raise BackendError(NOT_NUMBERS)
+    if request.banned and request.mask is None and best == -np.inf:
+        raise BackendError(
+            "every token that may follow is banned: those that end the text may not come before min_tokens"
+        )
     return row
 
 
+_ROUGH = 1e-4
+"""More than the relative error of a bound in float32."""
+_ROUNDED = 1e-15
+"""More than the relative error of a score, which is all of it where logits are huge."""
+
+
 def _draw(row: Floats, recipe: Recipe, position: int, names: npt.NDArray[np.int64] | None = None) -> int:
-    """One id; `names` are the ids of the row's entries where those are not 0, 1, 2, ..."""
-    scaled = (row - row.max()) / np.float32(recipe.temperature)
-    weights = np.exp(scaled)  # proportional to the probabilities; the best has weight 1
-    ids = _survivors(weights, recipe)
+    """One id of a row whose largest logit is finite; `names` are the ids of its entries where those are not 0, 1, ..."""
+    ids = _survivors(row, recipe)
     named = ids if names is None else names[ids]
     if len(ids) == 1:
         return int(named[0])
-    kept = weights if len(ids) == len(weights) else weights[ids]
-    u = uniform(recipe.key, position, named.astype(np.uint32))
-    with np.errstate(divide="ignore"):
-        inverse = 1.0 / kept.astype(np.float64)
-    # E = -log(u) >= 1 - u: the cheap bound leaves few candidates that need the logarithm
+    x, u = row[ids], uniform(recipe.key, position, named.astype(np.uint32))
+    # The sample is argmin(E / p), E = -log(u) >= 1 - u. That bound leaves few candidates that need logarithms.
+    with np.errstate(over="ignore", invalid="ignore"):
+        inverse = np.exp((row.max() - x) / np.float32(recipe.temperature)).astype(np.float64)
     bound = (1.0 - u) * inverse
     first = int(bound.argmin())
-    close = np.flatnonzero(bound <= -np.log(u[first]) * inverse[first])
-    exact = -np.log(u[close]) * inverse[close]
-    return int(named[close[exact.argmin()]])
+    slack = math.exp(min(700.0, _ROUGH + _ROUNDED * float(np.abs(x).max()) / recipe.temperature))
+    close = np.flatnonzero(bound <= -math.log(u[first]) * inverse[first] * slack)
+    scores = [float(x[i]) / recipe.temperature - math.log(-math.log(u[i])) for i in close]
+    return int(named[close[scores.index(max(scores))]])
 
 
 _SHORTLIST_IDS = 1024
 """Ids that are sorted first where top-k or top-p wants a few; eight times as many when they do not suffice."""
 
 
-def _survivors(weights: Floats, recipe: Recipe) -> npt.NDArray[np.int64]:
+def _survivors(row: Floats, recipe: Recipe) -> npt.NDArray[np.int64]:
     """Ids that pass top-k, top-p and min-p, ascending. The most probable token always does."""
-    n = len(weights)
+    n, peak, top_p = len(row), float(row.max()), recipe.top_p
     if recipe.min_p > 0:
-        ids = np.flatnonzero(weights >= recipe.min_p)
+        ids = np.flatnonzero(row.astype(np.float64) >= peak + recipe.temperature * recipe.log_min_p)
     else:
-        ids = np.flatnonzero(weights > 0)
-    if recipe.top_k < 0 and recipe.top_p >= 1:
+        ids = np.flatnonzero(row > -np.inf)
+    if recipe.top_k <= 0 and top_p >= 1:
         return ids
-    # ids by falling weight, equal weights by rising id; only as long a list as is needed
-    total = float(weights.sum(dtype=np.float64))
     limit = min(n, recipe.top_k if recipe.top_k > 0 else n)
-    short = min(limit, _SHORTLIST_IDS)
+    if top_p >= 1:
+        return np.intersect1d(heaviest(row, limit), ids, assume_unique=True)
+    mass = masses(row, peak, recipe.temperature)
+    enough = top_p * float(mass.sum())
+    short = min(limit, _SHORTLIST_IDS)  # only as long a list as is needed
     while True:
-        order = _heaviest(weights, short)
-        mass = np.cumsum(weights[order], dtype=np.float64)
-        if short >= limit or mass[-1] >= recipe.top_p * total:
+        order = heaviest(row, short)
+        until = np.cumsum(mass[order])
+        if short >= limit or until[-1] >= enough:
             break
         short = min(limit, short * 8)
-    before = mass - weights[order]
-    kept = order[before < recipe.top_p * total]
+    before = until - mass[order]
+    kept = order[: max(1, int((before < enough).sum()))]
     return np.intersect1d(kept, ids, assume_unique=True)
 
 
-def _heaviest(weights: Floats, k: int) -> npt.NDArray[np.int64]:
-    """Ids of the k largest weights, falling; of equals the lowest ids. Independent of how the selection is done."""
-    if k < len(weights):
-        threshold = np.partition(weights, len(weights) - k)[len(weights) - k]
-        ids = np.flatnonzero(weights >= threshold)
+def heaviest(row: Floats, k: int) -> npt.NDArray[np.int64]:
+    """Ids of the k largest logits, falling; of equals the lowest ids. Independent of how the selection is done."""
+    if k < len(row):
+        threshold = np.partition(row, len(row) - k)[len(row) - k]
+        ids = np.flatnonzero(row >= threshold)
     else:
-        ids = np.arange(len(weights))
-    return ids[np.argsort(-weights[ids], kind="stable")][:k]
+        ids = np.arange(len(row))
+    return ids[np.argsort(-row[ids], kind="stable")][:k]
 
 
 def look(row: Floats, lookup: Lookup) -> Looked:
     """Read one row [V]. Raises `BackendError` for logits that are not numbers."""
     if not lookup.ids and not lookup.top:
         return Looked(())
-    lp = log_softmax(row)
-    if np.isnan(lp[0]):
+    lse = log_sum_exp(row)
+    if np.isnan(lse):
         raise BackendError(NOT_NUMBERS)
-    return Looked(tuple([float(lp[i]) for i in lookup.ids]), top_of(lp, lookup.top))
+    return Looked(tuple([float(row[i]) - lse for i in lookup.ids]), top_of(row, lse, lookup.top))
 
 
 def log_softmax(row: Floats) -> npt.NDArray[np.float64]:
     """Natural-log probabilities of one row, in float64."""
-    x: npt.NDArray[np.float64] = row.astype(np.float64)
-    x -= x.max()
-    x -= np.log(np.exp(x).sum())
-    return x
+    return row.astype(np.float64) - log_sum_exp(row)
 
 
-def top_of(logprobs: npt.NDArray[np.float64], n: int) -> tuple[tuple[float, int], ...]:
-    """The n most probable (logprob, id), falling."""
+def top_of(row: Floats, lse: float, n: int) -> tuple[tuple[float, int], ...]:
+    """The n most probable (logprob, id), falling. `lse`: the row's log-sum-exp."""
     if n <= 0:
         return ()
-    ids = _heaviest(logprobs.astype(np.float32), min(n, len(logprobs)))
-    return tuple((float(logprobs[i]), int(i)) for i in ids)
+    return tuple([(float(row[i]) - lse, int(i)) for i in heaviest(row, min(n, len(row)))])

@@ -16,16 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ....lang.errors import BackendError
 from ..options import EngineOptions
-from ..sample.ask import Looked, Lookup
-from ..sample.sampler import Request, Sampled, look, sample
+from ..sample.host import Answer, Ask, HostSampler
 from .packed import Batch, Model
-
-Ask = Request | Lookup
-Answer = Sampled | Looked | Exception
-"""An exception is that row's alone."""
-
 
 def ahead_of(i: int) -> int:
     """The token that stands for answer i of the step before."""
@@ -52,16 +45,16 @@ class Executor(Protocol):
 
 
 class HostExecutor:
-    """A model whose logits come to the host: sampled there, in numpy."""
+    """A model whose logits come to the host, and are sampled there."""
 
     ahead = False
 
     def __init__(self, model: Model, vocab_size: int) -> None:
         self.model = model
-        self.vocab_size = vocab_size
+        self._sampler = HostSampler(vocab_size)
 
     def launch(self, batch: Batch) -> HostFlight:
-        return HostFlight(self.model.forward(batch), self.vocab_size)
+        return HostFlight(self.model.forward(batch), self._sampler)
 
 
 def executor_of(model: Model, vocab_size: int, options: EngineOptions) -> Executor:
@@ -71,38 +64,13 @@ def executor_of(model: Model, vocab_size: int, options: EngineOptions) -> Execut
 
 
 class HostFlight:
-    def __init__(self, logits: Any, vocab_size: int) -> None:
+    def __init__(self, logits: Any, sampler: HostSampler) -> None:
         self._logits = logits  # [W, V] float32
-        self._vocab_size = vocab_size
+        self._sampler = sampler
         self._asks: Sequence[Ask] = ()
 
     def ask(self, asks: Sequence[Ask]) -> None:
         self._asks = asks
 
     def answers(self) -> list[Answer]:
-        asks = self._asks
-        rows = [i for i, ask in enumerate(asks) if isinstance(ask, Request)]
-        if len(rows) == len(asks):
-            return self._sampled(self._logits, asks) if rows else []
-        found: dict[int, Answer] = {}
-        if rows:
-            found.update(zip(rows, self._sampled(self._logits[rows], [asks[i] for i in rows])))
-        for i, ask in enumerate(asks):
-            if isinstance(ask, Lookup):
-                found[i] = self._looked(i, ask)
-        return [found[i] for i in range(len(asks))]
-
-    def _sampled(self, logits: Any, requests: Sequence[Any]) -> list[Answer]:
-        """Sample all rows together; if that fails, each alone, so that a row that cannot be sampled fails alone."""
-        try:
-            return list(sample(logits, requests, self._vocab_size))
-        except Exception as error:
-            if len(requests) == 1:
-                return [error]
-            return [self._sampled(logits[i : i + 1], [request])[0] for i, request in enumerate(requests)]
-
-    def _looked(self, i: int, lookup: Lookup) -> Answer:
-        try:
-            return look(self._logits[i, : self._vocab_size], lookup)
-        except BackendError as error:
-            return error
+        return self._sampler.answers(self._logits, self._asks)

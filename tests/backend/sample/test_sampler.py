@@ -77,12 +77,13 @@ def test_filters_keep_exactly_what_they_say(sampling: Sampling, allowed: set[int
 def test_top_k_and_top_p_equal_a_full_sort(k: int, p: float) -> None:
     from sgl.backend.runtime.sample.sampler import _survivors
 
-    weights = np.exp(RNG.normal(0, 2, 2000).astype(np.float32))
-    weights[::7] = weights[0]  # ties
-    got = _survivors(weights, Recipe.of(Sampling(top_k=k, top_p=p), 0, []))
-    order = np.argsort(-weights, kind="stable")[:k]
-    mass = np.cumsum(weights[order], dtype=np.float64) - weights[order]
-    assert sorted(order[mass < p * weights.sum(dtype=np.float64)]) == list(got)
+    row = RNG.normal(0, 2, 2000).astype(np.float32)
+    row[::7] = row[0]  # ties
+    got = _survivors(row, Recipe.of(Sampling(top_k=k, top_p=p), 0, []))
+    weights = np.exp(row.astype(np.float64))
+    order = np.argsort(-row, kind="stable")[:k]
+    mass = np.cumsum(weights[order]) - weights[order]
+    assert sorted(order[mass < p * weights.sum()]) == list(got)
 
 
 def test_penalties() -> None:

@@ -1,0 +1,108 @@
+"""What a decode step of the default model costs besides its forward: sampling, masks, text, plans, handles.
+
+    python benchmarks/host.py [--branches N ...] [--only NAME ...]
+
+Branches generate side by side, with weights in blocks (`quantization="auto"`). Prints, for each way of sampling,
+milliseconds a step outside the forward (from the end of one forward to the beginning of the next), median and mean of 60
+steps, and the median of the forward itself. Needs the default model (`make model`), and two minutes on two idle cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import sgl
+from sgl.backend.base import GenRequest
+from sgl.lang.constraint import Constraint, json_schema, regex
+from sgl.lang.expr import Sampling
+
+STEPS, WARM = 60, 8
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "city": {"type": "string"}},
+    "required": ["name", "age", "city"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    sampling: dict[str, Any]
+    constraint: Constraint | None = None
+
+
+SCHEMA = json_schema({"type": "array", "items": PERSON, "minItems": 20})
+WORDS = regex(r"([A-Z][a-z]{2,9} [a-z]{3,9} [0-9]{2,4}[.] ){30,200}")
+WAYS = {
+    "greedy": Way({"temperature": 0.0}),
+    "temperature": Way({"temperature": 0.7}),
+    "top_p": Way({"temperature": 0.7, "top_p": 0.9}),
+    "top_k": Way({"temperature": 0.7, "top_k": 40}),
+    "top_p and top_k": Way({"temperature": 0.7, "top_p": 0.9, "top_k": 40}),
+    "min_p": Way({"temperature": 0.7, "min_p": 0.05}),
+    "repetition penalty": Way({"temperature": 0.7, "repetition_penalty": 1.1}),
+    "log-probabilities": Way({"temperature": 0.7, "return_logprob": True, "top_logprobs_num": 5}),
+    "JSON schema": Way({"temperature": 0.0}, SCHEMA),
+    "JSON schema, temperature": Way({"temperature": 0.7}, SCHEMA),
+    "JSON schema, top_p": Way({"temperature": 0.7, "top_p": 0.9}, SCHEMA),
+    "regex, temperature": Way({"temperature": 0.7}, WORDS),
+}
+
+
+def measure(runtime: sgl.Runtime, way: Way, branches: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of steps outside the forward, and of forwards."""
+    engine: Any = runtime.engine
+    constraint = way.constraint
+    if constraint is not None:
+        runtime.prepare(constraint, "benchmark")
+    sampling = Sampling(max_tokens=1500, ignore_eos=constraint is None, stop=("a stop that never comes",), **way.sampling)
+    alive = []
+    for i in range(branches):
+        branch = runtime.open(seed=i)
+        branch.append(f"A list of people, written down one after the other by clerk number {i}:")
+        branch.gen(GenRequest(sampling, constraint=constraint))
+        branch.rest()
+        alive.append(branch)
+    model = engine.executor.model
+    forward, marks = model.forward, []
+
+    def timed(batch: Any) -> Any:
+        began = time.perf_counter()
+        logits = forward(batch)
+        marks.append((began, time.perf_counter()))
+        return logits
+
+    model.forward = timed
+    try:
+        for _ in range(WARM + STEPS):
+            engine.step()
+            assert len(engine.branches.running) == branches
+    finally:
+        model.forward = forward
+        for branch in alive:
+            branch.cancel()
+    marks = marks[-STEPS - 1 :]
+    outside = [(after[0] - before[1]) * 1e3 for before, after in zip(marks, marks[1:])]
+    return outside, [(end - began) * 1e3 for began, end in marks]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--branches", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--only", nargs="*", choices=list(WAYS), default=list(WAYS))
+    args = parser.parse_args()
+    runtime = sgl.Runtime(quantization="auto", random_seed=0)
+    print(f"{'outside the forward, ms a step':30} {'branches':>8} {'median':>8} {'mean':>8} {'forward':>8}")
+    for name in args.only:
+        for branches in args.branches:
+            outside, forwards = measure(runtime, WAYS[name], branches)
+            middle = statistics.median(outside), statistics.mean(outside), statistics.median(forwards)
+            print(f"{name:30} {branches:8} {middle[0]:8.3f} {middle[1]:8.3f} {middle[2]:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
