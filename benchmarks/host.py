@@ -1,10 +1,10 @@
-"""What a decode step of the default model costs besides its forward: sampling, masks, text, plans, handles.
+"""What a decode step of the default model costs besides its kernels: sampling, masks, text, plans, handles.
 
     python benchmarks/host.py [--branches N ...] [--only NAME ...]
 
 Branches generate side by side, with weights in blocks (`quantization="auto"`). Prints, for each way of sampling,
-milliseconds a step outside the forward (from the end of one forward to the beginning of the next), median and mean of 60
-steps, and the median of the forward itself. Needs the default model (`make model`), and two minutes on two idle cores.
+milliseconds a step outside the kernels (from the end of one call of theirs to the beginning of the next), median and mean
+of 60 steps, and the median of that call. Needs the default model (`make model`), and two minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import sgl
@@ -47,14 +48,14 @@ WAYS = {
     "repetition penalty": Way({"temperature": 0.7, "repetition_penalty": 1.1}),
     "log-probabilities": Way({"temperature": 0.7, "return_logprob": True, "top_logprobs_num": 5}),
     "JSON schema": Way({"temperature": 0.0}, SCHEMA),
-    "JSON schema, temperature": Way({"temperature": 0.7}, SCHEMA),
-    "JSON schema, top_p": Way({"temperature": 0.7, "top_p": 0.9}, SCHEMA),
-    "regex, temperature": Way({"temperature": 0.7}, WORDS),
+    "JSON schema: temperature": Way({"temperature": 0.7}, SCHEMA),
+    "JSON schema: top_p": Way({"temperature": 0.7, "top_p": 0.9}, SCHEMA),
+    "regex: temperature": Way({"temperature": 0.7}, WORDS),
 }
 
 
 def measure(runtime: sgl.Runtime, way: Way, branches: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of steps outside the forward, and of forwards."""
+    """Milliseconds of steps outside the kernels, and in them."""
     engine: Any = runtime.engine
     constraint = way.constraint
     if constraint is not None:
@@ -68,21 +69,21 @@ def measure(runtime: sgl.Runtime, way: Way, branches: int) -> tuple[list[float],
         branch.rest()
         alive.append(branch)
     model = engine.executor.model
-    forward, marks = model.forward, []
+    library, marks = model._library, []
 
-    def timed(batch: Any) -> Any:
+    def timed(*args: Any) -> Any:
         began = time.perf_counter()
-        logits = forward(batch)
+        failed = library.sgl_forward(*args)
         marks.append((began, time.perf_counter()))
-        return logits
+        return failed
 
-    model.forward = timed
+    model._library = SimpleNamespace(sgl_forward=timed)
     try:
         for _ in range(WARM + STEPS):
             engine.step()
             assert len(engine.branches.running) == branches
     finally:
-        model.forward = forward
+        model._library = library
         for branch in alive:
             branch.cancel()
     marks = marks[-STEPS - 1 :]
@@ -96,11 +97,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(WAYS), default=list(WAYS))
     args = parser.parse_args()
     runtime = sgl.Runtime(quantization="auto", random_seed=0)
-    print(f"{'outside the forward, ms a step':30} {'branches':>8} {'median':>8} {'mean':>8} {'forward':>8}")
+    print(f"{'outside the kernels, ms a step':30} {'branches':>8} {'median':>8} {'mean':>8} {'kernels':>8}")
     for name in args.only:
         for branches in args.branches:
-            outside, forwards = measure(runtime, WAYS[name], branches)
-            middle = statistics.median(outside), statistics.mean(outside), statistics.median(forwards)
+            outside, kernels = measure(runtime, WAYS[name], branches)
+            middle = statistics.median(outside), statistics.mean(outside), statistics.median(kernels)
             print(f"{name:30} {branches:8} {middle[0]:8.3f} {middle[1]:8.3f} {middle[2]:8.2f}", flush=True)
 
 

@@ -27,29 +27,36 @@ _RECORD = struct.Struct("=QQQQqQddfiii")
 """`Ask` in `sampling.cpp`."""
 _SAMPLE, _MEASURE = 1, 2
 _KEY = (1 << 64) - 1
-_MOST_TOP_K = (1 << 31) - 1
+_FIRST_ROWS = 64
+"""Rows that the buffers have room for at first."""
 
 
 class HostSampler:
-    """Answers the asks of one step at a time. `vocab_size`: real ids; later columns of logits are padding."""
+    """Answers the asks of one step at a time.
 
-    def __init__(self, vocab_size: int, compiled: bool = True, level: int | None = None) -> None:
+    Args:
+        vocab_size: Real ids; later columns of logits are padding.
+        level: The level of instructions, one of `native.LEVELS` by its number; None: the one that `native.level()` says.
+            Negative: numpy answers, as it does where no compiled code is.
+    """
+
+    def __init__(self, vocab_size: int, level: int | None = None) -> None:
         self.vocab_size = vocab_size
-        self._sample: Any = None
-        if compiled:
-            try:
-                self._sample = native.library().sgl_sample
-                self._level = native.level() if level is None else level
-            except native.MissingLibrary:
-                pass  # numpy answers
+        self._exchange: _Exchange | None = None
+        try:
+            level = native.level() if level is None else level
+            if level >= 0:
+                self._exchange = _Exchange(vocab_size, level)
+        except native.MissingLibrary:
+            pass
 
     def answers(self, logits: Floats, asks: Sequence[Ask]) -> list[Answer]:
         """The answer to each ask i, which is about row i of `logits` [W, V]."""
         if not asks:
             return []
-        if self._sample is None or logits.dtype != np.float32 or logits.strides[1] != 4:
+        if self._exchange is None or logits.dtype != np.float32 or logits.strides[1] != 4:
             return [self._plain(row, ask) for row, ask in zip(logits, asks)]
-        return _Exchange(logits, asks, self.vocab_size).answers(self._sample, self._level)
+        return self._exchange.answers(logits, asks)
 
     def _plain(self, row: Floats, ask: Ask) -> Answer:
         try:
@@ -61,94 +68,96 @@ class HostSampler:
 
 
 class _Exchange:
-    """The asks of one step as the compiled code reads them, and its answers."""
+    """The asks of a step as compiled code reads them, and its answers, in buffers that stay."""
 
-    def __init__(self, logits: Floats, asks: Sequence[Ask], vocab_size: int) -> None:
-        self._logits, self._asks, self._vocab_size = logits, asks, vocab_size
-        self._records = ctypes.create_string_buffer(_RECORD.size * len(asks))
-        self._rows: list[int] = []  # of the records
-        self._found: dict[int, Answer] = {}  # without them
-        self._tops: dict[int, Any] = {}
-        self._kept: list[Any] = []  # what the records point to
+    def __init__(self, vocab_size: int, level: int) -> None:
+        self._vocab_size, self._level = vocab_size, level
+        self._sample = native.library().sgl_sample
+        self._make_room(_FIRST_ROWS)
+
+    def _make_room(self, rows: int) -> None:
+        self._records = ctypes.create_string_buffer(_RECORD.size * rows)
+        self._tokens, self._stats = np.zeros(rows, np.int32), np.zeros((rows, 2))
+        self._addresses = ctypes.addressof(self._records), self._tokens.ctypes.data, self._stats.ctypes.data
+
+    def answers(self, logits: Floats, asks: Sequence[Ask]) -> list[Answer]:
+        if len(asks) > len(self._tokens):
+            self._make_room(2 * len(asks))
+        self._logits = logits
+        self._found: dict[int, Answer] = {}  # what needs no compiled code
+        self._tops: dict[int, Any] = {}  # room for the ids of the most probable tokens
+        self._kept: list[Any] = []  # what else the records point to
+        rows, is_rich = [], False
         base, stride = logits.ctypes.data, logits.strides[0]
         for i, ask in enumerate(asks):
-            if type(ask) is Request:
-                self._add_request(i, base + i * stride, ask)
-            else:
-                self._add_lookup(i, base + i * stride, ask)  # type: ignore[arg-type]
+            raw = base + i * stride
+            record = self._of_lookup(i, raw, ask) if isinstance(ask, Lookup) else self._of_request(i, raw, ask)
+            if record is not None:
+                _RECORD.pack_into(self._records, _RECORD.size * len(rows), *record)
+                rows.append(i)
+                is_rich = is_rich or record[-2] != _SAMPLE
+        tokens = self._call(len(rows))
+        if not (is_rich or self._found) and min(tokens) >= 0:
+            return [Sampled(token) for token in tokens]
+        for i, token, (lse, forbidden) in zip(rows, tokens, self._stats.tolist()):
+            self._found[i] = self._answer(i, asks[i], token, lse, forbidden)
+        return [self._found[i] for i in range(len(asks))]
 
-    def _add(self, i: int, *fields: Any) -> None:
-        _RECORD.pack_into(self._records, _RECORD.size * len(self._rows), *fields)
-        self._rows.append(i)
+    def _call(self, count: int) -> list[int]:
+        records, tokens, stats = self._addresses
+        if self._sample(records, count, self._vocab_size, tokens, stats, self._level):
+            raise OutOfMemory("no memory to sample a step's rows")
+        return self._tokens[:count].tolist()  # type: ignore[no-any-return]
 
-    def _add_request(self, i: int, raw: int, request: Request) -> None:
+    def _of_request(self, i: int, raw: int, request: Request) -> tuple[Any, ...] | None:
         recipe, position, banned, mask = request
-        row = raw
-        if banned or recipe.penalised or recipe.bias:
+        row, kind, room, top = raw, _SAMPLE, 0, 0
+        if banned or recipe.adjusts:
             try:
                 changed = adjusted(self._logits[i, : self._vocab_size], request)
             except Exception as error:
                 self._found[i] = error
-                return
+                return None
             self._kept.append(changed)
             row = changed.ctypes.data
-        self._add(
-            i, raw, row, 0 if mask is None else self._address_of(mask), recipe.key & _KEY, position,
-            self._room_for(i, recipe.top_logprobs) if recipe.logprobs else 0, recipe.top_p, recipe.log_min_p,
-            recipe.temperature, min(recipe.top_k, _MOST_TOP_K),
-            _SAMPLE | _MEASURE if recipe.logprobs or recipe.traced else _SAMPLE, len(self._tops.get(i, ())),
+        if recipe.logprobs or recipe.traced:
+            kind = _SAMPLE | _MEASURE
+            room, top = self._room(i, recipe.top_logprobs if recipe.logprobs else 0)
+        return (
+            raw, row, 0 if mask is None else self._address(mask), recipe.key & _KEY, position, room, recipe.top_p,
+            recipe.log_min_p, recipe.temperature, min(recipe.top_k, self._vocab_size), kind, top,
         )  # fmt: skip
 
-    def _add_lookup(self, i: int, raw: int, lookup: Lookup) -> None:
+    def _of_lookup(self, i: int, raw: int, lookup: Lookup) -> tuple[Any, ...] | None:
         if not lookup.ids and lookup.top <= 0:
             self._found[i] = Looked(())
-            return
-        top = self._room_for(i, lookup.top)
-        self._add(i, raw, raw, 0, 0, 0, top, 1.0, 0.0, 0.0, 0, _MEASURE, len(self._tops.get(i, ())))
+            return None
+        room, top = self._room(i, lookup.top)
+        return raw, raw, 0, 0, 0, room, 1.0, 0.0, 0.0, 0, _MEASURE, top
 
-    def _room_for(self, i: int, top: int) -> int:
-        """The address of room for the ids of the most probable tokens of ask i; 0 if none are wanted."""
+    def _room(self, i: int, top: int) -> tuple[int, int]:
+        """The address of room for the ids of the `top` most probable tokens of row i, and how many fit."""
         if top <= 0:
-            return 0
+            return 0, 0
         ids = self._tops[i] = np.empty(min(top, self._vocab_size), np.int32)
-        return ids.ctypes.data
+        return ids.ctypes.data, len(ids)
 
-    def _address_of(self, mask: Mask) -> int:
-        words = (self._vocab_size + 31) // 32
-        if len(mask) < words or not mask.flags.c_contiguous:  # ids beyond its end are forbidden
-            mask = np.concatenate([mask, np.zeros(max(0, words - len(mask)), np.int32)])
+    def _address(self, mask: Mask) -> int:
+        missing = (self._vocab_size + 31) // 32 - len(mask)
+        if missing > 0:  # ids beyond its end are forbidden
+            mask = np.concatenate([mask, np.zeros(missing, np.int32)])
             self._kept.append(mask)
         return mask.ctypes.data
 
-    def answers(self, sample: Any, level: int) -> list[Answer]:
-        count = len(self._rows)
-        tokens, stats = np.empty(count, np.int32), np.empty((count, 2))
-        if count and sample(
-            self._records, ctypes.c_int64(count), self._vocab_size, ctypes.c_void_p(tokens.ctypes.data),
-            ctypes.c_void_p(stats.ctypes.data), level,
-        ):  # fmt: skip
-            raise OutOfMemory("no memory to sample a step's rows")
-        found = self._found
-        for at, (i, token) in enumerate(zip(self._rows, tokens.tolist())):
-            found[i] = self._answer(i, token, stats, at)
-        return [found[i] for i in range(len(self._asks))]
-
-    def _answer(self, i: int, token: int, stats: Any, at: int) -> Answer:
-        ask = self._asks[i]
+    def _answer(self, i: int, ask: Ask, token: int, lse: float, forbidden: float) -> Answer:
         if token < 0:
             return BackendError(NOT_NUMBERS if token == NAN else NO_TOKEN)
+        row = self._logits[i]
+        top = tuple([(float(row[id]) - lse, id) for id in self._tops[i].tolist()]) if i in self._tops else ()
         if isinstance(ask, Lookup):
-            lse = float(stats[at, 0])
             if lse != lse:
                 return BackendError(NOT_NUMBERS)
-            return Looked(tuple([float(self._logits[i, id]) - lse for id in ask.ids]), self._top(i, lse))
-        recipe = ask.recipe
-        if not (recipe.logprobs or recipe.traced):
-            return Sampled(token)
-        lse, forbidden = stats[at].tolist()
-        logprob = float(self._logits[i, token]) - lse
-        return Sampled(token, logprob, self._top(i, lse), forbidden) if recipe.logprobs else Sampled(token, logprob)
-
-    def _top(self, i: int, lse: float) -> tuple[tuple[float, int], ...]:
-        row = self._logits[i]
-        return tuple([(float(row[id]) - lse, id) for id in self._tops[i].tolist()]) if i in self._tops else ()
+            return Looked(tuple([float(row[id]) - lse for id in ask.ids]), top)
+        if ask.recipe.logprobs:
+            return Sampled(token, float(row[token]) - lse, top, forbidden)
+        return Sampled(token, float(row[token]) - lse) if ask.recipe.traced else Sampled(token)

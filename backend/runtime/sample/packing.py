@@ -82,12 +82,11 @@ class Packed:
 
 
 class Packer:
-    """Packs steps for one vocabulary; remembers the token ids of prompts under a repetition penalty."""
+    """Packs steps for one vocabulary."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._mask_words = (vocab_size + 31) // 32
-        self._prompts: WeakKeyDictionary[frozenset[int], Words] = WeakKeyDictionary()  # for as long as their gens run
 
     def pack(self, asks: Sequence[Request | Lookup]) -> Packed:
         temperatures: list[float] = []
@@ -176,7 +175,7 @@ class Packer:
         recipe, banned = request.recipe, request.banned
         if not (recipe.penalised or recipe.bias or banned):
             return None
-        seen = self._seen(recipe.prompt, recipe.counts) if recipe.repetition != 1.0 else np.empty(0, np.int32)
+        seen = recipe.seen(self._vocab_size) if recipe.repetition != 1.0 else np.empty(0, np.int32)
         counted = np.empty(0, np.int32)
         if recipe.counts and (recipe.frequency or recipe.presence):
             counted = np.fromiter(recipe.counts.keys(), np.int32, len(recipe.counts))
@@ -200,10 +199,3 @@ class Packer:
                 np.fromiter(banned, np.int32, len(banned)),
             ]
         )
-
-    def _seen(self, prompt: frozenset[int], counts: dict[int, int]) -> Words:
-        ids = self._prompts.get(prompt)
-        if ids is None:
-            ids = self._prompts[prompt] = np.fromiter((t for t in prompt if t < self._vocab_size), np.int32)
-        new = [token for token in counts if token not in prompt]
-        return np.concatenate([ids, np.array(new, dtype=np.int32)]) if new else ids

@@ -52,7 +52,8 @@ def _temperature(asked: float | None) -> float:
 @dataclass(slots=True)
 class Recipe:
     """How one gen samples; made once a gen. `key` is the root of its noise. Only `counts` changes, token by token.
-    `penalised`: some penalty looks at the text; `simple`: a key, a position and a temperature say all."""
+    `penalised`: some penalty looks at the text; `adjusts`: logits are changed; `simple`: a key, a position and a temperature
+    say all."""
 
     temperature: float
     top_k: int
@@ -70,7 +71,9 @@ class Recipe:
     counts: dict[int, int] = field(default_factory=dict)  # of generated tokens
     biased: npt.NDArray[np.int32] = field(init=False, compare=False)  # the ids of `bias`, each once
     biases: Floats = field(init=False, compare=False)
+    prompt_ids: npt.NDArray[np.int32] = field(init=False, compare=False)  # those of `prompt`
     penalised: bool = field(init=False)
+    adjusts: bool = field(init=False)
     simple: bool = field(init=False)
     log_min_p: float = field(init=False)  # -inf: none
 
@@ -80,9 +83,11 @@ class Recipe:
             summed[token] = summed.get(token, 0.0) + more
         self.biased = np.fromiter(summed.keys(), np.int32, len(summed))
         self.biases = np.fromiter(summed.values(), np.float32, len(summed))
+        self.prompt_ids = np.fromiter(self.prompt, np.int32, len(self.prompt))
         self.penalised = bool(self.frequency or self.presence or self.repetition != 1.0)
         self.log_min_p = math.log(self.min_p) if self.min_p > 0 else -math.inf
-        self.simple = not (self.penalised or self.bias or self.logprobs or self.traced or self.filtered)
+        self.adjusts = self.penalised or bool(self.bias)
+        self.simple = not (self.adjusts or self.logprobs or self.traced or self.filtered)
 
     @staticmethod
     def of(sampling: Sampling, key: int, prompt: list[int], traced: bool = False) -> Recipe:
@@ -112,6 +117,12 @@ class Recipe:
         """The same recipe for another sample: other noise, no counts, and a temperature of at least `least` if it was
         greedy."""
         return replace(self, key=key, counts={}, temperature=self.temperature or least)
+
+    def seen(self, size: int) -> npt.NDArray[np.int32]:
+        """The ids below `size` that the repetition penalty is for, each once: of the prompt and of the text."""
+        new = [token for token in self.counts if token not in self.prompt]
+        ids = np.concatenate([self.prompt_ids, np.array(new, np.int32)]) if new else self.prompt_ids
+        return ids[ids < size]
 
     def note(self, token: int) -> None:
         """Count a generated token."""
@@ -215,12 +226,11 @@ def adjusted(raw: Floats, request: Request) -> Floats:
     Raises `BackendError` if bans leave nothing, or penalties no numbers.
     """
     recipe = request.recipe
-    if not (recipe.penalised or recipe.bias or request.banned):
+    if not (recipe.adjusts or request.banned):
         return raw
     row: Floats = raw.copy()
     if recipe.repetition != 1.0:
-        seen = np.fromiter(recipe.prompt | recipe.counts.keys(), dtype=np.int64)
-        seen = seen[seen < len(row)]
+        seen = recipe.seen(len(row))
         row[seen] = np.where(row[seen] > 0, row[seen] / recipe.repetition, row[seen] * recipe.repetition)
     if recipe.counts and (recipe.frequency or recipe.presence):
         ids = np.fromiter(recipe.counts.keys(), dtype=np.int64)

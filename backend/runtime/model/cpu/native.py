@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .....lang.errors import OptionError
 
-VERSION = 3
+VERSION = 4
 LEVELS = ("portable", "avx2", "avxvnni", "avx512", "amx")
 LEVEL_VARIABLE = "SGL_CPU_LEVEL"
 """Environment variable: the level of instructions to use, for tests and measurements. Default: the best there is."""
@@ -108,6 +108,7 @@ def library() -> ctypes.CDLL:
     found.sgl_multiply.restype = None
     found.sgl_matrix_row.argtypes = (ctypes.POINTER(MatrixView), _int, _pointer, _int)
     found.sgl_matrix_row.restype = None
+    found.sgl_sample.argtypes = (_pointer, _long, _int, _pointer, _pointer, _int)
     return found
 
 

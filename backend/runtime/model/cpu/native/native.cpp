@@ -245,7 +245,7 @@ private:
 extern "C" {
 
 // The version of these structures: another than `native.py` expects is not used.
-int32_t sgl_version() { return 3; }
+int32_t sgl_version() { return 4; }
 
 int32_t sgl_has_level(int32_t level) { return has_level(level); }
 
