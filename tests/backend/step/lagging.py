@@ -18,6 +18,7 @@ import numpy as np
 from sgl.backend.runtime.kv.pool import SCRATCH
 from sgl.backend.runtime.model.toy import ToyModel, toy_tokenizer
 from sgl.backend.runtime.runtime import Runtime
+from sgl.backend.runtime.sample.host import HostSampler
 from sgl.backend.runtime.sample.sampler import Request, Sampled
 from sgl.backend.runtime.step.executor import Answer, Ask, HostFlight
 from sgl.backend.runtime.step.packed import Batch
@@ -34,7 +35,7 @@ class LaggingExecutor:
     ahead = True
 
     def __init__(self, model: ToyModel, vocab_size: int) -> None:
-        self.model, self.vocab_size = model, vocab_size
+        self.model, self.sampler = model, HostSampler(vocab_size)
         self.launches = 0
         self.flying: list[LaggingFlight] = []  # launched, not collected
         self.last: LaggingFlight | None = None  # whose samples lie on the device
@@ -121,7 +122,7 @@ class LaggingFlight:
         except BaseException:
             executor.flying.remove(self)  # what the step before sampled is overwritten, perhaps
             raise
-        flight = HostFlight(self.logits, executor.vocab_size)
+        flight = HostFlight(self.logits, executor.sampler)
         flight.ask(asks)
         found = flight.answers()
         executor.spoil(self.number, found)
