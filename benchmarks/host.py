@@ -3,8 +3,9 @@
     python benchmarks/host.py [--branches N ...] [--only NAME ...]
 
 Branches generate side by side, with weights in blocks (`quantization="auto"`). Prints, for each way of sampling,
-milliseconds a step outside the kernels (from the end of one call of theirs to the beginning of the next), median and mean
-of 60 steps, and the median of that call. Needs the default model (`make model`), and two minutes on two idle cores.
+milliseconds a step outside the kernels (from the end of one call of theirs to the beginning of the next), median and
+mean of 60 steps, and the median of that call. Needs the default model (`make model`), and two minutes on two idle
+cores.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +36,7 @@ PERSON = {
 class Way:
     sampling: dict[str, Any]
     constraint: Constraint | None = None
+    on_budget: str = "close"
 
 
 SCHEMA = json_schema({"type": "array", "items": PERSON, "minItems": 20})
@@ -50,6 +53,7 @@ WAYS = {
     "JSON schema": Way({"temperature": 0.0}, SCHEMA),
     "JSON schema: temperature": Way({"temperature": 0.7}, SCHEMA),
     "JSON schema: top_p": Way({"temperature": 0.7, "top_p": 0.9}, SCHEMA),
+    "JSON schema: may be cut": Way({"temperature": 0.7}, SCHEMA, "partial"),
     "regex: temperature": Way({"temperature": 0.7}, WORDS),
 }
 
@@ -60,12 +64,13 @@ def measure(runtime: sgl.Runtime, way: Way, branches: int) -> tuple[list[float],
     constraint = way.constraint
     if constraint is not None:
         runtime.prepare(constraint, "benchmark")
-    sampling = Sampling(max_tokens=1500, ignore_eos=constraint is None, stop=("a stop that never comes",), **way.sampling)
+    stop = ("a stop that never comes",)
+    sampling = Sampling(max_tokens=1500, ignore_eos=constraint is None, stop=stop, **way.sampling)
     alive = []
     for i in range(branches):
         branch = runtime.open(seed=i)
         branch.append(f"A list of people, written down one after the other by clerk number {i}:")
-        branch.gen(GenRequest(sampling, constraint=constraint))
+        branch.gen(GenRequest(sampling, constraint=constraint, on_budget=way.on_budget))
         branch.rest()
         alive.append(branch)
     model = engine.executor.model
@@ -87,7 +92,7 @@ def measure(runtime: sgl.Runtime, way: Way, branches: int) -> tuple[list[float],
         for branch in alive:
             branch.cancel()
     marks = marks[-STEPS - 1 :]
-    outside = [(after[0] - before[1]) * 1e3 for before, after in zip(marks, marks[1:])]
+    outside = [(after[0] - before[1]) * 1e3 for before, after in pairwise(marks)]
     return outside, [(end - began) * 1e3 for began, end in marks]
 
 

@@ -69,6 +69,7 @@ class Engine:
         self.programs = 0
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
         self._watching = threading.Lock()
+        self._one_call = getattr(model, "one_call", False)
         self._masks = ThreadPoolExecutor(1, "sgl-masks")  # starts its thread with the first constrained gen
         self._numbers = itertools.count(1)  # atomic: programs are opened from any thread
         self._last_worked = 0.0  # when a step was last collected
@@ -130,7 +131,7 @@ class Engine:
     def launch(self, step: Step) -> bool:
         """Send a step through the model. False if that failed: then its branches have failed."""
         try:
-            step.masks = begin_masks(step, self._masks)
+            step.masks = begin_masks(step, self._masks, self._one_call)
             step.flight = self.executor.launch(step.pack())
         except BaseException as error:
             self.scheduler.undo(step)

@@ -30,8 +30,7 @@ from sgl.backend.runtime.cuda.graphs import sizes
 from sgl.backend.runtime.runtime import Runtime
 from sgl.backend.runtime.sample.ask import Looked, Lookup
 from sgl.backend.runtime.sample.packing import Packer
-from sgl.backend.runtime.sample.sampler import Request, Sampled
-from sgl.backend.runtime.step.executor import Answer, Ask
+from sgl.backend.runtime.sample.sampler import Answer, Ask, Request, Sampled
 from sgl.backend.runtime.step.packed import Batch
 from sgl.backend.runtime.text.tokenizer import Tokenizer
 from sgl.lang.chat import CHATML, ChatTemplate

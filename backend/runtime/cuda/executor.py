@@ -23,7 +23,7 @@ from ....lang.errors import BackendError, OutOfMemory
 from ..device import on
 from ..sample.ask import Lookup
 from ..sample.device import DeviceSampler
-from ..step.executor import Answer, Ask
+from ..sample.sampler import Answer, Ask
 from ..step.packed import Batch, SpanLayout
 from .device_model import LOGIT_ROWS, DeviceModel
 from .fixed_step import fill, layout, views

@@ -25,10 +25,8 @@ from ..cuda.staging import Staging
 from . import kernels, row_kernels
 from .ask import Looked, Lookup
 from .packing import NAN, STATS_FIELDS, Packed, Packer
-from .sampler import NO_TOKEN, NOT_NUMBERS, Recipe, Request, Sampled
+from .sampler import NO_TOKEN, NOT_NUMBERS, Answer, Ask, Recipe, Request, Sampled
 
-Ask = Request | Lookup
-Answer = Sampled | Looked | Exception
 Top = tuple[tuple[float, int], ...]
 
 TILE_LOGITS = 2048

@@ -1,7 +1,7 @@
 """Answers to what is asked of rows of logits on the host: by compiled code where it was built, by numpy elsewhere.
 
-Owns: the exchange with `model/cpu/native/sampling.cpp`, one call for all rows of a step. Knows nothing of branches. What an
-ask means is `sampler.py`'s to say, and both ways have the same bits.
+Owns: the exchange with `model/cpu/native/sampling.cpp`, one call for all rows of a step. Knows nothing of branches.
+What an ask means is `sampler.py`'s to say, and both ways have the same bits.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from ....lang.errors import BackendError, OutOfMemory
 from ..model.cpu import native
 from .ask import Looked, Lookup
 from .packing import NAN
-from .sampler import NO_TOKEN, NOT_NUMBERS, Floats, Mask, Request, Sampled, adjusted, look, sample
-
-Ask = Request | Lookup
-Answer = Sampled | Looked | Exception
-"""An exception is that row's alone."""
+from .sampler import NO_TOKEN, NOT_NUMBERS, Answer, Ask, Floats, Mask, Request, Sampled, adjusted, look, sample
 
 _RECORD = struct.Struct("=QQQQqQddfiii")
 """`Ask` in `sampling.cpp`."""
@@ -36,7 +32,7 @@ class HostSampler:
 
     Args:
         vocab_size: Real ids; later columns of logits are padding.
-        level: The level of instructions, one of `native.LEVELS` by its number; None: the one that `native.level()` says.
+        level: The level of instructions, one of `native.LEVELS` by its number (default: what `native.level()` says).
             Negative: numpy answers, as it does where no compiled code is.
     """
 
@@ -87,7 +83,8 @@ class _Exchange:
         self._found: dict[int, Answer] = {}  # what needs no compiled code
         self._tops: dict[int, Any] = {}  # room for the ids of the most probable tokens
         self._kept: list[Any] = []  # what else the records point to
-        rows, is_rich = [], False
+        rows: list[int] = []
+        is_rich = False
         base, stride = logits.ctypes.data, logits.strides[0]
         for i, ask in enumerate(asks):
             raw = base + i * stride

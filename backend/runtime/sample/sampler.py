@@ -5,10 +5,9 @@ Owns: the arithmetic of one sampling decision. Knows nothing of branches or of w
 A sample is `argmax(filtered logits / T + Gumbel(key, position, token))` (Gumbel-max, Maddison et al. 2014), in float64
 of the logits, the lowest id of equals. Temperature 0 is argmax, and so is a row whose largest logit is not finite.
 Filters apply to the probabilities after temperature, in the order top-k, top-p, min-p, without renormalising between
-them, as SGLang's do. More probable tokens come first, of equals the lowest id; so what survives is the beginning of that
-order. A mask comes after penalties, bias and bans, and before the filters. Without filters a row is drawn freely first,
-and drawn again under its mask only if the mask forbids that token: both draws are an argmax over noise keyed by token, so
-they agree wherever the mask allows the free one.
+them, as SGLang's do. More probable tokens come first, of equals the lowest id: what survives begins that order. A mask
+comes after penalties, bias and bans, and before the filters. Without filters a row is drawn freely first, and again
+under its mask only if that forbids the token: both are an argmax over noise keyed by token.
 
 `model/cpu/native/sampling.inc` computes the same bits, faster (`host.py` calls it where it was built). What may differ
 between libraries in the last bit, exp and log, decides nothing: logarithms of noise are the C library's in both, and
@@ -52,8 +51,8 @@ def _temperature(asked: float | None) -> float:
 @dataclass(slots=True)
 class Recipe:
     """How one gen samples; made once a gen. `key` is the root of its noise. Only `counts` changes, token by token.
-    `penalised`: some penalty looks at the text; `adjusts`: logits are changed; `simple`: a key, a position and a temperature
-    say all."""
+    `penalised`: some penalty looks at the text; `adjusts`: logits are changed; `simple`: a key, a position and a
+    temperature say all."""
 
     temperature: float
     top_k: int
@@ -157,6 +156,11 @@ class Sampled(NamedTuple):
     forbidden: float = 0.0
 
 
+Ask = Request | Lookup
+Answer = Sampled | Looked | Exception
+"""An exception is that row's alone."""
+
+
 def sample(logits: Floats, requests: Sequence[Request], vocab_size: int) -> list[Sampled]:
     """Sample one token a row. `logits` is [W, V]; ids from `vocab_size` on are padding and never sampled.
 
@@ -255,7 +259,7 @@ _ROUNDED = 1e-15
 
 
 def _draw(row: Floats, recipe: Recipe, position: int, names: npt.NDArray[np.int64] | None = None) -> int:
-    """One id of a row whose largest logit is finite; `names` are the ids of its entries where those are not 0, 1, ..."""
+    """One id of a row with a finite largest logit; `names` are the ids of its entries where those are not 0, 1, ..."""
     ids = _survivors(row, recipe)
     named = ids if names is None else names[ids]
     if len(ids) == 1:

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..options import EngineOptions
-from ..sample.host import Answer, Ask, HostSampler
+from ..sample.host import HostSampler
+from ..sample.sampler import Answer, Ask
 from .packed import Batch, Model
+
 
 def ahead_of(i: int) -> int:
     """The token that stands for answer i of the step before."""

@@ -18,19 +18,20 @@ from ..job.job import Job
 from ..job.rule import fill_all
 from ..program.branch import Branch
 from ..sample.ask import Looked, Lookup
-from ..sample.sampler import Request, Sampled
-from .executor import Answer, Ask, ahead_of
+from ..sample.sampler import Answer, Ask, Request, Sampled
+from .executor import ahead_of
 from .step import Step
 
 FULL_STEP_ROWS = 1024
 """From so many rows on, a step's time grows with its rows: two steps cost no more than one with the rows of both."""
 
 
-def begin_masks(step: Step, pool: ThreadPoolExecutor) -> Future[None] | None:
+def begin_masks(step: Step, pool: ThreadPoolExecutor, one_call: bool) -> Future[None] | None:
     """Fill the masks that are not known yet, on a thread, while the forward runs.
 
     Returns once that thread has begun: a thread that wants the interpreter while this one computes may wait for
-    milliseconds.
+    milliseconds. A forward that is `one_call` lets it run at once; then it is here that this thread would wait, until
+    the other gives the interpreter back.
     """
     jobs = [
         span.job
@@ -45,7 +46,8 @@ def begin_masks(step: Step, pool: ThreadPoolExecutor) -> Future[None] | None:
         return None
     begun = Event()
     masks = pool.submit(_fill_masks, jobs, begun)
-    begun.wait()
+    if not one_call:
+        begun.wait()
     return masks
 
 

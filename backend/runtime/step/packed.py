@@ -50,7 +50,10 @@ class Batch:
 
 @runtime_checkable
 class Model(Protocol):
-    """What the engine asks of a model. The model owns the KV tensors; for all others slots are numbers."""
+    """What the engine asks of a model. The model owns the KV tensors; for all others slots are numbers.
+
+    `one_call`, if a model has it and it is true: its forward is one call of compiled code, without the interpreter.
+    """
 
     vocab_size: int
     """Width of the logits (padded ids included; the tokenizer says which are real)."""

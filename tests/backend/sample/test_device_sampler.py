@@ -172,11 +172,11 @@ def test_steps_may_be_launched_before_earlier_ones_are_read() -> None:
     logits_WV = np.stack([rows_of("normal", seed, 90) for seed in range(4)])
     on_device = torch.from_numpy(logits_WV).to(DEVICE)
     long = tuple(range(90)) * 200  # more words than the buffers hold at first
-    steps = [[request(i, step) for i in range(4)] for step in range(3)]
+    steps = [[request(i, at) for i in range(4)] for at in range(3)]
     steps.insert(1, [Lookup(long), request(return_logprob=True)])
-    pending = [device.launch(on_device, asks, torch.zeros(4, dtype=torch.int32, device=DEVICE)) for asks in steps]
-    for asks, answered in zip(steps, [p.answers() for p in pending]):
-        for row, ask, answer in zip(logits_WV, asks, answered):
+    pending = [device.launch(on_device, step, torch.zeros(4, dtype=torch.int32, device=DEVICE)) for step in steps]
+    for step, answered in zip(steps, [p.answers() for p in pending]):
+        for row, ask, answer in zip(logits_WV, step, answered):
             want = oracle(row, ask)
             if isinstance(want, Looked):
                 assert answer.logprobs == pytest.approx(want.logprobs, abs=1e-5)

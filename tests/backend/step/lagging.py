@@ -19,8 +19,8 @@ from sgl.backend.runtime.kv.pool import SCRATCH
 from sgl.backend.runtime.model.toy import ToyModel, toy_tokenizer
 from sgl.backend.runtime.runtime import Runtime
 from sgl.backend.runtime.sample.host import HostSampler
-from sgl.backend.runtime.sample.sampler import Request, Sampled
-from sgl.backend.runtime.step.executor import Answer, Ask, HostFlight
+from sgl.backend.runtime.sample.sampler import Answer, Ask, Request, Sampled
+from sgl.backend.runtime.step.executor import HostFlight
 from sgl.backend.runtime.step.packed import Batch
 from sgl.lang.chat import CHATML, ChatTemplate
 

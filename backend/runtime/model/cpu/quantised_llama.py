@@ -57,6 +57,8 @@ class QuantisedLlama:
         MissingLibrary: The kernels were not built.
     """
 
+    one_call = True  # other threads run meanwhile
+
     def __init__(self, config: ModelConfig, weights: PackedWeights, threads: int | None = None) -> None:
         self.config = config
         self.vocab_size = config.vocab_size
@@ -119,15 +121,15 @@ class QuantisedLlama:
         if not len(batch.tokens):
             return logits_WV
         runs: list[tuple[int, int]] = []
-        spans = np.empty((len(batch.spans), 5), dtype=np.int64)
-        for i, span in enumerate(batch.spans):
-            spans[i] = (span.first_row, span.rows, span.context_length, len(runs), len(span.context))
-            runs += span.context
-        flat = np.array(runs, dtype=np.int64)
+        numbers: list[int] = []
+        for first_row, rows, context, context_length in batch.spans:
+            numbers += first_row, rows, context_length, len(runs), len(context)
+            runs += context
+        spans, flat = np.array(numbers, dtype=np.int64), np.array(runs, dtype=np.int64)
         arrays = [np.ascontiguousarray(array) for array in (batch.tokens, batch.positions, batch.slots)]
         want = np.ascontiguousarray(batch.want)
         view = self._batch
-        view.rows, view.spans, view.wanted = len(batch.tokens), len(spans), len(want)
+        view.rows, view.spans, view.wanted = len(batch.tokens), len(batch.spans), len(want)
         view.tokens, view.positions, view.slots = (array.ctypes.data for array in arrays)
         view.span, view.runs, view.want = spans.ctypes.data, flat.ctypes.data, want.ctypes.data
         view.logits = logits_WV.ctypes.data
