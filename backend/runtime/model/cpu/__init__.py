@@ -6,5 +6,5 @@ native.py           the compiled library: found, checked, its structures
 packed.py           weights in blocks, packed for the kernels
 packed_weights.py   a checkpoint's packed weights, kept in a cache
 gguf_blocks.py      GGUF's formats as blocks
-native/             the kernels, in C++
+native/             the kernels, in C++, and sampling (`sample/host.py` calls it)
 """
