@@ -2,6 +2,9 @@
 
 Knows nothing of what the functions do. A cache keyed by what a program says (patterns, schemas, types, texts) has no
 size of its own: one pattern may be a megabyte. So a count alone is no bound, and each cache counts bytes with a budget.
+
+Any thread may use a cache. There is no lock, which a forked child could inherit locked: each change is one operation of
+a dictionary, and what two threads do at once costs a result that is made twice, or a count that is a little off.
 """
 
 from __future__ import annotations
@@ -9,12 +12,12 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
-from weakref import WeakSet
+from weakref import ref
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,33 +43,33 @@ class CacheBudget:
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self._held = limit_bytes, 0
-        self._caches: WeakSet[Forgetful] = WeakSet()
-        self._lock = threading.RLock()  # again from a finaliser that runs meanwhile
+        self._caches: dict[int, ref[Forgetful]] = {}
 
     @property
     def held(self) -> dict[str, int | None]:
         """The bytes that are held, and their bound."""
-        with self._lock:
-            return {"bytes": self._sum(), "most_bytes": self.limit_bytes}
+        return {"bytes": self._sum(), "most_bytes": self.limit_bytes}
 
     def add(self, cache: Forgetful) -> None:
-        with self._lock:
-            self._caches.add(cache)
+        caches, name = self._caches, id(cache)
+        caches[name] = ref(cache, lambda gone: caches.pop(name, None))
 
     def hold(self, cache: Forgetful, size: int) -> None:
         """Count `size` more bytes of a cache; empty all caches if that is too much."""
         cache.held += size  # a few that two threads add at once may be lost
         self._held += size
         if self._held > self.limit_bytes:
-            with self._lock:
-                self._held = self._sum()  # caches that are gone hold nothing
-                if self._held > self.limit_bytes:
-                    self._held = 0
-                    for one in list(self._caches):
-                        one.forget()
+            self._held = self._sum()  # caches that are gone hold nothing
+            if self._held > self.limit_bytes:
+                self._held = 0
+                for one in self._alive():
+                    one.forget()
+
+    def _alive(self) -> list[Forgetful]:
+        return [cache for one in list(self._caches.values()) if (cache := one()) is not None]
 
     def _sum(self) -> int:
-        return sum(cache.held for cache in list(self._caches))
+        return sum(cache.held for cache in self._alive())
 
 
 DEFINITIONS = CacheBudget(DEFINITION_BYTES)
@@ -107,14 +110,14 @@ class KeptFunction(Generic[T]):
         self.held = 0
         self._function, self._entries, self._size, self._budget = function, entries, size, budget
         self._known: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
-        self._lock = threading.RLock()  # again from a finaliser that runs meanwhile
         budget.add(self)
 
     def __call__(self, *args: Any) -> T:
-        with self._lock:
-            if (found := self._known.get(args)) is not None:
-                self._known.move_to_end(args)
-                return found[0]
+        known = self._known
+        if (found := known.get(args)) is not None:
+            with suppress(KeyError):  # another thread has just dropped it
+                known.move_to_end(args)
+            return found[0]
         made = self._function(*args)
         size = _ENTRY_BYTES + self._size(args, made)
         if 2 * size <= self._budget.limit_bytes:  # else it would push everything out
@@ -123,11 +126,12 @@ class KeptFunction(Generic[T]):
 
     def _keep(self, args: Hashable, made: T, size: int) -> int:
         """Put a result into the cache. Returns by how many bytes the cache has grown."""
-        with self._lock:
-            _, before = self._known.get(args, (None, 0))  # another thread may have been first
-            self._known[args] = made, size
-            if len(self._known) > self._entries:
-                before += self._known.popitem(last=False)[1][1]
+        known = self._known
+        _, before = known.get(args, (None, 0))  # another thread may have been first
+        known[args] = made, size
+        if len(known) > self._entries:
+            with suppress(KeyError):
+                before += known.popitem(last=False)[1][1]
         return size - before
 
     def __len__(self) -> int:
@@ -135,9 +139,8 @@ class KeptFunction(Generic[T]):
 
     def forget(self) -> None:
         """Empty the cache."""
-        with self._lock:
-            self._known = OrderedDict()
-            self.held = 0
+        self._known = OrderedDict()
+        self.held = 0
 
 
 def kept(
