@@ -12,7 +12,6 @@ import sgl
 from sgl.backend.runtime.grammar import compile as module
 from sgl.backend.runtime.grammar.compile import Grammars
 from sgl.backend.runtime.model.toy import toy_tokenizer
-from sgl.backend.runtime.sample.packing import Packer
 from sgl.backend.runtime.text import tokenizer as tokenizer_module
 
 
@@ -119,20 +118,13 @@ def test_long_texts_without_words_are_kept_within_bytes(monkeypatch: pytest.Monk
     assert all(tokenizer.encode(text) == tokenizer.encode(text) for text in ("x" * 3000, "a b " * 900))
 
 
-def test_stops_and_prompts_are_not_kept_for_good() -> None:
+def test_stops_are_not_kept_for_good() -> None:
     tokenizer = toy_tokenizer()
     vocabulary = Grammars(tokenizer, tokenizer.vocab_size).vocabulary
     for number in range(200):
         mask = vocabulary.beginning_with(f"{number}".encode())
         assert (mask == vocabulary.mask_of(tokenizer.encode(f"{number}")[:1])).all() or number > 9
     assert vocabulary.beginning_with.cache_info().currsize <= 64
-    packer = Packer(300)
-    prompts = [frozenset(range(number, number + 50)) for number in range(20)]
-    assert all(sorted(packer._seen(prompt, {}).tolist()) == sorted(prompt) for prompt in prompts for _ in range(2))
-    assert len(packer._prompts) == 20
-    del prompts
-    gc.collect()
-    assert len(packer._prompts) == 0
 
 
 def test_what_is_known_of_the_tree_is_counted() -> None:
