@@ -60,12 +60,12 @@ SANITIZED_PYTHON = LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(she
 $(SANITIZED): $(wildcard backend/runtime/model/cpu/native/*)
 	mkdir -p $(dir $@)
 	$(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined \
-	-ffp-contract=off -fno-math-errno -pthread -fPIC -shared backend/runtime/model/cpu/native/native.cpp -o $@
+	-ffp-contract=off -fno-math-errno -pthread -fPIC -shared $(wildcard backend/runtime/model/cpu/native/*.cpp) -o $@
 
 test-native: $(READY) $(SANITIZED)
 	for level in $$($(BIN)/python -c "from sgl.backend.runtime.model.cpu import native as n; \
 	print(*(name for i, name in enumerate(n.LEVELS) if n.library().sgl_has_level(i)))"); do \
-	SGL_CPU_LEVEL=$$level $(SANITIZED_PYTHON) -m pytest -q tests/backend/model/cpu || exit 1; done
+	SGL_CPU_LEVEL=$$level $(SANITIZED_PYTHON) -m pytest -q -s tests/backend/model/cpu tests/backend/sample/test_host_sampler.py || exit 1; done
 
 test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),model)
 	$(GPU_PYTHON) -m pytest -m gpu $(addprefix tests/backend/,model attention cuda) $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS),worksteal)

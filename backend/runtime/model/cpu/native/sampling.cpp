@@ -106,10 +106,10 @@ namespace avx512 {
 
 using Answer = void (*)(const Ask&, int, float*, int32_t*, double*);
 
-// `level` is one of native.cpp's: portable, avx2, avxvnni, avx512.
+// `level` is one of levels.h: portable, avx2, avxvnni, avx512, amx.
 static Answer answer_of(int level) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    if (level == 3) return avx512::answer;
+    if (level >= 3) return avx512::answer;
     if (level > 0) return avx2::answer;
 #endif
     (void)level;
