@@ -6,7 +6,7 @@ The protocol is SGLang's, so a method written for SGLang works here. It has a pr
 `requires_unconditional_logprobs`, takes these keyword arguments, and returns a `ChoicesDecision`:
 
 - `choices`, and `normalized_prompt_logprobs`: the mean of each choice;
-- `input_token_logprobs` and `unconditional_token_logprobs`: of each choice a list of `[logprob, token id, text]`;
+- `input_token_logprobs` and `unconditional_token_logprobs`: of each choice a list of rows (logprob, token id, text);
 - `output_token_logprobs`: of each choice an empty list.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from .errors import ConstraintError
 
 TokenScores = Sequence[Sequence[Any]]
-"""One choice: `[logprob, token id, text]` a token; a logprob of None is unknown (a first token without context)."""
+"""One choice: (logprob, token id, text) a token; a logprob of None is unknown (a first token without context)."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class _UnconditionalLikelihoodNormalized(_Method):
             choices,
             scores,
             normalized_unconditional_prompt_logprobs=scores,
-            unconditional_token_logprobs=[list(t) for t in unconditional_token_logprobs],
+            unconditional_token_logprobs=[[list(row) for row in t] for t in unconditional_token_logprobs],
         )
 
 

@@ -72,10 +72,7 @@ class SelectJob(Job):
         return self.rooted and not self.open_chains()
 
     def close(self) -> None:
-        scores = ChoiceScores(
-            [self._described(p) for p in self.choices.paths],
-            [self._described(p) for p in self.alone.paths] if self.alone else None,
-        )
+        scores = ChoiceScores(self._described(self.choices), self._described(self.alone) if self.alone else None)
         decision, means = self._decide(scores)
         winner = self._winner(decision, means)
         self._continue(winner)
@@ -101,8 +98,8 @@ class SelectJob(Job):
         return self.told.finish(self.request.choices[winner], self.begun, ended)
 
     def _decide(self, scores: ChoiceScores) -> tuple[ChoicesDecision, list[float]]:
-        given = [[[t.logprob, t.token_id, t.text] for t in c] for c in scores.token_logprobs]
-        alone = [[[t.logprob, t.token_id, t.text] for t in c] for c in scores.unconditional or []]
+        given = _rows(scores.token_logprobs)
+        alone = _rows(scores.unconditional or [])
         means = [sum(logprobs_of(c)) / len(c) for c in given]
         decision = self.request.method(
             choices=list(self.request.choices),
@@ -131,6 +128,19 @@ class SelectJob(Job):
         account.rows += rows
         account.computed += rows
 
-    def _described(self, path: list[Vertex]) -> list[TokenLogprob]:
-        table = self.tokenizer.token_bytes
-        return [TokenLogprob(v.logprob, v.token, table[v.token].decode("utf-8", errors="replace")) for v in path]
+    def _described(self, trie: Trie) -> list[list[TokenLogprob]]:
+        """The tokens of each choice. Choices that begin alike share them, so nested choices cost no square."""
+        table, known = self.tokenizer.token_bytes, {}
+        for path in trie.paths:
+            for vertex in reversed(path):
+                if vertex in known:
+                    break  # and so are those above it
+                text = table[vertex.token].decode("utf-8", errors="replace")
+                known[vertex] = TokenLogprob(vertex.logprob, vertex.token, text)
+        return [[known[vertex] for vertex in path] for path in trie.paths]
+
+
+def _rows(choices: list[list[TokenLogprob]]) -> list[list[tuple[float | None, int, str | None]]]:
+    """What a choice method is given: a row a token. Choices share the rows, so these are not to be written to."""
+    known = {id(t): (t.logprob, t.token_id, t.text) for tokens in choices for t in tokens}
+    return [[known[id(t)] for t in tokens] for tokens in choices]

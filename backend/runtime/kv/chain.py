@@ -86,20 +86,26 @@ class Trie:
         self.pool = pool
         self.done = False  # every row was read and the slots are given back
         self.root = Vertex(-1)
-        self.paths: list[list[Vertex]] = [self._insert(s) for s in sequences]
+        self.paths: list[list[Vertex]] = []
+        before: Sequence[int] = ()
+        for sequence in sequences:
+            self._insert(sequence, _common(before, sequence))
+            before = sequence
         self.chains: list[Chain] = []
         for vertex in self.root.children.values():
             self._compress(None, depth, vertex)
 
-    def _insert(self, sequence: Sequence[int]) -> list[Vertex]:
-        vertex, path = self.root, []
-        for token in sequence:
+    def _insert(self, sequence: Sequence[int], shared: int) -> None:
+        """Add a sequence whose first `shared` tokens are those of the sequence added last."""
+        path = self.paths[-1][:shared] if shared else []
+        vertex = path[-1] if path else self.root
+        for token in sequence[shared:]:
             child = vertex.children.get(token)
             if child is None:
                 child = vertex.children[token] = Vertex(token)
             path.append(child)
             vertex = child
-        return path
+        self.paths.append(path)
 
     def _compress(self, parent: Chain | None, start: int, vertex: Vertex) -> None:
         """Depth first, parents before children: the order in which one step can compute all of them."""
@@ -132,3 +138,15 @@ class Trie:
             self.pool.give(rest)
             chain.runs, chain.computed = [], 0
         return taken
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning, by comparing halves."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -68,6 +68,8 @@ class Words:
 
     def _learn(self, text: str, words: list[str], ids: list[int]) -> None:
         """Keep the words of a text whose tokens are `ids`: each has those that spell its bytes."""
+        if all(len(word) > LONGEST_WORD_CHARACTERS for word in words):
+            return
         data = [self._token_bytes[i] for i in ids]
         if b"".join(data) != text.encode():
             return  # the tokenizer normalised it: which bytes are whose is not known
