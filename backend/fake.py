@@ -13,8 +13,10 @@ from typing import Any
 
 from ..lang.chat import CHATML, ChatTemplate
 from ..lang.checking.check import Mismatch, check
+from ..lang.constant import constant_pieces
 from ..lang.constraint import KINDS, Constraint
 from ..lang.errors import BackendError, Cancelled, ConstraintError, OptionError, suggest
+from ..lang.expr import Appendable, as_expr
 from .base import (
     CallTrace,
     Capabilities,
@@ -142,6 +144,16 @@ class FakeBackend:
     def pin(self, pieces: Sequence[tuple[str, bool]]) -> int:
         return len(_words("".join(text for text, _ in pieces)))
 
+    def cache_prefix(self, prefix: Appendable) -> int:
+        """Say how many words a leading text has: nothing is cached here. The same errors as `Runtime.cache_prefix`.
+
+        Example:
+            >>> import sgl
+            >>> sgl.FakeBackend([]).cache_prefix("The rules are:")
+            3
+        """
+        return self.pin(constant_pieces("cache_prefix", as_expr(prefix), self.chat_template))
+
     def watch(self, listener: Callable[[StepRecord], None]) -> Callable[[], None]:
         return lambda: None
 
@@ -167,6 +179,12 @@ class FakeBackend:
         return {"model": "fake", "calls": len(self.calls)}
 
     def shutdown(self) -> None: ...
+
+    def __enter__(self) -> FakeBackend:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
 
     def __repr__(self) -> str:
         return f"<sgl.FakeBackend, {len(self.calls)} calls>"

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, TypeVar
 
 from .base import Backend, Handle
+from .contain import said
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ async def suspend_on(flow: Flow[T]) -> T:
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     except Carried as carried:
-        raise RuntimeError("a program raised StopIteration, which a coroutine cannot raise") from carried.error
+        raise _not_the_end(carried.error) from carried.error
     finally:
         flow.close()  # an interruption of the driver itself
 
@@ -119,6 +120,8 @@ def iterate(flow: StreamFlow[T]) -> Generator[T, None, None]:
     try:
         while (item := block_on(_next_item(flow))) is not None:
             yield item[0]
+    except StopIteration as error:
+        raise _not_the_end(error) from error
     finally:
         flow.close()
 
@@ -128,6 +131,8 @@ async def iterate_async(flow: StreamFlow[T]) -> AsyncGenerator[T, None]:
     try:
         while (item := await suspend_on(_next_item(flow))) is not None:
             yield item[0]
+    except StopAsyncIteration as error:
+        raise _not_the_end(error) from error
     finally:
         flow.close()
 
@@ -146,3 +151,8 @@ def _next_item(flow: StreamFlow[T]) -> Flow[tuple[T] | None]:
     except StopIteration:
         return None
     return (found,)
+
+
+def _not_the_end(error: BaseException) -> RuntimeError:
+    """The error of an iterator or a coroutine for one of a program that would end it in silence (PEP 479)."""
+    return RuntimeError(f"the program raised {said(error)}, which no iterator and no coroutine can raise")

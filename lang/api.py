@@ -18,7 +18,7 @@ from .choices import ChoiceMethod, token_length_normalized
 from .constraint import Constraint, check_choices
 from .errors import ConstraintError, NotYet, OptionError, suggest
 from .expr import Gen, Sampling, Select, Seq, Text
-from .sampling import OPTIONS, normalise
+from .sampling import OPTIONS, normalise, refuse_surrogates
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -281,7 +281,7 @@ def special(text: str) -> Text:
         An expression to append.
 
     Raises:
-        OptionError: `text` is no string.
+        OptionError: `text` is no string, or has a lone surrogate.
 
     Example:
         >>> import sgl
@@ -295,6 +295,7 @@ def special(text: str) -> Text:
     """
     if not isinstance(text, str):
         raise OptionError(f"special: only text can spell control tokens, got {type(text).__name__} {text!r:.60}")
+    refuse_surrogates("special: the text", text)
     return Text(text, special=True)
 
 

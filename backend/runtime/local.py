@@ -13,6 +13,7 @@ from typing import Any
 from ...lang.chat import ChatTemplate
 from ...lang.constraint import KINDS as CONSTRAINTS
 from ...lang.constraint import Constraint
+from ...lang.errors import ModelLoadError
 from ...lang.kept import DEFINITIONS
 from ..base import BackendBranch, Capabilities, Handle, StepRecord
 from . import invariants
@@ -33,6 +34,11 @@ class LocalBackend:
     def __init__(
         self, model: Model, tokenizer: Tokenizer, template: ChatTemplate | None, name: str, options: EngineOptions
     ) -> None:
+        if tokenizer.vocab_size > model.vocab_size:
+            raise ModelLoadError(
+                f"{name}: the tokenizer has {tokenizer.vocab_size} token ids, and the model has embeddings for "
+                f"{model.vocab_size}; use the tokenizer that belongs to this model"
+            )
         self.tokenizer = tokenizer = tokenizer.with_template(template)
         self.chat_template = template
         self.model_name = name

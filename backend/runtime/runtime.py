@@ -195,6 +195,7 @@ class Runtime(LocalBackend):
 
         Raises:
             OptionError: An option has a wrong value.
+            ModelLoadError: The tokenizer has more token ids than the model has embeddings.
 
         Example:
             >>> import sgl
@@ -248,7 +249,7 @@ class Runtime(LocalBackend):
             known=("favour", *(cls.of.__kwdefaults__ or ())),
         )
         model = ToyModel(tokenizer.vocab_size + 5, favour=favour)
-        return cls.of(model, tokenizer, chat_template=ChatTemplate(CHATML, name="toy"), name="toy", **options)
+        return cls.of(model, tokenizer, **{"chat_template": ChatTemplate(CHATML, name="toy"), "name": "toy", **options})
 
     def __enter__(self) -> Runtime:
         return self

@@ -91,3 +91,15 @@ def test_async_streams_samples_traces_compiling() -> None:
     assert chat.compile(sgl.FakeBackend(["x", "no"])).run("?")["b"] == "no"
     cancelled = sgl.function(lambda s: s.cancel()).run(backend=sgl.FakeBackend([]))
     assert isinstance(cancelled.error(), sgl.Cancelled)
+
+
+def test_what_programs_ask_of_a_runtime_can_be_asked_of_it() -> None:
+    with sgl.FakeBackend(["Paris", "no"]) as backend:
+        assert backend.cache_prefix("You are brief.") == 3
+        assert backend.cache_prefix(sgl.system("Be brief.")) > 0
+        with pytest.raises(sgl.OptionError, match="cache_prefix"):
+            backend.cache_prefix(sgl.gen("a"))
+        with pytest.raises(sgl.OptionError, match="cache_prefix"):
+            backend.cache_prefix(3)  # type: ignore[arg-type]
+        assert backend.flush_cache() and backend.calls == []
+        assert chat.run("Capital?", backend=backend)["a"] == "Paris"

@@ -306,6 +306,10 @@ def test_a_lone_surrogate_is_named_with_its_place(runtime: Runtime, program: Any
 
 def test_a_lone_surrogate_without_a_program(runtime: Runtime) -> None:
     for call in (
+        lambda: sgl.special("\ud800"),
+        lambda: runtime.tokenizer.encode("\ud800"),
+        lambda: runtime.tokenizer.apply_chat_template([{"role": "user", "content": "\ud800"}]),
+        lambda: sgl.gen(stop_regex="\ud800"),
         lambda: runtime.generate("a\ud800", {"max_new_tokens": 2}),
         lambda: runtime.generate(["a", "\ud800"], {"max_new_tokens": 2}),
         lambda: runtime.cache_prefix("a\ud800"),

@@ -13,13 +13,28 @@ import sgl
 from sgl import cli
 from sgl.backend.runtime.model.load import store
 from sgl.backend.runtime.model.load.loader import load_any
+from sgl.backend.runtime.model.toy import ToyModel, toy_tokenizer
 from sgl.backend.runtime.options import template_of
+from sgl.lang.chat import ChatTemplate
 
 
 @pytest.mark.parametrize("slots", [10**12, 10**15, 10**30])
 def test_a_pool_that_no_machine_has(slots: int) -> None:
     with pytest.raises(sgl.OutOfMemory, match=f"max_total_tokens={slots}: .* MiB"):
         sgl.Runtime.toy(max_total_tokens=slots)
+
+
+def test_a_tokenizer_with_more_tokens_than_its_model() -> None:
+    tokenizer = toy_tokenizer()
+    with pytest.raises(sgl.ModelLoadError, match=rf"{tokenizer.vocab_size} token ids, .* embeddings for 200"):
+        sgl.Runtime.of(ToyModel(200), tokenizer)
+    assert sgl.Runtime.of(ToyModel(tokenizer.vocab_size), tokenizer).generate("a", {"max_new_tokens": 2})["text"]
+
+
+def test_a_toy_with_a_template_of_its_own() -> None:
+    template = ChatTemplate("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    said = sgl.function(lambda s: s.user("hi")).run(backend=sgl.Runtime.toy(chat_template=template, name="mine"))
+    assert said.text() == "[hi]"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sgl.backend.waiting import Flow, StreamFlow, Wait, block_on, iterate, iterate_async, suspend_on
+from sgl.backend.waiting import Flow, StreamFlow, Wait, block_on, iterate, iterate_async, suspend_on, through
 
 
 class Turn(Wait):
@@ -90,6 +90,25 @@ def test_a_wait_that_raises_stop_iteration_does_not_end_the_flow() -> None:
         return 1
 
     assert [type(found) for found in both(flow)] == [RuntimeError, RuntimeError]
+
+
+@pytest.mark.parametrize("raised", [StopIteration, StopAsyncIteration])
+def test_an_error_that_would_end_an_iterator_becomes_one_that_names_it(raised: type[Exception]) -> None:
+    def fail() -> None:
+        raise raised("mine")
+
+    def flow() -> StreamFlow[str]:
+        yield "a"
+        yield Turn()
+        through(fail)
+
+    async def read() -> list[str]:
+        return [item async for item in iterate_async(flow())]
+
+    for call, ends in ((lambda: list(iterate(flow())), StopIteration), (lambda: asyncio.run(read()), raised)):
+        with pytest.raises(RuntimeError if raised is ends else raised, match="mine") as caught:
+            call()
+        assert raised in (type(caught.value), type(caught.value.__cause__))
 
 
 def test_a_stream_gives_items_between_its_waits() -> None:

@@ -77,6 +77,51 @@ def test_a_long_gen_without_max_tokens_is_told_of_once(
     assert said.startswith("gen('n') at test_budgets.py") and "more than 20 tokens and has no max_tokens=" in said
 
 
+@pytest.mark.parametrize(
+    ("options", "ends"),
+    [
+        ({"regex": "a{60}"}, None),
+        ({"ebnf": 'root ::= "a" root'}, sgl.Truncated),
+        ({"json_schema": {"const": 60 * "a"}}, None),
+    ],
+)
+def test_a_long_text_that_is_forced_throughout_is_told_of(
+    options: dict[str, object],
+    ends: type[Exception] | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not one of its tokens is sampled, so all of them come at once."""
+    monkeypatch.setattr("sgl.backend.runtime.job.constrained_gen.LONG_TOKENS", 20)
+    ask = sgl.function(lambda s: s.user("n: " + sgl.gen("n", **options)))  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, "sgl.advice"):
+        error = ask.run(backend=sgl.Runtime.toy(context_length=400)).error()
+    assert type(error) is (ends or type(None))
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "more than 20 tokens and has no max_tokens=" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"regex": "a{3}", "min_tokens": 5}, True),
+        ({"json_schema": {"type": "boolean"}, "min_tokens": 50}, True),
+        ({"regex": "a{3,9}", "min_tokens": 5}, False),
+        ({"regex": "a{3}", "min_tokens": 1}, False),
+        ({"regex": "[a-z]+", "min_tokens": 9, "max_tokens": 12}, False),
+    ],
+)
+def test_a_text_that_must_end_before_min_tokens_is_told_of(
+    options: dict[str, object], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask = sgl.function(lambda s: s.user("n: " + sgl.gen("n", **options)))  # type: ignore[arg-type]
+    runtime = sgl.Runtime.toy()
+    with caplog.at_level(logging.WARNING, "sgl.advice"):
+        for _ in range(2):
+            ask.run(backend=runtime).sync()
+    assert [f"before min_tokens={options['min_tokens']}" in r.getMessage() for r in caplog.records] == [True] * told
+
+
 def test_the_token_that_would_come() -> None:
     runtime = sgl.Runtime.toy()
 

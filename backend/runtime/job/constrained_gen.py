@@ -135,12 +135,12 @@ class ConstrainedGenJob(GenJob):
 
     def _conclude(self) -> None:
         """End the text where nothing can follow or the budget is spent; check an ended one."""
+        if len(self.tokens) > self.long:
+            self._notice_length()
         if self.finish_reason is None:
             if self.rule.matcher.is_done():
                 self._end("stop", matched=None)
             elif len(self.tokens) < self.budget:
-                if len(self.tokens) > self.long:
-                    self._notice_length()
                 return
             elif self.rule.matcher.can_end():
                 self._end("length", length=len(self.tokens))
@@ -154,13 +154,20 @@ class ConstrainedGenJob(GenJob):
             self.value = self.prepared.check(self.matcher.text)
         except Mismatch as mismatch:
             self._reject(mismatch)
+        else:
+            if len(self.tokens) < self.min_tokens and self.matcher.cut is None:
+                self.advice.give(
+                    "short",
+                    f"{self.where} ended after {len(self.tokens)} tokens, before min_tokens={self.min_tokens}: nothing "
+                    "can follow there in its constraint; leave min_tokens out, or ask the constraint for a longer text",
+                )
 
     def _notice_length(self) -> None:
         self.long = self.budget
         self.advice.give(
             "long",
-            f"{self.where} has written more than {LONG_TOKENS:,} tokens and has no max_tokens=, so it may go on to the "
-            "end of the context; say max_tokens=, or bound the constraint",
+            f"{self.where} has written more than {LONG_TOKENS:,} tokens and has no max_tokens=, so only its constraint "
+            "and the context bound it; say max_tokens=, or bound the constraint",
         )
 
     def _truncated(self) -> str:

@@ -6,7 +6,6 @@ them are tried. Grammars of llama.cpp's kinds are written anew here.
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import pytest
@@ -27,6 +26,8 @@ from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.lang.constraint import ebnf
 from sgl.lang.errors import ConstraintError
 
+from .texts import texts
+
 
 @pytest.fixture(scope="module")
 def runtime():
@@ -37,10 +38,6 @@ def runtime():
 def xgrammar():
     tokenizer = toy_tokenizer()
     return XGrammar(Vocabulary(tokenizer, tokenizer.vocab_size))
-
-
-def texts(alphabet: str, most: int):
-    return ["".join(word) for length in range(most + 1) for word in itertools.product(alphabet, repeat=length)]
 
 
 EXACT = {

@@ -5,7 +5,6 @@ Oracle for what was read: llguidance itself, on all short texts.
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import pytest
@@ -25,6 +24,8 @@ from sgl.lang.errors import ConstraintError
 from sgl.lang.pattern import PatternError, accepts
 from sgl.lang.pattern.rust_syntax import RustReader
 
+from .texts import texts
+
 
 @pytest.fixture(scope="module")
 def runtime():
@@ -35,10 +36,6 @@ def runtime():
 def engine():
     tokenizer = toy_tokenizer()
     return LLGuidance(Vocabulary(tokenizer, tokenizer.vocab_size))
-
-
-def texts(alphabet: str, most: int):
-    return ["".join(word) for length in range(most + 1) for word in itertools.product(alphabet, repeat=length)]
 
 
 def admits(engine, source: str, text: str) -> bool:

@@ -49,6 +49,7 @@ def test_choices_that_begin_alike_equal_the_oracle(
         each.append(before)
     handle = branch.score(ScoreRequest(choices, method))
     text, scores = oracle.select(choices, method)
+    runtime.wait(handle)
     result = handle.value()
     assert result.text == text
     assert [[t.logprob for t in c] for c in result.scores.token_logprobs] == scores
