@@ -75,10 +75,24 @@ class Cursor:
 
     def context(self, depth: int) -> tuple[Run, ...]:
         """The runs that hold the KV of tokens 0 .. depth-1 (depth <= computed)."""
-        above = [run for node in [*self.node.path()][::-1] for run in node.runs]
-        if depth < self.base:
-            return tuple(cut(above, depth)[0])
-        return (*above, *part(self.runs, 0, depth - self.base))
+        known, undone = self._path_context, self.tree.undone
+        if known is not None and (known[1] != undone or known[0].end > depth):
+            known = None
+        nodes: list[Node] = []
+        for node in self.node.path():
+            if known is not None and node is known[0]:
+                break
+            nodes.append(node)
+        else:
+            known = None  # the path leads elsewhere now
+        above = () if known is None else known[2]
+        while nodes and nodes[-1].full and nodes[-1].end <= depth:
+            node = nodes.pop()
+            above += tuple(node.runs)
+            known = node, undone, above
+        self._path_context = known
+        rest = [run for node in reversed(nodes) for run in part(node.runs, 0, depth - node.start)]
+        return (*above, *rest, *part(self.runs, 0, depth - self.base)) if rest or depth > self.base else above
 
     # -- tokens
     def extend(self, tokens: list[int]) -> None:
@@ -148,7 +162,9 @@ class Cursor:
         if known is None or known[0] is not self.node or known[1] != self.tree.undone:
             if not self.node.full:
                 return None
-            known = self._path_context = self.node, self.tree.undone, self.context(self.base)
+            self.context(self.base)
+            known = self._path_context
+            assert known is not None
         context = known[2] if len(runs) == 1 else known[2] + tuple(runs[:-1])
         slot = start + length - reserve
         if slot > start:
@@ -238,12 +254,12 @@ class Cursor:
             self.tail_computed -= have
             if not self.tail_computed:
                 self.drop_reserve()
-        if target is not self.node or not self.attached:
-            self.tree.attach(target)  # the new path first: it shares the old one, which must not look abandoned
-            if self.attached:
-                self.tree.detach(self.node)
+        if not self.attached:
+            self.tree.attach(target)
             self.attached = True
-            self.node, self.base = target, target.end
+        elif target is not self.node:
+            self.tree.descend(self.node, target)
+        self.node, self.base = target, target.end
 
     def drop_reserve(self) -> None:
         """Give back the slots to grow into."""
@@ -264,11 +280,12 @@ class Cursor:
         if self.tail_computed:
             frozen = self.tail[: self.tail_computed]
             node = self.tree.plant(node, frozen, self.runs, self.tail_computed, step)
-            self.tree.attach(node)
-            self.tree.detach(self.node)
+            if node is not self.node:
+                self.tree.descend(self.node, node)
         self.runs, self.tail_computed = [], 0
         self.tree.detach(node)
         self.attached = False
+        self._path_context = None
         self.node, self.base, self.tail = self.tree.root, 0, tokens
 
     def follow(self, other: Cursor) -> None:
@@ -276,5 +293,6 @@ class Cursor:
         if other.length:
             assert len(other.tail) == 1, "fork settles the parent down to its last token"
             self.node, self.base, self.tail = other.node, other.base, list(other.tail)
+            self._path_context = other._path_context
             self.tree.attach(self.node)
             self.attached = True

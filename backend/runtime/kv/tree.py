@@ -155,6 +155,17 @@ class Tree:
                 self.cached -= each.computed
             each.live += 1
 
+    def descend(self, node: Node, to: Node) -> None:
+        """Move a cursor that is attached to `node` to a node beneath it. Only the nodes between are looked at."""
+        self.clock += 1
+        for each in to.path():
+            if each is node:
+                return
+            if not each.live:
+                self.cached -= each.computed
+            each.live += 1
+        raise AssertionError("a cursor descends to a node beneath its own")
+
     def detach(self, node: Node) -> None:
         """Detach a cursor from `node`. Nodes without a cursor beneath them become cache; planned tokens are dropped."""
         self.clock += 1

@@ -132,6 +132,20 @@ def test_a_call_that_returns_late_is_not_mixed_up() -> None:
         watched.in_time(lambda: exec("raise SystemExit(3)"), "a constraint")
 
 
+def test_the_end_of_the_process_waits_for_calls_that_were_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "CALL_SECONDS", 0.05)
+    monkeypatch.setattr(watched, "_left_behind", [])
+    soon, never = threading.Event(), threading.Event()
+    for ended in (soon, never):
+        with pytest.raises(watched.LateCall):
+            watched.in_time(lambda: ended.wait(20), "a constraint")  # noqa: B023
+    threading.Timer(0.2, soon.set).start()
+    monkeypatch.setattr(watched, "EXIT_SECONDS", 1.0)
+    watched._wait_for_those_left_behind()
+    assert [thread.is_alive() for thread in watched._left_behind] == [False, True]
+    never.set()
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("grammar", ['root ::= ("a"?)* "b"\n', 'root ::= ("a" | "")+ "b"\n'])
 def test_a_mask_of_xgrammar_that_never_returns(grammar: str) -> None:

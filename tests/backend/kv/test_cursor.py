@@ -7,6 +7,8 @@ two places, and each slot under a watermark holds just the token and the positio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,3 +188,50 @@ def test_parking_keeps_kv_as_cache_and_drops_a_stand_in() -> None:
     assert cursor.length == 10 and cursor.computed == 0 and not cursor.attached and world.tree.cached == 10
     cursor.settle()
     assert cursor.computed >= 9, "it finds its KV again"
+
+
+@pytest.mark.parametrize("turns", [10, 40])
+def test_a_turn_of_a_long_chat_looks_at_the_nodes_that_are_new(turns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each turn freezes a node. A path of any length costs a turn the same."""
+    looked_at = 0
+    walk = Node.path
+
+    def counted(node: Node) -> Iterator[Node]:
+        nonlocal looked_at
+        for each in walk(node):
+            looked_at += 1
+            yield each
+
+    monkeypatch.setattr(Node, "path", counted)
+    world = World()
+    (cursor,) = world.cursors
+    for turn in range(turns):
+        cursor.extend([turn, 1, 2, 3])
+        world.tokens[0] += [turn, 1, 2, 3]
+        cursor.settle()
+        world.raise_by(cursor, 3)
+        assert size(list(cursor.context(cursor.computed))) == cursor.computed
+        cursor.want_logits()
+        world.raise_by(cursor, 1)
+    assert looked_at <= 16 * turns
+    world.check()
+
+
+def test_a_fork_sees_the_context_of_its_parent_and_then_its_own() -> None:
+    world, cursor = grown(30, 30)
+    cursor.settle()
+    cursor.context(cursor.base)
+    children = [Cursor(world.tree) for _ in range(3)]
+    for i, child in enumerate(children):
+        child.follow(cursor)
+        world.cursors.append(child)
+        world.tokens.append(list(world.tokens[0]))
+        for _ in range(2):
+            child.extend([i, 7, 8])
+            world.tokens[-1] += [i, 7, 8]
+            child.settle()
+            world.raise_by(child, 4)
+            world.check()
+    children[1].park()
+    children[1].settle()
+    world.check()

@@ -4,15 +4,18 @@ Owns: the threads that call, and the limit. Knows nothing of any engine. Native 
 run on a thread that waits for them; when one is late, its thread is left behind, and the matcher is never used again.
 
 1. xgrammar, whose calls release the GIL, is watched: with some grammars its mask never returns.
-2. llguidance is not. It computes masks without the GIL, and takes tokens with it, so no thread could watch that. Its
-   own limits (`MAX_ITEMS_IN_ROW`, `STEP_MAX_ITEMS`) end each call: 0.6 s was the longest that was met.
+2. llguidance is not. It takes tokens with the GIL, so no thread could watch that. It computes masks without the GIL, but
+   under a lock that all matchers of a stem share: the next of them would hang with the GIL. Its own limits
+   (`MAX_ITEMS_IN_ROW`, `STEP_MAX_ITEMS`) end each call: 0.6 s was the longest that was met.
 3. outlines looks its masks up in a finished index, in one step.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -27,6 +30,10 @@ T = TypeVar("T")
 CALL_SECONDS = 1.0
 """The most that one call of an engine may take. A mask takes milliseconds, and all programs wait for it."""
 
+EXIT_SECONDS = 2.0
+"""How long the process waits at its end for calls that were left behind. One that returned while the interpreter is
+being taken down would abort the process ("terminate called")."""
+
 
 class LateCall(ConstraintError):
     """A call of an engine that did not return in time."""
@@ -39,7 +46,8 @@ class CallThread:
         self._tasks: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self._results: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._left = False
-        threading.Thread(target=self._work, name="sgl-grammar-call", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="sgl-grammar-call", daemon=True)
+        self._thread.start()
 
     def _work(self) -> None:
         while not self._left:
@@ -57,6 +65,7 @@ class CallThread:
             result, error = self._results.get(timeout=seconds)
         except BaseException as late:  # an interruption too
             self._left = True
+            _left_behind.append(self._thread)
             if isinstance(late, Empty):
                 raise TimeoutError from None
             raise
@@ -67,6 +76,14 @@ class CallThread:
 
 _idle: list[CallThread] = []
 """Threads that nobody holds. A list's `append` and `pop` are atomic."""
+_left_behind: list[threading.Thread] = []
+
+
+@atexit.register
+def _wait_for_those_left_behind() -> None:
+    end = time.monotonic() + EXIT_SECONDS
+    for thread in _left_behind:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def in_time(task: Callable[[], T], name: str, calls: float = 1.0) -> T:
