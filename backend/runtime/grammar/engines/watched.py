@@ -4,8 +4,8 @@ Owns: the threads that call, and the limit. Knows nothing of any engine. Native 
 run on a thread that waits for them; when one is late, its thread is left behind, and the matcher is never used again.
 
 1. xgrammar, whose calls release the GIL, is watched: with some grammars its mask never returns.
-2. llguidance is not. It takes tokens with the GIL, so no thread could watch that. It computes masks without the GIL, but
-   under a lock that all matchers of a stem share: the next of them would hang with the GIL. Its own limits
+2. llguidance is not. It takes tokens with the GIL, so no thread could watch that. It computes masks without the GIL,
+   but under a lock that all matchers of a stem share: the next of them would hang with the GIL. Its own limits
    (`MAX_ITEMS_IN_ROW`, `STEP_MAX_ITEMS`) end each call: 0.6 s was the longest that was met.
 3. outlines looks its masks up in a finished index, in one step.
 """
