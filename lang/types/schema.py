@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
 from operator import attrgetter
@@ -122,12 +123,13 @@ class TypeSchema(GenerateJsonSchema):
 
     def _one_of(self, schema: Any, values: list[Any], name: str) -> Json:
         """List `values` in JSON. Raises `ConstraintError` for one that does not read back as itself."""
+        reads = self._reader(schema)  # made once: it takes as long as the list is
         spelled: dict[str, Any] = {}
         for value in values:
             plain = value.value if isinstance(value, Enum) else value
             try:
                 text = json.dumps(plain, ensure_ascii=False, allow_nan=False)
-                same = self._reads(schema, text) == value
+                same = reads(text) == value
             except (TypeError, ValueError):
                 same = False
             if not same:
@@ -141,10 +143,11 @@ class TypeSchema(GenerateJsonSchema):
         options = list(spelled.values())
         return {"const": options[0]} if len(options) == 1 else {"enum": options}
 
-    def _reads(self, schema: Any, text: str) -> Any:
+    def _reader(self, schema: Any) -> Callable[[str], Any]:
+        """What reads a JSON text as pydantic does."""
         if self._shared:
             schema = core_schema.definitions_schema(schema, self._shared)
-        return SchemaValidator(schema).validate_json(text)
+        return SchemaValidator(schema).validate_json
 
     def str_schema(self, schema: core_schema.StringSchema) -> Json:
         result, pattern = super().str_schema(schema), schema.get("pattern")
@@ -271,7 +274,7 @@ class TypeSchema(GenerateJsonSchema):
     def _check_key(self, schema: Any, name: str) -> None:
         probe = core_schema.dict_schema(schema["keys_schema"], core_schema.any_schema())
         try:
-            self._reads(probe, json.dumps({name: None}))
+            self._reader(probe)(json.dumps({name: None}))
         except ValidationError:
             raise ConstraintError(
                 f"the dict key {name} is a string in JSON, which does not give it back; use strings"

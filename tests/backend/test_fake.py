@@ -99,7 +99,7 @@ def test_what_programs_ask_of_a_runtime_can_be_asked_of_it() -> None:
         assert backend.cache_prefix(sgl.system("Be brief.")) > 0
         with pytest.raises(sgl.OptionError, match="cache_prefix"):
             backend.cache_prefix(sgl.gen("a"))
-        with pytest.raises(sgl.OptionError, match="cache_prefix"):
+        with pytest.raises(sgl.OptionError, match="only text"):
             backend.cache_prefix(3)  # type: ignore[arg-type]
         assert backend.flush_cache() and backend.calls == []
         assert chat.run("Capital?", backend=backend)["a"] == "Paris"

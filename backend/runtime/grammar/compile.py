@@ -12,10 +12,12 @@ gens.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ....lang.checking.check import Mismatch
 from ....lang.constraint import Constraint, Grammar, JsonSchema
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.kept import CacheBudget
@@ -298,7 +300,10 @@ class Grammars:
 
 
 def _try(prepared: Prepared) -> None:
-    """Meet limits of the engine that show on the first mask, and find a text, before a gen waits for it."""
+    """Meet limits of the engine that show on the first mask, make ready what checks a text, and find a text, before a
+    gen waits for it and all others with it."""
+    with suppress(Mismatch):
+        prepared.check("")
     matcher = prepared.compiled.matcher()
     if prepared.ways is None and prepared.length:
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 import sgl
@@ -10,6 +12,7 @@ from sgl.backend.runtime.grammar.closing.search import Closer
 from sgl.backend.runtime.grammar.closing.ways import KnownWays, rule_set
 from sgl.backend.runtime.grammar.rules.automata import RuleAutomata
 from sgl.backend.runtime.grammar.schema.lower import lower
+from sgl.lang.checking import check as checking
 
 
 @pytest.mark.parametrize("pattern", ["(a{1000}){1000}", "((ab){500}){250}", "(é{400}){400}"])
@@ -54,3 +57,26 @@ def test_rules_that_do_not_use_themselves_are_costed_once(monkeypatch: pytest.Mo
         if place[used] >= place[name]
     ]
     assert all(name.endswith(":") and used.endswith(":") for name, used in loops)  # any value within any value
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        sgl.regex("|".join(f"item{i}" for i in range(200))),
+        "n: " + sgl.regex("[a-c]{2}|x+"),
+        sgl.regex("[0-9]+") | "none",
+    ],
+    ids=["regex", "sequence", "union"],
+)
+def test_what_checks_a_text_is_made_while_preparing(
+    constraint: sgl.Constraint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pattern of thousands of alternatives takes seconds to compile, and a check holds up all others."""
+    checking._regex.cache_clear()
+    prepared = Runtime.toy().engine.grammars.prepare(constraint)
+    made = checking._regex.cache_info().misses
+    assert made > 0
+    for text in ("item7", "none", "?"):
+        with suppress(checking.Mismatch):
+            prepared.check(text)
+    assert checking._regex.cache_info().misses == made
