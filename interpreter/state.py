@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, overload
 from ..lang.errors import OptionError
 from ..lang.expr import Appendable, RoleBegin, RoleEnd, Seq, as_expr
 from ..lang.later import NotYetName
+from ..lang.sampling import shown
 from .body import Body
 from .join import ProgramStateGroup
 from .line import Line
@@ -23,6 +24,10 @@ from .variables import Given
 
 _SAID = Seq(())  # what `s.user("x")` returns: it was appended already, so appending this again adds nothing
 _BLOCK = object()  # `s.user()` without an argument opens a block; None is a mistake like any other value
+
+
+MOST_BRANCHES = 1 << 16
+"""Of one fork: they are made at once."""
 
 
 class ProgramState(StateReads):
@@ -155,7 +160,7 @@ class ProgramState(StateReads):
         """Open a group of branches that go on from here independently and share the KV of everything said so far.
 
         Args:
-            size: Number of branches, at least 0. Default 1.
+            size: Number of branches, 0 to 65,536. Default 1.
             position_ids_offset: SGLang's argument; only None is possible, as a token's position is its depth.
             on_error: What happens to the siblings of a branch that fails: "spare" (default) leaves them alone,
                 "cancel" cancels them (`Cancelled`, with the failure as its cause).
@@ -179,7 +184,11 @@ class ProgramState(StateReads):
         if position_ids_offset is not None:
             raise OptionError("fork: position_ids_offset has no meaning here; a token's position is its depth")
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise OptionError(f"fork: size must be an integer of at least 0, got {size!r:.60}")
+            raise OptionError(f"fork: size must be an integer of at least 0, got {shown(size)}")
+        if size > MOST_BRANCHES:
+            raise OptionError(
+                f"fork: size must be at most {MOST_BRANCHES:,}, got {shown(size)}; use run_batch for rows"
+            )
         return ProgramStateGroup(self._branches(size, on_error == "cancel"), self)
 
     @contextmanager

@@ -31,6 +31,12 @@ class Constraint:
     __slots__ = ()
     kind = "constraint"
 
+    def __format__(self, spec: str) -> str:
+        raise ConstraintError(
+            f"{self!r:.60} is no text, so an f-string or format() cannot hold it: join with +, as in "
+            '"Total: " + sgl.regex("[0-9]+")'
+        )
+
     def parse(self, text: str) -> Any:
         """Check a finished text and read its value.
 

@@ -80,6 +80,12 @@ def test_a_model_that_also_sees_describes_its_text_apart(tmp_path):
     assert found.eos_ids[:2] == (9, 8) and found.bos_id == 3
 
 
+def test_dummy_weights_of_a_gguf_file_are_refused(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelLoadError, match=r"m\.gguf is a GGUF file: load_format='dummy' takes a config\.json"):
+        load_any(tmp_path / "m.gguf", "dummy", tmp_path)
+
+
 def test_a_window_as_long_as_the_context_is_none(tmp_path):
     save(tmp_path, architectures=["MistralForCausalLM"], sliding_window=128)
     assert isinstance(load_any(tmp_path, "dummy", tmp_path), Checkpoint)

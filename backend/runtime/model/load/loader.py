@@ -83,6 +83,10 @@ def _source(model_path: str | Path | None, load_format: str, cache: Path) -> tup
         pulled_path(DEFAULT_MODEL, cache) if model_path is None else _local(model_path, load_format != "dummy", cache)
     )
     if load_format == "dummy":
+        if path.suffix == ".gguf":
+            raise ModelLoadError(
+                f"{path} is a GGUF file: load_format='dummy' takes a config.json, or a folder that holds one"
+            )
         return path, False
     if path.is_file() and (load_format == "gguf" or path.suffix == ".gguf"):
         if load_format == "safetensors":
