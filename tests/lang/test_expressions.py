@@ -31,7 +31,7 @@ def test_an_expression_has_no_text(way: str) -> None:
 
 def test_a_constraint_has_no_text_either() -> None:
     digits = sgl.regex("[0-9]+")
-    for write in (lambda: f"Total: {digits}", lambda: "{}".format(digits | "none"), lambda: f"{'n: ' + digits:>9}"):  # noqa: UP032
+    for write in (lambda: f"Total: {digits}", lambda: "{}".format(digits | "none"), lambda: f"{'n: ' + digits:>9}"):
         with pytest.raises(sgl.ConstraintError, match=r"join with \+"):
             write()
     assert f"{digits!r}" == repr(digits)
