@@ -230,7 +230,7 @@ def test_a_fork_sees_the_context_of_its_parent_and_then_its_own() -> None:
             child.extend([i, 7, 8])
             world.tokens[-1] += [i, 7, 8]
             child.settle()
-            world.raise_by(child, 4)
+            world.raise_by(child, child.length - child.computed)
             world.check()
     children[1].park()
     children[1].settle()
