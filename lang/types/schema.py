@@ -123,6 +123,8 @@ class TypeSchema(GenerateJsonSchema):
 
     def _one_of(self, schema: Any, values: list[Any], name: str) -> Json:
         """List `values` in JSON. Raises `ConstraintError` for one that does not read back as itself."""
+        if not values:
+            raise ConstraintError(f"{name} has no values, so nothing can be written; give it one")
         reads = self._reader(schema)  # made once: it takes as long as the list is
         spelled: dict[str, Any] = {}
         for value in values:
@@ -138,8 +140,6 @@ class TypeSchema(GenerateJsonSchema):
                     f"(in a Literal, an Enum that is also a str or int), or leave it out"
                 )
             spelled.setdefault(text, json.loads(text))
-        if not spelled:
-            raise ConstraintError(f"{name} has no values, so nothing can be written; give it one")
         options = list(spelled.values())
         return {"const": options[0]} if len(options) == 1 else {"enum": options}
 
