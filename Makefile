@@ -19,7 +19,7 @@ BY_FILE = loadfile --no-loadscope-reorder --max-worker-restart 0
 KERNEL_TESTS = $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul \
 	model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
 
-.PHONY: install docs demo test test-docs test-native format test-slow test-gpu test-browser fuzz bench bench-gpu model lint clean
+.PHONY: install docs demo test test-docs test-native format test-slow test-gpu test-browser fuzz bench bench-cpu bench-gpu model lint clean
 
 PIP       = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ifeq ($(TORCH),)
@@ -83,6 +83,12 @@ fuzz: $(READY)
 
 bench: model
 	$(BIN)/python benchmarks/programs.py
+
+# On a CPU, beside llama.cpp and others: benchmarks/results/cpu.md. The first time the peers' environments are made, and
+# llama.cpp is compiled (minutes). A run that was interrupted goes on; ARGS=--again measures everything anew.
+bench-cpu: model
+	$(BIN)/python benchmarks/cpu/environments.py
+	$(BIN)/python benchmarks/cpu/main.py $(ARGS)
 
 # On a GPU: the programs, raw batches and ablations of benchmarks/results/gpu.md (minutes). TOKENIZER: Qwen3's tokenizer.json.
 bench-gpu: $(READY)

@@ -1,7 +1,7 @@
 """The default model on a CPU: weights in blocks (`quantization="auto"`) against float32 in torch, step by step.
 
-    python benchmarks/cpu.py
-    python benchmarks/cpu.py --one-thread
+    python benchmarks/cpu/steps.py
+    python benchmarks/cpu/steps.py --one-thread
 
 Prints milliseconds of one forward, medians of five, both models in turns; and the largest difference between their
 logits. `--one-thread` takes one thread and prints the least CPU time of its forwards, with weights in blocks at each
