@@ -1,4 +1,4 @@
-"""Makes the peers' environments in `.venv-peers`, each with packages of the index alone. Minutes: llama.cpp is compiled.
+"""Makes the peers' environments in `.venv-peers`, with packages of the index alone. Minutes: llama.cpp is compiled.
 
     python benchmarks/cpu/environments.py [NAME ...]
 

@@ -27,7 +27,7 @@ def about() -> dict[str, Any]:
         "model": (re.search(r"^model\s*: (\d+)", text, re.M) or ["", "?"])[1],
         "threads": torch.get_num_threads(),
         "flags": [flag for flag in FLAGS if flag in has],
-        "caches": {level: size for level, size in caches},
+        "caches": dict(caches),
         "system": f"{platform.system()}, Python {platform.python_version()}",
     }
 

@@ -151,9 +151,8 @@ def main() -> None:
             show(measure, figures, time.perf_counter() - start)
         if "profile" not in kept or args.again:
             kept["bandwidth"] = machine.bandwidth()
-            kept["profile"] = {
-                threads: ours.call("token", threads) for threads in sorted({1, kept["machine"]["threads"]})
-            }
+            threads = sorted({1, kept["machine"]["threads"]})
+            kept["profile"] = {str(each): ours.call("token", each) for each in threads}
             keep()
         for name in list(peers.running):
             peers.close(name)
@@ -166,11 +165,8 @@ def show(measure: Measure, figures: dict[str, Any], seconds: float) -> None:
         if "error" in mine:
             print(f"  {name:13} {mine['error'][:150]}")
         else:
-            took, said = statistics.median(mine["seconds"]), mine["out"]["generated"]
-            print(
-                f"  {name:13} {took:8.3f} s, {said} tokens, {len(mine['seconds'])} rounds, {mine['setting']}",
-                flush=True,
-            )
+            took, tokens, rounds = statistics.median(mine["seconds"]), mine["out"]["generated"], len(mine["seconds"])
+            print(f"  {name:13} {took:8.3f} s, {tokens} tokens, {rounds} rounds, {mine['setting']}", flush=True)
 
 
 if __name__ == "__main__":

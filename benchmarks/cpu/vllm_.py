@@ -1,4 +1,4 @@
-"""vLLM's CPU build: one `LLM.generate` a wave, prefix caching on, selects by a structured choice; bfloat16 and float32."""
+"""vLLM's CPU build: one `LLM.generate` a wave, prefix caching on, selects by a structured choice; bfloat16."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,10 +63,8 @@ def together(walks: list[Answers]) -> Answers:
         going: list[tuple[Answers, list[Ask]]] = []
         for each, asks in asked:
             mine, answers = answers[: len(asks)], answers[len(asks) :]
-            try:
+            with suppress(StopIteration):
                 going.append((each, each.send(mine)))
-            except StopIteration:
-                pass
         asked = going
 
 
