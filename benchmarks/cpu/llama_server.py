@@ -13,7 +13,7 @@ import llama_cpp
 import waves
 import xllamacpp as xl
 from child import serve
-from texts import TextLines
+from text_lines import TextLines
 from weights import MODEL, q4_0
 
 SLOTS, CONTEXT = 32, 24576

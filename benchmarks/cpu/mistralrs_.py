@@ -9,7 +9,7 @@ from typing import Any
 import mistralrs
 import waves
 from child import serve
-from texts import TextLines, pattern
+from text_lines import TextLines, pattern
 from weights import MODEL
 
 

@@ -11,7 +11,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 import vllm
 import waves
 from child import serve
-from texts import TextLines
+from text_lines import TextLines
 from vllm.sampling_params import StructuredOutputsParams
 from waves import Ask
 from weights import checkpoint
