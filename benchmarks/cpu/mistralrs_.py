@@ -1,4 +1,4 @@
-"""mistral.rs in this process, on the GGUF file as shipped: prefix cache on, requests at once, selects by regex."""
+"""mistral.rs in this process, on the GGUF file as shipped: prefix cache on, selects by regex."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from weights import MODEL
 
 
 class MistralRs(TextLines):
+    """One request at a time: its Python class takes no second one meanwhile ("Already borrowed")."""
+
+    def __init__(self) -> None:
+        super().__init__(at_once=1)
+
     def open(self) -> dict[str, Any]:
         which = mistralrs.Which.GGUF(str(MODEL.parent), MODEL.name)
         self.runner = mistralrs.Runner(which, max_seqs=32, prefix_cache_n=64, token_source="none")

@@ -76,8 +76,8 @@ def run(peer: Lines, plans: list[list[list[Any]]]) -> dict[str, Any]:
     asks = next(walks, None)
     while asks:
         answers = [""] * len(asks)
-        for answer in (peer.gen, peer.select):
-            some = [i for i, ask in enumerate(asks) if bool(ask.choices) == (answer == peer.select)]
+        for answer, chooses in ((peer.gen, False), (peer.select, True)):
+            some = [i for i, ask in enumerate(asks) if bool(ask.choices) == chooses]
             if some:
                 for i, text in zip(some, answer([asks[i] for i in some])):
                     answers[i] = text
