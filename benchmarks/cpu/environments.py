@@ -55,6 +55,9 @@ def make(name: str) -> None:
         install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         native = ["--no-cache-dir", "--no-binary", "llama-cpp-python"] if name in FLAGS else []
         done = subprocess.run([*install, *native, *PACKAGES[name]], capture_output=True, text=True, env=environment)
+    if done.returncode == 0 and name == "vllm":  # these do not load beside a torch without CUDA, and are not needed
+        unused = ["torchvision", "torchaudio", "torchcodec"]
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "uninstall", "--quiet", "--yes", *unused])
     if done.returncode == 0:
         ready.touch()
     else:

