@@ -98,8 +98,8 @@ def seconds_rows(lines: dict[str, Any]) -> list[list[str]]:
 
 
 CONSTRAINED_TEXT = """One object of one schema, greedy. Texts differ between the libraries (spaces, weights), so tokens
-a second are compared; a text's tokens are counted with the model's tokenizer, forced ones too. outlines does not enforce
-`minimum` and `maximum` of numbers.
+a second are compared; a text's tokens are counted with the model's tokenizer, forced ones too. outlines does not
+enforce `minimum` and `maximum` of numbers.
 """
 
 
