@@ -13,10 +13,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / ".venv-peers"
-SMALL = (
-    "-DGGML_NATIVE=ON -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF "
-    "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF"
-)
+NATIVE = "-DGGML_NATIVE=ON -DLLAMA_BUILD_EXAMPLES=OFF"
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 # GCC before 13.3 removes the stores of a tile configuration as dead (its bug 114098), and llama.cpp's AMX code faults.
 KEEP_STORES = "-fno-tree-dse -fno-dse"
@@ -49,7 +46,7 @@ def make(name: str) -> None:
     environment = dict(os.environ)
     if name in FLAGS:
         flags = FLAGS[name] if amx else ""
-        environment["CMAKE_ARGS"] = f"{SMALL} -DCMAKE_C_FLAGS='{flags}' -DCMAKE_CXX_FLAGS='{flags}'"
+        environment["CMAKE_ARGS"] = f"{NATIVE} -DCMAKE_C_FLAGS='{flags}' -DCMAKE_CXX_FLAGS='{flags}'"
     done = subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, text=True)
     if done.returncode == 0:
         install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
