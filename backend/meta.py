@@ -64,6 +64,8 @@ def _counts(usage: Usage) -> dict[str, Any]:
         "forced": usage.forced,
         "drafted": usage.drafted,
         "accepted": usage.accepted,
+        "spec_accept_length": 1 + usage.accepted / max(1, usage.steps),
+        "spec_accept_rate": usage.accepted / max(1, usage.drafted),
         "steps": usage.steps,
         "queued": usage.queued,
         "running": usage.running,

@@ -15,6 +15,7 @@ program/       what programs want: branches, queues of ops, admission
 job/           one op at work: gen, select, constrained gen
 kv/            where the KV of tokens is: slots, the tree, cursors
 step/          what goes through the model together
+draft/         speculation: tokens that may follow, computed along
 sample/        from logits to a token
 text/          tokens and bytes
 model/         models and their loading

@@ -23,6 +23,7 @@ from ...lang.advice import Advice
 from ...lang.errors import BackendError, OutOfMemory
 from ..base import StepRecord
 from ..contain import is_interruption, said
+from .draft.speculation import Speculation
 from .drive import Drive
 from .grammar.compile import Grammars
 from .job.job import JobContext
@@ -45,6 +46,8 @@ from .text.tokenizer import Tokenizer
 
 MANY_NEWS = 1000
 """Branches with news that nobody took notice of, from which on opening another one does."""
+HOST_SLOPE, DEVICE_SLOPE = 0.3, 0.02
+"""What a row more adds to a step of one row, of its time, until it is measured."""
 
 
 class Engine:
@@ -65,6 +68,7 @@ class Engine:
         self.branches = Branches(self.tree, context, self.grammars, self.drive.wake, self.look)
         self.branches.admission.called_since = self.drive.called_since
         self.scheduler = Scheduler(self.tree, options, self.clock, self.branches.attached)
+        self.speculation = Speculation(None, DEVICE_SLOPE if self.executor.ahead else HOST_SLOPE, options.draft_tokens)
         self.flying: Step | None = None  # launched and asked, not collected
         self.programs = 0
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
@@ -107,6 +111,7 @@ class Engine:
                 return None
             if self.flying is not None:
                 run_ahead(self.flying)
+            self.speculation.propose(branches.running)
             step, starved = self.scheduler.plan(branches.running)
             if self.scheduler.evicted:
                 branches.send_back(self.scheduler.evicted, step.number)
@@ -169,6 +174,7 @@ class Engine:
                 if is_interruption(error):
                     raise
                 self._fail_step([span.branch for span in step.asked if span.branch.job is span.job], error)
+            self.speculation.learn(step)
             self._tell(step)  # first: a thread that waits for a call may look at the call's steps
             self.branches.finish_settled(list(dict.fromkeys([s.branch for s in step.spans if not s.branch.asked_in])))
         except BaseException:

@@ -123,11 +123,13 @@ class LocalBackend:
             A dictionary: `model` (its name), `options` (the resolved ones); in tokens `context_length`,
             `max_total_tokens`, `free_tokens`, `cached_tokens`, `touched_tokens` (slots that were ever in use: so
             many take memory) and `computed_tokens`; counts of branches `running`, `queued` and `attached`; counts of
-            `steps`, `programs` and `preemptions`. `memory` has the `bytes` that each of these holds now
-            (estimated, but for `kv`) and `most_bytes` that it may hold: `kv`; `tree` (where the KV of which tokens is);
-            `words` and `chunks` of text with their tokens; compiled `constraints`, their `masks`, their `ways` to close
-            a text, `compiled_grammars` (what xgrammar and outlines-core made); and `definitions` (what is known of
-            patterns, schemas, types and grammars), which all runtimes of the process share.
+            `steps`, `programs` and `preemptions`. `speculation`: for each source of drafts the counts of `rounds`,
+            `drafted` and `accepted` tokens, the `accept_length` (tokens a round) and the `accept_rate`. `memory` has
+            the `bytes` that each of these holds now (estimated, but for `kv`) and `most_bytes` that it may hold: `kv`;
+            `tree` (where the KV of which tokens is); `drafts` (what was written before); `words` and `chunks` of text
+            with their tokens; compiled `constraints`, their `masks`, their `ways` to close a text, `compiled_grammars`
+            (what xgrammar and outlines-core made); and `definitions` (what is known of patterns, schemas, types and
+            grammars), which all runtimes of the process share.
 
         Example:
             >>> import sgl
@@ -153,6 +155,7 @@ class LocalBackend:
                 "computed_tokens": engine.rows,
                 "preemptions": engine.scheduler.preemptions,
                 "programs": engine.programs,
+                "speculation": engine.speculation.told(),
                 "memory": self._memory(),
                 "options": self.options,
             }
@@ -163,6 +166,7 @@ class LocalBackend:
         return {
             "kv": self._kv_memory(),
             "tree": {"bytes": tree.bytes, "most_bytes": tree.pool.capacity * (NODE_BYTES + RUN_BYTES + TOKEN_BYTES)},
+            "drafts": self.engine.speculation.memory(),
             "words": self.tokenizer.words.held,
             "chunks": self.tokenizer.chunks.held,
             **self.engine.grammars.memory(),

@@ -38,7 +38,7 @@ class Meter:
         """Write a line. `running`: branches in the last step. `queued`: other branches with a job. `outside`: steps
         since the start that no captured graph replayed."""
         now, counts = time.monotonic(), self._counts(outside)
-        tokens, prompt, reused, drafted, accepted, steps, outside = (
+        tokens, prompt, reused, drafted, accepted, rounds, steps, outside = (
             count - before for count, before in zip(counts, self._before)
         )
         used = tree.pool.capacity - tree.pool.available - tree.cached
@@ -46,11 +46,11 @@ class Meter:
             f"#running: {running}, #queue: {queued}, token usage: {used / tree.pool.capacity:.2f}, "
             f"gen throughput (token/s): {tokens / (now - self._since):.1f}, "
             f"cached: {reused / prompt if prompt else 0:.0%}, "
-            f"accept len: {1 + accepted / max(1, steps) if drafted else 1:.2f}"
+            f"accept len: {1 + accepted / max(1, rounds) if drafted else 1:.2f}"
             f"{f', outside graphs: {outside} of {steps} steps' if outside else ''}"
         )
         self._since, self._before = now, counts
 
     def _counts(self, outside: int) -> tuple[int, ...]:
         ended = self.ended
-        return self.tokens, ended.prompt, ended.reused, ended.drafted, ended.accepted, self.steps, outside
+        return self.tokens, ended.prompt, ended.reused, ended.drafted, ended.accepted, ended.steps, self.steps, outside

@@ -18,6 +18,10 @@ from ...lang.errors import NotYet, OptionError, suggest
 log = logging.getLogger("sgl")
 
 
+DRAFT_TOKENS = 24
+"""Tokens of the longest draft, if nothing is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Concrete values of `Runtime`'s options: "auto" and None are resolved before. Each comment names the option."""
@@ -32,14 +36,13 @@ class EngineOptions:
     attention_backend: str = "auto"
     cuda_graph_max_bs: int = 0  # 0: nothing is captured
     overlap: bool = False  # not disable_overlap_schedule, on a device
+    draft_algorithm: str | None = None  # speculative_algorithm
+    draft_tokens: int = DRAFT_TOKENS  # speculative_num_draft_tokens; 0: nothing is drafted
 
 
 _NOT_YET: dict[str, object] = {
-    "speculative_algorithm": None,
     "speculative_draft_model_path": None,
     "speculative_num_steps": None,
-    "speculative_eagle_topk": None,
-    "speculative_num_draft_tokens": None,
     "kv_cache_dtype": "auto",
     "tp_size": 1,
 }
@@ -55,6 +58,9 @@ OF_A_SERVER = frozenset(
 MOST_STEP_TOKENS = 1 << 20
 MOST_BRANCHES = 1 << 16
 """Bounds of `chunked_prefill_size` and `max_running_requests`: arrays of these sizes are kept."""
+DRAFT_ALGORITHMS = (None, "NGRAM")
+LATER_DRAFT_ALGORITHMS = ("EAGLE", "EAGLE3", "STANDALONE", "NEXTN")
+MOST_DRAFT_TOKENS = 64
 ATTENTION_BACKENDS = ("auto", "triton", "flashinfer", "torch")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -77,6 +83,29 @@ def check_attention(asked: str, device: str) -> None:
         raise OptionError(f"attention_backend must be one of {', '.join(ATTENTION_BACKENDS)}, got {asked!r}{hint}")
     if device == "cpu" and asked not in ("auto", "torch"):
         raise OptionError(f"attention_backend={asked!r} needs a GPU; on the CPU use 'auto' or 'torch'")
+
+
+def check_drafts(algorithm: str | None, topk: int | None) -> None:
+    """Raise `OptionError` for a way to draft that does not exist, `NotYet` for one of a later version."""
+    if algorithm in LATER_DRAFT_ALGORITHMS:
+        raise NotYet(
+            f"Runtime(speculative_algorithm={algorithm!r}) is not supported by this version of sgl yet; leave it out: "
+            "tokens are drafted from what was written before, without a model"
+        )
+    if algorithm not in DRAFT_ALGORITHMS:
+        hint = suggest(str(algorithm), ("NGRAM", *LATER_DRAFT_ALGORITHMS))
+        raise OptionError(f"speculative_algorithm must be None or 'NGRAM', got {algorithm!r:.60}{hint}")
+    if topk not in (None, 1):
+        raise OptionError(
+            f"speculative_eagle_topk={topk!r:.60}: a draft is a chain of tokens, so it must be 1; leave it out"
+        )
+
+
+def draft_tokens(asked: int | None) -> int:
+    """`speculative_num_draft_tokens`: tokens of the longest draft; 0 drafts nothing."""
+    if asked == 0 and not isinstance(asked, bool):
+        return 0
+    return positive("speculative_num_draft_tokens", asked, DRAFT_TOKENS, MOST_DRAFT_TOKENS)
 
 
 def positive(option: str, value: int | None, default: int, most: int | None = None) -> int:

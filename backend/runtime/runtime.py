@@ -24,7 +24,9 @@ from .options import (
     MOST_BRANCHES,
     MOST_STEP_TOKENS,
     EngineOptions,
+    check_drafts,
     context_of,
+    draft_tokens,
     flag,
     positive,
     refuse_unsupported,
@@ -78,6 +80,10 @@ class Runtime(LocalBackend):
         quantization: On the CPU, the weights' format. "auto" (default): a GGUF file's own blocks, if it is quantised
             and `dtype` and `attention_backend` are "auto", else floats. "q4" or "q8": blocks of 32 weights with 4 or 8
             bits each. None: floats in `dtype`. Sizes that no kernel takes are computed in floats; the log says so.
+        speculative_algorithm: Where drafts come from: None (default) or "NGRAM": from text that was written before,
+            where that pays.
+        speculative_num_draft_tokens: Most tokens of a draft; 0 drafts nothing. Default 24.
+        speculative_eagle_topk: 1, if it is given: a draft is a chain.
         others: Options of later versions (`NotYet`) and misspelt ones (`OptionError`).
 
     Raises:
@@ -115,11 +121,15 @@ class Runtime(LocalBackend):
         disable_cuda_graph: bool = False,
         disable_overlap_schedule: bool = False,
         quantization: str | None = "auto",
+        speculative_algorithm: str | None = None,
+        speculative_num_draft_tokens: int | None = None,
+        speculative_eagle_topk: int | None = None,
         **others: Any,
     ) -> None:
         show_log(log_level)
         refuse_unsupported(others, known=("model_path", *(Runtime.__init__.__kwdefaults__ or ())))
         positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
+        check_drafts(speculative_algorithm, speculative_eagle_topk)
         wait_briefly()
         from .model.load.build import build
 
@@ -159,6 +169,8 @@ class Runtime(LocalBackend):
                 if not flag("disable_cuda_graph", disable_cuda_graph) and captures
                 else 0,
                 overlap=not flag("disable_overlap_schedule", disable_overlap_schedule) and own,
+                draft_algorithm=speculative_algorithm,
+                draft_tokens=draft_tokens(speculative_num_draft_tokens),
             ),
         )
 
@@ -177,6 +189,7 @@ class Runtime(LocalBackend):
         disable_radix_cache: bool = False,
         grammar_backend: str = "auto",
         random_seed: int = 0,
+        speculative_num_draft_tokens: int | None = None,
     ) -> Runtime:
         """Make a runtime over any object with the `Model` protocol: a test's toy, a model of your own.
 
@@ -192,6 +205,7 @@ class Runtime(LocalBackend):
             disable_radix_cache: Do not match new text against cached prefixes. Default False.
             grammar_backend: As for `Runtime`. Default "auto".
             random_seed: Root of the noise of runs without a seed of their own. Default 0.
+            speculative_num_draft_tokens: As for `Runtime`. Default 24.
 
         Raises:
             OptionError: An option has a wrong value.
@@ -219,6 +233,7 @@ class Runtime(LocalBackend):
                 reuse=not flag("disable_radix_cache", disable_radix_cache),
                 seed=seed_of(random_seed),
                 grammar_backend=grammar_backend,
+                draft_tokens=draft_tokens(speculative_num_draft_tokens),
             ),
         )
         return self

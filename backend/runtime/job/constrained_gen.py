@@ -10,6 +10,7 @@ Knows nothing of the grammar itself: its place there is `rule.py`'s, and what al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ....lang.checking.check import Mismatch
@@ -70,9 +71,20 @@ class ConstrainedGenJob(GenJob):
         super().__init__(branch, request, samples, index, context)
 
     # -- the engine's questions
-    def may_end(self) -> bool:
-        """Whether the text has as many tokens as were asked for at least."""
-        return len(self.tokens) >= self.min_tokens
+    def may_end(self, more: int = 0) -> bool:
+        """Whether the text, and `more` tokens, are as many tokens as were asked for at least."""
+        return len(self.tokens) + more >= self.min_tokens
+
+    def look_ahead(self, draft: Sequence[int]) -> None:
+        """Compute the masks of the tokens after each one of `draft`; on any thread."""
+        self.rule.look_ahead(draft, self.may_end)
+
+    def ask_drafted(self, draft: Sequence[int]) -> list[Request]:
+        asks, masks = super().ask_drafted(draft), self.rule.masks_ahead()
+        return [asks[0], *(ask._replace(mask=mask, banned=()) for ask, mask in zip(asks[1:], masks))]
+
+    def legal(self, draft: Sequence[int]) -> list[int]:
+        return self.rule.legal(super().legal(draft))
 
     def ask(self) -> Request:
         return Request(self.recipe, self.cursor.length, mask=self.rule.mask(self.may_end()))

@@ -58,7 +58,11 @@ class Samples:
 
 
 class GenJob(Job):
-    """Sample number `index` of a gen, on its branch."""
+    """Sample number `index` of a gen, on its branch. `drafts`: its next token must be known, so that more may be
+    drafted. `source`: where its draft came from."""
+
+    drafts = False
+    source = ""
 
     def __init__(self, branch: Branch, request: GenRequest, samples: Samples, index: int, context: JobContext) -> None:
         s = request.sampling
@@ -130,11 +134,25 @@ class GenJob(Job):
             banned = self.banned
         return Request(self.recipe, cursor.base + len(cursor.tail), banned)
 
+    def ask_drafted(self, draft: Sequence[int]) -> list[Request]:
+        asks = [self.ask()]
+        position = asks[0].position
+        for i in range(1, len(draft) + 1):
+            recipe = self.recipe.after(draft[:i]) if self.recipe.penalised else self.recipe
+            banned = self.banned if len(self.tokens) + i < self.min_tokens else ()
+            asks.append(Request(recipe, position + i, banned))
+        return asks
+
+    def legal(self, draft: Sequence[int]) -> list[int]:
+        """As much of a draft as may follow the text, within what is left of the budget."""
+        return list(draft[: self.budget - len(self.tokens) - 1])
+
     def ask_chain(self, vertices: list[Vertex]) -> list[Lookup]:
         return [Lookup(tuple(vertex.children), self.recipe.top_logprobs) for vertex in vertices]
 
     def may_run_ahead(self) -> bool:
-        return self.finish_reason is None and len(self.tokens) + 1 < self.budget and not self.recipe.penalised
+        ends = self.finish_reason is not None or len(self.tokens) + 1 >= self.budget
+        return not (ends or self.drafts or self.recipe.penalised)
 
     # -- reading
     def read(self, vertices: list[Vertex] | None, rows: Sequence[Looked]) -> None:

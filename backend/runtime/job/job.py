@@ -43,6 +43,7 @@ class Job:
 
     told: Told | None = None  # of a traced call
     constrained = False  # whether its rows need a mask
+    draft: Sequence[int] = ()  # tokens that may follow its text, for the next plan
 
     def __init__(
         self, branch: Branch, handle: Handle[Any], where: str, context: JobContext, timeout: float | None = None
@@ -103,6 +104,11 @@ class Job:
         """Account for rows of a side chain."""
         self.usage.computed += rows
 
+    def account_draft(self, rows: int) -> None:
+        """Account for rows of tokens that may follow."""
+        self.usage.computed += rows
+        self.usage.drafted += rows
+
     def join(self, step: int, now: float) -> None:
         """Take part in step number `step`, whose plan began at `now`."""
         if self.branch.planned_in != step:
@@ -115,6 +121,10 @@ class Job:
     def ask(self) -> Request | Lookup:
         """Say what is wanted of the path's last row. Raises the error of a mask that cannot be made."""
         raise NotImplementedError("a job that wants a row says what for")
+
+    def ask_drafted(self, draft: Sequence[int]) -> list[Request]:
+        """Say what is wanted of the path's last row, and of the rows of `draft`, as if its tokens were the text."""
+        raise NotImplementedError("a job with a draft says what for")
 
     def ask_chain(self, vertices: list[Vertex]) -> Sequence[Request | Lookup]:
         """Say what is wanted of the rows of these vertices of a side chain."""

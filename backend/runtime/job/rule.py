@@ -10,8 +10,9 @@ says which token to take so that the text can still be closed within its budget.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from threading import Thread
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,14 @@ RETRY_TOKENS = 8
 """Tokens before another search when one has found nothing."""
 
 _NONE: Mask = np.zeros(0, dtype=np.int32)
+
+
+class Ahead(NamedTuple):
+    """What is known of the place behind a token of a draft: its mask, and the tokens that end the text there."""
+
+    token: int
+    row: Mask
+    ends: Mask
 
 
 class Rule:
@@ -69,6 +78,7 @@ class Rule:
         ways = self.prepared.ways if self._steer else None
         self._place: Recogniser | None = None if ways is None else ways.start()  # in the rules, if known
         self._behind: list[int] = []  # tokens that `_place` has not taken yet
+        self._ahead: list[Ahead] = []  # of the tokens of a draft, in order
 
     # -- the mask
     def is_known(self) -> bool:
@@ -93,22 +103,61 @@ class Rule:
         try:
             if isinstance(found, Exception):
                 raise found
-            self._row = self._with_ends(found, may_end)
+            self._row, self._ends_here = self._with_ends(found, self.matcher, may_end)
             self._failure = None
         except BaseException as error:
             self._failure = _contained(error)
 
-    def _with_ends(self, row: Mask, may_end: bool) -> Mask:
-        self._ends_here = _NONE
-        if self.matcher.can_end():
+    def _with_ends(self, row: Mask, matcher: Matcher, may_end: bool) -> tuple[Mask, Mask]:
+        """The matcher's mask with the tokens that end the text here; and these alone."""
+        ends = _NONE
+        if matcher.can_end():
             if may_end:
-                self._ends_here = self._ending & ~row
-                row = row | self._ends_here
+                ends = self._ending & ~row
+                row = row | ends
             if not row.any():
-                self._ends_here = row = self._ends
+                ends = row = self._ends
         elif not row.any():
             raise ConstraintError("the grammar has no token that can follow here, and the text is not complete")
-        return row
+        return row, ends
+
+    # -- a draft
+    def legal(self, draft: Sequence[int]) -> list[int]:
+        """As much of a draft as the grammar allows. Tokens that it forces are put where the draft has others."""
+        after, legal = self.matcher.fork(), list[int]()
+        for i in range(len(draft)):
+            if len(legal) > i:
+                continue  # forced
+            if not after.accept(draft[i]):
+                break
+            legal.append(draft[i])
+            for token in after.forced()[: len(draft) - len(legal)]:
+                after.accept(token)
+                legal.append(token)
+            if legal[i + 1 :] != list(draft[i + 1 : len(legal)]):
+                break
+        return legal
+
+    def look_ahead(self, draft: Sequence[int], may_end: Callable[[int], bool]) -> None:
+        """Compute the masks of the places behind each token of a draft; on any thread. `may_end(n)`: whether a text
+        with n tokens more may end. Where a mask cannot be made, no further one is."""
+        self._ahead = []
+        if not draft:
+            return
+        try:
+            matcher = self.matcher.fork()
+            for i, token in enumerate(draft, 1):
+                if not matcher.accept(token):
+                    return
+                row = np.empty(mask_words(self.prepared.vocabulary.size), dtype=np.int32)
+                matcher.fill(row)
+                self._ahead.append(Ahead(token, *self._with_ends(row, matcher, may_end(i))))
+        except BaseException as error:
+            _contained(error)  # it is met again, and told, where the text comes to this place
+
+    def masks_ahead(self) -> list[Mask]:
+        """What `look_ahead` computed."""
+        return [ahead.row for ahead in self._ahead]
 
     def mask(self, may_end: bool) -> Mask:
         """The mask of the next token, not to be written to: what `fill` computed, or what is known. Raises what it
@@ -128,6 +177,12 @@ class Rule:
     def accept(self, token: int) -> None:
         """A token is committed."""
         self._row = None
+        if self._ahead:
+            next_one = self._ahead.pop(0)
+            if next_one.token == token:
+                self._row, self._ends_here = next_one.row, next_one.ends
+            else:
+                self._ahead = []
         if not self.matcher.accept(token):
             raise ConstraintError(f"token {token} was sampled against its mask; please report this")
         plan = self._plan

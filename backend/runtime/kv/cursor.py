@@ -8,6 +8,9 @@ private, growing `tail` of tokens. Of its `length` tokens the first `computed` h
 3. An *attached* cursor holds its path. A *parked* one holds only its tokens. Its node is the root and its watermark
    is 0; its KV is ordinary cache that a later match may find again.
 4. Only the last token may be a stand-in (a negative number): it stands for one that a step in flight will sample.
+5. `written` are tokens that may come next. Their KV lies in the first slots of the reserve, right after the watermark.
+   Where the next token is the first of them, the watermark rises over it without computing; any other next token makes
+   all of them worthless. So nothing is lowered when a draft is rejected.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class Cursor:
         "tail",
         "tail_computed",
         "tree",
+        "written",
     )
 
     def __init__(self, tree: Tree) -> None:
@@ -43,6 +47,7 @@ class Cursor:
         self.runs: list[Run] = []
         self.reserve = 0
         self.tail_computed = 0
+        self.written: list[int] = []
         self.attached = False
         self.pinned = False  # its KV is never given up for others (a cached prefix)
         self.high = 0  # deepest position that was ever computed here: rows below it are recomputation
@@ -97,6 +102,11 @@ class Cursor:
     # -- tokens
     def extend(self, tokens: list[int]) -> None:
         """Append known tokens."""
+        for token in tokens:
+            if not self.written:
+                break
+            self._append(token)
+            tokens = tokens[1:]
         self.tail.extend(tokens)
 
     @property
@@ -109,8 +119,21 @@ class Cursor:
         tail = self.tail
         if tail and tail[-1] < 0:
             tail[-1] = token
+        elif self.written:
+            self._append(token)
         else:
             tail.append(token)
+
+    def _append(self, token: int) -> None:
+        """Append a token; if it is the first one in `written`, with its KV."""
+        self.tail.append(token)
+        if token == self.written[0] and self.tail_computed + 1 == len(self.tail):
+            del self.written[0]
+            self.tail_computed += 1
+            self.reserve -= 1
+            self.high = max(self.high, self.length)
+        else:
+            self.written = []
 
     def fall_back(self) -> None:
         """Drop the stand-in, if there is one.
@@ -126,13 +149,18 @@ class Cursor:
         self._lower_tail(len(self.tail))
 
     def truncate(self, length: int) -> None:
-        """Forget the tokens from `length` on and lower the watermark: a stop, a rejected draft."""
+        """Forget the tokens from `length` on and lower the watermark (a text cut at a stop). The constant that follows
+        may begin with the same tokens: their KV stays where it is, as `written`."""
         if self.base and length <= self.base:  # those tokens went into the tree meanwhile (a preemption): leave it
             self.park()
         keep = length - self.base
         assert 0 <= keep <= len(self.tail), "cut beyond the end"
+        lost, further = self.tail[keep : self.tail_computed], self.written
+        if self.tail_computed == len(self.tail):
+            lost += further
         del self.tail[keep:]
         self._lower_tail(keep)
+        self.written = lost
 
     # -- the watermark rises
     def want_logits(self) -> None:
@@ -153,6 +181,8 @@ class Cursor:
         decoding branch needs it in nearly every step.
         """
         at, reserve, runs = self.tail_computed, self.reserve, self.runs
+        if self.written:
+            self.written = []
         if at + 1 != len(self.tail) or not reserve or not self.attached:
             return None
         start, length = runs[-1]
@@ -186,20 +216,32 @@ class Cursor:
             rows -= taken
             yield self.tree.fill(node, taken, step)
         if rows:
+            self.written = []
             if rows > self.reserve:
-                last = self.runs or self.node.runs
-                need = rows - self.reserve
-                ask = min(need + spare + hope, self.tree.pool.available)
-                ahead = self.tree.pool.take(
-                    ask, after=last[-1][0] + last[-1][1] if last else None, spare=min(hope, ask - need)
-                )
-                for run in ahead:
-                    append_run(self.runs, run)
-                self.reserve += size(ahead)
+                self._take(rows - self.reserve, spare, hope)
             at = self.tail_computed
             self.tail_computed += rows
             self.reserve -= rows
             yield self.tail[at : at + rows], part(self.runs, at, at + rows)
+
+    def _take(self, need: int, spare: int, hope: int) -> None:
+        """Take at least `need` slots more to grow into."""
+        last = self.runs or self.node.runs
+        ask = min(need + spare + hope, self.tree.pool.available)
+        ahead = self.tree.pool.take(ask, after=last[-1][0] + last[-1][1] if last else None, spare=min(hope, ask - need))
+        for run in ahead:
+            append_run(self.runs, run)
+        self.reserve += size(ahead)
+
+    def write_ahead(self, draft: list[int], spare: int) -> list[Run]:
+        """Let the step being planned compute the KV of `draft`, tokens that may follow; returns the slots for it. Only
+        as much of the draft is taken as free slots allow: nobody gives up KV for a guess."""
+        assert self.tail_computed == len(self.tail), "a draft follows the last token's row"
+        if len(draft) > self.reserve and self.tree.pool.available:
+            need = min(len(draft) - self.reserve, self.tree.pool.available)
+            self._take(need, spare, 0)
+        self.written = draft[: self.reserve]
+        return part(self.runs, self.tail_computed, self.tail_computed + len(self.written))
 
     def adopt(self, tokens: list[int], runs: list[Run]) -> None:
         """Append `tokens`, of which the first have their KV in `runs` already (the winner of a select)."""
@@ -237,6 +279,7 @@ class Cursor:
                 break
 
     def _lower_tail(self, keep: int) -> None:
+        self.written = []
         lost = max(0, self.tail_computed - keep)
         self.tail_computed -= lost
         self.reserve += lost
@@ -263,6 +306,7 @@ class Cursor:
 
     def drop_reserve(self) -> None:
         """Give back the slots to grow into."""
+        self.written = []
         self.runs, reserve = cut(self.runs, self.tail_computed)
         self.tree.pool.give(reserve)
         self.reserve = 0

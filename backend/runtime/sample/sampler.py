@@ -123,6 +123,13 @@ class Recipe:
         ids = np.concatenate([self.prompt_ids, np.array(new, np.int32)]) if new else self.prompt_ids
         return ids[ids < size]
 
+    def after(self, tokens: Sequence[int]) -> Recipe:
+        """The same recipe where these tokens were generated too."""
+        more = replace(self, counts=dict(self.counts))
+        for token in tokens:
+            more.note(token)
+        return more
+
     def note(self, token: int) -> None:
         """Count a generated token."""
         if self.penalised:

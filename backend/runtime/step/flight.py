@@ -20,7 +20,7 @@ from ..program.branch import Branch
 from ..sample.ask import Looked, Lookup
 from ..sample.sampler import Answer, Ask, Request, Sampled
 from .executor import ahead_of
-from .step import Step
+from .step import Span, Step
 
 FULL_STEP_ROWS = 1024
 """From so many rows on, a step's time grows with its rows: two steps cost no more than one with the rows of both."""
@@ -34,13 +34,13 @@ def begin_masks(step: Step, pool: ThreadPoolExecutor, one_call: bool) -> Future[
     the other gives the interpreter back.
     """
     jobs = [
-        span.job
+        (span.job, span.draft)
         for span in step.spans
         if span.job.constrained
         and span.want
         and span.chain is None
         and isinstance(span.job, ConstrainedGenJob)
-        and not span.job.rule.is_known()
+        and (span.draft or not span.job.rule.is_known())
     ]
     if not jobs:
         return None
@@ -51,9 +51,12 @@ def begin_masks(step: Step, pool: ThreadPoolExecutor, one_call: bool) -> Future[
     return masks
 
 
-def _fill_masks(jobs: list[ConstrainedGenJob], begun: Event) -> None:
+def _fill_masks(jobs: list[tuple[ConstrainedGenJob, Sequence[int]]], begun: Event) -> None:
     begun.set()
-    fill_all([(job.rule, job.may_end()) for job in jobs])
+    fill_all([(job.rule, job.may_end()) for job, _ in jobs])
+    for job, draft in jobs:
+        if draft:
+            job.look_ahead(draft)
 
 
 def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
@@ -67,8 +70,7 @@ def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
         wanted: Sequence[Ask] = ()
         try:
             if branch.job is job:
-                chain = span.chain
-                wanted = (job.ask(),) if chain is None else job.ask_chain(chain.at(span.start, span.want))
+                wanted = _asks(span)
         except BaseException as error:
             fail(branch, error)
             if is_interruption(error):
@@ -82,8 +84,7 @@ def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
             step.own_rows += span.chain is None
             branch.asked_in = step.number
             asks += wanted
-        else:
-            asks += [Lookup(())] * len(span.want)
+        asks += [Lookup(())] * (len(span.want) - len(wanted))
     assert step.flight is not None
     try:
         step.flight.ask(asks)
@@ -91,6 +92,13 @@ def ask(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
         if is_interruption(error):
             raise
         step.flight = LostFlight(error)
+
+
+def _asks(span: Span) -> Sequence[Ask]:
+    """What a span's job wants of its rows; of the last ones perhaps nothing."""
+    if span.chain is not None:
+        return span.job.ask_chain(span.chain.at(span.start, span.want))
+    return span.job.ask_drafted(span.draft) if span.draft else (span.job.ask(),)
 
 
 class LostFlight:
@@ -115,7 +123,7 @@ def goes_on(step: Step) -> bool:
     """
     if isinstance(step.flight, LostFlight):
         return False
-    step.going_on = [span for span in step.asked if span.samples and span.job.may_run_ahead()]
+    step.going_on = [span for span in step.asked if span.samples and not span.draft and span.job.may_run_ahead()]
     return 2 * len(step.going_on) >= step.own_rows or step.rows >= FULL_STEP_ROWS
 
 
@@ -141,7 +149,7 @@ def hand_out(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
             continue
         try:
             if span.samples:
-                _take_sample(branch, job, answers[span.at])
+                _take_samples(branch, job, span, answers)
             else:
                 vertices = span.chain.at(span.start, span.want) if span.chain is not None else None
                 job.read(vertices, _looked(answers[span.at : span.at + len(span.want)]))
@@ -151,13 +159,23 @@ def hand_out(step: Step, fail: Callable[[Branch, BaseException], None]) -> None:
                 raise
 
 
-def _take_sample(branch: Branch, job: Job, answer: Answer) -> None:
-    """Give a job the token that was sampled; raises what is wrong with the answer."""
-    if not isinstance(answer, Sampled):
-        assert isinstance(answer, Exception)
-        raise answer
-    job.accept(answer)
-    if branch.cursor.runs_ahead or (branch.asked_in and job.settled()):
+def _take_samples(branch: Branch, job: Job, span: Span, answers: Sequence[Answer]) -> None:
+    """Give a job the token that was sampled, and those after it as long as each follows a draft that was right. Raises
+    what is wrong with the first answer; a later one is asked for again."""
+    cursor, first = branch.cursor, span.start + span.want[0]
+    row, last = 0, len(span.draft)
+    while True:
+        answer = answers[span.at + row]
+        if not isinstance(answer, Sampled):
+            if not row:
+                assert isinstance(answer, Exception)
+                raise answer
+            break
+        job.accept(answer)
+        if not last or job.settled() or cursor.computed < cursor.length or not row < cursor.length - 1 - first <= last:
+            break  # nothing was drafted, the text has ended, or its last token is another one
+        row = cursor.length - 1 - first
+    if cursor.runs_ahead or (branch.asked_in and job.settled()):
         branch.fall_back()  # the text has ended, and the next step is on its way already
 
 

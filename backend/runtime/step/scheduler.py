@@ -84,7 +84,7 @@ class Scheduler:
 
         False if the branch wants something else too: then `_add_spans` adds what it wants.
         """
-        if job.tries or not job.wants_last() or (row := branch.cursor.raise_by_one()) is None:
+        if job.tries or job.draft or not job.wants_last() or (row := branch.cursor.raise_by_one()) is None:
             return False
         depth = row[0]
         job.account(depth, depth + 1, step.number, step.began)
@@ -124,9 +124,17 @@ class Scheduler:
         spare = self._spare_slots(job)
         for tokens, runs in cursor.raise_by(rows, spare, step.number, max(0, TAIL_RESERVE_SLOTS - spare)):
             step.fill(tokens, runs)
-        wanted = job.wants_last() and cursor.computed == cursor.length
-        step.add_span(Span(branch, job, start, (rows - 1,) if wanted else ()), context)
-        return rows
+        if not job.wants_last() or cursor.computed < cursor.length:
+            step.add_span(Span(branch, job, start, ()), context)
+            return rows
+        draft, job.draft = list(job.draft[: budget - rows]), ()
+        if draft:
+            slots = cursor.write_ahead(draft, spare)
+            draft = list(cursor.written)
+            step.fill(draft, slots)
+            job.account_draft(len(draft))
+        step.add_span(Span(branch, job, start, range(rows - 1, rows + len(draft)), None, draft), context)
+        return rows + len(draft)
 
     def _spare_slots(self, job: Job) -> int:
         """Slots to take ahead: in a large pool as many as the gen may need, so that its text lies in one run."""

@@ -25,8 +25,9 @@ class Span:
     """What one branch wants from one forward: rows at depth `start` on, for the `job` that it had when it was planned.
 
     `want`: the rows (numbered in the span) whose logits the job reads. `chain`: the side chain that the rows belong to;
-    None for the branch's own path. Once the step was asked, `samples` says whether the span is sampled from. A span has
-    one ask for each row in `want`; `at` is the place of the first one among all asks of the step.
+    None for the branch's own path. `draft`: tokens that may follow, whose rows are the span's last ones. Once the step
+    was asked, `samples` says whether the span is sampled from. A span has one ask for each row in `want`; `at` is the
+    place of the first one among all asks of the step.
     """
 
     branch: Branch
@@ -34,6 +35,7 @@ class Span:
     start: int
     want: Sequence[int]
     chain: Chain | None = None
+    draft: Sequence[int] = ()
     samples: bool = False
     at: int = 0
 

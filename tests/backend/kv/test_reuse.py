@@ -18,7 +18,7 @@ PREFIX = "A long common beginning, which many programs share because one person 
 
 @pytest.fixture(params=[True, False], ids=["cache", "no-cache"])
 def runtime(request: pytest.FixtureRequest) -> Runtime:
-    return Runtime.toy(disable_radix_cache=not request.param)
+    return Runtime.toy(disable_radix_cache=not request.param, speculative_num_draft_tokens=0)
 
 
 def run(runtime: Runtime, *handles: Handle) -> None:
@@ -176,7 +176,7 @@ def test_n_samples_share_the_prompt(runtime: Runtime) -> None:
 
 
 def test_preemption_recomputes_and_says_so() -> None:
-    runtime = Runtime.toy(max_total_tokens=150, disable_radix_cache=True)
+    runtime = Runtime.toy(max_total_tokens=150, disable_radix_cache=True, speculative_num_draft_tokens=0)
     rush(runtime)
     handles = []
     for i in range(4):

@@ -259,7 +259,7 @@ def test_programs_whose_queue_is_all_there_is_are_known():
 
 def test_generate_over_many_times_the_pool_computes_nothing_twice() -> None:
     """A prompt that is finished leaves at once, although the call waits for all of them."""
-    runtime = Runtime.toy(max_total_tokens=6_000)
+    runtime = Runtime.toy(max_total_tokens=6_000, speculative_num_draft_tokens=0)
     rng = random.Random(0)
     prompts = [[rng.randint(10, 200) for _ in range(90)] for _ in range(150)]
     out = runtime.generate(input_ids=prompts, sampling_params={"max_new_tokens": 20, "ignore_eos": True})

@@ -115,8 +115,8 @@ def _told(receipt: Any) -> Any:
 
 
 def expected(batch: list[list[Any]], **config: Any) -> list[list[Run]]:
-    """The programs on a runtime that knows each answer before it goes on."""
-    plain = Runtime.toy(favour=ENDING, **config)
+    """The programs on a runtime that knows each answer before it goes on, and drafts nothing."""
+    plain = Runtime.toy(favour=ENDING, speculative_num_draft_tokens=0, **config)
     runs = [start(plain.open(seed=i % 2), program) for i, program in enumerate(batch)]
     step_to_the_end(plain)
     return [run.everything() for run in runs]

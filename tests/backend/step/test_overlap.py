@@ -138,7 +138,7 @@ def test_a_row_ahead_of_its_answer_never_costs_a_text_its_place(pool: int) -> No
 # -- (c) a text that ended while it ran ahead
 def test_a_row_computed_in_vain_shows_in_what_was_computed_alone() -> None:
     batch: list[list[Any]] = [[("text", f"{i} the "), ("gen", SAMPLINGS[1], 1)] for i in range(24)]
-    runtime = lagging(ENDING)
+    runtime = lagging(ENDING, speculative_num_draft_tokens=0)
     runs = [start(runtime.open(seed=i % 2), program) for i, program in enumerate(batch)]
     step_to_the_end(runtime)
     vain = 0
@@ -179,7 +179,8 @@ FREE: list[Any] = [("text", "Answer: "), ("gen", Sampling(max_tokens=30, tempera
 
 def test_constrained_batches_take_no_turns() -> None:
     batch = [GRAMMAR] * 6
-    plain, runtime = Runtime.toy(favour=ENDING), lagging(ENDING)
+    plain = Runtime.toy(favour=ENDING, speculative_num_draft_tokens=0)
+    runtime = lagging(ENDING, speculative_num_draft_tokens=0)
     for each in (plain, runtime):
         for i, program in enumerate(batch):
             start(each.open(seed=i), program)
@@ -190,7 +191,8 @@ def test_constrained_batches_take_no_turns() -> None:
 
 
 def test_free_batches_go_on_in_every_step() -> None:
-    plain, runtime = Runtime.toy(favour=ENDING), lagging(ENDING)
+    plain = Runtime.toy(favour=ENDING, speculative_num_draft_tokens=0)
+    runtime = lagging(ENDING, speculative_num_draft_tokens=0)
     for each in (plain, runtime):
         for i in range(6):
             start(each.open(seed=i), FREE)
@@ -223,7 +225,7 @@ def test_mixed_batches_make_progress_for_both(free: int, bound: int) -> None:
 
 # -- (f) what is told of it
 def test_traces_and_steps_agree() -> None:
-    runtime = lagging(ENDING)
+    runtime = lagging(ENDING, speculative_num_draft_tokens=0)
     records: list[Any] = []
     runtime.watch(records.append)
     runs = [start(runtime.open(seed=i % 2), program, trace=True) for i, program in enumerate(MIXED)]

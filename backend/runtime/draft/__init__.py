@@ -1,0 +1,12 @@
+"""Speculation: tokens that may follow are guessed, computed along with the last token, and kept where they are right.
+
+A sample is keyed by position, so a guess is right exactly if it is the token that is sampled: the text does not change,
+at any temperature. Nothing outside this folder knows where guesses come from. The rest of the runtime knows a *draft*:
+tokens whose rows ride behind the last token's row (`kv/cursor.py`, `step/flight.py`).
+
+speculation.py  who gets a draft in a step, and how long it is
+proposer.py     what every source of drafts is asked
+suffix.py       a source: a tree of what followed the same text before, with counts
+chances.py      how often guesses of one kind were right, for each gen of a program
+cost.py         what one more row costs a step
+"""

@@ -1,0 +1,52 @@
+"""How often guesses of one kind were right, for each gen of a program. Knows nothing of where guesses come from."""
+
+from __future__ import annotations
+
+from .proposer import KINDS, Kind
+
+FIRST_CHANCES = {0: 0.1, 1: 0.3, 2: 0.5, 3: 0.7}
+"""What is assumed of a kind before anything is known: by how sure the source is (`Kind` modulo 4)."""
+PRIOR_GUESSES = 3.0
+"""Guesses that the assumption counts as, and for one gen what is known of all gens."""
+MEMORY_GUESSES = 60.0
+"""Of so many guesses of a kind the mean is taken; older ones fade."""
+MOST_SITES = 1024
+
+
+class Chances:
+    """Of each kind of guess, the share that was right."""
+
+    def __init__(self, parent: Chances | None = None) -> None:
+        self._parent = parent
+        self._right = [0.0] * KINDS
+        self._of = [0.0] * KINDS
+
+    def learn(self, kind: Kind, right: bool) -> None:
+        if self._of[kind] >= MEMORY_GUESSES:
+            self._right[kind] *= 0.5
+            self._of[kind] *= 0.5
+        self._right[kind] += right
+        self._of[kind] += 1
+        if self._parent is not None:
+            self._parent.learn(kind, right)
+
+    def of(self, kind: Kind) -> float:
+        """The probability that a guess of this kind is right."""
+        before = FIRST_CHANCES[kind % 4] if self._parent is None else self._parent.of(kind)
+        return (self._right[kind] + PRIOR_GUESSES * before) / (self._of[kind] + PRIOR_GUESSES)
+
+
+class Sites:
+    """The chances of each gen of the programs, by its name (`site`)."""
+
+    def __init__(self) -> None:
+        self._all = Chances()
+        self._sites: dict[str, Chances] = {}
+
+    def __getitem__(self, site: str) -> Chances:
+        found = self._sites.get(site)
+        if found is None:
+            if len(self._sites) >= MOST_SITES:
+                self._sites.clear()
+            found = self._sites[site] = Chances(self._all)
+        return found

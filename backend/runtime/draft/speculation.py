@@ -1,0 +1,165 @@
+"""`Speculation`: who gets a draft in a step, and how long it is. Knows nothing of how drafts are computed.
+
+A row is drafted where it is more likely to be right than `StepCost.share` asks for. So with one branch long drafts
+pay, and with many branches, whose rows fill the step anyway, hardly any. A source that raises is switched off, with a
+warning, and the run goes on without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ...contain import is_interruption, said
+from ..job.gen import GenJob
+from ..program.branch import Branch
+from ..step.step import Step
+from .chances import Sites
+from .cost import StepCost
+from .proposer import Guess, Proposer
+from .suffix import NODE_BYTES, Reader, SuffixTree
+
+log = logging.getLogger("sgl")
+
+MOST_DRAFT = 24
+"""Tokens of the longest draft."""
+AHEAD_TOKENS = 0.3
+"""Tokens a step that running ahead is worth, on a device."""
+LATEST_SHARE = 0.9
+"""Where a row must be right with a higher probability than this, nothing is drafted, nor read."""
+
+
+class SuffixProposer:
+    """Drafts from a tree of suffixes."""
+
+    name = "suffix"
+
+    def __init__(self, sites: Sites) -> None:
+        self.tree = SuffixTree()
+        self._sites = sites
+        self._readers: WeakKeyDictionary[Branch, Reader] = WeakKeyDictionary()
+
+    def propose(self, jobs: Sequence[GenJob], most: int) -> list[Sequence[Guess]]:
+        self.tree.make_room()
+        return [self._propose(job, most) for job in jobs]
+
+    def _propose(self, job: GenJob, most: int) -> Sequence[Guess]:
+        reader = self._readers.get(job.branch)
+        if reader is None:
+            reader = self._readers[job.branch] = Reader(self.tree)
+        path, length = job.cursor.path_tokens, job.cursor.length - job.cursor.runs_ahead
+        if reader.read < job.start:
+            reader.take(path, job.start, None)
+        reader.take(path, length, self._sites[job.where].learn)
+        return reader.guess(most)
+
+
+class Speculation:
+    """Drafts for the jobs of one engine. `slope`: what a row costs more, of a step of one row, until it is measured."""
+
+    def __init__(self, proposers: Sequence[Proposer] | None, slope: float, most: int = MOST_DRAFT) -> None:
+        self.sites = Sites()
+        self.proposers = [SuffixProposer(self.sites)] if proposers is None else list(proposers)
+        self.cost = StepCost(slope)
+        self.counts: dict[str, Count] = {}
+        self.most = most
+        self._last = 0.0
+        self._drafting = False
+
+    def propose(self, running: Sequence[Branch]) -> None:
+        """Give drafts to the jobs of these branches, for the next plan."""
+        if not self.proposers or not self.most:
+            return
+        share = self.cost.share(len(running))
+        if share > LATEST_SHARE:
+            if self._drafting:
+                self._drafting = False
+                for branch in running:
+                    if isinstance(branch.job, GenJob):
+                        branch.job.draft, branch.job.drafts = (), False
+            return
+        self._drafting = True
+        jobs = [job for branch in running if (job := branch.job) and isinstance(job, GenJob) and job.wants_last()]
+        for job in jobs:
+            job.draft = ()
+        for proposer in self.proposers:
+            try:
+                for job, guesses in zip(jobs, proposer.propose(jobs, self.most)):
+                    if not job.draft:
+                        self._draft(job, guesses, share)
+                        job.source = proposer.name
+            except BaseException as error:
+                if is_interruption(error):
+                    raise
+                log.warning("the drafts of %r are switched off: %s", proposer.name, said(error))
+                self.proposers = [other for other in self.proposers if other is not proposer]
+
+    def _draft(self, job: GenJob, guesses: Sequence[Guess], share: float) -> None:
+        """Take as many of the guesses as are likely enough. A job whose next token is in flight runs ahead of it, and
+        has no draft. If the guesses behind that token are worth more than running ahead, the job stops it, and has one
+        in the next plan."""
+        chances, likely = self.sites[job.where], list[float]()
+        for guess in guesses:
+            likely.append(chances.of(guess.kind) * (likely[-1] if likely else 1.0))
+            if likely[-1] < share:
+                likely.pop()
+                break
+        if job.branch.asked_in:
+            job.drafts = sum(likely[1:]) - share * len(likely[1:]) > AHEAD_TOKENS
+            return
+        if likely:
+            job.draft = job.legal([guess.token for guess in guesses[: len(likely)]])
+        job.drafts = bool(job.draft)
+
+    def learn(self, step: Step) -> None:
+        """Learn from a step whose answers were handed out."""
+        now = time.monotonic()
+        if all(len(span.want) and span.chain is None for span in step.spans):
+            self.cost.learn(step.rows, now - max(step.began, self._last))
+        self._last = now
+        for span in step.spans:
+            if span.draft and isinstance(span.job, GenJob):
+                accepted = _accepted(span.job, span.draft, span.start + span.want[0] + 1)
+                span.job.usage.accepted += accepted
+                count = self.counts.setdefault(span.job.source, Count())
+                count.rounds += 1
+                count.drafted += len(span.draft)
+                count.accepted += accepted
+
+    def told(self) -> dict[str, Any]:
+        """What speculation did, by source, for `get_server_info()`."""
+        return {name: count.told() for name, count in self.counts.items()}
+
+    def memory(self) -> dict[str, int | None]:
+        """What the tree of suffixes holds, estimated, and may hold."""
+        trees = [source.tree for source in self.proposers if isinstance(source, SuffixProposer)]
+        nodes, most = sum(len(tree) for tree in trees), sum(tree.most_nodes for tree in trees)
+        return {"bytes": nodes * NODE_BYTES, "most_bytes": most * NODE_BYTES, "entries": nodes}
+
+
+@dataclass(slots=True)
+class Count:
+    """What the drafts of one source came to."""
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    def told(self) -> dict[str, float]:
+        return {
+            "rounds": self.rounds,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "accept_length": round(1 + self.accepted / max(1, self.rounds), 3),
+            "accept_rate": round(self.accepted / max(1, self.drafted), 3),
+        }
+
+
+def _accepted(job: GenJob, draft: Sequence[int], depth: int) -> int:
+    """How many tokens of a draft, which began at `depth`, have become text."""
+    tail = job.cursor.path_tokens(depth) if job.cursor.length > depth else []
+    return next((i for i, (guess, token) in enumerate(zip(draft, tail)) if guess != token), min(len(draft), len(tail)))
