@@ -285,10 +285,11 @@ class Engine:
         return self.branches.closed
 
     def flush(self) -> bool:
-        """Drop all KV that no live branch holds."""
+        """Drop all KV that no live branch holds, and what drafts come from."""
         self.collect()
         self.branches.take_news()
         self.tree.evict(self.options.pool_tokens)
+        self.speculation.forget()
         return True
 
     def shut_down(self, error: BackendError | None = None) -> None:

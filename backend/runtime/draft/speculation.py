@@ -130,6 +130,12 @@ class Speculation:
                 count.drafted += len(span.draft)
                 count.accepted += accepted
 
+    def forget(self) -> None:
+        """Forget the texts that drafts come from."""
+        for source in self.proposers:
+            if isinstance(source, SuffixProposer):
+                source.tree.forget()
+
     def told(self) -> dict[str, Any]:
         """What speculation did, by source, for `get_server_info()`."""
         return {name: count.told() for name, count in self.counts.items()}

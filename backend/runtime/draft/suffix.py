@@ -39,9 +39,10 @@ class SuffixTree:
     def __init__(self, most_nodes: int = MOST_NODES) -> None:
         self.most_nodes = most_nodes
         self.generation = 0
-        self._clear()
+        self.forget()
 
-    def _clear(self) -> None:
+    def forget(self) -> None:
+        """Begin anew. Readers find out by `generation`."""
         self.generation += 1
         self._child: dict[tuple[int, int], int] = {}
         self._blocks: set[int] = set()
@@ -143,9 +144,9 @@ class SuffixTree:
         return new, name
 
     def make_room(self) -> None:
-        """Begin anew if the tree is full. Readers find out by `generation`."""
+        """Begin anew if the tree is full."""
         if len(self._token) + 8 * len(self._blocks) > self.most_nodes:
-            self._clear()
+            self.forget()
 
 
 class Reader:
