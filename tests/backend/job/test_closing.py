@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import sgl
+from sgl.backend.base import GenRequest
 from sgl.backend.runtime.grammar.closing import fewest
 from sgl.backend.runtime.grammar.closing.fewest import FewestSearch
 from sgl.backend.runtime.grammar.closing.search import Closer
@@ -19,6 +20,7 @@ from sgl.backend.runtime.model.load.store import DEFAULT_MODEL, cache_folder, is
 from sgl.backend.runtime.runtime import Runtime
 from sgl.lang.constraint import Constraint
 from sgl.lang.errors import ConstraintError, Truncated
+from sgl.lang.expr import Sampling
 
 from .test_constrained import CONSTRAINTS, RANKINGS, favouring, generate
 
@@ -268,3 +270,19 @@ def test_a_real_model_has_long_words(smollm2: Runtime, constraint: Constraint, f
     if fewest > 1:
         with pytest.raises(ConstraintError, match=rf"has {fewest} tokens \(none has fewer\)"):
             generate(smollm2, constraint, max_tokens=fewest - 1)
+
+
+def test_a_way_to_close_does_not_depend_on_where_objects_lie_in_memory() -> None:
+    """Of ways that are equally short it is always the same one, in another runtime too."""
+    constraint = "Name: " + sgl.regex("[A-Z][a-z]+") + "\n" + sgl.json_schema({"type": "object", "maxProperties": 3})
+    found = set()
+    kept = []  # runtimes and constraints that live take other addresses
+    for _ in range(6):
+        runtime = Runtime.toy()
+        branch = runtime.open(seed=1)
+        branch.append("1: ")
+        handle = branch.gen(GenRequest(Sampling(max_tokens=60, temperature=1.0, top_p=0.9), constraint=constraint))
+        runtime.wait(handle)
+        found.add(handle.value()[0].text)
+        kept.append((runtime, [object() for _ in range(100)]))
+    assert len(found) == 1, found

@@ -303,11 +303,11 @@ class FewestSearch:
                     sets.update(dict.fromkeys(self.automata.regular.parts(rest.node)))
         key = frozenset(sets)
         if key not in self._kinds:
-            self._kinds[key] = _Kinds(sets)
+            self._kinds[key] = _Kinds(dict.fromkeys(sorted(sets)))
         return self._kinds[key]
 
     def _target(self, items: tuple[_Place, ...], code: int) -> int:
-        after = {(state, call) for before, call in items if (state := before.step(code)) is not None}
+        after = dict.fromkeys((state, call) for before, call in items if (state := before.step(code)) is not None)
         return self._spot(after, b"") if after else _DEAD
 
     def _spot(self, items: Iterable[_Place], begun: bytes) -> int:

@@ -343,8 +343,11 @@ class RuleAutomata:
         """Return a least text from a state to the end of its rule."""
         if state.ends:
             return ""
+        least = [rest for rest in state.rests if rest.least == state.least]
+        return min([self._text_of_rest(rest) for rest in least])  # of equals the same one, in whatever order they lie
+
+    def _text_of_rest(self, rest: Rest | None) -> str:
         out: list[str] = []
-        rest: Rest | None = min(state.rests, key=lambda rest: rest.least)
         while rest is not None:
             if isinstance(rest.node, Repeat):
                 out.append(self._text_of([rest.node.node]) * rest.at if rest.at else "")
@@ -382,16 +385,18 @@ class RuleAutomata:
 
     def choices(self, state: RuleState, among: Ranges = ALL) -> Iterator[tuple[int, RuleState]]:
         """Yield some characters of `among` that may come in a state, of all kinds, and the states after them."""
-        codes: dict[int, None] = {}
-        for rest in sorted(state.rests, key=lambda rest: rest.least):
+        found: list[tuple[Cost, int, int]] = []  # what is left, place among those of one rest, character
+        for rest in state.rests:
             if isinstance(rest.node, RuleRef):
                 continue
             plain = isinstance(rest.node, Chars)
             parts = [rest.node.ranges] if isinstance(rest.node, Chars) else self.regular.parts(rest.node)
+            codes: list[int] = []
             for part in parts:
                 if some := intersection(part, among):
-                    codes.update(dict.fromkeys(_representatives(some) if plain else [representative(some)]))
-        for code in codes:
+                    codes += _representatives(some) if plain else [representative(some)]
+            found += [(rest.least, place, code) for place, code in enumerate(codes)]
+        for code in dict.fromkeys(code for *_, code in sorted(found)):  # an order that no set decides
             after = state.step(code)
             if after is not None:
                 yield code, after
