@@ -5,7 +5,8 @@
 
 Prints milliseconds of one forward, medians of five, both models in turns; and the largest difference between their
 logits. `--one-thread` takes one thread and prints the least CPU time of its forwards, with weights in blocks at each
-level of instructions: that can be compared on a busy machine too. Needs the default model (`make model`), and some 30 seconds on two idle cores.
+level of instructions: that can be compared on a busy machine too. Needs the default model (`make model`), and some 30
+seconds on two idle cores.
 """
 
 from __future__ import annotations

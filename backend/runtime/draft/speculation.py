@@ -21,7 +21,7 @@ from ..step.step import Step
 from .chances import Sites
 from .cost import StepCost
 from .proposer import Guess, Proposer
-from .suffix import NODE_BYTES, Reader, SuffixTree
+from .suffix import NODE_BYTES, TextReader, SuffixTree
 
 log = logging.getLogger("sgl")
 
@@ -41,7 +41,7 @@ class SuffixProposer:
     def __init__(self, sites: Sites) -> None:
         self.tree = SuffixTree()
         self._sites = sites
-        self._readers: WeakKeyDictionary[Branch, Reader] = WeakKeyDictionary()
+        self._readers: WeakKeyDictionary[Branch, TextReader] = WeakKeyDictionary()
 
     def propose(self, jobs: Sequence[GenJob], most: int) -> list[Sequence[Guess]]:
         self.tree.make_room()
@@ -50,7 +50,7 @@ class SuffixProposer:
     def _propose(self, job: GenJob, most: int) -> Sequence[Guess]:
         reader = self._readers.get(job.branch)
         if reader is None:
-            reader = self._readers[job.branch] = Reader(self.tree)
+            reader = self._readers[job.branch] = TextReader(self.tree)
         path, length = job.cursor.path_tokens, job.cursor.length - job.cursor.runs_ahead
         if reader.read < job.start:
             reader.take(path, job.start, None)

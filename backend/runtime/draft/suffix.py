@@ -149,7 +149,7 @@ class SuffixTree:
             self.forget()
 
 
-class Reader:
+class TextReader:
     """Reads one branch's text into a tree. `read`: tokens of it that were read."""
 
     __slots__ = ("_ends", "_generation", "_text", "_tree", "read")
