@@ -21,7 +21,7 @@ from ..step.step import Step
 from .chances import Sites
 from .cost import StepCost
 from .proposer import Guess, Proposer
-from .suffix import NODE_BYTES, TextReader, SuffixTree
+from .suffix import NODE_BYTES, SuffixTree, TextReader
 
 log = logging.getLogger("sgl")
 
