@@ -73,15 +73,13 @@ class Runtime(LocalBackend):
         log_level: "debug", "info", "warning", "error" (default) or "critical".
         attention_backend: "triton" (ours), "flashinfer" or "torch" on a GPU. Default "auto": "triton" on a GPU that can
             run it, else "torch".
-        cuda_graph_max_bs: Most branches of a step that is replayed as a CUDA graph. Default: 512, 256 or 64, by the
-            memory of the card.
+        cuda_graph_max_bs: Most branches of a step that is replayed as a CUDA graph. Default: 64 to 512, by the card.
         disable_cuda_graph: Launch every step kernel by kernel. Default False.
         disable_overlap_schedule: Do not prepare the next step while one runs on the GPU. Default False.
         quantization: On the CPU, the weights' format. "auto" (default): a GGUF file's own blocks, if it is quantised
             and `dtype` and `attention_backend` are "auto", else floats. "q4" or "q8": blocks of 32 weights with 4 or 8
             bits each. None: floats in `dtype`. Sizes that no kernel takes are computed in floats; the log says so.
-        speculative_algorithm: Where drafts come from: None (default) or "NGRAM": from text that was written before,
-            where that pays.
+        speculative_algorithm: None (default) or "NGRAM": drafts come from text that was written before.
         speculative_num_draft_tokens: Most tokens of a draft; 0 drafts nothing. Default 24.
         speculative_eagle_topk: 1, if it is given: a draft is a chain.
         others: Options of later versions (`NotYet`) and misspelt ones (`OptionError`).
@@ -427,13 +425,7 @@ class Runtime(LocalBackend):
         return self.pin(constant_pieces("cache_prefix", as_expr(prefix), self.chat_template))
 
     def encode(self, prompt: Any) -> Any:
-        """An embedding of a text, as SGLang's `encode` gives. This version does not carry it out.
-
-        Args:
-            prompt: The text.
-
-        Raises:
-            NotYet: Always. Token ids are `runtime.tokenizer.encode(text)`.
+        """An embedding of a text, as SGLang's `encode` gives. This version does not carry it out (`NotYet`).
 
         Example:
             >>> import sgl

@@ -126,7 +126,7 @@ def held(runtime: Any) -> Counter[type]:
     collect()
     runtime.generate("x", {"max_new_tokens": 1})  # takes notice of what was dropped
     collect()
-    found = Counter(type(one) for one in gc.get_objects() if type(one).__module__.startswith("sgl."))
+    found = Counter(type(one) for one in gc.get_objects() if str(type(one).__module__).startswith("sgl."))
     del found[Node]
     return found
 

@@ -28,6 +28,7 @@ from sgl.backend.runtime.model.toy import toy_tokenizer
 from sgl.backend.runtime.options import EngineOptions
 from sgl.backend.runtime.runtime import Runtime
 from sgl.backend.runtime.sample.ask import Looked, Lookup
+from sgl.backend.runtime.sample.host import HostSampler
 from sgl.backend.runtime.sample.sampler import Recipe, Request, Sampled
 from sgl.backend.runtime.step.executor import HostFlight, ahead_of
 from sgl.lang.expr import Sampling
@@ -219,7 +220,7 @@ def test_answers_in_pieces_and_tokens_that_stand_for_them(
     prompt = batch_of((words(9, 7), [], range(1, 10), [1, 2, 4, 5, 6, 7, 8]))
     flight = both.executor.launch(prompt)
     flight.ask(ASKS)
-    host = HostFlight(both.host.forward(prompt), VOCAB - 5)
+    host = HostFlight(both.host.forward(prompt), HostSampler(VOCAB - 5))
     host.ask(ASKS)
     known = host.answers()
     samples = [i for i, ask in enumerate(ASKS) if isinstance(ask, Request)]
@@ -231,7 +232,7 @@ def test_answers_in_pieces_and_tokens_that_stand_for_them(
     greedy = [Request(recipe(temperature=0.0), 9)] * len(samples)
     ahead.ask(greedy)
     same_answers(flight.answers(), known)
-    then = HostFlight(both.host.forward(following([known[i].token for i in samples])), VOCAB - 5)  # type: ignore[union-attr]
+    then = HostFlight(both.host.forward(following([known[i].token for i in samples])), HostSampler(VOCAB - 5))  # type: ignore[union-attr]
     then.ask(greedy)
     same_answers(ahead.answers(), then.answers())
     assert both.executor.outside == 2
