@@ -83,11 +83,11 @@ def _write(args: argparse.Namespace, out: Path, measured: dict[str, Path]) -> No
 
     from ...runtime import Runtime
 
-    prompts = [prompt for file in args.data for prompt in read_prompts(Path(file).expanduser())]
+    given = [read_prompts(Path(file).expanduser()) for file in args.data]
     kept_out = {name: read_prompts(file) for name, file in measured.items()}
     held = {json.dumps(prompt) for found in kept_out.values() for prompt in found}
-    prompts = [prompt for prompt in prompts if json.dumps(prompt) not in held]
-    if args.begun and not prompts:
+    given = [[prompt for prompt in found if json.dumps(prompt) not in held] for found in given]
+    if args.begun and not any(given):
         raise OptionError("--begun needs prompts to begin with: name a file with --data")
     options = WriterOptions(
         temperatures=_numbers(args.temperatures), self_written=args.self_written, begun=args.begun,
@@ -98,9 +98,9 @@ def _write(args: argparse.Namespace, out: Path, measured: dict[str, Path]) -> No
     with Runtime(args.model, device=args.device, mem_fraction_static=args.memory, **running) as runtime:
         work: list[tuple[ConversationWriter, WritingTask]] = []
         for name, found in kept_out.items():
-            writer = ConversationWriter(runtime, found, greedy, out / "eval" / name)
+            writer = ConversationWriter(runtime, [found], greedy, out / "eval" / name)
             work += [(writer, task) for task in writer.tasks()]
-        writer = ConversationWriter(runtime, prompts, options, out / "data")
+        writer = ConversationWriter(runtime, given, options, out / "data")
         work += [(writer, task) for task in writer.tasks()]
         with tqdm(_share(args.part, work), unit="file") as bar:
             total = 0
@@ -175,9 +175,11 @@ def _train(args: argparse.Namespace, out: Path) -> None:
     keep = 2.0 * 2**30 if args.keep_gb is None else args.keep_gb * 2**30
     if args.keep_gb is None and target.device.type == "cuda":
         keep = torch.cuda.mem_get_info(target.device)[0] / 2
-    trainer = HeadTrainer(head, target, rows, options, out / "train", int(keep))
+    trainer = HeadTrainer(
+        head, target, rows, options, out / "train", int(keep),
+        saved=lambda trained: save_head(trained, out / "head", form=args.form),
+    )  # fmt: skip
     ended = trainer.run(args.seconds)
-    save_head(trainer.head, out / "head", form=args.form)
     if _plot(trainer.log, out / "loss.png"):
         print(out / "loss.png")
     print(f"{out / 'head'}: {'trained' if ended else f'{trainer.progress:.0%} trained; the same command goes on'}")

@@ -44,7 +44,7 @@ class FeatureStore:
         """The rows of these numbers (on the CPU)."""
         rows, device = self._rows, self._target.device
         tokens, segments = rows.tokens[numbers], rows.segments[numbers]
-        places = guessed(segments, rows.written[numbers])
+        places = guessed(rows.written[numbers])
         tokens, segments, places = (x.to(device, non_blocking=True) for x in (tokens, segments, places))
         kept = self._have[numbers]
         numbers_there = numbers.to(device)

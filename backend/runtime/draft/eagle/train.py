@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,15 +61,24 @@ class TrainOptions:
 
 
 class HeadTrainer:
-    """Trains `head` in place. `folder` keeps the checkpoint and the log.
+    """Trains `head` in place. `folder` keeps the checkpoint and the log; `saved` is called after each
+    checkpoint.
 
     Raises `OptionError` where the folder's checkpoint is of another head or of other options.
     """
 
     def __init__(
-        self, head: Eagle3Head, target: Target, rows: Rows, options: TrainOptions, folder: Path, keep_bytes: int
+        self,
+        head: Eagle3Head,
+        target: Target,
+        rows: Rows,
+        options: TrainOptions,
+        folder: Path,
+        keep_bytes: int,
+        saved: Callable[[Eagle3Head], object] = lambda head: None,
     ) -> None:
         self.head = head.to(target.device).train()
+        self._saved = saved
         self.target, self.options, self._folder = target, options, folder
         self.rows = min(options.rows, len(rows))
         self._count = len(rows)
@@ -77,6 +86,7 @@ class HeadTrainer:
         cuda = target.device.type == "cuda"
         compiled = cuda if options.compiled is None else options.compiled
         self._losses: Any = torch.compile(guess_losses, dynamic=True) if compiled else guess_losses
+        self._total: Any = torch.compile(_log_total, dynamic=True) if compiled else _log_total
         self._unroller = Unroller(torch.compile if compiled else lambda function: function)
         matrices = [p for p in self.head.parameters() if p.dim() == 2]
         vectors = [p for p in self.head.parameters() if p.dim() != 2]
@@ -134,6 +144,7 @@ class HeadTrainer:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = torch.zeros((), device=device)
             wanted_NM = batch.last.flatten(0, 1)[batch.places - 1] @ self._head_rows.t()
+            total_N = self._total(wanted_NM)
             right_N = self._draft_of[batch.top]
             weight_ME = self.head.lm_head.weight.to(wanted_NM.dtype)
             steps = self._unroller.steps(
@@ -143,7 +154,7 @@ class HeadTrainer:
                 from_N, inside_N = origins(batch.segments, batch.places, step)
                 weight_N = (inside_N & (right_N >= 0)).float()
                 hidden_NE = normed.flatten(0, 1)[from_N].to(wanted_NM.dtype)
-                total, best = SoftCrossEntropy.apply(self._losses, hidden_NE, weight_ME, wanted_NM, weight_N)
+                total, best = SoftCrossEntropy.apply(self._losses, hidden_NE, weight_ME, wanted_NM, total_N, weight_N)
                 loss = loss + options.decay**step * total / weight_N.sum().clamp_min(1)
                 hits = ((best == right_N) & inside_N).sum()
                 told.append(torch.stack((total.detach(), weight_N.sum(), hits, inside_N.sum())))
@@ -168,6 +179,7 @@ class HeadTrainer:
         replace_file(self._folder / CHECKPOINT, lambda to: torch.save(kept, to))
         lines = "".join(json.dumps(each) + "\n" for each in self.log)
         replace_file(self._folder / LOG, lambda to: to.write_text(lines, encoding="utf-8"))
+        self._saved(self.head)
 
     def _resume(self) -> None:
         file = self._folder / CHECKPOINT
@@ -219,3 +231,7 @@ class HeadTrainer:
         if not quiet:
             tqdm.write(f"step {self.step}, {self.seconds:.0f} s, {self.progress:.0%}: {note}")
         return note
+
+
+def _log_total(logits_NM: torch.Tensor) -> torch.Tensor:
+    return logits_NM.float().logsumexp(-1)

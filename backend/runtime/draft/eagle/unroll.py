@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -112,14 +113,17 @@ def mix(
 
 
 def guess_losses(
-    logits_NM: torch.Tensor, wanted_NM: torch.Tensor, weight_N: torch.Tensor
+    logits_NM: torch.Tensor, wanted_NM: torch.Tensor, total_N: torch.Tensor, weight_N: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The weighted cross entropy of softmax(logits) under softmax(wanted), summed; its gradient; the best guesses."""
-    logits, wanted = logits_NM.float(), wanted_NM.float()
-    logq = logits.log_softmax(-1)
-    p = wanted.softmax(-1)
-    loss = -((p * logq).sum(-1) * weight_N).sum()
-    gradient = ((logq.exp() - p) * weight_N[:, None]).to(logits_NM.dtype)
+    """The weighted cross entropy of softmax(logits) under softmax(wanted), summed; its gradient; the best guesses.
+
+    `total_N`: the log of the summed exponentials of `wanted`, which is the same for every step.
+    """
+    logits = logits_NM.float()
+    p = (wanted_NM.float() - total_N[:, None]).exp()
+    own_N = logits.logsumexp(-1)
+    loss = ((own_N - (p * logits).sum(-1)) * weight_N).sum()
+    gradient = (((logits - own_N[:, None]).exp() - p) * weight_N[:, None]).to(logits_NM.dtype)
     return loss, gradient, logits_NM.argmax(-1)
 
 
@@ -133,9 +137,10 @@ class SoftCrossEntropy(torch.autograd.Function):
         hidden_NE: torch.Tensor,
         weight_ME: torch.Tensor,
         wanted_NM: torch.Tensor,
+        total_N: torch.Tensor,
         weight_N: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, gradient, best = losses(F.linear(hidden_NE, weight_ME), wanted_NM, weight_N)
+        loss, gradient, best = losses(F.linear(hidden_NE, weight_ME), wanted_NM, total_N, weight_N)
         ctx.save_for_backward(hidden_NE, weight_ME, gradient)
         ctx.mark_non_differentiable(best)
         return loss, best
@@ -144,14 +149,13 @@ class SoftCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_NE, weight_ME, gradient_NM = ctx.saved_tensors
         scale = grads[0].to(gradient_NM.dtype)
-        return None, gradient_NM @ weight_ME * scale, gradient_NM.t() @ hidden_NE * scale, None, None
+        return None, gradient_NM @ weight_ME * scale, gradient_NM.t() @ hidden_NE * scale, None, None, None
 
 
-def guessed(segments_BL: torch.Tensor, written_BL: torch.Tensor) -> torch.Tensor:
+def guessed(written_BL: torch.Tensor) -> torch.Tensor:
     """Flat places of the tokens that are guessed [N]: written ones that have two others of their row before them."""
-    positions = segments_BL.shape[1]
-    places = written_BL.flatten().nonzero().squeeze(1)
-    return places[places % positions >= 2]
+    places = np.flatnonzero(written_BL.numpy())
+    return torch.from_numpy(places[places % written_BL.shape[1] >= 2])
 
 
 def origins(segments_BL: torch.Tensor, places_N: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:

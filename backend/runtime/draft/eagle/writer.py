@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ...runtime import Runtime
     from ...text.tokenizer import Tokenizer
 
+Prompt = list[dict[str, str]]
+"""Messages; the last one is the user's."""
 _SECOND_TURN_EACH = 4
 """Of so many self-written conversations one has a second turn."""
 _OPENING_WORDS = (3, 12)
@@ -62,7 +64,7 @@ class WritingTask:
     temperatures: tuple[float, ...]
 
 
-def read_prompts(file: Path) -> list[list[dict[str, str]]]:
+def read_prompts(file: Path) -> list[Prompt]:
     """Read prompts, one a line: {"prompt": text}, {"question": text} or {"messages": [...]}, as messages.
 
     Raises `OptionError` that names the line.
@@ -117,16 +119,18 @@ class TurnSpelling:
 
 
 class ConversationWriter:
-    """Writes conversations with a runtime into a folder."""
+    """Writes conversations with a runtime into a folder. `prompts`: groups of them (files); all groups begin turns alike."""
 
     def __init__(
-        self, runtime: Runtime, prompts: Sequence[Sequence[dict[str, str]]], options: WriterOptions, folder: Path
+        self, runtime: Runtime, prompts: Sequence[Sequence[Prompt]], options: WriterOptions, folder: Path
     ) -> None:
-        self._runtime, self._prompts, self._options, self._folder = runtime, prompts, options, folder
+        self._runtime, self._options, self._folder = runtime, options, folder
+        self._groups = [group for group in prompts if group]
+        self._prompts = [prompt for group in prompts for prompt in group]
         self._spelling = TurnSpelling(runtime.tokenizer)
 
     def tasks(self) -> list[WritingTask]:
-        """What there is to write, the same for the same prompts and options."""
+        """What there is to write, the same for the same prompts and options; mixed, so that any part has all kinds."""
         options = self._options
         found = []
         for temperature in options.temperatures:
@@ -135,6 +139,7 @@ class ConversationWriter:
         for kind, count in (("written", options.self_written), ("begun", options.begun)):
             for part in _parts(count, options.task):
                 found.append(WritingTask(f"{kind}-{part.start:07}", kind, part, options.temperatures))
+        random.Random(options.seed).shuffle(found)
         return found
 
     def write(self, tasks: Sequence[WritingTask]) -> Iterator[int]:
@@ -170,7 +175,7 @@ class ConversationWriter:
         if kind != "begun":
             return []
         draw = random.Random(seed)
-        words = draw.choice(self._prompts)[-1]["content"].split(" ")
+        words = draw.choice(draw.choice(self._groups))[-1]["content"].split(" ")
         text = " ".join(words[: draw.randint(*_OPENING_WORDS)])
         return list(self._runtime.tokenizer.encode(text, first=False))
 
