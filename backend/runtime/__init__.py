@@ -22,4 +22,5 @@ model/         models and their loading
 attention/     attention over runs of slots
 cuda/          steps on a device, captured as graphs
 grammar/       constraints as masks
+draft/         tokens that are guessed, and heads that guess them
 """

@@ -325,7 +325,9 @@ def test_a_head_of_another_model_is_refused(target, tmp_path):
         ({"hidden_size": 64}, "'hidden_size'"),
         ({"vocab_size": 304}, "'vocab_size'"),
     ):
-        other = Target(load_checkpoint(save_tiny(tmp_path / message[1:5], **change), "auto", tmp_path), "cpu", torch.float32)
+        other = Target(
+            load_checkpoint(save_tiny(tmp_path / message[1:5], **change), "auto", tmp_path), "cpu", torch.float32
+        )
         with pytest.raises(ModelLoadError, match=message):
             check_head(head, other.config, other.embed_VE, head_name="head", name="other")
     twin = Target(load_checkpoint(save_tiny(tmp_path / "twin", seed=8), "auto", tmp_path), "cpu", torch.float32)

@@ -23,7 +23,9 @@ def save_tiny(folder: Path, seed: int = 3, **change) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = {**SIZES, **change}
     tokenizer = byte_tokenizer(300, "test")
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ("<|im_end|>", "<|im_start|>")])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in ("<|im_end|>", "<|im_start|>")]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "chat_template.jinja").write_text(CHATML)

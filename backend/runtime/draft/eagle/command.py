@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="M", help="the target: a file, a folder or a name (default: the embedded model)")
     add("--data", metavar="FILE", action="append", default=[], help="prompts, JSON lines; may be given several times")
-    add("--eval", metavar="NAME=FILE", action="append", default=[], help="prompts to measure with, kept out of training")
+    add(
+        "--eval", metavar="NAME=FILE", action="append", default=[], help="prompts to measure with, kept out of training"
+    )
     add("--out", metavar="DIR", required=True, help="the folder that everything is kept in")
     add("--only", choices=PARTS, action="append", help="do this part alone (default: data, train, eval)")
     add("--part", metavar="I/N", default="0/1", help="of the data, write files I, I+N, ...: for N processes at once")
@@ -53,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--intermediate", type=int, help="width of the head's feed-forward (default: the target's)")
     add("--form", default="int8", help="int8 or bf16 (default int8)")
     add("--keep-gb", type=float, help="memory for features (default: half of a GPU's free memory, else 2)")
+    add("--head", metavar="DIR", help="measure this head (default: the one in --out)")
+    add("--limit", type=int, help="measure with so many prompts of each file (default: all)")
+    add("--first", type=int, help="measure so many tokens of each answer (default: all)")
     add("--seed", type=int, default=0)
     parser.set_defaults(command=run)
 
@@ -109,7 +114,9 @@ def _write(args: argparse.Namespace, out: Path, measured: dict[str, Path]) -> No
                 bar.set_postfix_str(f"{task.name}, {total:,} tokens")
 
 
-def _share(part: str, work: list[tuple[ConversationWriter, WritingTask]]) -> list[tuple[ConversationWriter, WritingTask]]:
+def _share(
+    part: str, work: list[tuple[ConversationWriter, WritingTask]]
+) -> list[tuple[ConversationWriter, WritingTask]]:
     first, sign, every = part.partition("/")
     if not sign or not first.isdigit() or not every.isdigit() or int(first) >= int(every):
         raise OptionError(f"--part {part!r}: write I/N with I below N, as in 0/4")
@@ -158,7 +165,7 @@ def _train(args: argparse.Namespace, out: Path) -> None:
     conversations = _conversations(out / "data")
     target = _target(args)
     vocab = target.config.vocab_size
-    if not LEAST_VOCAB <= args.draft_vocab:
+    if not args.draft_vocab >= LEAST_VOCAB:
         raise OptionError(f"--draft-vocab {args.draft_vocab}: at least {LEAST_VOCAB}")
     ids, covered = frequent_tokens(conversations, vocab, min(vocab, args.draft_vocab))
     rows = pack(conversations, args.length, args.seed)
@@ -199,11 +206,12 @@ def _evaluate(args: argparse.Namespace, out: Path, names: list[str]) -> None:
     if not names:
         return
     target = _target(args)
-    head: Eagle3Head = load_head(out / "head", device=target.device, dtype=target.dtype)
-    check_head(head, target.config, target.embed_VE, head_name=str(out / "head"), name=target.name)
+    folder = out / "head" if args.head is None else Path(args.head).expanduser()
+    head: Eagle3Head = load_head(folder, device=target.device, dtype=target.dtype)
+    check_head(head, target.config, target.embed_VE, head_name=str(folder), name=target.name)
     found = {}
     for name in names:
-        measured = acceptance(head, target, _conversations(out / "eval" / name))
+        measured = acceptance(head, target, _conversations(out / "eval" / name)[: args.limit], first=args.first)
         found[name] = {"tokens_a_round": measured.a_round, "right": measured.right, "tokens": measured.tokens}
         chains = ", ".join(f"{drafts} drafts {each:.3f}" for drafts, each in measured.a_round.items())
         print(f"{name}: tokens a round: {chains}; {measured.tokens:,} tokens")

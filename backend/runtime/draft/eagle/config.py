@@ -61,7 +61,8 @@ class HeadConfig:
             for where in (raw, eagle):
                 if where.get(key) not in (None, obeyed):
                     raise ModelLoadError(
-                        f"{name}: the field {key!r} is {where[key]!r:.60}; only {obeyed!r} is supported: use another head"
+                        f"{name}: the field {key!r} is {where[key]!r:.60}; only {obeyed!r} is supported; use another "
+                        "head"
                     )
         hidden = fields.whole("hidden_size")
         if (of_target := fields.whole("target_hidden_size", hidden)) != hidden:
@@ -129,8 +130,8 @@ class HeadConfig:
         for key, (mine, theirs) in facts.items():
             if mine != theirs:
                 raise ModelLoadError(
-                    f"{head}: {key!r} of its target is {mine}, and that of {name} is {theirs}: the head was trained for "
-                    f"another model{self._whose()}; train one with `sgl draft train --model {name}`"
+                    f"{head}: {key!r} of its target is {mine}, and that of {name} is {theirs}: the head was trained "
+                    f"for another model{self._whose()}; train one with `sgl draft train --model {name}`"
                 )
         if max(self.features_of(model.num_layers)) > model.num_layers:
             raise ModelLoadError(

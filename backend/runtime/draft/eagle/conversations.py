@@ -11,6 +11,7 @@ import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ def save_conversations(file: Path, conversations: Sequence[Conversation]) -> Non
     spans = [(i, *span) for i, each in enumerate(conversations) for span in each.written]
     tokens_N = np.concatenate([np.empty(0, np.int64), *(each.tokens for each in conversations)])
     small = not len(tokens_N) or int(tokens_N.max()) < 1 << 16
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "tokens": tokens_N.astype(np.uint16 if small else np.int32),
         "lengths": np.array([len(each.tokens) for each in conversations], np.int32),
         "written": np.array(spans, np.int32).reshape(-1, 3),

@@ -2,9 +2,9 @@
 
 Owns: `acceptance`, which plays rounds of drafting and verifying over a finished text. Knows nothing of the engine.
 
-A round drafts a chain after the last known token, and ends with one token of the model's own. Its drafts are accepted as
-long as they are the text's own tokens. So what each position would draft is computed once, for all positions together
-(`unroll`), and rounds of any length are counted on it.
+A round drafts a chain after the last known token, and ends with one token of the model's own. Its drafts are accepted
+as long as they are the text's own tokens. So what each position would draft is computed once, for all positions
+together (`unroll`), and rounds of any length are counted on it.
 """
 
 from __future__ import annotations
@@ -37,16 +37,25 @@ class Acceptance:
 
 @torch.no_grad()
 def acceptance(
-    head: Eagle3Head, target: Target, conversations: Sequence[Conversation], chains: Sequence[int] = CHAINS
+    head: Eagle3Head,
+    target: Target,
+    conversations: Sequence[Conversation],
+    chains: Sequence[int] = CHAINS,
+    first: int | None = None,
 ) -> Acceptance:
-    """Measure a head on conversations whose written spans are greedy."""
+    """Measure a head on conversations whose written spans are greedy.
+
+    `first`: of each conversation's first answer so many tokens alone are measured. Long greedy answers of small models
+    repeat themselves, which heads guess well; default: all of every answer.
+    """
     ids = head.draft_ids()
     after = head.config.features_of(target.config.num_layers)
     most = max(chains)
     rounds, produced = dict.fromkeys(chains, 0), dict.fromkeys(chains, 0)
     right, counted = np.zeros(most), np.zeros(most)
     unroller = Unroller()
-    for each in conversations:
+    for whole in conversations:
+        each = whole if first is None else _begun(whole, first)
         rows = pack([each], len(each.tokens))
         tokens, segments = rows.tokens.to(target.device), rows.segments.to(target.device)
         seen = target.see(tokens, segments, torch.zeros_like(rows.written).to(target.device), after)
@@ -80,6 +89,12 @@ def play(hits_SP: npt.NDArray[np.bool_], begin: int, end: int) -> tuple[int, int
         known += min(int(leading[known - 1]) + 1, end - 1 - known)
         rounds += 1
     return rounds, max(0, end - 1 - begin)
+
+
+def _begun(conversation: Conversation, first: int) -> Conversation:
+    begin, end = conversation.written[0]
+    end = min(end, begin + first)
+    return Conversation(conversation.tokens[:end], ((begin, end),))
 
 
 def _hits(guesses_SL: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -110,10 +110,11 @@ def quantise(weight_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def describe_target(model: ModelConfig, name: str, embed_VE: torch.Tensor) -> dict[str, Any]:
-    """What a head remembers of its target: its name, its layers, and a few numbers of its embeddings."""
+    """What a head remembers of its target: its name (of a path the last part), its layers, and a few numbers of its
+    embeddings."""
     rows = _probe(embed_VE)
     return {
-        "name": name,
+        "name": Path(name).name.removesuffix(".gguf"),
         "num_hidden_layers": model.num_layers,
         "embeddings": [[round(float(x), 5) for x in row] for row in rows],
     }
@@ -149,7 +150,9 @@ def _plain_names(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, to
     for name in tensors:
         plain = name.removeprefix("model.").replace("layers.0.", "midlayer.", 1)
         if plain in named:
-            raise ModelLoadError(f"{file}: the tensor {plain!r} is there twice, once as {name!r}; export the head again")
+            raise ModelLoadError(
+                f"{file}: the tensor {plain!r} is there twice, once as {name!r}; export the head again"
+            )
         named[plain] = tensors[name]
     return named
 

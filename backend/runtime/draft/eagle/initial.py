@@ -16,7 +16,9 @@ from .head import Eagle3Head
 from .target import Target
 
 
-def initial_head(target: Target, draft_ids: torch.Tensor, *, intermediate: int | None = None, seed: int = 0) -> Eagle3Head:
+def initial_head(
+    target: Target, draft_ids: torch.Tensor, *, intermediate: int | None = None, seed: int = 0
+) -> Eagle3Head:
     """Make a head whose layer is the target's last one, which reads the deepest feature.
 
     Args:
@@ -31,7 +33,9 @@ def initial_head(target: Target, draft_ids: torch.Tensor, *, intermediate: int |
     model = target.config
     wide = model.intermediate_size if intermediate is None else intermediate
     if wide < model.intermediate_size:
-        raise OptionError(f"the head's feed-forward has {wide} rows, the target's {model.intermediate_size}: it needs as many")
+        raise OptionError(
+            f"the head's feed-forward has {wide} rows, the target's {model.intermediate_size}: it needs as many"
+        )
     shape = dataclasses.replace(
         model, architecture="llama", num_layers=1, intermediate_size=wide, tie_word_embeddings=False,
         attention_bias=False, qk_norm=False, sliding_window=None, initializer_range=0.02, eos_ids=(), bos_id=None,

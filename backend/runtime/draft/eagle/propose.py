@@ -2,8 +2,8 @@
 
 Owns: `HeadKv`. Knows nothing of the engine: who calls it brings the target's features, and verifies the drafts.
 
-Invariant: entry i of a branch's KV was computed from the target's features of token i and from token i + 1. Entries that
-a chain makes of the head's own outputs are gone when `propose` returns.
+Invariant: entry i of a branch's KV was computed from the target's features of token i and from token i + 1. Entries
+that a chain makes of the head's own outputs are gone when `propose` returns.
 
 Legend: E hidden size, H KV heads, D head dim, N new positions, C capacity.
 """
@@ -64,7 +64,9 @@ class HeadKv:
     def _reserve(self, positions: int) -> None:
         capacity = self._kv_2HCD.shape[2]
         if positions > capacity:
-            wider = self._kv_2HCD.new_zeros(*self._kv_2HCD.shape[:2], max(positions, 2 * capacity), self._kv_2HCD.shape[3])
+            wider = self._kv_2HCD.new_zeros(
+                *self._kv_2HCD.shape[:2], max(positions, 2 * capacity), self._kv_2HCD.shape[3]
+            )
             wider[:, :, : self.length] = self._kv_2HCD[:, :, : self.length]
             self._kv_2HCD = wider
 
@@ -116,7 +118,9 @@ class Drafter:
             raise OptionError(f"propose: {new} tokens and features of {len(features_NF)} positions; they go together")
         end = kv.length + new
         if end + drafts > len(self._cos_PD):
-            raise OptionError(f"propose: {end} tokens and {drafts} drafts pass the head's {len(self._cos_PD)} positions")
+            raise OptionError(
+                f"propose: {end} tokens and {drafts} drafts pass the head's {len(self._cos_PD)} positions"
+            )
         like = self.head.fc.weight
         normed, feature = self._step(kv, torch.tensor(tokens, device=like.device), self.head.fuse(features_NF.to(like)))
         ids, chances = [], []

@@ -47,7 +47,9 @@ class Target:
         self._rope = torch.empty(0), torch.empty(0)
 
     @torch.no_grad()
-    def see(self, tokens_BL: torch.Tensor, segments_BL: torch.Tensor, wanted_BL: torch.Tensor, after: tuple[int, ...]) -> Seen:
+    def see(
+        self, tokens_BL: torch.Tensor, segments_BL: torch.Tensor, wanted_BL: torch.Tensor, after: tuple[int, ...]
+    ) -> Seen:
         """Run the model over packed rows. `after`: after how many layers the residual stream is a feature.
         `wanted_BL`: positions whose likeliest next token is computed."""
         x = F.embedding(tokens_BL.long(), self.embed_VE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from .....lang.errors import OptionError
+from ...model.load.fields import first_line
 from ...model.load.store import replace_file
 from .conversations import Rows
 from .features import FeatureStore, TrainingBatch
@@ -192,13 +194,16 @@ class HeadTrainer:
             differ |= {key for key, value in self._kept_options().items() if kept["options"].get(key) != value}
             if differ:
                 raise OptionError(
-                    f"{file}: its training had other values of {', '.join(sorted(differ))}; give those, or another --out"
+                    f"{file}: its training had other values of {', '.join(sorted(differ))}; give those, or "
+                    "another --out"
                 )
             self.head.load_state_dict(kept["head"])
             self._adam.load_state_dict(kept["adam"])
             self.step, self.seconds, self.log = kept["step"], kept["seconds"], kept["log"]
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
-            raise OptionError(f"{file}: cannot be read as a checkpoint ({error}); delete it to begin again") from error
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise OptionError(
+                f"{file}: cannot be read as a checkpoint ({first_line(error)}); delete it to begin again"
+            ) from error
 
     def _kept_options(self) -> dict[str, Any]:
         """The options that a training must keep when it goes on."""

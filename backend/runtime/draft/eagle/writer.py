@@ -71,7 +71,7 @@ def read_prompts(file: Path) -> list[Prompt]:
     """
     found = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # texts may hold other line ends
     except (OSError, ValueError) as error:
         raise OptionError(f"{file}: cannot be read ({error}); name a file of JSON lines") from None
     for number, line in enumerate(lines, 1):
@@ -119,7 +119,8 @@ class TurnSpelling:
 
 
 class ConversationWriter:
-    """Writes conversations with a runtime into a folder. `prompts`: groups of them (files); all groups begin turns alike."""
+    """Writes conversations with a runtime into a folder. `prompts`: groups of them (files), which begin turns equally
+    often."""
 
     def __init__(
         self, runtime: Runtime, prompts: Sequence[Sequence[Prompt]], options: WriterOptions, folder: Path
@@ -218,7 +219,9 @@ class ConversationWriter:
             }
             for i in fitting
         ]
-        results = self._runtime.generate(input_ids=[prompts[i] for i in fitting], sampling_params=params) if fitting else []
+        results = (
+            self._runtime.generate(input_ids=[prompts[i] for i in fitting], sampling_params=params) if fitting else []
+        )
         for i, result in zip(fitting, results):
             reason = result["meta_info"]["finish_reason"]
             end = reason.get("matched") if reason["type"] == "stop" else None
