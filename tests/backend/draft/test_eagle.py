@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sgl.backend.runtime.draft.eagle.conversations import (
-    Conversation,
+    Dialogue,
     frequent_tokens,
     load_conversations,
     pack,
@@ -21,6 +21,7 @@ from sgl.backend.runtime.draft.eagle.evaluate import acceptance, play
 from sgl.backend.runtime.draft.eagle.files import check_head, load_head, save_head
 from sgl.backend.runtime.draft.eagle.head import Eagle3Head
 from sgl.backend.runtime.draft.eagle.initial import initial_head
+from sgl.backend.runtime.draft.eagle.packed_head import PackedLinear, pack_head
 from sgl.backend.runtime.draft.eagle.propose import Drafter, HeadKv
 from sgl.backend.runtime.draft.eagle.target import Target, visible
 from sgl.backend.runtime.draft.eagle.unroll import SoftCrossEntropy, Unroller, guess_losses
@@ -91,7 +92,7 @@ def test_the_target_computes_what_the_runtime_computes(change, tmp_path):
 
 def test_packed_conversations_do_not_see_each_other(target):
     first, second = tokens_of(11, 1), tokens_of(9, 2)
-    rows = pack([Conversation(t.numpy(), ((4, len(t)),)) for t in (first, second)], 24)
+    rows = pack([Dialogue(t.numpy(), ((4, len(t)),)) for t in (first, second)], 24)
     assert len(rows) == 1
     packed = target.see(rows.tokens, rows.segments, rows.written, (1, 2, 3))
     for tokens in (first, second):
@@ -104,7 +105,7 @@ def test_packed_conversations_do_not_see_each_other(target):
 def test_rows_hold_every_token_that_fits_once():
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 50, 200)
-    conversations = [Conversation(rng.integers(1, 99, n), ((1, int(n)),)) for n in lengths]
+    conversations = [Dialogue(rng.integers(1, 99, n), ((1, int(n)),)) for n in lengths]
     rows = pack(conversations, 40, seed=1)
     kept = sum(min(int(n), 40) for n in lengths)
     assert int((rows.segments > 0).sum()) == kept
@@ -117,8 +118,8 @@ def test_rows_hold_every_token_that_fits_once():
 
 def test_conversations_come_back_from_their_file(tmp_path):
     conversations = [
-        Conversation(np.array([1, 2, 70_000]), ((1, 3),)),
-        Conversation(np.array([5, 6, 7, 8]), ((1, 2), (3, 4))),
+        Dialogue(np.array([1, 2, 70_000]), ((1, 3),)),
+        Dialogue(np.array([5, 6, 7, 8]), ((1, 2), (3, 4))),
     ]
     save_conversations(tmp_path / "a", conversations)
     back = load_conversations(tmp_path / "a")
@@ -131,7 +132,7 @@ def test_conversations_come_back_from_their_file(tmp_path):
 
 
 def test_the_draft_vocabulary_is_what_was_written_most():
-    conversations = [Conversation(np.array([9, 9, 9, 3, 3, 5]), ((3, 6),))]
+    conversations = [Dialogue(np.array([9, 9, 9, 3, 3, 5]), ((3, 6),))]
     ids, covered = frequent_tokens(conversations, 12, 2)
     assert ids.tolist() == [3, 5] and covered == 1.0
     ids, covered = frequent_tokens(conversations, 12, 1)
@@ -203,7 +204,7 @@ def test_rounds_are_counted_as_an_engine_would_play_them(target):
             right += 1
         known = min(39, known + right + 1)
         rounds += 1
-    measured = acceptance(head, target, [Conversation(tokens.numpy(), ((6, 40),))], chains=(3,))
+    measured = acceptance(head, target, [Dialogue(tokens.numpy(), ((6, 40),))], chains=(3,))
     assert measured.a_round[3] == pytest.approx(33 / rounds)
     assert measured.a_round[3] > 1.2 and measured.tokens == 33
 
@@ -354,3 +355,32 @@ def test_published_fields_are_obeyed(target, tmp_path):
     assert len(plain.tokens) == 3 and all(back.t2d[t] for t in plain.tokens)
     fused = features @ back.fc.weight.t()
     torch.testing.assert_close(back.fuse(features), fused)
+
+
+def library_or_skip() -> None:
+    from sgl.backend.runtime.model.cpu import native
+
+    try:
+        native.library()
+    except native.MissingLibrary as error:
+        pytest.skip(str(error))
+
+
+def test_a_packed_head_drafts_what_the_head_drafts(target):
+    library_or_skip()
+    plain, small = a_head(target, intermediate=64), a_head(target, intermediate=64)
+    assert pack_head(small) and isinstance(small.midlayer.mlp.gate_proj, PackedLinear)
+    tokens = tokens_of(40)
+    features = seen_alone(target, tokens, plain.config.features_of(4)).features[0]
+    mine, theirs = (
+        Drafter(head, target.embed_VE).propose(HeadKv(head), tokens[1:].tolist(), features[:39], 3)
+        for head in (small, plain)
+    )
+    assert mine.tokens[0] == theirs.tokens[0]
+    assert mine.probabilities[0] == pytest.approx(theirs.probabilities[0], rel=0.1)
+
+
+def test_a_head_that_does_not_fit_the_kernels_stays(target):
+    library_or_skip()
+    head = a_head(target, intermediate=50)
+    assert not pack_head(head) and isinstance(head.midlayer.mlp.down_proj, torch.nn.Linear)

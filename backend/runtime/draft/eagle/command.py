@@ -18,7 +18,7 @@ from .....lang.errors import ModelLoadError, OptionError
 from .writer import ConversationWriter, WriterOptions, WritingTask, read_prompts
 
 if TYPE_CHECKING:
-    from .conversations import Conversation
+    from .conversations import Dialogue
     from .head import Eagle3Head
     from .target import Target
 
@@ -145,7 +145,7 @@ def _target(args: argparse.Namespace) -> Target:
     return Target(found, device, torch.bfloat16 if device.startswith("cuda") else torch.float32)
 
 
-def _conversations(folder: Path) -> list[Conversation]:
+def _conversations(folder: Path) -> list[Dialogue]:
     from .conversations import load_conversations
 
     found = [each for file in sorted(folder.glob("*.safetensors")) for each in load_conversations(file)]

@@ -1,6 +1,6 @@
 """Conversations as tokens: files of them, and rows of one length that several of them share.
 
-Owns: `Conversation`, its files, and `Rows`. Knows nothing of who wrote the tokens, or of models.
+Owns: `Dialogue`, its files, and `PackedRows`. Knows nothing of who wrote the tokens, or of models.
 
 Legend: R rows, L positions of a row, N tokens, C conversations, S spans.
 """
@@ -26,14 +26,14 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """Tokens, and which of them the model wrote as answers: spans (begin, end)."""
+class Dialogue:
+    """A conversation: its tokens, and which of them the model wrote as answers: spans (begin, end)."""
 
     tokens: Ints
     written: tuple[tuple[int, int], ...]
 
 
-def save_conversations(file: Path, conversations: Sequence[Conversation]) -> None:
+def save_conversations(file: Path, conversations: Sequence[Dialogue]) -> None:
     """Write a file of conversations, whole or not at all."""
     spans = [(i, *span) for i, each in enumerate(conversations) for span in each.written]
     tokens_N = np.concatenate([np.empty(0, np.int64), *(each.tokens for each in conversations)])
@@ -46,7 +46,7 @@ def save_conversations(file: Path, conversations: Sequence[Conversation]) -> Non
     replace_file(file, lambda to: save_file(arrays, to))
 
 
-def load_conversations(file: Path) -> list[Conversation]:
+def load_conversations(file: Path) -> list[Dialogue]:
     """Read a file of conversations. Raises `OptionError` for a file that is none."""
     try:
         arrays = load_file(file)
@@ -60,11 +60,11 @@ def load_conversations(file: Path) -> list[Conversation]:
     for of, begin, end in spans_S3.tolist():
         written[of].append((begin, end))
     pieces = np.split(tokens_N, ends_C[:-1]) if len(ends_C) else []
-    return [Conversation(tokens, tuple(spans)) for tokens, spans in zip(pieces, written)]
+    return [Dialogue(tokens, tuple(spans)) for tokens, spans in zip(pieces, written)]
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """Rows of several conversations each. `segments`: which conversation of the row a token is of, 0 for padding.
     `written`: whether the model wrote the token."""
 
@@ -76,11 +76,11 @@ class Rows:
         return len(self.tokens)
 
 
-def pack(conversations: Iterable[Conversation], length: int, seed: int = 0) -> Rows:
+def pack(conversations: Iterable[Dialogue], length: int, seed: int = 0) -> PackedRows:
     """Lay conversations into rows of `length` tokens, each where it fits best; what is longer is cut at its end."""
     found = list(conversations)
     order = np.random.default_rng(seed).permutation(len(found))
-    rows: list[list[Conversation]] = []
+    rows: list[list[Dialogue]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for i in order:
         size = min(len(found[i].tokens), length)
@@ -103,10 +103,10 @@ def pack(conversations: Iterable[Conversation], length: int, seed: int = 0) -> R
             for begin, end in each.written:
                 written[row, at + begin : at + min(end, size)] = True
             at += size
-    return Rows(torch.from_numpy(tokens), torch.from_numpy(segments), torch.from_numpy(written))
+    return PackedRows(torch.from_numpy(tokens), torch.from_numpy(segments), torch.from_numpy(written))
 
 
-def frequent_tokens(conversations: Iterable[Conversation], vocab: int, most: int) -> tuple[torch.Tensor, float]:
+def frequent_tokens(conversations: Iterable[Dialogue], vocab: int, most: int) -> tuple[torch.Tensor, float]:
     """The `most` tokens that the model wrote most often, as rising ids, and which share of its text they are."""
     counts = np.zeros(vocab, np.int64)
     for each in conversations:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .conversations import Conversation, pack
+from .conversations import Dialogue, pack
 from .head import Eagle3Head
 from .target import Target, visible
 from .unroll import Unroller
@@ -39,7 +39,7 @@ class Acceptance:
 def acceptance(
     head: Eagle3Head,
     target: Target,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Dialogue],
     chains: Sequence[int] = CHAINS,
     first: int | None = None,
 ) -> Acceptance:
@@ -91,10 +91,10 @@ def play(hits_SP: npt.NDArray[np.bool_], begin: int, end: int) -> tuple[int, int
     return rounds, max(0, end - 1 - begin)
 
 
-def _begun(conversation: Conversation, first: int) -> Conversation:
+def _begun(conversation: Dialogue, first: int) -> Dialogue:
     begin, end = conversation.written[0]
     end = min(end, begin + first)
-    return Conversation(conversation.tokens[:end], ((begin, end),))
+    return Dialogue(conversation.tokens[:end], ((begin, end),))
 
 
 def _hits(guesses_SL: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .conversations import Rows
+from .conversations import PackedRows
 from .target import Target
 from .unroll import guessed
 
@@ -29,7 +29,7 @@ class TrainingBatch:
 class FeatureStore:
     """Keeps the features of as many rows as `keep_bytes` hold; those of others are computed each time."""
 
-    def __init__(self, target: Target, rows: Rows, after: tuple[int, int, int], keep_bytes: int) -> None:
+    def __init__(self, target: Target, rows: PackedRows, after: tuple[int, int, int], keep_bytes: int) -> None:
         self._target, self._rows, self._after = target, rows, after
         length, hidden = rows.tokens.shape[1], target.config.hidden_size
         a_row = length * 4 * hidden * target.embed_VE.element_size()

@@ -72,7 +72,7 @@ class HeadKv:
 
 
 @dataclass(frozen=True)
-class Chain:
+class DraftChain:
     """Drafts, tokens of the target; `probabilities[i]` is what the head gave draft i, in its own vocabulary."""
 
     tokens: tuple[int, ...]
@@ -98,7 +98,7 @@ class Drafter:
         self._draft_ids = head.draft_ids()
 
     @torch.inference_mode()
-    def propose(self, kv: HeadKv, tokens: Sequence[int], features_NF: torch.Tensor, drafts: int) -> Chain:
+    def propose(self, kv: HeadKv, tokens: Sequence[int], features_NF: torch.Tensor, drafts: int) -> DraftChain:
         """Draft what follows the last token, greedily.
 
         Args:
@@ -132,7 +132,7 @@ class Drafter:
             if i + 1 < drafts:
                 normed, feature = self._step(kv, torch.tensor(ids[-1:], device=like.device), feature[0, -1:])
         kv.truncate(end)
-        return Chain(tuple(ids), tuple(chances))
+        return DraftChain(tuple(ids), tuple(chances))
 
     def _step(self, kv: HeadKv, tokens_N: torch.Tensor, feature_NE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         embedded = F.embedding(tokens_N, self._embed_VE).to(feature_NE.dtype)

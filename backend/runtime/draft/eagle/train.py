@@ -22,7 +22,7 @@ from tqdm import tqdm
 from .....lang.errors import OptionError
 from ...model.load.fields import first_line
 from ...model.load.store import replace_file
-from .conversations import Rows
+from .conversations import PackedRows
 from .features import FeatureStore, TrainingBatch
 from .head import Eagle3Head
 from .target import Target, visible
@@ -73,7 +73,7 @@ class HeadTrainer:
         self,
         head: Eagle3Head,
         target: Target,
-        rows: Rows,
+        rows: PackedRows,
         options: TrainOptions,
         folder: Path,
         keep_bytes: int,

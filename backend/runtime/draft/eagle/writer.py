@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .....lang.errors import OptionError
-from .conversations import Conversation, load_conversations, save_conversations
+from .conversations import Dialogue, load_conversations, save_conversations
 
 if TYPE_CHECKING:
     from ...runtime import Runtime
@@ -152,7 +152,7 @@ class ConversationWriter:
                 save_conversations(file, self._conversations(task))
             yield sum(len(each.tokens) for each in load_conversations(file))
 
-    def _conversations(self, task: WritingTask) -> list[Conversation]:
+    def _conversations(self, task: WritingTask) -> list[Dialogue]:
         seeds = [f"{self._options.seed}/{task.kind}/{number}" for number in task.numbers]
         heat = [task.temperatures[number % len(task.temperatures)] for number in task.numbers]
         if task.kind == "asked":
@@ -193,10 +193,10 @@ class ConversationWriter:
 
     def _answered(
         self, asked: list[tuple[list[int], tuple[tuple[int, int], ...]]], heat: list[float], seeds: list[str]
-    ) -> list[Conversation]:
+    ) -> list[Dialogue]:
         answers = self._generate([tokens for tokens, _ in asked], heat, self._options.answer_tokens, seeds)
         return [
-            Conversation(np.array(tokens + written, np.int64), (*spans, (len(tokens), len(tokens) + len(written))))
+            Dialogue(np.array(tokens + written, np.int64), (*spans, (len(tokens), len(tokens) + len(written))))
             for (tokens, spans), (written, _) in zip(asked, answers)
             if written
         ]
