@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,10 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path):
     file.write_text("\n")
     with pytest.raises(OptionError, match="no prompts"):
         read_prompts(file)
+
+
+def test_the_commands_help_loads_no_torch():
+    code = "import sys\nfrom sgl import cli\ntry: cli.main(['draft', 'train', '--help'])\n"
+    code += "except SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False False")

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .....lang.errors import ModelLoadError, OptionError
-from .writer import ConversationWriter, WriterOptions, WritingTask, read_prompts
 
 if TYPE_CHECKING:
     from .conversations import Dialogue
     from .head import Eagle3Head
     from .target import Target
+    from .writer import ConversationWriter, WritingTask
 
 PARTS = ("data", "train", "eval")
 LEAST_VOCAB = 16
@@ -87,6 +87,7 @@ def _write(args: argparse.Namespace, out: Path, measured: dict[str, Path]) -> No
     from tqdm import tqdm
 
     from ...runtime import Runtime
+    from .writer import ConversationWriter, WriterOptions, read_prompts
 
     given = [read_prompts(Path(file).expanduser()) for file in args.data]
     kept_out = {name: read_prompts(file) for name, file in measured.items()}
