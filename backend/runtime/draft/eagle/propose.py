@@ -52,14 +52,14 @@ class HeadKv:
         self._kv_2HCD[0, :, begin:end], self._kv_2HCD[1, :, begin:end] = k_BHND[0], v_BHND[0]
         self.length = end
         k_HCD, v_HCD = self._kv_2HCD[0, :, :end], self._kv_2HCD[1, :, :end]
-        groups = q_BQND.shape[1] // k_HCD.shape[0]
-        mask = None
+        heads, dim = len(k_HCD), q_BQND.shape[-1]
+        # The query heads of a KV head are rows of one product.
+        scores = (q_BQND[0] * dim**-0.5).reshape(heads, -1, dim) @ k_HCD.transpose(1, 2)
         if new > 1:
             at = torch.arange(end, device=q_BQND.device)
-            mask = at[None, :] <= at[begin:, None]
-        return F.scaled_dot_product_attention(
-            q_BQND, k_HCD.repeat_interleave(groups, 0)[None], v_HCD.repeat_interleave(groups, 0)[None], attn_mask=mask
-        )
+            later_NC = at[None, :] > at[begin:, None]
+            scores = scores.view(heads, -1, new, end).masked_fill(later_NC, float("-inf")).view(heads, -1, end)
+        return (scores.softmax(-1) @ v_HCD).view(q_BQND.shape)
 
     def _reserve(self, positions: int) -> None:
         capacity = self._kv_2HCD.shape[2]
