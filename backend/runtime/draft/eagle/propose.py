@@ -93,8 +93,8 @@ class Drafter:
         self._embed_VE = embed_VE
         shape = head.config.shape
         like = head.fc.weight
-        cos_PD, sin_PD = rope_tables(shape, shape.max_position_embeddings if positions is None else positions)
-        self._cos_PD, self._sin_PD = cos_PD.to(like), sin_PD.to(like)
+        tables = rope_tables(shape, shape.max_position_embeddings if positions is None else positions)
+        self._cos_PD, self._sin_PD = (torch.from_numpy(table).to(like) for table in tables)
         self._draft_ids = head.draft_ids()
 
     @torch.inference_mode()

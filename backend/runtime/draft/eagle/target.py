@@ -43,7 +43,8 @@ class Target:
             self.norm_E = take("model.norm.weight", config.hidden_size)
             tied = config.tie_word_embeddings
             self.head_VE = self.embed_VE if tied else take("lm_head.weight", config.vocab_size, config.hidden_size)
-        self._divisors_F = checkpoint.tensors.get("rope_freqs.weight")
+        divisors_F = checkpoint.tensors.get("rope_freqs.weight")
+        self._divisors_F = None if divisors_F is None else divisors_F.float().cpu().numpy()
         self._rope = torch.empty(0), torch.empty(0)
 
     @torch.no_grad()
@@ -71,7 +72,7 @@ class Target:
 
     def _tables(self, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         if len(self._rope[0]) < positions:
-            cos, sin = rope_tables(self.config, positions, self._divisors_F)
+            cos, sin = (torch.from_numpy(t) for t in rope_tables(self.config, positions, self._divisors_F))
             self._rope = cos.to(self.device, self.dtype), sin.to(self.device, self.dtype)
         return self._rope[0][:positions], self._rope[1][:positions]
 

@@ -61,7 +61,7 @@ class Unroller:
     def _rope(self, head: Eagle3Head, positions: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         key = positions, device
         if key not in self._tables:
-            cos, sin = rope_tables(head.config.shape, positions)
+            cos, sin = (torch.from_numpy(table) for table in rope_tables(head.config.shape, positions))
             self._tables[key] = cos.to(device), sin.to(device)
         return self._tables[key]
 
