@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 import sgl
 
@@ -171,17 +169,15 @@ def main() -> None:
     args = parser.parse_args()
     make: Callable[..., sgl.Runtime] = lambda **options: sgl.Runtime(args.model, max_total_tokens=60_000, **options)  # noqa: E731
     plain, drafting = make(speculative_num_draft_tokens=0), make()
-    table = Table(title=f"drafts, {platform.processor() or platform.machine()}, sgl {sgl.__version__}")
-    for column in ("program", "batch", "without, s", "with, s", "ratio", "tokens a round", "accepted", "equal texts"):
-        table.add_column(column, justify="left" if column == "program" else "right")
+    columns = ("program", "batch", "without, s", "with, s", "ratio", "tokens a round", "accepted", "equal texts")
+    print(f"sgl {sgl.__version__}, {plain.model_name}, {platform.processor() or platform.machine()}")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     lines = []
     for name in args.only:
         for batch in args.batch:
             line = measure(name, batch, args.repeats, plain, drafting)
             lines.append(line)
-            table.add_row(*map(str, asdict(line).values()))
-            print(asdict(line), flush=True)
-    Console(width=110).print(table)
+            print(f"| {' | '.join(map(str, asdict(line).values()))} |", flush=True)
     if args.json:
         args.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
 
