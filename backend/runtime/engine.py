@@ -297,6 +297,7 @@ class Engine:
         self.branches.end_all(error or BackendError("the runtime was shut down; make a new sgl.Runtime()"))
         self._masks.shutdown(wait=False)
         self.flying = None
+        self.speculation.proposers = []
         self.model = self.executor = None  # type: ignore[assignment]  # nothing runs any more; its memory is free
 
     def _broken(self, error: Exception) -> BackendError:

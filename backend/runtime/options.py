@@ -38,11 +38,10 @@ class EngineOptions:
     overlap: bool = False  # not disable_overlap_schedule, on a device
     draft_algorithm: str | None = None  # speculative_algorithm
     draft_tokens: int = DRAFT_TOKENS  # speculative_num_draft_tokens; 0: nothing is drafted
+    head_drafts: int = 0  # speculative_num_steps; 0: no head drafts
 
 
 _NOT_YET: dict[str, object] = {
-    "speculative_draft_model_path": None,
-    "speculative_num_steps": None,
     "kv_cache_dtype": "auto",
     "tp_size": 1,
 }
@@ -58,8 +57,10 @@ OF_A_SERVER = frozenset(
 MOST_STEP_TOKENS = 1 << 20
 MOST_BRANCHES = 1 << 16
 """Bounds of `chunked_prefill_size` and `max_running_requests`: arrays of these sizes are kept."""
-DRAFT_ALGORITHMS = (None, "NGRAM")
-LATER_DRAFT_ALGORITHMS = ("EAGLE", "EAGLE3", "STANDALONE", "NEXTN")
+DRAFT_ALGORITHMS = (None, "NGRAM", "EAGLE3")
+LATER_DRAFT_ALGORITHMS = ("EAGLE", "STANDALONE", "NEXTN")
+HEAD_DRAFTS, MOST_HEAD_DRAFTS = 4, 15
+"""Drafts of a head's longest chain: if nothing is said, and at most."""
 MOST_DRAFT_TOKENS = 64
 ATTENTION_BACKENDS = ("auto", "triton", "flashinfer", "torch")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -85,20 +86,43 @@ def check_attention(asked: str, device: str) -> None:
         raise OptionError(f"attention_backend={asked!r} needs a GPU; on the CPU use 'auto' or 'torch'")
 
 
-def check_drafts(algorithm: str | None, topk: int | None) -> None:
-    """Raise `OptionError` for a way to draft that does not exist, `NotYet` for one of a later version."""
+def check_drafts(
+    algorithm: str | None, steps: int | None, topk: int | None, tokens: int | None, head: object
+) -> tuple[int, int]:
+    """Check the options of speculation, of which `head` is the path of one; the tokens of the longest draft, and those
+    of a head's longest chain. Raises `OptionError`, and `NotYet` for a way to draft of a later version."""
     if algorithm in LATER_DRAFT_ALGORITHMS:
         raise NotYet(
-            f"Runtime(speculative_algorithm={algorithm!r}) is not supported by this version of sgl yet; leave it out: "
-            "tokens are drafted from what was written before, without a model"
+            f"Runtime(speculative_algorithm={algorithm!r}) is not supported by this version of sgl yet; use 'EAGLE3' "
+            "with a head, or leave it out: tokens are drafted from what was written before, without a model"
         )
     if algorithm not in DRAFT_ALGORITHMS:
-        hint = suggest(str(algorithm), ("NGRAM", *LATER_DRAFT_ALGORITHMS))
-        raise OptionError(f"speculative_algorithm must be None or 'NGRAM', got {algorithm!r:.60}{hint}")
+        hint = suggest(str(algorithm), ("NGRAM", "EAGLE3", *LATER_DRAFT_ALGORITHMS))
+        raise OptionError(f"speculative_algorithm must be None, 'NGRAM' or 'EAGLE3', got {algorithm!r:.60}{hint}")
     if topk not in (None, 1):
         raise OptionError(
             f"speculative_eagle_topk={topk!r:.60}: a draft is a chain of tokens, so it must be 1; leave it out"
         )
+    if algorithm == "EAGLE3":
+        return DRAFT_TOKENS, _head_drafts(steps, tokens)
+    for option, value in (("speculative_num_steps", steps), ("speculative_draft_model_path", head)):
+        if value is not None:
+            raise OptionError(f"{option}={value!r:.60} is of a head; say speculative_algorithm='EAGLE3', or leave it out")
+    return draft_tokens(tokens), 0
+
+
+def _head_drafts(steps: int | None, tokens: int | None) -> int:
+    """`speculative_num_steps`. A round's tokens, if they are given, are one more: the model's own."""
+    if tokens is None:
+        return positive("speculative_num_steps", steps, HEAD_DRAFTS, MOST_HEAD_DRAFTS)
+    tokens = positive("speculative_num_draft_tokens", tokens, 0, MOST_HEAD_DRAFTS + 1)
+    steps = positive("speculative_num_steps", tokens - 1 if steps is None else steps, 0, MOST_HEAD_DRAFTS)
+    if tokens != steps + 1:
+        raise OptionError(
+            f"speculative_num_draft_tokens={tokens} and speculative_num_steps={steps} contradict each other: with "
+            f"'EAGLE3' a round has {steps} drafts and the model's own token, {steps + 1}; leave one of them out"
+        )
+    return steps
 
 
 def draft_tokens(asked: int | None) -> int:

@@ -79,8 +79,12 @@ class Runtime(LocalBackend):
         quantization: On the CPU, the weights' format. "auto" (default): a GGUF file's own blocks, if it is quantised
             and `dtype` and `attention_backend` are "auto", else floats. "q4" or "q8": blocks of 32 weights with 4 or 8
             bits each. None: floats in `dtype`. Sizes that no kernel takes are computed in floats; the log says so.
-        speculative_algorithm: None (default) or "NGRAM": drafts come from text that was written before.
-        speculative_num_draft_tokens: Most tokens of a draft; 0 drafts nothing. Default 24.
+        speculative_algorithm: Where drafts come from: None (default) or "NGRAM": from text that was written before,
+            where that pays. "EAGLE3": from a draft head too, on the CPU.
+        speculative_draft_model_path: The folder of the head. Default, with the embedded model: the package's.
+        speculative_num_steps: Most drafts of the head in a row. Default 4.
+        speculative_num_draft_tokens: Most tokens of a draft; 0 drafts nothing. Default 24. With "EAGLE3" the tokens of
+            a round: `speculative_num_steps` + 1.
         speculative_eagle_topk: 1, if it is given: a draft is a chain.
         others: Options of later versions (`NotYet`) and misspelt ones (`OptionError`).
 
@@ -120,6 +124,8 @@ class Runtime(LocalBackend):
         disable_overlap_schedule: bool = False,
         quantization: str | None = "auto",
         speculative_algorithm: str | None = None,
+        speculative_draft_model_path: str | os.PathLike[str] | None = None,
+        speculative_num_steps: int | None = None,
         speculative_num_draft_tokens: int | None = None,
         speculative_eagle_topk: int | None = None,
         **others: Any,
@@ -127,7 +133,10 @@ class Runtime(LocalBackend):
         show_log(log_level)
         refuse_unsupported(others, known=("model_path", *(Runtime.__init__.__kwdefaults__ or ())))
         positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
-        check_drafts(speculative_algorithm, speculative_eagle_topk)
+        most_drafts, head_drafts = check_drafts(
+            speculative_algorithm, speculative_num_steps, speculative_eagle_topk, speculative_num_draft_tokens,
+            speculative_draft_model_path,
+        )  # fmt: skip
         wait_briefly()
         from .model.load.build import build
 
@@ -140,6 +149,10 @@ class Runtime(LocalBackend):
             quantization=quantization,
         )
         kind = getattr(model, "device_type", "cpu")
+        if head_drafts:
+            from .draft.build import add_head, head_of
+
+            head = head_of(speculative_draft_model_path, model, name, embedded=model_path is None)
         context = context_of(context_length, model.context_length)
         step_tokens = positive("chunked_prefill_size", chunked_prefill_size, STEP_TOKENS[kind], MOST_STEP_TOKENS)
         max_running = positive("max_running_requests", max_running_requests, MAX_RUNNING_BRANCHES[kind], MOST_BRANCHES)
@@ -168,9 +181,12 @@ class Runtime(LocalBackend):
                 else 0,
                 overlap=not flag("disable_overlap_schedule", disable_overlap_schedule) and own,
                 draft_algorithm=speculative_algorithm,
-                draft_tokens=draft_tokens(speculative_num_draft_tokens),
+                draft_tokens=most_drafts,
+                head_drafts=head_drafts,
             ),
         )
+        if head_drafts:
+            add_head(self.engine, head)
 
     @classmethod
     def of(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from .proposer import KINDS, Kind
 
-FIRST_CHANCES = {0: 0.1, 1: 0.3, 2: 0.5, 3: 0.7}
-"""What is assumed of a kind before anything is known: by how sure the source is (`Kind` modulo 4)."""
+FIRST_CHANCES = (
+    *(0.1, 0.3, 0.5, 0.7) * 8,  # the tree's, by how sure it is
+    *(0.1, 0.25, 0.4, 0.55, 0.7, 0.82, 0.92, 0.97) * 2,  # a head's, by its probability
+    *(0.6,) * 16,  # a head's, by the place
+)
+"""What is assumed of each kind before anything is known."""
 PRIOR_GUESSES = 3.0
 """Guesses that the assumption counts as, and for one gen what is known of all gens."""
 MEMORY_GUESSES = 60.0
@@ -32,7 +36,7 @@ class Chances:
 
     def of(self, kind: Kind) -> float:
         """The probability that a guess of this kind is right."""
-        before = FIRST_CHANCES[kind % 4] if self._parent is None else self._parent.of(kind)
+        before = FIRST_CHANCES[kind] if self._parent is None else self._parent.of(kind)
         return (self._right[kind] + PRIOR_GUESSES * before) / (self._of[kind] + PRIOR_GUESSES)
 
 

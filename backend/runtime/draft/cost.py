@@ -36,6 +36,15 @@ class StepCost:
             change = (1 - QUANTILE) * min(0.0, seconds - known) + QUANTILE * min(known, max(0.0, seconds - known))
             self._seconds[at] = known + 2 * rate * change
 
+    def seconds(self, rows: int) -> float:
+        """A step of so many rows, seconds; 0 if no step is known."""
+        at = min(_class_of(rows), MOST_CLASSES - 1)
+        known = [i for i, steps in enumerate(self._steps) if steps]
+        if not known:
+            return 0.0
+        near = min(known, key=lambda i: abs(i - at))
+        return self._seconds[near] * (1 + self._slope * rows) / (1 + self._slope * (rows if near == at else 1 << near))
+
     def share(self, rows: int) -> float:
         """The least probability with which a row more, beside `rows`, pays."""
         linear = self._slope * rows / (1 + self._slope * rows)

@@ -1,4 +1,4 @@
-"""What every source of drafts is asked: the protocol `Proposer`. Knows nothing of steps or of costs.
+"""What every source of drafts is asked: `Proposer`. Knows nothing of steps or of costs.
 
 A source guesses the tokens that follow a text, and says for each guess which *kind* of guess it is. How often guesses
 of a kind are right is measured (`chances.py`), so a source need not know.
@@ -6,14 +6,15 @@ of a kind are right is measured (`chances.py`), so a source need not know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ..job.gen import GenJob
+from ..step.step import Step
 
 Kind = int
-"""A number below `KINDS`."""
-KINDS = 32
+"""A number below `KINDS`: first those of the tree, then those of a head by its probability, then by the place."""
+HEAD_KIND, PLACE_KIND, KINDS = 32, 48, 64
 
 
 class Guess(NamedTuple):
@@ -23,10 +24,31 @@ class Guess(NamedTuple):
     kind: Kind
 
 
-class Proposer(Protocol):
+class Terms(NamedTuple):
+    """What a draft must bring. `share`: the least probability with which a row pays. `pace`: seconds of a token without
+    drafts; 0 if it is not known yet. `gains`: what the drafts of other sources bring, tokens."""
+
+    share: float
+    pace: float
+    gains: Mapping[GenJob, float]
+
+
+class Proposer:
     """A source of drafts."""
 
-    name: str
+    name = ""
 
-    def propose(self, jobs: Sequence[GenJob], most: int) -> list[Sequence[Guess]]:
-        """Guess up to `most` tokens for each job, whose text is all that its cursor has."""
+    def propose(self, jobs: Sequence[GenJob], most: int, terms: Terms) -> list[Sequence[Guess]]:
+        """Guess up to `most` tokens for each job, whose text is all that its cursor has. A source whose guesses take
+        time guesses only where they are worth it."""
+        raise NotImplementedError
+
+    def learn(self, step: Step) -> None:
+        """Take notice of a step whose answers were handed out."""
+
+    def forget(self) -> None:
+        """Forget the texts."""
+
+    def memory(self) -> tuple[int, int, int]:
+        """Bytes that it holds, bytes that it may hold, and of how many entries; estimated."""
+        return 0, 0, 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +20,7 @@ from ..program.branch import Branch
 from ..step.step import Step
 from .chances import Sites
 from .cost import StepCost
-from .proposer import Guess, Proposer
+from .proposer import Guess, Proposer, Terms
 from .suffix import NODE_BYTES, SuffixTree, TextReader
 
 log = logging.getLogger("sgl")
@@ -33,7 +33,7 @@ LATEST_SHARE = 0.9
 """Where a row must be right with a higher probability than this, nothing is drafted, nor read."""
 
 
-class SuffixProposer:
+class SuffixProposer(Proposer):
     """Drafts from a tree of suffixes."""
 
     name = "suffix"
@@ -43,7 +43,14 @@ class SuffixProposer:
         self._sites = sites
         self._readers: WeakKeyDictionary[Branch, TextReader] = WeakKeyDictionary()
 
-    def propose(self, jobs: Sequence[GenJob], most: int) -> list[Sequence[Guess]]:
+    def forget(self) -> None:
+        self.tree.forget()
+
+    def memory(self) -> tuple[int, int, int]:
+        nodes = len(self.tree)
+        return nodes * NODE_BYTES, self.tree.most_nodes * NODE_BYTES, nodes
+
+    def propose(self, jobs: Sequence[GenJob], most: int, terms: Terms) -> list[Sequence[Guess]]:
         self.tree.make_room()
         return [self._propose(job, most) for job in jobs]
 
@@ -63,7 +70,7 @@ class Speculation:
 
     def __init__(self, proposers: Sequence[Proposer] | None, slope: float, most: int = MOST_DRAFT) -> None:
         self.sites = Sites()
-        self.proposers = [SuffixProposer(self.sites)] if proposers is None else list(proposers)
+        self.proposers: list[Proposer] = [SuffixProposer(self.sites)] if proposers is None else list(proposers)
         self.cost = StepCost(slope)
         self.counts: dict[str, Count] = {}
         self.most = most
@@ -86,34 +93,45 @@ class Speculation:
         jobs = [job for branch in running if (job := branch.job) and isinstance(job, GenJob) and job.wants_last()]
         for job in jobs:
             job.draft = ()
-        for proposer in self.proposers:
-            try:
-                for job, guesses in zip(jobs, proposer.propose(jobs, self.most)):
-                    if not job.draft:
-                        self._draft(job, guesses, share)
-                        job.source = proposer.name
-            except BaseException as error:
-                if is_interruption(error):
-                    raise
-                log.warning("the drafts of %r are switched off: %s", proposer.name, said(error))
-                self.proposers = [other for other in self.proposers if other is not proposer]
+        gains = dict.fromkeys(jobs, 0.0)
+        terms = Terms(share, self.cost.seconds(len(running)) / len(running), gains)
+        for proposer in list(self.proposers):
+            for job, guesses in zip(jobs, self._asked(proposer, proposer.propose, jobs, self.most, terms) or ()):
+                gain = self._draft(job, guesses, share, gains[job])
+                if gain > gains[job]:
+                    gains[job], job.source = gain, proposer.name
 
-    def _draft(self, job: GenJob, guesses: Sequence[Guess], share: float) -> None:
-        """Take as many of the guesses as are likely enough. A job whose next token is in flight runs ahead of it, and
-        has no draft. If the guesses behind that token are worth more than running ahead, the job stops it, and has one
-        in the next plan."""
+    def _asked(self, proposer: Proposer, what: Callable[..., Any], *arguments: Any) -> Any:
+        """What a source says; None if it raised, and then it is asked no more."""
+        try:
+            return what(*arguments)
+        except BaseException as error:
+            if is_interruption(error):
+                raise
+            log.warning("the drafts of %r are switched off: %s", proposer.name, said(error))
+            self.proposers = [other for other in self.proposers if other is not proposer]
+            return None
+
+    def _draft(self, job: GenJob, guesses: Sequence[Guess], share: float, least: float) -> float:
+        """Take as many of the guesses as are likely enough, if they bring more than `least`; the tokens that they bring.
+        A job whose next token is in flight runs ahead of it, and has no draft. If the guesses behind that token are
+        worth more than running ahead, the job stops it, and has one in the next plan."""
         chances, likely = self.sites[job.where], list[float]()
         for guess in guesses:
             likely.append(chances.of(guess.kind) * (likely[-1] if likely else 1.0))
             if likely[-1] < share:
                 likely.pop()
                 break
+        gain = sum(likely) - share * len(likely)
+        if least and gain <= least:
+            return gain
         if job.branch.asked_in:
             job.drafts = sum(likely[1:]) - share * len(likely[1:]) > AHEAD_TOKENS
-            return
-        if likely:
-            job.draft = job.legal([guess.token for guess in guesses[: len(likely)]])
+            return gain
+        draft = job.legal([guess.token for guess in guesses[: len(likely)]]) if likely else ()
+        job.draft = draft or job.draft
         job.drafts = bool(job.draft)
+        return gain if draft else 0.0
 
     def learn(self, step: Step) -> None:
         """Learn from a step whose answers were handed out."""
@@ -121,6 +139,9 @@ class Speculation:
         if all(len(span.want) and span.chain is None for span in step.spans):
             self.cost.learn(step.rows, now - max(step.began, self._last))
         self._last = now
+        if self._drafting:
+            for proposer in list(self.proposers):
+                self._asked(proposer, proposer.learn, step)
         for span in step.spans:
             if span.draft and isinstance(span.job, GenJob):
                 accepted = _accepted(span.job, span.draft, span.start + span.want[0] + 1)
@@ -133,18 +154,16 @@ class Speculation:
     def forget(self) -> None:
         """Forget the texts that drafts come from."""
         for source in self.proposers:
-            if isinstance(source, SuffixProposer):
-                source.tree.forget()
+            source.forget()
 
     def told(self) -> dict[str, Any]:
         """What speculation did, by source, for `get_server_info()`."""
         return {name: count.told() for name, count in self.counts.items()}
 
     def memory(self) -> dict[str, int | None]:
-        """What the tree of suffixes holds, estimated, and may hold."""
-        trees = [source.tree for source in self.proposers if isinstance(source, SuffixProposer)]
-        nodes, most = sum(len(tree) for tree in trees), sum(tree.most_nodes for tree in trees)
-        return {"bytes": nodes * NODE_BYTES, "most_bytes": most * NODE_BYTES, "entries": nodes}
+        """What the sources hold, estimated, and may hold."""
+        held = [source.memory() for source in self.proposers]
+        return dict(zip(("bytes", "most_bytes", "entries"), map(sum, zip(*held)) if held else (0, 0, 0)))
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ class Cursor:
         "_path_context",
         "attached",
         "base",
+        "cuts",
         "high",
         "node",
         "pinned",
@@ -50,6 +51,7 @@ class Cursor:
         self.written: list[int] = []
         self.attached = False
         self.pinned = False  # its KV is never given up for others (a cached prefix)
+        self.cuts = 0  # how often a part of the text was forgotten
         self.high = 0  # deepest position that was ever computed here: rows below it are recomputation
         self._path_context: tuple[Node, int, tuple[Run, ...]] | None = None  # a full node and the runs of its path
 
@@ -151,6 +153,7 @@ class Cursor:
     def truncate(self, length: int) -> None:
         """Forget the tokens from `length` on and lower the watermark (a text cut at a stop). The constant that follows
         may begin with the same tokens: their KV stays where it is, as `written`."""
+        self.cuts += 1
         if self.base and length <= self.base:  # those tokens went into the tree meanwhile (a preemption): leave it
             self.park()
         keep = length - self.base

@@ -52,6 +52,7 @@ class Batch:
 class Model(Protocol):
     """What the engine asks of a model. The model owns the KV tensors; for all others slots are numbers.
 
+    A model that a draft head can read has more: `draft/build.py` says what.
     `one_call`, if a model has it and it is true: its forward is one call of compiled code, without the interpreter.
     """
 

@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from sgl.backend.runtime.draft.proposer import Guess
+from sgl.backend.runtime.draft.proposer import Guess, Proposer, Terms
 from sgl.backend.runtime.job.gen import GenJob
 from sgl.backend.runtime.runtime import Runtime
 
 
-class RandomDrafts:
+class RandomDrafts(Proposer):
     """Guesses from `paths`, the tokens that a branch had in the end (by its order), each wrong with probability
     `wrong`. `raises_at`: the call that raises."""
 
@@ -22,7 +22,7 @@ class RandomDrafts:
         self.calls = 0
         self.raises_at: int | None = None
 
-    def propose(self, jobs: Sequence[GenJob], most: int) -> list[Sequence[Guess]]:
+    def propose(self, jobs: Sequence[GenJob], most: int, terms: Terms) -> list[Sequence[Guess]]:
         self.calls += 1
         if self.calls == self.raises_at:
             raise ValueError("no more ideas")

@@ -10,7 +10,7 @@ of what a head computes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def quantise(weight_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def describe_target(model: ModelConfig, name: str, embed_VE: torch.Tensor) -> dict[str, Any]:
     """What a head remembers of its target: its name (of a path the last part), its layers, and a few numbers of its
     embeddings."""
-    rows = _probe(embed_VE)
+    rows = _probe(lambda ids: embed_VE[ids], len(embed_VE))
     return {
         "name": Path(name).name.removesuffix(".gguf"),
         "num_hidden_layers": model.num_layers,
@@ -122,6 +122,18 @@ def describe_target(model: ModelConfig, name: str, embed_VE: torch.Tensor) -> di
 
 def check_head(head: Eagle3Head, model: ModelConfig, embed_VE: torch.Tensor, *, head_name: str, name: str) -> None:
     """Raise `ModelLoadError` unless the head was trained for the model `name`, by its shape and by its embeddings."""
+    check_rows(head, model, lambda ids: embed_VE[ids], head_name=head_name, name=name)
+
+
+def check_rows(
+    head: Eagle3Head,
+    model: ModelConfig,
+    embed: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    head_name: str,
+    name: str,
+) -> None:
+    """`check_head` for a model that gives the embeddings of tokens one by one."""
     head.config.check_target(model, head_name, name)
     kept = head.config.target.get("embeddings")
     if kept is None:
@@ -130,7 +142,7 @@ def check_head(head: Eagle3Head, model: ModelConfig, embed_VE: torch.Tensor, *, 
         mine = torch.tensor(kept, dtype=torch.float32)
     except (TypeError, ValueError) as error:
         raise ModelLoadError(f"{head_name}: the field 'target' has no table of embeddings ({error})") from None
-    theirs = _probe(embed_VE)
+    theirs = _probe(embed, model.vocab_size)
     alike = float(torch.cosine_similarity(mine.flatten(), theirs.flatten(), 0)) if mine.shape == theirs.shape else 0.0
     if not alike >= _LEAST_LIKENESS:
         raise ModelLoadError(
@@ -139,9 +151,9 @@ def check_head(head: Eagle3Head, model: ModelConfig, embed_VE: torch.Tensor, *, 
         )
 
 
-def _probe(embed_VE: torch.Tensor) -> torch.Tensor:
-    step = max(1, len(embed_VE) // _PROBE_TOKENS)
-    return embed_VE[::step][:_PROBE_TOKENS, :_PROBE_SIZES].float().cpu()
+def _probe(embed: Callable[[torch.Tensor], torch.Tensor], vocab: int) -> torch.Tensor:
+    ids = torch.arange(0, vocab, max(1, vocab // _PROBE_TOKENS))[:_PROBE_TOKENS]
+    return embed(ids)[:, :_PROBE_SIZES].float().cpu()
 
 
 def _plain_names(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, torch.Tensor]:

@@ -2,15 +2,16 @@
 
 Owns: `HeadKv`. Knows nothing of the engine: who calls it brings the target's features, and verifies the drafts.
 
-Invariant: entry i of a branch's KV was computed from the target's features of token i and from token i + 1. Entries
-that a chain makes of the head's own outputs are gone when `propose` returns.
+Invariant: the entry of position i in a branch's KV was computed from the target's features of token i and from token
+i + 1. Positions rise, and some may have no entry: the head attends to those that have one. Entries that a chain makes of
+the head's own outputs are gone when `propose` returns.
 
 Legend: E hidden size, H KV heads, D head dim, N new positions, C capacity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,18 +24,25 @@ from .head import Eagle3Head
 _FIRST_CAPACITY = 64
 
 
+Embed = Callable[[torch.Tensor], torch.Tensor]
+
+
 class HeadKv:
-    """The KV of one branch in a head. `length`: positions that are filled."""
+    """The KV of one branch in a head. `length`: its entries."""
 
     def __init__(self, head: Eagle3Head) -> None:
         shape, like = head.config.shape, head.fc.weight
         self._kv_2HCD = like.new_zeros(2, shape.num_kv_heads, _FIRST_CAPACITY, shape.head_dim)
         self.length = 0
 
+    @property
+    def bytes(self) -> int:
+        return self._kv_2HCD.nbytes
+
     def truncate(self, length: int) -> None:
-        """Forget the positions from `length` on."""
+        """Forget the entries from number `length` on."""
         if not 0 <= length <= self.length:
-            raise OptionError(f"a head's KV of {self.length} positions cannot be cut to {length}")
+            raise OptionError(f"a head's KV of {self.length} entries cannot be cut to {length}")
         self.length = length
 
     def fork(self) -> HeadKv:
@@ -45,7 +53,7 @@ class HeadKv:
         return twin
 
     def attend(self, q_BQND: torch.Tensor, k_BHND: torch.Tensor, v_BHND: torch.Tensor) -> torch.Tensor:
-        """Add N positions, and what each of them attends to: all positions up to itself. B is 1."""
+        """Add N entries, and what each of them attends to: all entries up to itself. B is 1."""
         new, begin = k_BHND.shape[2], self.length
         end = begin + new
         self._reserve(end)
@@ -84,13 +92,13 @@ class Drafter:
 
     Args:
         head: the head.
-        embed_VE: the target's embeddings [V, E]; they are used as they are, not copied.
+        embed: the target's embeddings [V, E], which are used as they are, or what gives those of tokens [N] as [N, E].
         positions: the longest text, tokens; default that of the head's config.
     """
 
-    def __init__(self, head: Eagle3Head, embed_VE: torch.Tensor, positions: int | None = None) -> None:
+    def __init__(self, head: Eagle3Head, embed: torch.Tensor | Embed, positions: int | None = None) -> None:
         self.head = head.eval()
-        self._embed_VE = embed_VE
+        self._embed: Embed = (lambda ids: F.embedding(ids, embed)) if isinstance(embed, torch.Tensor) else embed
         shape = head.config.shape
         like = head.fc.weight
         tables = rope_tables(shape, shape.max_position_embeddings if positions is None else positions)
@@ -98,7 +106,16 @@ class Drafter:
         self._draft_ids = head.draft_ids()
 
     @torch.inference_mode()
-    def propose(self, kv: HeadKv, tokens: Sequence[int], features_NF: torch.Tensor, drafts: int) -> DraftChain:
+    def propose(
+        self,
+        kv: HeadKv,
+        tokens: Sequence[int],
+        features_NF: torch.Tensor,
+        drafts: int,
+        *,
+        at: Sequence[int] | None = None,
+        least: float = 0.0,
+    ) -> DraftChain:
         """Draft what follows the last token, greedily.
 
         Args:
@@ -106,6 +123,8 @@ class Drafter:
             tokens: for each new position the token one position on; the last one is the last of the text.
             features_NF: the target's features of the new positions [N, 3E].
             drafts: how many drafts, 0 or more.
+            at: the new positions, rising. Default: those that follow the entries, of which none is missing.
+            least: nothing is drafted behind a chain that is less probable. Default 0.
 
         Returns:
             The chain.
@@ -116,25 +135,33 @@ class Drafter:
         new = len(tokens)
         if not new or new != len(features_NF):
             raise OptionError(f"propose: {new} tokens and features of {len(features_NF)} positions; they go together")
-        end = kv.length + new
+        length = kv.length + new
+        positions = range(kv.length, length) if at is None else at
+        end = positions[-1] + 1
         if end + drafts > len(self._cos_PD):
             raise OptionError(
                 f"propose: {end} tokens and {drafts} drafts pass the head's {len(self._cos_PD)} positions"
             )
         like = self.head.fc.weight
-        normed, feature = self._step(kv, torch.tensor(tokens, device=like.device), self.head.fuse(features_NF.to(like)))
-        ids, chances = [], []
+        normed, feature = self._step(kv, tokens, self.head.fuse(features_NF.to(like)), positions)
+        ids, chances, whole = [], [], 1.0
         for i in range(drafts):
+            if whole < least:
+                break
+            if i:
+                normed, feature = self._step(kv, ids[-1:], feature[0, -1:], range(end + i - 1, end + i))
             chance = self.head.lm_head(normed[0, -1]).float().softmax(-1)
             best = int(chance.argmax())
             ids.append(int(self._draft_ids[best]))
             chances.append(float(chance[best]))
-            if i + 1 < drafts:
-                normed, feature = self._step(kv, torch.tensor(ids[-1:], device=like.device), feature[0, -1:])
-        kv.truncate(end)
+            whole *= chances[-1]
+        kv.truncate(length)
         return DraftChain(tuple(ids), tuple(chances))
 
-    def _step(self, kv: HeadKv, tokens_N: torch.Tensor, feature_NE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        embedded = F.embedding(tokens_N, self._embed_VE).to(feature_NE.dtype)
-        at = slice(kv.length, kv.length + len(tokens_N))
+    def _step(
+        self, kv: HeadKv, tokens: Sequence[int], feature_NE: torch.Tensor, positions: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        embedded = self._embed(torch.tensor(tokens, device=feature_NE.device)).to(feature_NE)
+        first, last = positions[0], positions[-1] + 1
+        at = slice(first, last) if last - first == len(positions) else list(positions)
         return self.head(embedded[None], feature_NE[None], self._cos_PD[at], self._sin_PD[at], kv.attend)

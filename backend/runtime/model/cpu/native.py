@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .....lang.errors import OptionError
 
-VERSION = 4
+VERSION = 5
 LEVELS = ("portable", "avx2", "avxvnni", "avx512", "amx")
 LEVEL_VARIABLE = "SGL_CPU_LEVEL"
 """Environment variable: the level of instructions to use, for tests and measurements. Default: the best there is."""
@@ -75,7 +75,8 @@ class BatchView(ctypes.Structure):
         ("rows", _long),
         ("spans", _long),
         ("wanted", _long),
-        *((name, _pointer) for name in ("tokens", "positions", "slots", "span", "runs", "want", "logits")),
+        *((name, _pointer) for name in ("tokens", "positions", "slots", "span", "runs", "want", "logits", "features", "depth")),
+        ("depths", _long),
     )
 
 

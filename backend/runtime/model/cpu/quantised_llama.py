@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +72,19 @@ class QuantisedLlama:
         self._kept: list[Any] = []  # what the kernels point to
         self._engine: int | None = None
         self._batch = BatchView()
+        self._depths = np.empty(0, np.int32)
+        self.features: npt.NDArray[np.float32] | None = None
+
+    def capture_layers(self, layers: Sequence[int]) -> None:
+        """Let `features` have the residual stream after so many layers (not after all), side by side, of each forward."""
+        self._depths = np.array(layers, np.int32)
+
+    def embed(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The embeddings of some tokens [T, E]."""
+        matrix, rows_TE = self._matrix("embedding"), np.empty((len(tokens), self.config.hidden_size), np.float32)
+        for token, row_E in zip(tokens.tolist(), rows_TE):
+            self._library.sgl_matrix_row(ctypes.byref(matrix), token, row_E.ctypes.data, self._level)
+        return rows_TE
 
     def allocate(self, slots: int) -> None:
         """Make KV of `slots` slots, RoPE tables for every position that fits in them, and the engine."""
@@ -133,6 +146,10 @@ class QuantisedLlama:
         view.tokens, view.positions, view.slots = (array.ctypes.data for array in arrays)
         view.span, view.runs, view.want = spans.ctypes.data, flat.ctypes.data, want.ctypes.data
         view.logits = logits_WV.ctypes.data
+        view.depths, view.depth = len(self._depths), self._depths.ctypes.data
+        if len(self._depths):
+            self.features = np.empty((len(batch.tokens), len(self._depths) * self.config.hidden_size), np.float32)
+            view.features = self.features.ctypes.data
         if self._library.sgl_forward(self._engine, ctypes.byref(view)):
             raise OutOfMemory(f"no memory for a step of {len(batch.tokens)} rows; use a smaller chunked_prefill_size")
         return logits_WV

@@ -13,6 +13,7 @@ Legend: T rows, W wanted rows, E hidden size, Q query heads = G groups * H KV he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,16 @@ class Llama:
         divisors_F = checkpoint.tensors.get("rope_freqs.weight")
         self._rope_divisors_F = None if divisors_F is None else divisors_F.float().numpy()
         self._kv_NJD: list[torch.Tensor] = []
+        self._captured: tuple[int, ...] = ()
+        self.features: npt.NDArray[np.float32] | None = None
+
+    def capture_layers(self, layers: Sequence[int]) -> None:
+        """Let `features` have the residual stream after so many layers (not after all), side by side, of each forward."""
+        self._captured = tuple(layers)
+
+    def embed(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The embeddings of some tokens [T, E]."""
+        return F.embedding(self._tensor(tokens), self._embed_VE).float().cpu().numpy()
 
     def allocate(self, slots: int) -> None:
         """Make KV tensors of `slots` slots, and RoPE tables for every position that fits in them."""
@@ -89,9 +100,15 @@ class Llama:
         positions_T = self._tensor(batch.positions)
         cos_T1D, sin_T1D = self._cos_PD[positions_T][:, None], self._sin_PD[positions_T][:, None]
         x_TE = F.embedding(self._tensor(batch.tokens), self._embed_VE)
-        for layer, kv_NJD in zip(self._layers[:-1], self._kv_NJD):
+        kept: dict[int, torch.Tensor] = {}
+        for number, (layer, kv_NJD) in enumerate(zip(self._layers[:-1], self._kv_NJD)):
+            if number in self._captured:
+                kept[number] = x_TE
             x_TE = x_TE + layer.attend(x_TE, cos_T1D, sin_T1D, kv_NJD, attention, None)
             x_TE = x_TE + layer.feed_forward(x_TE)
+        if self._captured:
+            kept[len(self._layers) - 1] = x_TE
+            self.features = torch.cat([kept[number] for number in self._captured], -1).float().cpu().numpy()
         want_W = None if _is_every_row(batch.want, len(batch.tokens)) else self._tensor(batch.want)
         mixed_WE = self._layers[-1].attend(x_TE, cos_T1D, sin_T1D, self._kv_NJD[-1], attention, want_W)
         if not wanted:

@@ -87,6 +87,9 @@ struct sgl_batch {
     const int64_t* runs;       // [runs, 2]: first slot, slots
     const int64_t* want;       // [wanted] rows, rising
     float* logits;             // [wanted, vocabulary]
+    float* features;           // [rows, depths, hidden]: the residual stream after so many layers
+    const int32_t* depth;      // [depths], each below `layers`
+    int64_t depths;
 };
 
 }  // extern "C"
@@ -117,6 +120,7 @@ public:
         for (int l = 0; l < m_.layers; ++l) {
             const sgl_layer& layer = m_.layer[l];
             const bool last = l + 1 == m_.layers;
+            keep_features(batch, l);
             of_rows(rows, [&](int row) { norm(layer.norm_attention, row); });
             product(layer.qkv, quantised_, rows, qkv_, false);
             of_rows(rows, [&](int row) { write(layer, batch, row, width); });
@@ -157,6 +161,16 @@ private:
         pool_.each(pieces, [&](int piece) {
             for (int row = piece * each; row < std::min(rows, (piece + 1) * each); ++row) work(row);
         });
+    }
+
+    void keep_features(const sgl_batch& batch, int layers) const {
+        for (int64_t i = 0; i < batch.depths; ++i) {
+            if (batch.depth[i] != layers) continue;
+            for (int64_t row = 0; row < batch.rows; ++row) {
+                float* const to = batch.features + (row * batch.depths + i) * m_.hidden;
+                std::memcpy(to, x_ + row * m_.hidden, sizeof(float) * m_.hidden);
+            }
+        }
     }
 
     void norm(const float* weight, int row) {
@@ -245,7 +259,7 @@ private:
 extern "C" {
 
 // The version of these structures: another than `native.py` expects is not used.
-int32_t sgl_version() { return 4; }
+int32_t sgl_version() { return 5; }
 
 int32_t sgl_has_level(int32_t level) { return has_level(level); }
 
