@@ -107,7 +107,9 @@ def check_drafts(
         return DRAFT_TOKENS, _head_drafts(steps, tokens)
     for option, value in (("speculative_num_steps", steps), ("speculative_draft_model_path", head)):
         if value is not None:
-            raise OptionError(f"{option}={value!r:.60} is of a head; say speculative_algorithm='EAGLE3', or leave it out")
+            raise OptionError(
+                f"{option}={value!r:.60} is of a head; say speculative_algorithm='EAGLE3', or leave it out"
+            )
     return draft_tokens(tokens), 0
 
 

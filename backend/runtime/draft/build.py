@@ -55,8 +55,8 @@ def head_of(path: str | os.PathLike[str] | None, model: Any, name: str, *, embed
     """
     if (device := getattr(model, "device_type", "cpu")) != "cpu":
         raise NotYet(
-            f"Runtime(speculative_algorithm='EAGLE3') on device {device!r} is not supported by this version of sgl yet; "
-            "leave it out, or say device='cpu'"
+            f"Runtime(speculative_algorithm='EAGLE3') on device {device!r} is not supported by this version of sgl "
+            "yet; leave it out, or say device='cpu'"
         )
     if not isinstance(model, HeadTarget):
         raise OptionError(

@@ -5,7 +5,7 @@ what else drafts.
 
 1. After each step the features of the rows that became text are taken from the model. They wait, as they are, until the
    branch is drafted for: a branch that never is costs a copy.
-2. Features may be missing: of a cached prefix, or of a text that was cut. Then the head attends to the positions it has.
+2. Features may be missing: of a cached prefix, or of a text that was cut. Then the head attends to those there are.
 3. The expected tokens of a chain are known from how often the drafts of each place were right. The head is asked only
    where they are worth more than the rows, the head's own time, and what another source found.
 

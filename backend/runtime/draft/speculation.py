@@ -92,7 +92,7 @@ class Speculation:
         self._drafting = True
         jobs = [job for branch in running if (job := branch.job) and isinstance(job, GenJob) and job.wants_last()]
         for job in jobs:
-            job.draft = ()
+            job.draft, job.drafts = (), False
         gains = dict.fromkeys(jobs, 0.0)
         terms = Terms(share, self.cost.seconds(len(running)) / len(running), gains)
         for proposer in list(self.proposers):
@@ -113,7 +113,7 @@ class Speculation:
             return None
 
     def _draft(self, job: GenJob, guesses: Sequence[Guess], share: float, least: float) -> float:
-        """Take as many of the guesses as are likely enough, if they bring more than `least`; the tokens that they bring.
+        """Take as many of the guesses as are likely enough, if they bring more than `least` tokens; what they bring.
         A job whose next token is in flight runs ahead of it, and has no draft. If the guesses behind that token are
         worth more than running ahead, the job stops it, and has one in the next plan."""
         chances, likely = self.sites[job.where], list[float]()
@@ -123,7 +123,7 @@ class Speculation:
                 likely.pop()
                 break
         gain = sum(likely) - share * len(likely)
-        if least and gain <= least:
+        if gain <= least:
             return gain
         if job.branch.asked_in:
             job.drafts = sum(likely[1:]) - share * len(likely[1:]) > AHEAD_TOKENS

@@ -3,8 +3,8 @@
 Owns: `HeadKv`. Knows nothing of the engine: who calls it brings the target's features, and verifies the drafts.
 
 Invariant: the entry of position i in a branch's KV was computed from the target's features of token i and from token
-i + 1. Positions rise, and some may have no entry: the head attends to those that have one. Entries that a chain makes of
-the head's own outputs are gone when `propose` returns.
+i + 1. Positions rise, and some may have no entry: the head attends to those that have one. Entries that a chain makes
+of the head's own outputs are gone when `propose` returns.
 
 Legend: E hidden size, H KV heads, D head dim, N new positions, C capacity.
 """

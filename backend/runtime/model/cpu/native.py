@@ -75,7 +75,10 @@ class BatchView(ctypes.Structure):
         ("rows", _long),
         ("spans", _long),
         ("wanted", _long),
-        *((name, _pointer) for name in ("tokens", "positions", "slots", "span", "runs", "want", "logits", "features", "depth")),
+        *(
+            (name, _pointer)
+            for name in ("tokens", "positions", "slots", "span", "runs", "want", "logits", "features", "depth")
+        ),
         ("depths", _long),
     )
 

@@ -68,7 +68,7 @@ class Llama:
         self.features: npt.NDArray[np.float32] | None = None
 
     def capture_layers(self, layers: Sequence[int]) -> None:
-        """Let `features` have the residual stream after so many layers (not after all), side by side, of each forward."""
+        """Keep the residual stream after so many layers (not after all) of each forward, side by side in `features`."""
         self._captured = tuple(layers)
 
     def embed(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
