@@ -68,7 +68,8 @@ class Engine:
         self.branches = Branches(self.tree, context, self.grammars, self.drive.wake, self.look)
         self.branches.admission.called_since = self.drive.called_since
         self.scheduler = Scheduler(self.tree, options, self.clock, self.branches.attached)
-        self.speculation = Speculation(None, DEVICE_SLOPE if self.executor.ahead else HOST_SLOPE, options.draft_tokens)
+        ahead = self.executor.ahead
+        self.speculation = Speculation(None, DEVICE_SLOPE if ahead else HOST_SLOPE, options.draft_tokens, ahead)
         self.flying: Step | None = None  # launched and asked, not collected
         self.programs = 0
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock
@@ -174,7 +175,7 @@ class Engine:
                 if is_interruption(error):
                     raise
                 self._fail_step([span.branch for span in step.asked if span.branch.job is span.job], error)
-            self.speculation.learn(step)
+            self.speculation.learn(step, self.meter.tokens)
             self._tell(step)  # first: a thread that waits for a call may look at the call's steps
             self.branches.finish_settled(list(dict.fromkeys([s.branch for s in step.spans if not s.branch.asked_in])))
         except BaseException:

@@ -9,5 +9,6 @@ proposer.py     what every source of drafts is asked
 suffix.py       a source: a tree of what followed the same text before, with counts
 chances.py      how often guesses of one kind were right, for each gen of a program
 cost.py         what one more row costs a step
+trials.py       whether drafting pays at all, found by trying
 eagle/          EAGLE-3 heads: a small network that reads the model's hidden states, and how it is trained
 """

@@ -22,13 +22,21 @@ from .chances import Sites
 from .cost import StepCost
 from .proposer import Guess, Proposer, Terms
 from .suffix import NODE_BYTES, SuffixTree, TextReader
+from .trials import Trials
 
 log = logging.getLogger("sgl")
 
 MOST_DRAFT = 24
 """Tokens of the longest draft."""
-AHEAD_TOKENS = 0.3
+AHEAD_TOKENS = 1.0
 """Tokens a step that running ahead is worth, on a device."""
+HOST_TRIALS, DEVICE_TRIALS = (2, 64), (0, 1)
+"""Up to how many branches drafts always pay, and are tried first (`Trials`)."""
+READ_TOKENS, LATE_TOKENS = 16_384, 128
+"""Tokens that are read of the prompts of a step's branches together; and of what a branch wrote while nothing was read.
+What comes before is passed over."""
+PROMPT_ROWS = 4
+"""Steps of more rows a span, drafts aside, say nothing about generating."""
 LATEST_SHARE = 0.9
 """Where a row must be right with a higher probability than this, nothing is drafted, nor read."""
 
@@ -52,29 +60,35 @@ class SuffixProposer(Proposer):
 
     def propose(self, jobs: Sequence[GenJob], most: int, terms: Terms) -> list[Sequence[Guess]]:
         self.tree.make_room()
-        return [self._propose(job, most) for job in jobs]
+        room = max(LATE_TOKENS, READ_TOKENS // max(1, len(jobs)))
+        return [self._propose(job, most, room) for job in jobs]
 
-    def _propose(self, job: GenJob, most: int) -> Sequence[Guess]:
+    def _propose(self, job: GenJob, most: int, room: int) -> Sequence[Guess]:
         reader = self._readers.get(job.branch)
         if reader is None:
             reader = self._readers[job.branch] = TextReader(self.tree)
         path, length = job.cursor.path_tokens, job.cursor.length - job.cursor.runs_ahead
         if reader.read < job.start:
-            reader.take(path, job.start, None)
-        reader.take(path, length, self._sites[job.where].learn)
+            reader.take(path, job.start, None, room)
+        reader.take(path, length, self._sites[job.where].learn, LATE_TOKENS)
         return reader.guess(most)
 
 
 class Speculation:
-    """Drafts for the jobs of one engine. `slope`: what a row costs more, of a step of one row, until it is measured."""
+    """Drafts for the jobs of one engine. `slope`: what a row costs more, of a step of one row, until it is measured.
+    `device`: whether steps overlap, so that a draft costs that too."""
 
-    def __init__(self, proposers: Sequence[Proposer] | None, slope: float, most: int = MOST_DRAFT) -> None:
+    def __init__(
+        self, proposers: Sequence[Proposer] | None, slope: float, most: int = MOST_DRAFT, device: bool = False
+    ) -> None:
+        self.trials = Trials(*(DEVICE_TRIALS if device else HOST_TRIALS))
         self.sites = Sites()
         self.proposers: list[Proposer] = [SuffixProposer(self.sites)] if proposers is None else list(proposers)
         self.cost = StepCost(slope)
         self.counts: dict[str, Count] = {}
         self.most = most
         self._last = 0.0
+        self._tokens = 0
         self._drafting = False
 
     def propose(self, running: Sequence[Branch]) -> None:
@@ -82,7 +96,7 @@ class Speculation:
         if not self.proposers or not self.most:
             return
         share = self.cost.share(len(running))
-        if share > LATEST_SHARE:
+        if share > LATEST_SHARE or not self.trials.drafting(len(running)):
             if self._drafting:
                 self._drafting = False
                 for branch in running:
@@ -133,12 +147,15 @@ class Speculation:
         job.drafts = bool(job.draft)
         return gain if draft else 0.0
 
-    def learn(self, step: Step) -> None:
-        """Learn from a step whose answers were handed out."""
-        now = time.monotonic()
+    def learn(self, step: Step, tokens: int) -> None:
+        """Learn from a step whose answers were handed out. `tokens`: generated since the start."""
+        now, drafted = time.monotonic(), 0
         if all(len(span.want) and span.chain is None for span in step.spans):
-            self.cost.learn(step.rows, now - max(step.began, self._last))
-        self._last = now
+            seconds, drafted = now - max(step.began, self._last), sum(len(span.draft) for span in step.spans)
+            self.cost.learn(step.rows, seconds)
+            if step.rows - drafted <= PROMPT_ROWS * len(step.spans):
+                self.trials.learn(len(step.spans), tokens - self._tokens, seconds)
+        self._last, self._tokens = now, tokens
         if self._drafting:
             for proposer in list(self.proposers):
                 self._asked(proposer, proposer.learn, step)

@@ -27,7 +27,7 @@ MOST_NODES = 120_000
 NODE_BYTES = 260
 """Of a node and its tokens, about."""
 BLOCK_TOKENS = 32
-"""Constant text is added by such blocks; a block that was added before, behind the same text, is not added again."""
+"""Constant text is added by such blocks; a block that was added before, behind the same block, is not added again."""
 
 _ROOT = 0
 _DEPTH_CLASS = [d if d <= 3 else 4 if d <= 5 else 5 if d <= 8 else 6 if d <= 16 else 7 for d in range(DEPTH + 1)]
@@ -135,13 +135,13 @@ class SuffixTree:
         sure = 3 if 2 * count > 2 * of - 1 and of > 1 else 2 if count == of else 1 if 2 * count >= of else 0
         return 4 * _DEPTH_CLASS[min(depth, DEPTH)] + sure
 
-    def is_new_block(self, before: int, block: Sequence[int]) -> tuple[bool, int]:
-        """Whether a block of constant text was not added yet; and the name of the text with it."""
-        name = hash((before, *block))
+    def is_new_block(self, before: Sequence[int], block: Sequence[int]) -> bool:
+        """Whether a block of constant text was not added yet behind the block `before`."""
+        name = hash((*before, -1, *block))
         new = name not in self._blocks
         if new:
             self._blocks.add(name)
-        return new, name
+        return new
 
     def make_room(self) -> None:
         """Begin anew if the tree is full."""
@@ -161,9 +161,11 @@ class TextReader:
         self._text: list[int] = []
         self.read = 0
 
-    def take(self, path: Callable[[int], list[int]], length: int, learn: Callable[[Kind, bool], None] | None) -> None:
-        """Read the text up to `length`; `path(depth)` gives its tokens from a depth on. `learn(kind, right)` is told of
-        the guess of each token."""
+    def take(
+        self, path: Callable[[int], list[int]], length: int, learn: Callable[[Kind, bool], None] | None, most: int
+    ) -> None:
+        """Read the text up to `length`, at most the last `most` tokens; `path(depth)` gives its tokens from a depth on.
+        `learn(kind, right)` is told of the guess of each token."""
         if self._generation != self._tree.generation:
             self._generation = self._tree.generation
             self.read = 0
@@ -171,7 +173,10 @@ class TextReader:
             self._go_to(path(max(0, length - DEPTH)))
         elif not self.read:
             self._ends, self._text = [_ROOT], []
-            self._take_constant(path(0)[:length])
+            first = max(0, length - most) // BLOCK_TOKENS * BLOCK_TOKENS
+            self._take_constant(path(first)[: length - first])
+        elif length - self.read > most:
+            self._go_to(path(max(0, length - DEPTH)))
         elif self.read < length:
             for token in path(self.read)[: length - self.read]:
                 self._take_one(token, learn)
@@ -189,14 +194,15 @@ class TextReader:
 
     def _take_constant(self, tokens: list[int]) -> None:
         """Read a text from its beginning. Blocks that other branches read are passed over."""
-        tree, name, skipped = self._tree, 0, False
+        tree, skipped = self._tree, False
+        before: tuple[int, ...] = ()
         for i in range(0, len(tokens), BLOCK_TOKENS):
-            block = tokens[i : i + BLOCK_TOKENS]
-            if len(block) == BLOCK_TOKENS:
-                new, name = tree.is_new_block(name, block)
-                if not new:
-                    skipped = True
-                    continue
+            block = tuple(tokens[i : i + BLOCK_TOKENS])
+            known = len(block) == BLOCK_TOKENS and not tree.is_new_block(before, block)
+            before = block
+            if known:
+                skipped = True
+                continue
             if skipped:
                 self._go_to(tokens[max(0, i - DEPTH) : i])
                 skipped = False
