@@ -13,7 +13,7 @@ from typing import Any
 from ...lang.chat import ChatTemplate
 from ...lang.constraint import KINDS as CONSTRAINTS
 from ...lang.constraint import Constraint
-from ...lang.errors import ModelLoadError
+from ...lang.errors import ModelLoadError, NotYet
 from ...lang.kept import DEFINITIONS
 from ..base import BackendBranch, Capabilities, Handle, StepRecord
 from . import invariants
@@ -178,6 +178,31 @@ class LocalBackend:
         pool, model = self.engine.tree.pool, self.engine.model
         slot = 0 if model is None else model.kv_bytes_per_token  # a runtime that was shut down has none
         return {"bytes": (pool.capacity - pool.available) * slot, "most_bytes": pool.capacity * slot}
+
+    def encode(self, prompt: Any) -> Any:
+        """An embedding of a text, as SGLang's `encode` gives. This version does not carry it out (`NotYet`).
+
+        Example:
+            >>> import sgl
+            >>> sgl.Runtime.toy().encode("Hello")
+            Traceback (most recent call last):
+            sgl.lang.errors.NotYet: Runtime.encode: ...
+        """
+        raise NotYet(
+            "Runtime.encode: embeddings are not supported by this version of sgl yet; for token ids use "
+            "runtime.tokenizer.encode(text)"
+        )
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer: `encode`, `decode`, `count` and `apply_chat_template`. Also `runtime.tokenizer`.
+
+        Example:
+            >>> import sgl
+            >>> tokenizer = sgl.Runtime.toy().get_tokenizer()
+            >>> tokenizer.decode(tokenizer.encode("Hello")), tokenizer.count("Hello")
+            ('Hello', 5)
+        """
+        return self.tokenizer
 
     def shutdown(self) -> None:
         """Free the model. Programs that still run fail with `BackendError`; a second call does nothing.

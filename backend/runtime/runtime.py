@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...lang.chat import CHATML, ChatTemplate
 from ...lang.constant import constant_pieces
 from ...lang.constraint import constraint_of
-from ...lang.errors import NotYet, OptionError
+from ...lang.errors import OptionError
 from ...lang.expr import Appendable, as_expr
 from ..waiting import block_on, iterate, iterate_async, suspend_on
 from .generate import GenerateCall
@@ -439,28 +439,3 @@ class Runtime(LocalBackend):
             True
         """
         return self.pin(constant_pieces("cache_prefix", as_expr(prefix), self.chat_template))
-
-    def encode(self, prompt: Any) -> Any:
-        """An embedding of a text, as SGLang's `encode` gives. This version does not carry it out (`NotYet`).
-
-        Example:
-            >>> import sgl
-            >>> sgl.Runtime.toy().encode("Hello")
-            Traceback (most recent call last):
-            sgl.lang.errors.NotYet: Runtime.encode: ...
-        """
-        raise NotYet(
-            "Runtime.encode: embeddings are not supported by this version of sgl yet; for token ids use "
-            "runtime.tokenizer.encode(text)"
-        )
-
-    def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer: `encode`, `decode`, `count` and `apply_chat_template`. Also `runtime.tokenizer`.
-
-        Example:
-            >>> import sgl
-            >>> tokenizer = sgl.Runtime.toy().get_tokenizer()
-            >>> tokenizer.decode(tokenizer.encode("Hello")), tokenizer.count("Hello")
-            ('Hello', 5)
-        """
-        return self.tokenizer
