@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from ...contain import is_interruption, said
 from ..job.gen import GenJob
+from ..options import MOST_BRANCHES
 from ..program.branch import Branch
 from ..step.step import Step
 from .chances import Sites
@@ -30,8 +31,10 @@ MOST_DRAFT = 24
 """Tokens of the longest draft."""
 AHEAD_TOKENS = 1.0
 """Tokens a step that running ahead is worth, on a device."""
-HOST_TRIALS, DEVICE_TRIALS = (2, 64), (0, 1)
+HOST_TRIALS, DEVICE_TRIALS = (2, 64), (0, 4)
 """Up to how many branches drafts always pay, and are tried first (`Trials`)."""
+DEVICE_BRANCHES = 4
+"""With more branches nothing is drafted on a device: steps of a millisecond do not hide what that costs the host."""
 READ_TOKENS, LATE_TOKENS = 16_384, 128
 """Tokens that are read of the prompts of a step's branches together; and of what a branch wrote while nothing was read.
 What comes before is passed over."""
@@ -81,6 +84,7 @@ class Speculation:
     def __init__(
         self, proposers: Sequence[Proposer] | None, slope: float, most: int = MOST_DRAFT, device: bool = False
     ) -> None:
+        self.most_branches = DEVICE_BRANCHES if device else MOST_BRANCHES
         self.trials = Trials(*(DEVICE_TRIALS if device else HOST_TRIALS))
         self.sites = Sites()
         self.proposers: list[Proposer] = [SuffixProposer(self.sites)] if proposers is None else list(proposers)
@@ -96,7 +100,7 @@ class Speculation:
         if not self.proposers or not self.most:
             return
         share = self.cost.share(len(running))
-        if share > LATEST_SHARE or not self.trials.drafting(len(running)):
+        if share > LATEST_SHARE or len(running) > self.most_branches or not self.trials.drafting(len(running)):
             if self._drafting:
                 self._drafting = False
                 for branch in running:

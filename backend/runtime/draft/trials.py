@@ -91,4 +91,4 @@ class Trials:
         elif one.blocks >= one.wait:
             one.trying, one.drafting = True, not before
         one.left = TRIAL_STEPS if one.trying else BLOCK_STEPS
-        one.unsettled = UNSETTLED_STEPS if one.drafting != before else 0
+        one.unsettled = UNSETTLED_STEPS if before and not one.drafting else 0  # what beginning costs does count
