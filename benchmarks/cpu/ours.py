@@ -50,7 +50,10 @@ class Ours:
         self.runtimes = {}
         for threads in sorted({1, most}):
             torch.set_num_threads(threads)
-            self.runtimes[threads] = sgl.Runtime(quantization="auto", max_total_tokens=8192, random_seed=0)
+            # Nothing is drafted: each round has the texts of the round before, so drafts would know them.
+            self.runtimes[threads] = sgl.Runtime(
+                quantization="auto", max_total_tokens=8192, random_seed=0, speculative_num_draft_tokens=0
+            )
         return {"sgl": sgl.__version__, "torch": torch.__version__}
 
     def settings(self) -> list[dict[str, Any]]:
