@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -32,10 +33,15 @@ class PackedLinear(nn.Module):
         self._multiply, self._level = native.library().sgl_multiply, native.level()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x_MK = x.reshape(-1, self.depth).contiguous()
-        y_MN = torch.empty(len(x_MK), self.outputs)
-        self._multiply(ctypes.byref(self._view), x_MK.data_ptr(), len(x_MK), y_MN.data_ptr(), self._level)
-        return y_MN.view(*x.shape[:-1], self.outputs)
+        y_MN = self.multiply(x.reshape(-1, self.depth).numpy())
+        return torch.from_numpy(y_MN).view(*x.shape[:-1], self.outputs)
+
+    def multiply(self, x_MK: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The same for arrays."""
+        x_MK = np.ascontiguousarray(x_MK, np.float32)
+        y_MN = np.empty((len(x_MK), self.outputs), np.float32)
+        self._multiply(ctypes.byref(self._view), x_MK.ctypes.data, len(x_MK), y_MN.ctypes.data, self._level)
+        return y_MN
 
 
 def pack_head(head: Eagle3Head) -> bool:

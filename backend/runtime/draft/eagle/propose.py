@@ -13,13 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from .....lang.errors import OptionError
 from ...model.llama.rope import rope_tables
 from .head import Eagle3Head
+from .lean import LeanHead, is_packed
 
 _FIRST_CAPACITY = 64
 
@@ -69,13 +73,20 @@ class HeadKv:
             scores = scores.view(heads, -1, new, end).masked_fill(later_NC, float("-inf")).view(heads, -1, end)
         return (scores.softmax(-1) @ v_HCD).view(q_BQND.shape)
 
+    def entries(self, new: int) -> npt.NDArray[np.float32]:
+        """The KV with `new` entries more, which the caller fills, as an array of the CPU."""
+        self.length += new
+        self._reserve(self.length)
+        return self._kv_2HCD.numpy()[:, :, : self.length]
+
     def _reserve(self, positions: int) -> None:
         capacity = self._kv_2HCD.shape[2]
         if positions > capacity:
             wider = self._kv_2HCD.new_zeros(
                 *self._kv_2HCD.shape[:2], max(positions, 2 * capacity), self._kv_2HCD.shape[3]
             )
-            wider[:, :, : self.length] = self._kv_2HCD[:, :, : self.length]
+            filled = min(self.length, capacity)
+            wider[:, :, :filled] = self._kv_2HCD[:, :, :filled]
             self._kv_2HCD = wider
 
 
@@ -104,6 +115,7 @@ class Drafter:
         tables = rope_tables(shape, shape.max_position_embeddings if positions is None else positions)
         self._cos_PD, self._sin_PD = (torch.from_numpy(table).to(like) for table in tables)
         self._draft_ids = head.draft_ids()
+        self._lean = LeanHead(self.head) if is_packed(head) else None
 
     @torch.inference_mode()
     def propose(
@@ -142,26 +154,34 @@ class Drafter:
             raise OptionError(
                 f"propose: {end} tokens and {drafts} drafts pass the head's {len(self._cos_PD)} positions"
             )
-        like = self.head.fc.weight
-        normed, feature = self._step(kv, tokens, self.head.fuse(features_NF.to(like)), positions)
+        features_NF = features_NF.to(self.head.fc.weight)
+        fused = self.head.fuse(features_NF) if self._lean is None else self._lean.fuse(features_NF.numpy())
+        normed, feature = self._step(kv, tokens, fused, positions)
         ids, chances, whole = [], [], 1.0
         for i in range(drafts):
             if whole < least:
                 break
             if i:
-                normed, feature = self._step(kv, ids[-1:], feature[0, -1:], range(end + i - 1, end + i))
-            chance = self.head.lm_head(normed[0, -1]).float().softmax(-1)
-            best = int(chance.argmax())
+                normed, feature = self._step(kv, ids[-1:], feature[-1:], range(end + i - 1, end + i))
+            best, chance = self._best(normed[-1]) if self._lean is None else self._lean.best(normed[-1])
             ids.append(int(self._draft_ids[best]))
-            chances.append(float(chance[best]))
+            chances.append(chance)
             whole *= chances[-1]
         kv.truncate(length)
         return DraftChain(tuple(ids), tuple(chances))
 
-    def _step(
-        self, kv: HeadKv, tokens: Sequence[int], feature_NE: torch.Tensor, positions: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        embedded = self._embed(torch.tensor(tokens, device=feature_NE.device)).to(feature_NE)
+    def _step(self, kv: HeadKv, tokens: Sequence[int], feature_NE: Any, positions: Sequence[int]) -> tuple[Any, Any]:
+        embedded_NE = self._embed(torch.tensor(tokens, device=self._draft_ids.device))
         first, last = positions[0], positions[-1] + 1
         at = slice(first, last) if last - first == len(positions) else list(positions)
-        return self.head(embedded[None], feature_NE[None], self._cos_PD[at], self._sin_PD[at], kv.attend)
+        cos_ND, sin_ND = self._cos_PD[at], self._sin_PD[at]
+        if self._lean is not None:
+            rows = embedded_NE.float().numpy(), feature_NE, cos_ND.numpy(), sin_ND.numpy()
+            return self._lean.step(*rows, kv.entries(len(tokens)))
+        normed, feature = self.head(embedded_NE[None].to(feature_NE), feature_NE[None], cos_ND, sin_ND, kv.attend)
+        return normed[0], feature[0]
+
+    def _best(self, normed_E: torch.Tensor) -> tuple[int, float]:
+        chance_M = self.head.lm_head(normed_E).float().softmax(-1)
+        best = int(chance_M.argmax())
+        return best, float(chance_M[best])
