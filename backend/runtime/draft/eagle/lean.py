@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .head import Eagle3Head, HeadNorm
+from .head import Eagle3Head
 from .packed_head import PackedLinear
 
 Floats = npt.NDArray[np.float32]
@@ -23,12 +23,14 @@ class LeanHead:
     """A head whose products are packed (`is_packed`)."""
 
     def __init__(self, head: Eagle3Head) -> None:
-        layer, config = head.midlayer, head.config
-        attention: Any = layer.self_attn
+        config = head.config
+        layer: Any = head.midlayer
+        attention = layer.self_attn
         self._fc = PackedLinear(head.fc.weight) if head.fc.in_features % 32 == 0 else None
         self._head = head
         self._q, self._k, self._v = attention.q_proj, attention.k_proj, attention.v_proj
-        self._o, self._mlp, self._lm_head = attention.o_proj, layer.mlp, head.lm_head
+        self._o, self._mlp = attention.o_proj, layer.mlp
+        self._lm_head: Any = head.lm_head
         self._dim, self._kv_heads = config.shape.head_dim, config.shape.num_kv_heads
         self._norms = [_weight(n) for n in (layer.hidden_norm, layer.input_layernorm, layer.post_attention_layernorm)]
         self._norm = _weight(head.norm)
@@ -48,7 +50,7 @@ class LeanHead:
     def step(
         self, embedded_NE: Floats, feature_NE: Floats, cos_ND: Floats, sin_ND: Floats, kv_2HCD: Floats
     ) -> tuple[Floats, Floats]:
-        """One step, as `Eagle3Head.forward`. The last N entries of the KV are those of these positions: written here."""
+        """One step, as `Eagle3Head.forward`. It writes the last N entries of the KV, those of these positions."""
         hidden, before, after = self._norms
         normed = self._rms(feature_NE, hidden)
         x_NE = normed if self._normed_residual else feature_NE
@@ -96,7 +98,7 @@ def is_packed(head: Eagle3Head) -> bool:
     return isinstance(head.lm_head, PackedLinear)
 
 
-def _weight(norm: HeadNorm) -> Floats:
+def _weight(norm: Any) -> Floats:
     return norm.weight.detach().numpy()
 
 

@@ -157,7 +157,7 @@ class Drafter:
         features_NF = features_NF.to(self.head.fc.weight)
         fused = self.head.fuse(features_NF) if self._lean is None else self._lean.fuse(features_NF.numpy())
         normed, feature = self._step(kv, tokens, fused, positions)
-        ids, chances, whole = [], [], 1.0
+        ids, chances, whole = list[int](), list[float](), 1.0
         for i in range(drafts):
             if whole < least:
                 break
