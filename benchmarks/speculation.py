@@ -1,6 +1,7 @@
 """Programs with drafts and without: seconds, ratio, tokens a round.
 
     python benchmarks/speculation.py [--batch 1 8 64] [--only NAME ...] [--repeats 3] [--json FILE]
+        [--algorithm EAGLE3]
 
 Each program runs on two runtimes with the same model in one process, in turns: one drafts what was written before (the
 default), the other nothing (`speculative_num_draft_tokens=0`). Before each run both forget all KV and all texts. A run
@@ -165,10 +166,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(PROGRAMS), default=list(PROGRAMS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", help="a checkpoint; default: the embedded model")
+    parser.add_argument("--algorithm", choices=["NGRAM", "EAGLE3"], help="EAGLE3: drafts of a head too, on the CPU")
+    parser.add_argument("--head", help="the head's folder; default: that of the embedded model")
     parser.add_argument("--json", type=Path, help="write the lines to this file")
     args = parser.parse_args()
     make: Callable[..., sgl.Runtime] = lambda **options: sgl.Runtime(args.model, max_total_tokens=60_000, **options)  # noqa: E731
-    plain, drafting = make(speculative_num_draft_tokens=0), make()
+    plain = make(speculative_num_draft_tokens=0)
+    drafting = make(speculative_algorithm=args.algorithm, speculative_draft_model_path=args.head)
     columns = ("program", "batch", "without, s", "with, s", "ratio", "tokens a round", "accepted", "equal texts")
     print(f"sgl {sgl.__version__}, {plain.model_name}, {platform.processor() or platform.machine()}")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")

@@ -22,6 +22,7 @@ from .eagle.head import Eagle3Head
 from .eagle.packed_head import pack_head
 from .eagle.propose import Drafter
 from .head_source import HeadSource
+from .trials import Trials
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -83,6 +84,10 @@ def head_of(path: str | os.PathLike[str] | None, model: Any, name: str, *, embed
     return head
 
 
+HEAD_TRIALS = 0, 2
+"""A head takes time of its own, so that drafts pay is never sure."""
+
+
 def add_head(engine: Engine, head: Eagle3Head) -> None:
     """Let a head draft for an engine, whose model `head_of` has prepared."""
     model, options = engine.model, engine.options
@@ -90,6 +95,7 @@ def add_head(engine: Engine, head: Eagle3Head) -> None:
     longest = min(options.context_length, options.pool_tokens) + options.head_drafts + 1
     drafter = Drafter(head, lambda ids: _embedded(model, ids), positions=longest)
     speculation = engine.speculation
+    speculation.trials = Trials(*HEAD_TRIALS)
     speculation.proposers.append(
         HeadSource(drafter, model, speculation.sites, options.head_drafts, engine.tokenizer.vocab_size)
     )
