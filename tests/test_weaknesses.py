@@ -17,7 +17,7 @@ PREFIX = "A long common beginning, which many programs share because one person 
 
 @pytest.fixture
 def runtime() -> Any:
-    with sgl.Runtime.toy(random_seed=3) as runtime:
+    with sgl.Runtime.toy(random_seed=3, speculative_num_draft_tokens=0) as runtime:
         sgl.set_default_backend(runtime)
         yield runtime
         runtime.check()

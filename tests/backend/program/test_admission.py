@@ -114,7 +114,7 @@ def test_usage_adds_every_count():
 
 
 def test_steps_and_seconds_of_a_call():
-    runtime = Runtime.toy()
+    runtime = Runtime.toy(speculative_num_draft_tokens=0)
     seen: list[StepRecord] = []
     end = runtime.watch(seen.append)
 

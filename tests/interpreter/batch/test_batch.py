@@ -439,7 +439,7 @@ def test_the_common_beginning_is_computed_once_and_bodies_run_once(which):
     async def abody(s, i):
         body(s, i)
 
-    runtime = sgl.Runtime.toy()
+    runtime = sgl.Runtime.toy(speculative_num_draft_tokens=0)
     states = sgl.function(body if which == "plain" else abody).run_batch([(i,) for i in range(64)], backend=runtime)
     assert sorted(runs) == list(range(64))
     total = states.usage.total
