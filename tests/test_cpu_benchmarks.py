@@ -83,7 +83,7 @@ def test_ours_carries_out_the_same_plan(modules: dict[str, Any]) -> None:
     assert plain["texts"] == seen["texts"] and plain["generated"] == seen["generated"] == 2 + 2 + 6 + 1
     assert plain["texts"][0].startswith("one ") and plain["texts"][0].count(" x") + plain["texts"][0].count(" yy") >= 1
     assert 0 < seen["forward"] < seen["seconds"]
-    assert 6 <= min(seen["steps"], plain["steps"])  # more, where rows do not meet in a step
+    assert min(seen["steps"], plain["steps"]) >= 6  # more, where rows do not meet in a step
 
 
 def test_plans_have_the_tokens_that_they_say(modules: dict[str, Any]) -> None:
