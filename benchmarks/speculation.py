@@ -15,8 +15,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--head", help="the head's folder; default: that of the embedded model")
     parser.add_argument("--json", type=Path, help="write the lines to this file")
     args = parser.parse_args()
-    make: Callable[..., sgl.Runtime] = lambda **options: sgl.Runtime(args.model, max_total_tokens=60_000, **options)  # noqa: E731
+    make = partial(sgl.Runtime, args.model, max_total_tokens=60_000)
     plain = make(speculative_num_draft_tokens=0)
     drafting = make(speculative_algorithm=args.algorithm, speculative_draft_model_path=args.head)
     columns = ("program", "batch", "without, s", "with, s", "ratio", "tokens a round", "accepted", "equal texts")

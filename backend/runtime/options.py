@@ -36,7 +36,6 @@ class EngineOptions:
     attention_backend: str = "auto"
     cuda_graph_max_bs: int = 0  # 0: nothing is captured
     overlap: bool = False  # not disable_overlap_schedule, on a device
-    draft_algorithm: str | None = None  # speculative_algorithm
     draft_tokens: int = DRAFT_TOKENS  # speculative_num_draft_tokens; 0: nothing is drafted
     head_drafts: int = 0  # speculative_num_steps; 0: no head drafts
 

@@ -180,7 +180,6 @@ class Runtime(LocalBackend):
                 if not flag("disable_cuda_graph", disable_cuda_graph) and captures
                 else 0,
                 overlap=not flag("disable_overlap_schedule", disable_overlap_schedule) and own,
-                draft_algorithm=speculative_algorithm,
                 draft_tokens=most_drafts,
                 head_drafts=head_drafts,
             ),

@@ -6,7 +6,8 @@ tokens whose rows ride behind the last token's row (`kv/cursor.py`, `step/flight
 
 speculation.py  who gets a draft in a step, and how long it is
 proposer.py     what every source of drafts is asked
-suffix.py       a source: a tree of what followed the same text before, with counts
+suffix.py       a tree of what followed the same text before, with counts
+suffix_source.py  a source: the tree, and how far it has read each branch
 head_source.py  a source: an EAGLE-3 head
 build.py        the sources that options ask for
 chances.py      how often guesses of one kind were right, for each gen of a program

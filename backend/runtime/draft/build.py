@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("sgl")
 SHIPPED_HEAD = Path(__file__).parent / "eagle" / "smollm2-135m"
 """The head of the embedded model."""
+HEAD_TRIALS = 0, 2
+"""With a head it is never sure that drafts pay, since it takes time of its own (`Trials`)."""
 
 
 @runtime_checkable
@@ -79,13 +81,11 @@ def head_of(path: str | os.PathLike[str] | None, model: Any, name: str, *, embed
             "not supported by this version of sgl yet; use another head"
         )
     if not pack_head(head):
-        log.info("the head %s is computed in float32", folder)
+        log.warning(
+            "the head %s is computed by torch in float32, about three times as slowly: no kernels take it", folder
+        )
     model.capture_layers(layers)
     return head
-
-
-HEAD_TRIALS = 0, 2
-"""A head takes time of its own, so that drafts pay is never sure."""
 
 
 def add_head(engine: Engine, head: Eagle3Head) -> None:

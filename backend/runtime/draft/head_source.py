@@ -26,6 +26,7 @@ import torch
 
 from ..job.gen import GenJob
 from ..kv.cursor import Cursor
+from ..kv.tree import common_prefix
 from ..program.branch import Branch, Life
 from ..step.step import Span, Step
 from .chances import Sites
@@ -73,7 +74,7 @@ class HeadText:
         if self.cuts == cursor.cuts:
             return
         self.cuts = cursor.cuts
-        self.text = self.text[: _alike(self.text, cursor.path_tokens())]
+        self.text = self.text[: common_prefix(self.text, cursor.path_tokens(), 0)]
         while self.at and self.at[-1] > len(self.text) - 2:  # an entry holds the token one position on, too
             self.at.pop()
         self.kv.truncate(len(self.at))
@@ -89,7 +90,7 @@ class HeadText:
             known = start
         tail = cursor.path_tokens(known)
         mine = tokens[known - start :]
-        count = _alike(tail, mine)
+        count = common_prefix(tail, list(mine), 0)
         if count > 0:
             self.text += tail[:count]
             kept_TF = features_TF[known - start : known - start + count].copy()
@@ -271,11 +272,6 @@ def _least_seconds(run: Callable[[int, int], None], positions: int, drafts: int)
         run(positions, drafts)
         times.append(time.perf_counter() - began)
     return min(times)
-
-
-def _alike(some: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens two texts have in common at their beginning."""
-    return next((i for i, (one, other) in enumerate(zip(some, others)) if one != other), min(len(some), len(others)))
 
 
 def _kind(probability: float, place: int) -> Kind:

@@ -12,69 +12,31 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from ...contain import is_interruption, said
 from ..job.gen import GenJob
-from ..options import MOST_BRANCHES
+from ..kv.tree import common_prefix
+from ..options import DRAFT_TOKENS, MOST_BRANCHES
 from ..program.branch import Branch
 from ..step.step import Step
 from .chances import Sites
 from .cost import StepCost
 from .proposer import Guess, Proposer, Terms
-from .suffix import NODE_BYTES, SuffixTree, TextReader
+from .suffix_source import SuffixSource
 from .trials import Trials
 
 log = logging.getLogger("sgl")
 
-MOST_DRAFT = 24
-"""Tokens of the longest draft."""
 AHEAD_TOKENS = 1.0
 """Tokens a step that running ahead is worth, on a device."""
 HOST_TRIALS, DEVICE_TRIALS = (2, 64), (0, 4)
 """Up to how many branches drafts always pay, and are tried first (`Trials`)."""
 DEVICE_BRANCHES = 4
 """With more branches nothing is drafted on a device: steps of a millisecond do not hide what that costs the host."""
-READ_TOKENS, LATE_TOKENS = 16_384, 128
-"""Tokens that are read of the prompts of a step's branches together; and of what a branch wrote while nothing was read.
-What comes before is passed over."""
 PROMPT_ROWS = 4
 """Steps of more rows a span, drafts aside, say nothing about generating."""
 LATEST_SHARE = 0.9
 """Where a row must be right with a higher probability than this, nothing is drafted, nor read."""
-
-
-class SuffixProposer(Proposer):
-    """Drafts from a tree of suffixes."""
-
-    name = "suffix"
-
-    def __init__(self, sites: Sites) -> None:
-        self.tree = SuffixTree()
-        self._sites = sites
-        self._readers: WeakKeyDictionary[Branch, TextReader] = WeakKeyDictionary()
-
-    def forget(self) -> None:
-        self.tree.forget()
-
-    def memory(self) -> tuple[int, int, int]:
-        nodes = len(self.tree)
-        return nodes * NODE_BYTES, self.tree.most_nodes * NODE_BYTES, nodes
-
-    def propose(self, jobs: Sequence[GenJob], most: int, terms: Terms) -> list[Sequence[Guess]]:
-        self.tree.make_room()
-        room = max(LATE_TOKENS, READ_TOKENS // max(1, len(jobs)))
-        return [self._propose(job, most, room) for job in jobs]
-
-    def _propose(self, job: GenJob, most: int, room: int) -> Sequence[Guess]:
-        reader = self._readers.get(job.branch)
-        if reader is None:
-            reader = self._readers[job.branch] = TextReader(self.tree)
-        path, length = job.cursor.path_tokens, job.cursor.length - job.cursor.runs_ahead
-        if reader.read < job.start:
-            reader.take(path, job.start, None, room)
-        reader.take(path, length, self._sites[job.where].learn, LATE_TOKENS)
-        return reader.guess(most)
 
 
 class Speculation:
@@ -82,12 +44,12 @@ class Speculation:
     `device`: whether steps overlap, so that a draft costs that too."""
 
     def __init__(
-        self, proposers: Sequence[Proposer] | None, slope: float, most: int = MOST_DRAFT, device: bool = False
+        self, proposers: Sequence[Proposer] | None, slope: float, most: int = DRAFT_TOKENS, device: bool = False
     ) -> None:
         self.most_branches = DEVICE_BRANCHES if device else MOST_BRANCHES
         self.trials = Trials(*(DEVICE_TRIALS if device else HOST_TRIALS))
         self.sites = Sites()
-        self.proposers: list[Proposer] = [SuffixProposer(self.sites)] if proposers is None else list(proposers)
+        self.proposers: list[Proposer] = [SuffixSource(self.sites)] if proposers is None else list(proposers)
         self.cost = StepCost(slope)
         self.counts: dict[str, Count] = {}
         self.most = most
@@ -105,12 +67,12 @@ class Speculation:
                 self._drafting = False
                 for branch in running:
                     if isinstance(branch.job, GenJob):
-                        branch.job.draft, branch.job.drafts = (), False
+                        branch.job.draft, branch.job.drafts_next = (), False
             return
         self._drafting = True
         jobs = [job for branch in running if (job := branch.job) and isinstance(job, GenJob) and job.wants_last()]
         for job in jobs:
-            job.draft, job.drafts = (), False
+            job.draft, job.drafts_next = (), False
         gains = dict.fromkeys(jobs, 0.0)
         terms = Terms(share, self.cost.seconds(len(running)) / len(running), gains)
         for proposer in list(self.proposers):
@@ -144,11 +106,11 @@ class Speculation:
         if gain <= least:
             return gain
         if job.branch.asked_in:
-            job.drafts = sum(likely[1:]) - share * len(likely[1:]) > AHEAD_TOKENS
+            job.drafts_next = sum(likely[1:]) - share * len(likely[1:]) > AHEAD_TOKENS
             return gain
-        draft = job.legal([guess.token for guess in guesses[: len(likely)]]) if likely else ()
+        draft = job.legal([guess.token for guess in guesses[: len(likely)]])
         job.draft = draft or job.draft
-        job.drafts = bool(job.draft)
+        job.drafts_next = bool(job.draft)
         return gain if draft else 0.0
 
     def learn(self, step: Step, tokens: int) -> None:
@@ -165,7 +127,8 @@ class Speculation:
                 self._asked(proposer, proposer.learn, step)
         for span in step.spans:
             if span.draft and isinstance(span.job, GenJob):
-                accepted = _accepted(span.job, span.draft, span.start + span.want[0] + 1)
+                text = span.job.cursor.path_tokens(span.start + span.want[0] + 1)
+                accepted = common_prefix(list(span.draft), text, 0)
                 span.job.usage.accepted += accepted
                 count = self.counts.setdefault(span.job.source, Count())
                 count.rounds += 1
@@ -203,9 +166,3 @@ class Count:
             "accept_length": round(1 + self.accepted / max(1, self.rounds), 3),
             "accept_rate": round(self.accepted / max(1, self.drafted), 3),
         }
-
-
-def _accepted(job: GenJob, draft: Sequence[int], depth: int) -> int:
-    """How many tokens of a draft, which began at `depth`, have become text."""
-    tail = job.cursor.path_tokens(depth) if job.cursor.length > depth else []
-    return next((i for i, (guess, token) in enumerate(zip(draft, tail)) if guess != token), min(len(draft), len(tail)))

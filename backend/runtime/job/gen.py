@@ -58,10 +58,10 @@ class Samples:
 
 
 class GenJob(Job):
-    """Sample number `index` of a gen, on its branch. `drafts`: its next token must be known, so that more may be
-    drafted. `source`: where its draft came from."""
+    """Sample number `index` of a gen, on its branch. `drafts_next`: it does not run ahead, since the next
+    plan may draft behind its next token. `source`: where its draft came from."""
 
-    drafts = False
+    drafts_next = False
     source = ""
 
     def __init__(self, branch: Branch, request: GenRequest, samples: Samples, index: int, context: JobContext) -> None:
@@ -152,7 +152,7 @@ class GenJob(Job):
 
     def may_run_ahead(self) -> bool:
         ends = self.finish_reason is not None or len(self.tokens) + 1 >= self.budget
-        return not (ends or self.drafts or self.recipe.penalised)
+        return not (ends or self.drafts_next or self.recipe.penalised)
 
     # -- reading
     def read(self, vertices: list[Vertex] | None, rows: Sequence[Looked]) -> None:

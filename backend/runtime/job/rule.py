@@ -123,19 +123,21 @@ class Rule:
 
     # -- a draft
     def legal(self, draft: Sequence[int]) -> list[int]:
-        """As much of a draft as the grammar allows. Tokens that it forces are put where the draft has others."""
-        after, legal = self.matcher.fork(), list[int]()
-        for i in range(len(draft)):
-            if len(legal) > i:
-                continue  # forced
-            if not after.accept(draft[i]):
-                break
-            legal.append(draft[i])
-            for token in after.forced()[: len(draft) - len(legal)]:
-                after.accept(token)
-                legal.append(token)
-            if legal[i + 1 :] != list(draft[i + 1 : len(legal)]):
-                break
+        """As much of a draft as the grammar allows. Tokens that it forces are put where the draft has others. Where the
+        engine fails, the draft ends: the error is met again, and told, where the text comes to this place."""
+        legal: list[int] = []
+        try:
+            after = self.matcher.fork()
+            while len(legal) < len(draft) and after.accept(draft[len(legal)]):
+                at = len(legal) + 1
+                legal.append(draft[at - 1])
+                for token in after.forced()[: len(draft) - at]:
+                    after.accept(token)
+                    legal.append(token)
+                if legal[at:] != list(draft[at : len(legal)]):
+                    break
+        except BaseException as error:
+            _contained(error)
         return legal
 
     def look_ahead(self, draft: Sequence[int], may_end: Callable[[int], bool]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from ..sample.ask import Looked
 from .pool import Run, SlotPool, append_run, cut, part, size
+from .tree import common_prefix
 
 
 class Vertex:
@@ -87,9 +88,9 @@ class Trie:
         self.done = False  # every row was read and the slots are given back
         self.root = Vertex(-1)
         self.paths: list[list[Vertex]] = []
-        before: Sequence[int] = ()
-        for sequence in sequences:
-            self._insert(sequence, _common(before, sequence))
+        before: list[int] = []
+        for sequence in map(list, sequences):
+            self._insert(sequence, common_prefix(before, sequence, 0))
             before = sequence
         self.chains: list[Chain] = []
         for vertex in self.root.children.values():
@@ -138,15 +139,3 @@ class Trie:
             self.pool.give(rest)
             chain.runs, chain.computed = [], 0
         return taken
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning, by comparing halves."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -7,6 +7,7 @@ What an ask means is `sampler.py`'s to say, and both ways have the same bits.
 from __future__ import annotations
 
 import ctypes
+import logging
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from ..model.cpu import native
 from .ask import Looked, Lookup
 from .packing import NAN
 from .sampler import NO_TOKEN, NOT_NUMBERS, Answer, Ask, Floats, Mask, Request, Sampled, adjusted, look, sample
+
+log = logging.getLogger("sgl")
 
 _RECORD = struct.Struct("=QQQQqQddfiii")
 """`Ask` in `sampling.cpp`."""
@@ -43,8 +46,8 @@ class HostSampler:
             level = native.level() if level is None else level
             if level >= 0:
                 self._exchange = _Exchange(vocab_size, level)
-        except native.MissingLibrary:
-            pass
+        except native.MissingLibrary as missing:
+            log.info("numpy samples, more slowly than compiled code: %s", missing)
 
     def answers(self, logits: Floats, asks: Sequence[Ask]) -> list[Answer]:
         """The answer to each ask i, which is about row i of `logits` [W, V]."""

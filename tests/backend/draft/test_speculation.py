@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 import sgl
 from sgl.backend.base import GenRequest
-from sgl.backend.runtime import invariants
 from sgl.backend.runtime.draft.speculation import Speculation
+from sgl.backend.runtime.grammar.sharing.mask_cache import CachedMatcher
 from sgl.backend.runtime.runtime import Runtime
-from sgl.lang.errors import OutOfMemory
+from sgl.lang.errors import ConstraintError, OutOfMemory
 from sgl.lang.expr import Sampling
 
 from ..job.test_constrained import CONSTRAINTS, RANKINGS, favouring
 from ..naive import rush
 from ..step.lagging import lagging
-from ..step.overlapping import CONFIGS, ENDING, SAMPLINGS, Run, look, outcome, programs, start, step_to_the_end
+from ..step.overlapping import CONFIGS, ENDING, SAMPLINGS, Run, look, outcome, programs, start, step_to_the_end, whole
 from .guessing import RandomDrafts, speculate
 
 
@@ -40,18 +40,6 @@ def everything(runtime: Runtime, batch: list[list[Any]]) -> list[Run]:
 
 def paths_of(runs: list[Run]) -> dict[Any, list[int]]:
     return {run.branch.order: run.branch.cursor.path_tokens() for run in runs}
-
-
-def whole(runtime: Runtime) -> None:
-    """Nothing is lost."""
-    engine = runtime.engine
-    for branch in list(engine.branches.attached):
-        branch.close()
-    engine.collect()
-    engine.branches.take_news()
-    runtime.check()
-    invariants.idle_and_whole(engine)
-    assert not getattr(engine.executor, "wrong", [])
 
 
 # -- (a) random programs
@@ -198,6 +186,32 @@ def test_a_source_that_raises_is_switched_off_and_the_run_goes_on(caplog: pytest
         found = everything(runtime, batch)
     assert [list(map(outcome, run.handles)) for run in found] == [list(map(outcome, run.handles)) for run in plain]
     assert runtime.engine.speculation.proposers == [] and "no more ideas" in caplog.text and source.calls == 4
+
+
+class _Failing:
+    """A matcher whose limit is met as soon as it is asked."""
+
+    def accept(self, token: int) -> bool:
+        raise ConstraintError("the engine met a limit")
+
+
+def test_an_engine_that_fails_at_a_draft_fails_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = Sampling(max_tokens=20, temperature=1.0)
+    request = GenRequest(sampling, constraint=sgl.regex("[a-z]{30,40}"), on_budget="partial")
+
+    def run(runtime: Runtime) -> Any:
+        branch = runtime.open(seed=1)
+        branch.append("x")
+        handle = branch.gen(request)
+        runtime.wait(handle)
+        return outcome(handle), {branch.order: branch.cursor.path_tokens()}
+
+    expected, paths = run(without(Runtime.toy()))
+    runtime = Runtime.toy()
+    runtime.accepts(sgl.regex("[a-z]{30,40}"), "x")  # prepared: from here on only drafts fork a matcher
+    monkeypatch.setattr(CachedMatcher, "fork", lambda self: _Failing())
+    assert run(speculate(runtime, RandomDrafts(1, runtime.tokenizer.vocab_size, paths)))[0] == expected
+    assert runtime.engine.closed is None and runtime.engine.speculation.proposers
 
 
 def test_many_branches_draft_less_than_one() -> None:
