@@ -88,7 +88,7 @@ class Prepared:
     def _fewest(self) -> tuple[list[int] | None, int]:
         """The text of the fewest tokens known, and how many tokens every text has at least.
 
-        They are looked for once, whatever the budget is, which may take half a second.
+        They are looked for once, whatever the budget is, which may take a second.
         """
         known, matcher = self._text, self.compiled.matcher()
         if len(known or ()) == 1:
@@ -102,7 +102,7 @@ class Prepared:
 
     @property
     def shortest(self) -> int:
-        """The length in tokens of the shortest text known, 0 if none is. To find it may take half a second, once."""
+        """The length in tokens of the shortest text known, 0 if none is. To find it may take a second, once."""
         return len(self._fewest[0] or ())
 
     def text_within(self, budget: int) -> list[int] | None:

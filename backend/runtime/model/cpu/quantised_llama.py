@@ -166,8 +166,8 @@ class QuantisedLlama:
 def in_large_pages(weights: PackedWeights) -> PackedWeights:
     """A copy in memory of its own.
 
-    Weights of a mapped file lie in pages of 4 KB. numpy asks the system for large pages for a large array, and one core
-    then reads nearly twice as much a second. The file's pages can be given back meanwhile.
+    Weights of a mapped file lie in pages of 4 KB. numpy asks the system for large pages for a large array, which a core
+    reads faster. The file's pages can be given back meanwhile.
     """
     places: dict[tuple[int, int], int] = {}
     total = 0
