@@ -6,7 +6,9 @@ last calls, then what the body returned.
 
 What no run has to repeat is not compared: times, usage, log-probabilities, lines of the program's source, addresses of
 objects. Calls that were cancelled, timed out or not finished are not compared either, nor what follows them on their
-branch.
+branch. A call that is cancelled only now is such a call too: the branches of an `sgl.first` race, and the clock decides
+which of them is cancelled, so a replay can have another winner. What the program says in addition is then not
+compared. A call that times out only now is a difference.
 """
 
 from __future__ import annotations
@@ -89,15 +91,16 @@ def compare(old: Data, new: Data, findings: ReplayFindings) -> None:
     """Note in `findings` how program `new` differs from the recorded `old`."""
     title, skipped = title_of(old), findings.skipped
     recorded, now = ({branch["id"]: branch for branch in program["branches"]} for program in (old, new))
+    raced = any(_cancelled_only_now(branch, now[name]) for name, branch in recorded.items() if name in now)
     for name, branch in recorded.items():
         before = _text_before(branch, recorded)
         if name in now:
-            _compare_branch(title, branch, now[name], before, findings)
+            _compare_branch(title, branch, now[name], before, raced, findings)
         elif branch["calls"] or branch["tail"]:
             rank = (0, branch["calls"][0]["enqueued"]) if branch["calls"] else (2, 0.0)
             findings.note(rank, Difference(title, name, None, "the branch", branch["label"], ABSENT, before))
     for name, branch in now.items():
-        if name not in recorded and (branch["calls"] or branch["tail"]):
+        if name not in recorded and not raced and (branch["calls"] or branch["tail"]):
             findings.note((1, 0.0), Difference(title, name, None, "the branch", ABSENT, branch["label"]))
     if findings.skipped == skipped and old["ended"] is not None:
         _compare_end(title, old, new, findings)
@@ -112,10 +115,16 @@ def _text_before(branch: Data, branches: Mapping[str, Data]) -> str:
     return before
 
 
-def _compare_branch(title: str, old: Data, new: Data, before: str, findings: ReplayFindings) -> None:
+def _cancelled_only_now(old: Data, new: Data) -> bool:
+    calls = zip(old["calls"], new["calls"])
+    return any(_error_type(now) == "Cancelled" != _error_type(recorded) for recorded, now in calls)
+
+
+def _compare_branch(title: str, old: Data, new: Data, before: str, raced: bool, findings: ReplayFindings) -> None:
     name, calls = old["id"], new["calls"]
     for i, call in enumerate(old["calls"]):
-        if call["ended"] is None or _error_type(call) in _UNREPEATABLE:
+        cancelled = i < len(calls) and _error_type(calls[i]) == "Cancelled"
+        if cancelled or call["ended"] is None or _error_type(call) in _UNREPEATABLE:
             findings.skipped += len(old["calls"]) - i
             return
         findings.calls += 1
@@ -127,6 +136,8 @@ def _compare_branch(title: str, old: Data, new: Data, before: str, findings: Rep
             findings.note((0, call["enqueued"]), difference)
             return  # what follows on this branch follows from it
         before += _prompt(call) + _text(call)
+    if raced:
+        return
     if len(calls) > len(old["calls"]):
         extra = calls[len(old["calls"])]
         findings.note((1, 0.0), Difference(title, name, extra["where"], "the call", ABSENT, extra["kind"], before))

@@ -38,7 +38,8 @@ REPLAY_THREADS = 16
 class Replayed:
     """One program that was run again, with the programs that its body ran.
 
-    `calls` were compared. `skipped` were not, since the recorded calls were cancelled, timed out or not finished.
+    `calls` were compared. `skipped` were not, since the recorded calls were cancelled, timed out or not finished,
+    or since they are cancelled now, as in a race of branches that another branch won.
     `difference` is the first one.
     """
 
@@ -69,7 +70,11 @@ class ReplayReport:
 
     def __str__(self) -> str:
         calls, skipped = (sum(getattr(each, name) for each in self.programs) for name in ("calls", "skipped"))
-        left = f"; {skipped} calls were cancelled or not finished in the trace and were not compared" if skipped else ""
+        left = (
+            f"; {skipped} calls were cancelled or not finished, in the trace or now, and were not compared"
+            if skipped
+            else ""
+        )
         if self.ok:
             return f"replay: {len(self.programs)} programs, {calls} calls: all as recorded{left}"
         wrong = sum(1 for each in self.programs if each.difference is not None)

@@ -157,6 +157,34 @@ def test_what_was_cancelled_is_not_compared(toy: Any) -> None:
     assert "2 calls were cancelled or not finished" in str(report)
 
 
+def test_a_race_may_have_another_winner(toy: Any) -> None:
+    """The clock decides which branch of `sgl.first` is cancelled; a flag takes its place here."""
+    loser = [None]
+
+    @sgl.function
+    def race(s: Any) -> str:
+        group = s.fork(2)
+        group += sgl.gen("a", max_tokens=3, ignore_eos=True)
+        [branch["a"] for branch in group]  # both are done: nothing of the record is cancelled
+        for i, branch in enumerate(group):
+            branch += sgl.gen("b", max_tokens=100, ignore_eos=True)
+            if i == loser[0]:
+                branch.cancel()
+            else:
+                branch["b"]
+        if loser[0] is not None:
+            group[0] += "!" + sgl.gen("c", max_tokens=2, ignore_eos=True)  # what only this winner says
+        return str(group[0 if loser[0] else 1]["a"])
+
+    with trace() as t:
+        race.run()
+    assert replay(t)
+    loser[0] = 1
+    report = replay(t)
+    assert report.ok and report.programs[0].skipped == 1, report
+    assert "1 calls were cancelled or not finished, in the trace or now" in str(report)
+
+
 def test_arguments_that_a_body_changed_and_those_that_are_no_data(toy: Any, tmp_path: Path) -> None:
     class Thing:
         name = "thing"
