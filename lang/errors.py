@@ -34,6 +34,13 @@ class ConstraintError(SglError, ValueError):
     """A constraint (choices, stop regex, schema, ...) is wrong or cannot be enforced. Also a `ValueError`."""
 
 
+class ToolError(SglError, ValueError):
+    """A tool cannot be made of a function or a schema, or cannot be run. Also a `ValueError`.
+
+    A tool may raise it itself: the model reads its message as it is, and the call is not tried again.
+    """
+
+
 class NotYet(SglError, NotImplementedError):
     """An option or a function that this version knows, but does not carry out yet. Also a `NotImplementedError`."""
 
