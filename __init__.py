@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .backend.base import Usage
 from .backend.fake import FakeBackend
+from .interpreter.agent.mcp import mcp_tools
+from .interpreter.agent.running import arun_tools, run_tools
 from .interpreter.defaults import flush_cache, get_server_info, set_default_backend
 from .interpreter.function import SglFunction, function
 from .interpreter.join import ProgramStateGroup, first
@@ -42,6 +44,7 @@ from .lang.errors import (
     OutOfMemory,
     ProgramTimeout,
     SglError,
+    ToolError,
     Truncated,
     VariableError,
 )
@@ -60,6 +63,9 @@ from .lang.messages import (
     user_end,
     video,
 )
+from .lang.tools.result import ToolResult
+from .lang.tools.spec import ToolCall, ToolSpec
+from .lang.tools.tool import Injected, Tool, tool
 
 if TYPE_CHECKING:
     from .backend.runtime.grammar.coverage import Explanation
@@ -78,6 +84,7 @@ __all__ = [
     "ConstraintError",
     "ContextOverflow",
     "FakeBackend",
+    "Injected",
     "JournalError",
     "ModelLoadError",
     "NotYet",
@@ -90,12 +97,18 @@ __all__ = [
     "Runtime",
     "SglError",
     "SglFunction",
+    "Tool",
+    "ToolCall",
+    "ToolError",
+    "ToolResult",
+    "ToolSpec",
     "Trace",
     "Truncated",
     "Usage",
     "UsageTree",
     "VariableError",
     "__version__",
+    "arun_tools",
     "assistant",
     "assistant_begin",
     "assistant_end",
@@ -113,8 +126,10 @@ __all__ = [
     "image",
     "json_schema",
     "lark",
+    "mcp_tools",
     "regex",
     "replay",
+    "run_tools",
     "schema",
     "select",
     "separate_reasoning",
@@ -125,6 +140,7 @@ __all__ = [
     "system_begin",
     "system_end",
     "token_length_normalized",
+    "tool",
     "trace",
     "unconditional_likelihood_normalized",
     "user",

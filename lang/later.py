@@ -16,9 +16,7 @@ from .errors import NotYet, suggest
 _REMOTE = "a backend over HTTP", "run on a local sgl.Runtime(...)"
 _TOOLS = "tools", "constrain the arguments with gen(schema=...)"
 LATER = {
-    "tool": _TOOLS,
     "call": _TOOLS,
-    "ToolCall": _TOOLS,
     "agent": ("the agent loop", "write the loop in the program"),
     "RuntimeEndpoint": _REMOTE,
     "OpenAI": _REMOTE,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def described(docstring: str | None) -> tuple[str, dict[str, str]]:
-    """Give the text before the sections, and the text of each parameter. A docstring that cannot be read is all text."""
+    """Give the text before the sections, and the text of each parameter."""
     if not docstring or not docstring.strip():
         return "", {}
     import docstring_parser

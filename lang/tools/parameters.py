@@ -1,7 +1,7 @@
 """The parameters of a function: their JSON Schema, and JSON data as arguments of their types.
 
-Knows nothing of tools' rules. The parameters of a function are read as one TypedDict, so that a name may be any Python name, and a
-parameter that is left out gets the function's own default. What cannot be read is a `ToolError` that names the
+Knows nothing of tools' rules. The parameters of a function are read as one TypedDict. So a name may be any Python name,
+and a parameter that is left out gets the function's own default. What cannot be read is a `ToolError` that names the
 parameter and what to write.
 """
 

@@ -19,7 +19,7 @@ _JOINS = frozenset([
     "$ref", "$dynamicRef", "$recursiveRef", "allOf", "oneOf", "not", "if", "then", "else", "patternProperties",
     "dependentSchemas", "dependencies", "unevaluatedProperties", "additionalProperties", "propertyNames",
 ])  # fmt: skip
-"""Keywords beside which a schema is not closed: others may name its properties, or it says itself what else it takes."""
+"""Beside these a schema is not closed: others may name its properties, or it says itself what else it takes."""
 
 
 class RawTool(NamedTuple):
@@ -63,8 +63,7 @@ def argument_schema(where: str, schema: object) -> JsonSchema:
     kinds = data.get("type", "object")
     if kinds != "object" and "object" not in (kinds if isinstance(kinds, list) else ()):
         raise ToolError(f"{where}, parameters /type: arguments are an object, not {kinds!r:.60}")
-    data = {"type": "object", **data, "type": "object"}
-    return JsonSchema(json.dumps(_closed(data), ensure_ascii=False))
+    return JsonSchema(json.dumps(_closed({**data, "type": "object"}), ensure_ascii=False))
 
 
 def _closed(schema: Any) -> Any:

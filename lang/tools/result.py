@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from .spec import ToolCall
 
-ToolFault = Literal["unknown", "arguments", "denied", "raised", "timeout", "cancelled"]
+ToolFault = Literal["unknown", "arguments", "denied", "raised", "timeout", "cancelled", "limit"]
 """Why a call has no value: no such tool; arguments of another type; not approved; the tool raised (a lost MCP server
-too); it took too long; the program was cancelled."""
+too); it took too long; the program was cancelled; there were enough calls."""
 Cut = Callable[[str, int], str]
 """`cut(text, n)`: the longest beginning of `text` that has at most n tokens."""
 
@@ -38,7 +38,8 @@ class ToolResult:
     Attributes:
         call: The call, with the arguments that it was run with.
         text: What the model is told: the value as text, or a short message that begins with "Error".
-        error: Why there is no value: "unknown", "arguments", "denied", "raised", "timeout" or "cancelled"; else None.
+        error: Why there is no value: "unknown", "arguments", "denied", "raised", "timeout",
+            "cancelled" or "limit"; else None.
         seconds: How long it took, with all tries and without waiting for other tools.
         truncated: Whether `text` is only the beginning of the result.
         value: What the tool returned; None if it failed.
