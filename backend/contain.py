@@ -9,6 +9,9 @@ those of `interpreter/` and ``.)
     the body of a program, `group += function`      the program               run.py: execute, execute_async
     rows of a batch: their iterator                 the row that it owed      batch/rows.py: next, anext
     a row's mapping, its keys and their values      the row                   batch/rows.py: _row
+    a tool, validators of its arguments             the call (`ToolResult`)   agent/trying.py
+    what becomes text of a tool's value             the call (`ToolResult`)   agent/trying.py; lang/tools/result.py
+    an approval of a call, an MCP server            the call (`ToolResult`)   agent/trying.py: ask; agent/mcp.py: _call
     arguments at `resume=`, a line of a journal     the row                   batch/results.py: begin
     a value that a journal keeps                    that value                journal/finished.py: _spelled
     a progress bar                                  nobody: it is closed      batch/progress.py

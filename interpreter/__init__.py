@@ -29,5 +29,6 @@ batch/           many rows of one program
 journal/         a batch that continues where it was interrupted
 trace/           what a run did: recorded, drawn, run again, told to OpenTelemetry
 graph/           a program without a model
+agent/           tools at work
 partial/         typed values of unfinished text
 """

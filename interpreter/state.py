@@ -51,6 +51,7 @@ class ProgramState(StateReads):
     """
 
     restored = False
+    given_to_tools = True  # a tool's parameter of this type is no matter of the model's
     _line: Line  # of a live state
     _body: Body  # of a live state
 

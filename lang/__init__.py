@@ -19,6 +19,7 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     advice.py       what is said once in the log
     errors.py       the typed errors of all rooms
     later.py        names of later versions, and the errors that say so
+    tools/          what a model may call, as data made from functions, schemas and MCP servers
     types/          Python types as JSON Schemas, and text as instances of them
     checking/       finished text against its constraint
     pattern/        the regular expressions: one normal form in front of all grammar engines

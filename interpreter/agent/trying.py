@@ -60,7 +60,7 @@ async def attempt(
 
 def is_async(function: Any) -> bool:
     """Whether calling `function` gives a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 # -- the calls into user code

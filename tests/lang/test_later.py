@@ -23,8 +23,8 @@ def test_a_later_name_says_so(name: str) -> None:
 
 
 def test_a_later_name_says_so_when_it_is_imported() -> None:
-    with pytest.raises(sgl.NotYet, match=r"sgl.tool \(tools\) is not supported") as caught:
-        from sgl import tool  # noqa: F401
+    with pytest.raises(sgl.NotYet, match=r"sgl.call \(tools\) is not supported") as caught:
+        from sgl import call  # noqa: F401
     assert isinstance(caught.value, ImportError)
     with pytest.raises(ImportError, match=r"sgl.OpenAI \(.*\) is not supported"):
         from sgl import OpenAI, gen  # noqa: F401
@@ -45,11 +45,11 @@ def test_a_misspelt_name_has_a_hint() -> None:
 def test_tools_that_look_into_a_module_go_on_working() -> None:
     assert not [name for name, _ in inspect.getmembers(sgl) if name in LATER]
     assert unittest.mock.create_autospec(sgl).gen is not None
-    with pytest.raises(AttributeError), unittest.mock.patch("sgl.tool"):
+    with pytest.raises(AttributeError), unittest.mock.patch("sgl.call"):
         pass
-    with unittest.mock.patch("sgl.tool", create=True):
-        assert hasattr(sgl, "tool")
-    assert not hasattr(sgl, "tool")
+    with unittest.mock.patch("sgl.call", create=True):
+        assert hasattr(sgl, "call")
+    assert not hasattr(sgl, "call")
     assert not hasattr(sgl, "__wrapped__")
     error = pickle.loads(pickle.dumps(sgl.NotYet("x")))
     assert str(error) == "x"
