@@ -9,6 +9,7 @@ Knows nothing of gens or steps.
     vocabulary.py   token ids as bytes, and forced bytes as tokens
     trie.py         the tokens as a trie of their bytes
     coverage.py     `sgl.explain`: how each keyword of a constraint is carried out
+    usable.py       which tools have arguments that can be enforced
     accepts.py      whether a text fits a constraint
     deadline.py     work that its caller waits for only so long
     once.py         a cache whose values are made once

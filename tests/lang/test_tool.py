@@ -1,0 +1,485 @@
+"""`@sgl.tool`: what a model is told of a function, and JSON data as its arguments."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import enum
+import functools
+import json
+import pickle
+from typing import Annotated, Any, Literal
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+import sgl
+from sgl.lang.tools.listing import tool_list
+from sgl.lang.tools.result import cut_text, result_text
+from sgl.lang.tools.spec import call_id
+
+
+class Colour(enum.Enum):
+    red = "red"
+    blue = "blue"
+
+
+class Place(BaseModel):
+    """A place."""
+
+    name: str
+    at: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclasses.dataclass
+class Size:
+    width: int
+    height: int = 1
+
+
+@sgl.tool
+def module_level(later: Later, maybe: int | None = None) -> str:
+    """Take a type that is defined below."""
+    return f"{later.x} {maybe}"
+
+
+class Later(BaseModel):
+    x: int
+
+
+def schema_of(tool: Any) -> Any:
+    return tool.spec.parameters.schema
+
+
+def bound(tool: Any, arguments: dict[str, Any], **given: Any) -> Any:
+    args, kwargs = tool.parameters.bind(arguments, given)
+    return tool.function(*args, **kwargs)
+
+
+# -- what a model is told
+GOOGLE = """Look something up.
+
+    It may take a while.
+
+    Args:
+        query: What to look for,
+            in words.
+        count (int): How many.
+
+    Returns:
+        str: What was found.
+    """
+NUMPY = """Look something up.
+
+    It may take a while.
+
+    Parameters
+    ----------
+    query : str
+        What to look for,
+        in words.
+    count : int, optional
+        How many.
+
+    Returns
+    -------
+    str
+        What was found.
+    """
+SPHINX = """Look something up.
+
+    It may take a while.
+
+    :param query: What to look for,
+        in words.
+    :param int count: How many.
+    :returns: What was found.
+    """
+
+
+@pytest.mark.parametrize("docstring", [GOOGLE, NUMPY, SPHINX], ids=["google", "numpy", "sphinx"])
+def test_a_docstring_describes_the_tool_and_its_parameters(docstring: str) -> None:
+    def look(query: str, count: int = 3) -> str:
+        return query * count
+
+    look.__doc__ = docstring
+    spec = sgl.tool(look).spec
+    assert spec.description == "Look something up.\n\nIt may take a while."
+    assert spec.parameters.schema == {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "description": "What to look for, in words."},
+            "count": {"type": "integer", "description": "How many.", "default": 3},
+        },
+        "required": ["query"],
+        "additionalProperties": False,
+    }
+
+
+def test_a_spec_in_openais_form() -> None:
+    @sgl.tool(name="look-up", description="Look.")
+    def look(query: str) -> str:
+        return query
+
+    assert look.spec.openai() == {
+        "type": "function",
+        "function": {
+            "name": "look-up",
+            "description": "Look.",
+            "parameters": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]},
+        },
+    }
+
+
+def test_a_property_may_have_the_name_of_a_keyword() -> None:
+    properties = {"additionalProperties": False, "properties": {"type": "object", "additionalProperties": False}}
+    [tool] = tool_list([{"name": "x", "parameters": {"type": "object", "properties": properties}}])
+    shown = tool.spec.openai()["function"]["parameters"]
+    assert shown["properties"] == {"additionalProperties": False, "properties": {"type": "object"}}
+
+
+def test_arguments_become_instances() -> None:
+    @sgl.tool
+    def plan(
+        place: Place,
+        size: Size,
+        colour: Colour = Colour.red,
+        /,
+        when: datetime.date = datetime.date(2026, 1, 2),
+        *,
+        kind: Literal["a", "b"] = "a",
+        level: Annotated[int, Field(ge=1, description="Its own.")] = 1,
+        share: float = Field(0.5, le=1, description="A share."),
+        tags: list[str] = Field(default_factory=list),
+    ) -> Any:
+        """Plan.
+
+        Args:
+            level: not this one
+        """
+        return place, size, colour, when, kind, level, share, tags
+
+    schema = schema_of(plan)
+    assert list(schema["properties"]) == ["place", "size", "colour", "when", "kind", "level", "share", "tags"]
+    assert schema["required"] == ["place", "size"]
+    assert schema["properties"]["level"] == {"type": "integer", "minimum": 1, "description": "Its own.", "default": 1}
+    assert schema["properties"]["share"]["description"] == "A share."
+    assert schema["properties"]["colour"]["default"] == "red" and schema["properties"]["when"]["default"] == "2026-01-02"
+    given = {"place": {"name": "Rome"}, "size": {"width": 2}, "when": "2026-03-04"}
+    expected = (Place(name="Rome"), Size(2), Colour.red, datetime.date(2026, 3, 4), "a", 1, 0.5, [])
+    assert bound(plan, given) == expected
+    assert bound(plan, {**given, "colour": "blue"})[2] is Colour.blue
+    with pytest.raises(ValueError, match="level"):
+        bound(plan, {**given, "level": 0})
+    with pytest.raises(ValueError, match="unknown"):
+        bound(plan, {**given, "unknown": 0})
+
+
+def test_a_default_that_is_no_json_stays_with_the_function() -> None:
+    nothing = object()
+
+    @sgl.tool
+    def look(query: str, cache: Any = nothing, far: float = float("inf")) -> Any:
+        return query, cache, far
+
+    assert "default" not in schema_of(look)["properties"]["cache"]
+    assert schema_of(look)["required"] == ["query"]
+    assert bound(look, {"query": "x"}) == ("x", nothing, float("inf"))
+
+
+def test_an_alias_is_what_the_model_writes() -> None:
+    @sgl.tool
+    def between(start: Annotated[int, Field(alias="from")], end: int = 9) -> Any:
+        """Between.
+
+        Args:
+            start: the first
+        """
+        return start, end
+
+    assert schema_of(between)["properties"]["from"] == {"type": "integer", "description": "the first"}
+    assert bound(between, {"from": 3}) == (3, 9)
+
+
+def test_types_that_are_defined_later_or_locally() -> None:
+    class Local(BaseModel):
+        y: int
+
+    @sgl.tool
+    def local(one: Local, many: list[Local] | None = None) -> int:
+        return one.y
+
+    assert bound(local, {"one": {"y": 4}}) == 4
+    assert bound(module_level, {"later": {"x": 1}}) == "1 None"
+
+
+def test_parameters_that_the_program_gives() -> None:
+    @sgl.tool(inject=("token",))
+    def look(query: str, s: sgl.ProgramState, table: sgl.Injected[dict[str, int]], token="", size: sgl.Injected[int] = 7):  # type: ignore[no-untyped-def]  # noqa: E501
+        return query, s, table, token, size
+
+    assert list(schema_of(look)["properties"]) == ["query"]
+    assert look.parameters.needed({}) == "s"
+    args, kwargs = look.parameters.bind({"query": "q"}, {sgl.ProgramState: "S", "table": {"a": 1}, "token": "t"})
+    assert look(*args, **kwargs) == ("q", "S", {"a": 1}, "t", 7)
+    with pytest.raises(ValueError, match="token"):
+        look.parameters.bind({"query": "q", "token": "stolen"}, {})
+
+
+def test_a_partials_arguments_are_not_told() -> None:
+    def look(query: str, key: str) -> str:
+        return f"{query} {key}"
+
+    tool = sgl.tool(functools.partial(look, key="secret"))
+    assert tool.name == "look" and "secret" not in tool.spec.parameters.source
+    assert bound(tool, {"query": "x"}) == "x secret"
+
+
+def test_methods() -> None:
+    class Shop:
+        def __init__(self, stock: int) -> None:
+            self.stock = stock
+
+        @sgl.tool
+        def left(self, of: str = "all") -> int:
+            """What is left."""
+            return self.stock
+
+        @staticmethod
+        @sgl.tool
+        def price(item: str) -> int:
+            return len(item)
+
+        @classmethod
+        @sgl.tool
+        def kind(cls, item: str) -> str:
+            return cls.__name__ + item
+
+        def plain(self, item: str) -> str:
+            return item * self.stock
+
+    one, two = Shop(1), Shop(2)
+    tools = tool_list([two.left, Shop.price, Shop.kind, two.plain])
+    assert [list(schema_of(t)["properties"]) for t in tools] == [["of"], ["item"], ["item"], ["item"]]
+    assert [bound(t, {"item": "ab"} if i else {}) for i, t in enumerate(tools)] == [2, 2, "Shopab", "abab"]
+    assert one.left() == 1 and two.left() == 2 and Shop.price("abc") == 3
+    with pytest.raises(sgl.ToolError, match=r"tool left: it is a method; take it from an object"):
+        _ = Shop.left.function
+
+
+def test_a_tool_is_still_the_function() -> None:
+    assert module_level(Later(x=2)) == "2 None"
+    assert module_level.__doc__ == "Take a type that is defined below."
+    assert copy.copy(module_level).name == "module_level"
+
+
+def test_a_call_is_a_value() -> None:
+    call = sgl.ToolCall("f", {"a": [1]}, call_id(0, 1))
+    assert hash(call) == hash(pickle.loads(pickle.dumps(call))) and call == pickle.loads(pickle.dumps(call))
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 40_000)), unique=True))
+def test_ids_are_nine_letters_and_digits_and_differ(places: list[tuple[int, int]]) -> None:
+    ids = [call_id(turn, index) for turn, index in places]
+    assert len(set(ids)) == len(ids)
+    assert all(len(i) == 9 and i.isascii() and i.isalnum() for i in ids)
+
+
+# -- what is refused
+BAD = {
+    "def f(x): pass": r"tool f, parameter x: it has no type; write one, such as x: str",
+    "def f(*xs: int): pass": r"tool f, parameter \*xs: .*take one list",
+    "def f(**xs: int): pass": r"tool f, parameter \*\*xs: .*take one dict",
+    "def f(x: 'Nowhere'): pass": r"tool f, parameter x: the name 'Nowhere' .* cannot be resolved",
+    "def f(x: type): pass": r"tool f, parameter x: ",
+    "def f(y: int, x: list[object]): pass": r"tool f, parameter x",
+    "def f(x: int): yield x": r"tool f: it is a generator; return a list",
+    "f = lambda: 1": r"tool <lambda>: its name may have letters",
+    "f = print": r"tool print, parameter \*args",
+    "f = 3": r"3 is no tool",
+    "class f: pass": r"tool f: it is a class, but no pydantic model",
+}
+
+
+@pytest.mark.parametrize("code", BAD)
+def test_a_function_that_cannot_be_a_tool(code: str) -> None:
+    names: dict[str, Any] = {}
+    exec(code, names)
+    with pytest.raises(sgl.ToolError, match=BAD[code]):
+        tool_list([names["f"]])
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    r"timeout must be seconds above 0, or None": {"timeout": 0},
+    r"retries must be a whole number": {"retries": -1},
+    r"max_result_tokens must be": {"max_result_tokens": 0},
+    r"inject= names 'quary', which is no parameter; did you mean 'query'": {"inject": ("quary",)},
+    r"its name may have": {"name": "look up"},
+    r"description must be a text": {"description": 3},
+    r"parameters /type: arguments are an object, not 'string'": {"parameters": {"type": "string"}},
+}
+
+
+@pytest.mark.parametrize("message", OPTIONS)
+def test_an_option_that_is_wrong(message: str) -> None:
+    def look(query: str) -> str:
+        return query
+
+    with pytest.raises(sgl.ToolError, match=f"^tool look.*: {message}|^tool look[^:]*{message}"):
+        sgl.tool(**OPTIONS[message])(look)
+
+
+def test_a_decorator_in_the_wrong_place() -> None:
+    with pytest.raises(sgl.ToolError, match="write @staticmethod above @sgl.tool"):
+        sgl.tool(staticmethod(lambda x: x))
+    with pytest.raises(sgl.ToolError, match="it is a tool already"):
+        sgl.tool(module_level)
+
+
+# -- lists
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def test_all_forms_of_a_tool_say_the_same() -> None:
+    forms = [
+        {"name": "f", "description": "F.", "parameters": SCHEMA},
+        {"type": "function", "function": {"name": "f", "description": "F.", "parameters": SCHEMA, "strict": True}},
+        {"type": "function", "name": "f", "description": "F.", "parameters": SCHEMA},
+        {"name": "f", "description": "F.", "input_schema": SCHEMA},
+        {"name": "f", "description": "F.", "inputSchema": SCHEMA},
+    ]
+    specs = {tool_list([form])[0].spec for form in forms}
+    assert len(specs) == 1
+    [spec] = specs
+    assert spec.parameters.schema == {**SCHEMA, "additionalProperties": False}
+    assert tool_list([spec])[0].spec == spec
+
+
+def test_one_bad_tool_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    tools = tool_list(
+        [
+            {"name": "good", "parameters": SCHEMA},
+            {"name": "bad", "parameters": {"type": "object", "properties": {"a": {"type": "intger"}}}},
+            {"name": "no name"},
+            {"name": "good", "parameters": {}},
+            {"name": "list", "parameters": {"type": "array"}},
+            {"name": "data", "parameters": {"type": "object", "default": {1, 2}}},
+            module_level,
+            {"name": "module_level"},
+        ]
+    )
+    assert [tool.name for tool in tools] == ["good", "module_level"]
+    assert [name for name, _ in tools.refused] == ["bad", "no name", "good", "list", "data", "module_level"]
+    assert "tool bad, parameters /properties/a/type: " in tools.refused[0].why
+    assert caplog.text.count("it is left out") == 6
+
+
+def test_a_bad_function_is_an_error_and_no_list_is_one() -> None:
+    def twice(x: int) -> int:
+        return x
+
+    with pytest.raises(sgl.ToolError, match="two tools have this name"):
+        tool_list([twice, twice])
+    for wrong in (twice, "twice", {"name": "f"}, sgl.tool(twice)):
+        with pytest.raises(sgl.ToolError, match="tools must be a list of tools"):
+            tool_list(wrong)  # type: ignore[arg-type]
+    with pytest.raises(sgl.ToolError, match="a tool of the type 'web_search' runs at its provider"):
+        tool_list([{"type": "web_search"}])
+    with pytest.raises(sgl.ToolError, match="description without a function"):
+        _ = tool_list([{"name": "f"}])[0].function
+
+
+def test_a_class_is_a_tool_that_gives_an_instance() -> None:
+    place, size = tool_list([Place, Size])
+    assert (place.description, size.description) == ("A place.", "")
+    assert bound(place, {"name": "Rome"}) == Place(name="Rome")
+    assert bound(size, {"width": 3}) == Size(3)
+
+
+def test_a_function_with_a_json_schema_gets_plain_data() -> None:
+    @sgl.tool(parameters=SCHEMA)
+    def raw(**arguments: Any) -> Any:
+        return arguments
+
+    assert bound(raw, {"a": 1}) == {"a": 1}
+    with pytest.raises(ValueError, match="a"):
+        bound(raw, {"a": "1"})
+
+
+NAMES = st.sampled_from(["a", "b", "type"])
+SCHEMAS = st.recursive(
+    st.sampled_from([{}, {"type": "integer"}, {"type": "string"}, {"type": "object"}, True]),
+    lambda inner: st.one_of(
+        st.fixed_dictionaries({"type": st.just("object"), "properties": st.dictionaries(NAMES, inner, max_size=3)}),
+        st.fixed_dictionaries({"anyOf": st.lists(inner, min_size=1, max_size=2)}),
+        st.fixed_dictionaries({"allOf": st.lists(inner, min_size=1, max_size=2)}),
+        st.fixed_dictionaries({"oneOf": st.lists(inner, min_size=1, max_size=2)}),
+        st.fixed_dictionaries({"not": inner, "properties": st.dictionaries(NAMES, inner, max_size=2)}),
+        st.fixed_dictionaries({"type": st.just("array"), "items": inner}),
+    ),
+    max_leaves=6,
+)
+VALUES = st.recursive(
+    st.sampled_from([1, "x", None]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "b", "type", "zz"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(NAMES, SCHEMAS, max_size=3), st.dictionaries(NAMES, VALUES, max_size=3))
+def test_a_closed_schema_admits_nothing_that_the_schema_does_not(properties: Any, value: Any) -> None:
+    schema = {"type": "object", "properties": properties}
+    closed = tool_list([{"name": "f", "parameters": schema}])[0].spec.parameters.schema
+    if jsonschema.Draft202012Validator(closed).is_valid(value):
+        assert jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+# -- results as text
+class Strange:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def test_values_as_text() -> None:
+    circle: list[Any] = [1]
+    circle.append(circle)
+    values = {
+        "text": "text",
+        None: "null",
+        3.5: "3.5",
+        float("nan"): '"nan"',
+        b"ab": '"ab"',
+        b"\xff": '"base64:/w=="',
+        datetime.date(2026, 1, 2): '"2026-01-02"',
+        Colour.red: '"red"',
+        frozenset([3, 1, 2]): "[1, 2, 3]",
+        (1, Colour.blue): '[1, "blue"]',
+    }
+    for value, text in values.items():
+        assert result_text(value) == text
+    assert result_text({"p": Place(name="é"), 1: Size(1)}) == (
+        '{"p": {"name": "é", "at": [0.0, 0.0]}, "1": {"width": 1, "height": 1}}'
+    )
+    assert result_text(circle) == '[1, "<list that holds itself>"]'
+    assert "not JSON: its Python repr" in result_text([object()])
+    assert "whose repr raised RuntimeError" in result_text(Strange())
+    assert len(result_text(10**20_000)) < 100
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates(), lambda i: st.lists(i) | st.dictionaries(st.text() | st.integers(), i)))  # noqa: E501
+def test_any_value_has_a_text(value: Any) -> None:
+    text = result_text(value)
+    if not isinstance(value, str):
+        json.loads(text)
+
+
+@given(st.text(max_size=200), st.integers(1, 60))
+def test_a_cut_text_is_a_beginning_and_says_so(text: str, most: int) -> None:
+    kept, truncated = cut_text(text, most, lambda t, n: t[:n])
+    assert truncated == (len(text) > most)
+    assert kept == text if not truncated else kept.startswith(text[:most] + "\n[truncated: ")
