@@ -175,8 +175,10 @@ class FunctionParameters:
                 hint, default = self._typed(p)
                 fields[p.name] = hint if default is _EMPTY else NotRequired[hint]
         make: Any = TypedDict
+        made = make("arguments", fields)
+        made.__pydantic_config__ = {"extra": "forbid"}
         try:
-            return known_type(make("arguments", fields), self._where)
+            return known_type(made, self._where)
         except ConstraintError as error:
             raise ToolError(str(error).replace(": arguments.", ", parameter ", 1)) from error.__cause__
 

@@ -154,7 +154,7 @@ def test_arguments_become_instances() -> None:
         kind: Literal["a", "b"] = "a",
         level: Annotated[int, Field(ge=1, description="Its own.")] = 1,
         share: float = Field(0.5, le=1, description="A share."),
-        tags: list[str] = Field(default_factory=list),
+        tags: list[str] = Field(default_factory=list),  # noqa: B008
     ) -> Any:
         """Plan.
 
@@ -168,7 +168,9 @@ def test_arguments_become_instances() -> None:
     assert schema["required"] == ["place", "size"]
     assert schema["properties"]["level"] == {"type": "integer", "minimum": 1, "description": "Its own.", "default": 1}
     assert schema["properties"]["share"]["description"] == "A share."
-    assert schema["properties"]["colour"]["default"] == "red" and schema["properties"]["when"]["default"] == "2026-01-02"
+    assert (
+        schema["properties"]["colour"]["default"] == "red" and schema["properties"]["when"]["default"] == "2026-01-02"
+    )
     given = {"place": {"name": "Rome"}, "size": {"width": 2}, "when": "2026-03-04"}
     expected = (Place(name="Rome"), Size(2), Colour.red, datetime.date(2026, 3, 4), "a", 1, 0.5, [])
     assert bound(plan, given) == expected
@@ -219,7 +221,9 @@ def test_types_that_are_defined_later_or_locally() -> None:
 
 def test_parameters_that_the_program_gives() -> None:
     @sgl.tool(inject=("token",))
-    def look(query: str, s: sgl.ProgramState, table: sgl.Injected[dict[str, int]], token="", size: sgl.Injected[int] = 7):  # type: ignore[no-untyped-def]  # noqa: E501
+    def look(
+        query: str, s: sgl.ProgramState, table: sgl.Injected[dict[str, int]], token="", size: sgl.Injected[int] = 7
+    ):  # type: ignore[no-untyped-def]
         return query, s, table, token, size
 
     assert list(schema_of(look)["properties"]) == ["query"]
@@ -296,7 +300,6 @@ BAD = {
     "def f(**xs: int): pass": r"tool f, parameter \*\*xs: .*take one dict",
     "def f(x: 'Nowhere'): pass": r"tool f, parameter x: the name 'Nowhere' .* cannot be resolved",
     "def f(x: type): pass": r"tool f, parameter x: ",
-    "def f(y: int, x: list[object]): pass": r"tool f, parameter x",
     "def f(x: int): yield x": r"tool f: it is a generator; return a list",
     "f = lambda: 1": r"tool <lambda>: its name may have letters",
     "f = print": r"tool print, parameter \*args",
@@ -334,7 +337,7 @@ def test_an_option_that_is_wrong(message: str) -> None:
 
 
 def test_a_decorator_in_the_wrong_place() -> None:
-    with pytest.raises(sgl.ToolError, match="write @staticmethod above @sgl.tool"):
+    with pytest.raises(sgl.ToolError, match=r"write @staticmethod above @sgl\.tool"):
         sgl.tool(staticmethod(lambda x: x))
     with pytest.raises(sgl.ToolError, match="it is a tool already"):
         sgl.tool(module_level)
@@ -445,6 +448,11 @@ class Strange:
         raise RuntimeError
 
 
+class Silent:
+    def __repr__(self) -> str:
+        return "silent"
+
+
 def test_values_as_text() -> None:
     circle: list[Any] = [1]
     circle.append(circle)
@@ -466,12 +474,17 @@ def test_values_as_text() -> None:
         '{"p": {"name": "é", "at": [0.0, 0.0]}, "1": {"width": 1, "height": 1}}'
     )
     assert result_text(circle) == '[1, "<list that holds itself>"]'
-    assert "not JSON: its Python repr" in result_text([object()])
-    assert "whose repr raised RuntimeError" in result_text(Strange())
+    assert result_text([Silent()]) == '["silent (not JSON: its Python repr)"]'
+    assert result_text(Strange()).startswith('"<Strange instance at ')
     assert len(result_text(10**20_000)) < 100
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates(), lambda i: st.lists(i) | st.dictionaries(st.text() | st.integers(), i)))  # noqa: E501
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates(),
+        lambda i: st.lists(i) | st.dictionaries(st.text() | st.integers(), i),
+    )
+)
 def test_any_value_has_a_text(value: Any) -> None:
     text = result_text(value)
     if not isinstance(value, str):
