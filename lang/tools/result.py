@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -117,6 +117,8 @@ def _opened(value: Any) -> tuple[Any] | None:
             return (dict(value),)
         if isinstance(value, (bytes, bytearray, memoryview)):
             return (_of_bytes(bytes(value)),)
+        if isinstance(value, Iterator):  # reading it may never end
+            return None
         if hasattr(value, "model_dump"):
             return (value.model_dump(mode="python"),)
         if isinstance(value, BaseException):

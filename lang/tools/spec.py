@@ -65,7 +65,17 @@ class ToolSpec:
     parameters: JsonSchema
 
     def openai(self) -> dict[str, Any]:
-        """Give the spec in OpenAI's form, which chat templates take."""
+        """Give the spec in OpenAI's form, which chat templates take.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.tool
+            ... def now() -> str:
+            ...     "Tell the time."
+            ...     return "noon"
+            >>> now.spec.openai()["function"]["description"]
+            'Tell the time.'
+        """
         function = {"name": self.name, "description": self.description, "parameters": shown(self.parameters.schema)}
         return {"type": "function", "function": function}
 

@@ -107,11 +107,14 @@ class Tool(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.is_method = True
+        inside, _, _ = str(getattr(self.raw_function, "__qualname__", "")).rpartition(".")
+        self.is_method = inside == owner.__qualname__  # else a function that the class merely holds
 
     def __get__(self, instance: Any, owner: type | None = None) -> Tool[..., R]:
         tool = cast("Tool[..., R]", self)
         if instance is None or self.receiver is not _NOBODY:
+            return tool
+        if not self.is_method and not isinstance(instance, type):  # a class comes from `@classmethod` above it
             return tool
         return dataclasses.replace(tool, receiver=instance, is_method=True)
 

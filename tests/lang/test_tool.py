@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import enum
 import functools
+import itertools
 import json
 import pickle
 from typing import Annotated, Any, Literal
@@ -275,6 +276,13 @@ def test_methods() -> None:
         _ = Shop.left.function
 
 
+def test_a_class_may_hold_a_tool_that_is_no_method_of_it() -> None:
+    class Box:
+        held = module_level
+
+    assert Box().held is module_level and module_level.function(Later(x=1)) == "1 None"
+
+
 def test_a_tool_is_still_the_function() -> None:
     assert module_level(Later(x=2)) == "2 None"
     assert module_level.__doc__ == "Take a type that is defined below."
@@ -475,6 +483,7 @@ def test_values_as_text() -> None:
     )
     assert result_text(circle) == '[1, "<list that holds itself>"]'
     assert result_text([Silent()]) == '["silent (not JSON: its Python repr)"]'
+    assert "not JSON" in result_text(itertools.count())
     assert result_text(Strange()).startswith('"<Strange instance at ')
     assert len(result_text(10**20_000)) < 100
 
