@@ -4,6 +4,7 @@ This folder knows nothing of threads, of running a tool, or of how a model write
 
     spec.py         `ToolCall` and `ToolSpec`: a call, and what a model is told of a tool
     tool.py         `@sgl.tool` and `Tool`: a function with its spec and its rules
+    docstring.py    what a docstring says of a function and of its parameters
     parameters.py   the parameters of a function: their JSON Schema, and JSON data as their arguments
     raw.py          JSON Schemas of tools as others write them: OpenAI's, Anthropic's and MCP's forms
     listing.py      `tool_list`: any list of tools, checked; a bad one is left out and named
