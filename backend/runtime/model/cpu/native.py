@@ -18,7 +18,7 @@ from pathlib import Path
 from .....lang.errors import OptionError
 
 VERSION = 5
-LEVELS = ("portable", "avx2", "avxvnni", "avx512", "amx")
+LEVELS = ("portable", "avx2", "avxvnni", "avx512", "amx", "neon")
 LEVEL_VARIABLE = "SGL_CPU_LEVEL"
 """Environment variable: the level of instructions to use, for tests and measurements. Default: the best there is."""
 LIBRARY_VARIABLE = "SGL_CPU_LIBRARY"

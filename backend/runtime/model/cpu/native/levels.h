@@ -22,6 +22,19 @@
 #include <immintrin.h>
 #endif
 
+// GCC, and Clang that takes the dot product for some functions alone (16) or has it in all (Apple's).
+#if defined(__aarch64__) && defined(__GNUC__) && \
+    (!defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_DOTPROD))
+#define SGL_NEON 1
+#include <arm_neon.h>
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+#endif
+
 namespace sgl {
 
 constexpr int kStateHead = 16;  // floats before the sum of V in a row's state: largest score, sum of weights, unused
@@ -148,7 +161,28 @@ namespace amx {
 
 #endif  // SGL_X86
 
-enum Level : int { kPortable = 0, kAvx2 = 1, kAvxVnni = 2, kAvx512 = 3, kAmx = 4 };
+#ifdef SGL_NEON
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
+#else
+#pragma GCC push_options
+#ifndef __ARM_FEATURE_DOTPROD  // else all is compiled for it, and perhaps for more
+#pragma GCC target("arch=armv8.2-a+dotprod")
+#endif
+#endif
+namespace neon {
+#include "simd_neon.h"
+#include "kernels.inc"
+#include "attention.inc"
+}  // namespace neon
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif  // SGL_NEON
+
+enum Level : int { kPortable = 0, kAvx2 = 1, kAvxVnni = 2, kAvx512 = 3, kAmx = 4, kNeon = 5 };
 
 #ifdef SGL_AMX
 // Whether the processor has tiles, and the kernel lets this process use them: it saves them for a process that asks.
@@ -160,6 +194,21 @@ static bool has_tiles() {
 }
 #endif
 
+#ifdef SGL_NEON
+static bool has_dot_product() {
+#if defined(__APPLE__)
+    int found = 0;
+    size_t size = sizeof found;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &found, &size, nullptr, 0) == 0 && found;
+#elif defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return true;  // compiled for nothing less
+#else
+    return false;
+#endif
+}
+#endif
 
 static bool has_level(int level) {
     if (level == kPortable) return true;
@@ -175,6 +224,9 @@ static bool has_level(int level) {
     if (level == kAmx) return avx512 && has_tiles();
 #endif
 #endif
+#ifdef SGL_NEON
+    if (level == kNeon) return has_dot_product();
+#endif
     return false;
 }
 
@@ -186,6 +238,9 @@ static const Kernels& kernels_of(int level) {
     if (level == kAvx512) return avx512::kernels;
     if (level == kAvxVnni) return avxvnni::kernels;
     if (level == kAvx2) return avx2::kernels;
+#endif
+#ifdef SGL_NEON
+    if (level == kNeon) return neon::kernels;
 #endif
     (void)level;
     return portable::kernels;
