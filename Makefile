@@ -19,7 +19,7 @@ BY_FILE = loadfile --no-loadscope-reorder --max-worker-restart 0
 KERNEL_TESTS = $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul \
 	model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
 
-.PHONY: install docs demo test test-docs test-native format test-slow test-gpu test-browser fuzz bench bench-cpu bench-gpu model lint clean
+.PHONY: install docs demo test test-docs test-native test-neon format test-slow test-gpu test-browser fuzz bench bench-cpu bench-gpu model lint clean
 
 PIP       = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ifeq ($(TORCH),)
@@ -66,6 +66,17 @@ test-native: $(READY) $(SANITIZED)
 	for level in $$($(BIN)/python -c "from sgl.backend.runtime.model.cpu import native as n; \
 	print(*(name for i, name in enumerate(n.LEVELS) if n.library().sgl_has_level(i)))"); do \
 	SGL_CPU_LEVEL=$$level $(SANITIZED_PYTHON) -m pytest -q -s tests/backend/model/cpu tests/backend/sample/test_host_sampler.py || exit 1; done
+
+# The kernels for aarch64, compiled on another machine and run in an emulator: each level beside the portable one, in half a
+# minute. Debian has both in g++-aarch64-linux-gnu and qemu-user. On an aarch64 machine: NEON_CXX=c++ NEON_RUN= make test-neon
+NEON_CXX ?= aarch64-linux-gnu-g++
+NEON_RUN ?= qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu
+build/levels-neon: tests/backend/model/cpu/levels.cpp $(wildcard backend/runtime/model/cpu/native/*)
+	mkdir -p $(dir $@)
+	$(NEON_CXX) -std=c++17 -O2 -ffp-contract=off -fno-math-errno -pthread -I backend/runtime/model/cpu/native $< -o $@
+
+test-neon: build/levels-neon
+	$(NEON_RUN) ./$< neon
 
 test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),model)
 	$(GPU_PYTHON) -m pytest -m gpu $(addprefix tests/backend/,model attention cuda) $(call with_workers,$(GPU_PYTHON),$(GPU_WORKERS),worksteal)

@@ -18,6 +18,7 @@ HEADERS = (
     "simd_amx.h",
     "simd_avx2.h",
     "simd_avx512.h",
+    "simd_neon.h",
     "simd_portable.h",
     "threads.h",
 )

@@ -114,7 +114,7 @@ def test_a_library_of_another_version_is_not_used(
 
 
 @needs_library
-@pytest.mark.parametrize("asked", ["avx512", "avxvnni", "avx2", "portable"])
+@pytest.mark.parametrize("asked", ["avx512", "avxvnni", "avx2", "neon", "portable"])
 def test_a_level_is_used_or_refused(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor without AVX2 computes in portable code; a level that it lacks is never carried out."""
     monkeypatch.setenv(native.LEVEL_VARIABLE, asked)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import sgl
 from sgl.backend.runtime.model.cpu import native
 from sgl.backend.runtime.model.cpu.packed import Q4_0, Q4_1, Q4_K, Q8_0, Blocks, packed
 from sgl.backend.runtime.model.cpu.packed_weights import PackedWeights
 from sgl.backend.runtime.model.cpu.quantised_llama import in_large_pages
+
+
+ROOT = Path(sgl.__file__).parent
 
 
 def levels() -> list[int]:
@@ -67,6 +74,16 @@ def test_tiles_have_the_bits_of_avx512(kind: int, shape: tuple[int, int]) -> Non
     for rows in (1, 16, 145):
         vectors, tiles = (product(kind, *shape, rows, native.LEVELS.index(name)) for name in ("avx512", "amx"))
         np.testing.assert_array_equal(vectors, tiles)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("make") and shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="no compiler or no emulator for aarch64",
+)
+def test_neon_is_beside_the_portable_level_in_an_emulator() -> None:
+    done = subprocess.run(["make", "-s", "test-neon"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "neon: " in done.stdout, done.stdout + done.stderr
 
 
 def test_weights_in_large_pages_are_a_copy() -> None:

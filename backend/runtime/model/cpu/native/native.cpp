@@ -29,11 +29,10 @@ public:
         if (count > capacity_) {
             std::free(data_);
             capacity_ = count + count / 4;
-            data_ = static_cast<T*>(std::aligned_alloc(64, (capacity_ * sizeof(T) + 63) / 64 * 64));
-            if (!data_) {
-                capacity_ = 0;
-                throw std::bad_alloc();
-            }
+            void* found = nullptr;  // not by `aligned_alloc`, which older systems of Apple lack
+            if (posix_memalign(&found, 64, capacity_ * sizeof(T))) capacity_ = 0;
+            data_ = static_cast<T*>(found);
+            if (!capacity_) throw std::bad_alloc();
         }
         return data_;
     }

@@ -106,7 +106,8 @@ namespace avx512 {
 
 using Answer = void (*)(const Ask&, int, float*, int32_t*, double*);
 
-// `level` is one of levels.h: portable, avx2, avxvnni, avx512, amx.
+// `level` is one of levels.h: portable, avx2, avxvnni, avx512, amx, neon. The last is `portable`: a compiler
+// for aarch64 makes NEON of vectors of 16 bytes.
 static Answer answer_of(int level) {
 #if defined(__x86_64__) && defined(__GNUC__)
     if (level >= 3) return avx512::answer;
