@@ -6,6 +6,6 @@ native.py           the compiled library: found, checked, its structures
 packed.py           weights in blocks, packed for the kernels
 packed_weights.py   a checkpoint's packed weights, kept in a cache
 gguf_blocks.py      GGUF's formats as blocks
-native/             the kernels, in C++, and sampling (`sample/host.py` calls it): `native.cpp` is a step, `levels.h` has the
-                    levels of instructions (portable, AVX2, AVX-512, AMX, NEON), one `simd_*.h` each
+native/             the kernels, in C++, and sampling (`sample/host.py` calls it): `native.cpp` is a step, `levels.h`
+                    has the levels of instructions (portable, AVX2, AVX-512, AMX, NEON), one `simd_*.h` each
 """

@@ -17,7 +17,6 @@ from sgl.backend.runtime.model.cpu.packed import Q4_0, Q4_1, Q4_K, Q8_0, Blocks,
 from sgl.backend.runtime.model.cpu.packed_weights import PackedWeights
 from sgl.backend.runtime.model.cpu.quantised_llama import in_large_pages
 
-
 ROOT = Path(sgl.__file__).parent
 
 
