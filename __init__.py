@@ -66,6 +66,7 @@ from .lang.messages import (
 from .lang.tools.result import ToolResult
 from .lang.tools.spec import ToolCall, ToolSpec
 from .lang.tools.tool import Injected, Tool, tool
+from .lang.structure import control, free_text, repeat
 
 if TYPE_CHECKING:
     from .backend.runtime.grammar.coverage import Explanation
@@ -113,10 +114,12 @@ __all__ = [
     "assistant_begin",
     "assistant_end",
     "choice",
+    "control",
     "ebnf",
     "explain",
     "first",
     "flush_cache",
+    "free_text",
     "function",
     "gen",
     "gen_int",
@@ -128,6 +131,7 @@ __all__ = [
     "lark",
     "mcp_tools",
     "regex",
+    "repeat",
     "replay",
     "run_tools",
     "schema",

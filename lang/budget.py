@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .constraint import Choices, Constraint, Either, Exactly, Regex, Sequenced, pattern_node
+from .constraint import Choices, Constraint, Control, Either, Exactly, Regex, Repeated, Sequenced, pattern_node
 from .kept import kept
 from .sampling import DEFAULT_MAX_TOKENS
 
@@ -31,7 +31,7 @@ _OTHER = 0, 0
 @kept(1024)
 def _lengths(constraint: Constraint) -> tuple[int, int | None]:
     """Characters of a shortest text, or less, and of a longest text, or more; None: there is no longest."""
-    if isinstance(constraint, Exactly):
+    if isinstance(constraint, (Exactly, Control)):
         return len(constraint.text), len(constraint.text)
     if isinstance(constraint, Choices):
         return min(map(len, constraint.choices)), max(map(len, constraint.choices))
@@ -40,16 +40,13 @@ def _lengths(constraint: Constraint) -> tuple[int, int | None]:
 
         node = pattern_node(constraint.pattern)
         return shortest_length(node), longest_length(node)
-    parts = (
-        constraint.parts
-        if isinstance(constraint, Sequenced)
-        else constraint.branches
-        if isinstance(constraint, Either)
-        else ()
-    )
-    if not parts:
+    if not constraint.inner:
         return _OTHER
-    shortest, longest = zip(*map(_lengths, parts))
+    shortest, longest = zip(*map(_lengths, constraint.inner))
+    if isinstance(constraint, Repeated):
+        known = constraint.most is not None and longest[0] is not None
+        most = constraint.most * (longest[0] + len(constraint.separator)) if known else None
+        return constraint.least * shortest[0], most
     known = [length for length in longest if length is not None]
     joins = sum if isinstance(constraint, Sequenced) else max
     return (sum if joins is sum else min)(shortest), None if len(known) < len(longest) else joins(known)

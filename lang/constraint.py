@@ -21,7 +21,7 @@ from .types.conversion import MOST_TYPES, KnownType, dtype_pattern, known_type, 
 if TYPE_CHECKING:
     from .pattern import PatternNode
 
-KINDS = frozenset({"text", "regex", "choices", "json_schema", "ebnf", "lark", "sequence", "union"})
+KINDS = frozenset({"text", "regex", "choices", "json_schema", "ebnf", "lark", "sequence", "union", "repeat", "control"})
 """What a backend may know how to enforce."""
 
 
@@ -30,6 +30,11 @@ class Constraint:
 
     __slots__ = ()
     kind = "constraint"
+
+    @property
+    def inner(self) -> tuple[Constraint, ...]:
+        """The constraints that this one joins."""
+        return ()
 
     def __format__(self, spec: str) -> str:
         raise ConstraintError(
@@ -65,16 +70,20 @@ class Constraint:
             raise ConstraintError(f"the text breaks its constraint: {mismatch}") from mismatch.__cause__
 
     def __add__(self, other: object) -> Constraint:
-        return NotImplemented if (right := _operand(other)) is None else Sequenced((*_parts(self), *_parts(right)))
+        return NotImplemented if (right := as_constraint(other)) is None else Sequenced((*_parts(self), *_parts(right)))
 
     def __radd__(self, other: object) -> Constraint:
-        return NotImplemented if (left := _operand(other)) is None else Sequenced((*_parts(left), *_parts(self)))
+        return NotImplemented if (left := as_constraint(other)) is None else Sequenced((*_parts(left), *_parts(self)))
 
     def __or__(self, other: object) -> Constraint:
-        return NotImplemented if (right := _operand(other)) is None else Either((*_branches(self), *_branches(right)))
+        return (
+            NotImplemented if (right := as_constraint(other)) is None else Either((*_branches(self), *_branches(right)))
+        )
 
     def __ror__(self, other: object) -> Constraint:
-        return NotImplemented if (left := _operand(other)) is None else Either((*_branches(left), *_branches(self)))
+        return (
+            NotImplemented if (left := as_constraint(other)) is None else Either((*_branches(left), *_branches(self)))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,10 @@ class Sequenced(Constraint):
     parts: tuple[Constraint, ...]
     kind = "sequence"
 
+    @property
+    def inner(self) -> tuple[Constraint, ...]:
+        return self.parts
+
 
 @dataclass(frozen=True, slots=True)
 class Either(Constraint):
@@ -155,6 +168,33 @@ class Either(Constraint):
 
     branches: tuple[Constraint, ...]
     kind = "union"
+
+    @property
+    def inner(self) -> tuple[Constraint, ...]:
+        return self.branches
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated(Constraint):
+    """`part` from `least` to `most` times (None: any number), with `separator` between two of them."""
+
+    part: Constraint
+    least: int
+    most: int | None
+    separator: str
+    kind = "repeat"
+
+    @property
+    def inner(self) -> tuple[Constraint, ...]:
+        return (self.part,)
+
+
+@dataclass(frozen=True, slots=True)
+class Control(Constraint):
+    """One control token of the model's tokenizer, by its text. No ordinary tokens spell it."""
+
+    text: str
+    kind = "control"
 
 
 # ----------------------------------------------------------------------------------------------- what a user writes
@@ -312,7 +352,7 @@ def check_choices(where: str, choices: object) -> tuple[str, ...]:
             raise ConstraintError(f"{where}: choice {i} is {choice!r:.60}; every choice must be a string")
         if not choice:
             raise ConstraintError(f"{where}: choice {i} is the empty string, which no token can spell")
-        _whole_characters(f"{where}: choice {i}", choice)
+        whole_characters(f"{where}: choice {i}", choice)
     if len(set(found)) < len(found):
         twice = next(c for i, c in enumerate(found) if c in found[:i])
         raise ConstraintError(f"{where}: choice {twice!r} is listed twice; remove one")
@@ -371,10 +411,7 @@ def constraint_of(value: object) -> Constraint:
 
 def kinds(constraint: Constraint) -> set[str]:
     """The kinds that a backend must know to enforce this constraint."""
-    inner: tuple[Constraint, ...] = ()
-    if isinstance(constraint, (Sequenced, Either)):
-        inner = constraint.parts if isinstance(constraint, Sequenced) else constraint.branches
-    return {constraint.kind}.union(*map(kinds, inner))
+    return {constraint.kind}.union(*map(kinds, constraint.inner))
 
 
 def _text(what: str, value: object) -> str:
@@ -382,13 +419,14 @@ def _text(what: str, value: object) -> str:
         raise ConstraintError(f"{what} must be a string, got {value!r:.80}")
     if not value.strip():
         raise ConstraintError(f"{what} is empty; nothing could be generated")
-    _whole_characters(what, value)
+    whole_characters(what, value)
     if "\0" in value:
         raise ConstraintError(f"{what} has a NUL character at position {value.index(chr(0))}, which no token can spell")
     return value
 
 
-def _whole_characters(what: str, text: str) -> None:
+def whole_characters(what: str, text: str) -> None:
+    """Raise `ConstraintError` for a text with half a character in it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -398,10 +436,11 @@ def _whole_characters(what: str, text: str) -> None:
         ) from None
 
 
-def _operand(value: object) -> Constraint | None:
+def as_constraint(value: object) -> Constraint | None:
+    """A constraint, or the text that a string stands for; None for anything else."""
     if isinstance(value, Constraint) or not isinstance(value, str):
         return value if isinstance(value, Constraint) else None
-    _whole_characters("a text joined to a constraint", value)
+    whole_characters("a text joined to a constraint", value)
     return Exactly(value)
 
 

@@ -19,7 +19,18 @@ from typing import Any
 from ...backend.base import CallTrace, GenResult, ScoreResult, StepRecord, Usage
 from ...backend.contain import message_of
 from ...lang.choices import token_length_normalized
-from ...lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ...lang.constraint import (
+    Choices,
+    Constraint,
+    Control,
+    Either,
+    Exactly,
+    Grammar,
+    JsonSchema,
+    Regex,
+    Repeated,
+    Sequenced,
+)
 from ...lang.expr import Gen, Sampling, Select
 from ..arguments import Options
 from ..plain import plain
@@ -300,4 +311,8 @@ def _words(constraint: Constraint) -> str:
         return " + ".join(map(_words, constraint.parts))
     if isinstance(constraint, Either):
         return " | ".join(map(_words, constraint.branches))
+    if isinstance(constraint, Control):
+        return f"control token {constraint.text}"
+    if isinstance(constraint, Repeated):
+        return f"repeat of ({_words(constraint.part)})"
     return constraint.kind

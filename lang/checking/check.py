@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ..constraint import Choices, Constraint, Control, Either, Exactly, Grammar, JsonSchema, Regex, Repeated, Sequenced
 from ..kept import by_text, kept
 from ..pattern import PatternError
 from ..pattern.python import PythonReader
@@ -38,9 +38,9 @@ def check(constraint: Constraint, text: str) -> Any:
     """Check a finished text and read its value. Raises `Mismatch` if the text breaks the constraint.
 
     The value is an instance of a schema's type, the data of a JSON Schema, or what `dtype=` stands for. A union has the
-    value of its first branch that matches. Any other constraint has the text. A grammar is not checked here.
+    value of its first branch that matches. Any other constraint has the text. A control token is checked by its text. A grammar is not checked here.
     """
-    if isinstance(constraint, Exactly):
+    if isinstance(constraint, (Exactly, Control)):
         if text != constraint.text:
             raise Mismatch(f"the text is {brief(text)}, not {brief(constraint.text)}")
         return text
@@ -59,6 +59,10 @@ def check(constraint: Constraint, text: str) -> Any:
     if isinstance(constraint, Sequenced):
         if not _splits(constraint.parts, text):
             raise Mismatch(f"{brief(text)} cannot be split into the {len(constraint.parts)} parts of the sequence")
+        return text
+    if isinstance(constraint, Repeated):
+        if not _splits((constraint,), text):
+            raise Mismatch(f"{brief(text)} cannot be split into texts of the repeated part")
         return text
     if isinstance(constraint, Grammar):
         return text

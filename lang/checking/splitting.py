@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
-from ..constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ..constraint import Choices, Constraint, Control, Either, Exactly, Grammar, JsonSchema, Regex, Repeated, Sequenced
 from ..pattern import PatternError, parse_regex
 from ..pattern.nodes import NOTHING, PatternNode
 from ..pattern.sets import Derivatives
@@ -57,7 +57,7 @@ class _SplitWalk:
         """The positions where a part may end that begins at one of `starts`."""
         if not starts:
             return set()
-        if isinstance(part, Exactly):
+        if isinstance(part, (Exactly, Control)):
             return self._literal((part.text,), starts)
         if isinstance(part, Choices):
             return self._literal(part.choices, starts)
@@ -65,11 +65,27 @@ class _SplitWalk:
             return {end for branch in part.branches for end in self.ends(branch, starts)}
         if isinstance(part, Sequenced):
             return self.after(part.parts, starts)
+        if isinstance(part, Repeated):
+            return self._repeated(part, starts)
         if isinstance(part, Grammar):
             return set(range(min(starts), len(self.text) + 1))  # a grammar has no check of its own
         if isinstance(part, Regex):
             return self._pattern(part.pattern, starts)
         return {end for start in sorted(starts) for end in self._json(part, start)}
+
+    def _repeated(self, part: Repeated, starts: set[int]) -> set[int]:
+        """Go round while new positions are met; beyond `least` rounds, those met before add nothing."""
+        found: set[int] = set()
+        begun, count = starts, 0
+        while begun and (part.most is None or count < part.most):
+            ends = self.ends(part.part, begun)
+            count += 1
+            if count >= part.least:
+                ends -= found
+                found |= ends
+            begun = self._literal((part.separator,), ends) if part.separator else ends
+            self._watch()
+        return found if part.least else found | starts
 
     def _literal(self, texts: tuple[str, ...], starts: set[int]) -> set[int]:
         return {start + len(text) for text in texts for start in starts if self.text.startswith(text, start)}

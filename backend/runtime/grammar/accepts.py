@@ -6,7 +6,7 @@ masks allow will do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,7 @@ def accepts(prepared: Prepared, text: str) -> Verdict:
         data = text.encode()
     except UnicodeEncodeError as error:
         return Verdict(False, error.start, f"{text[error.start]!r} is a lone surrogate, which no token can spell")
-    walk = AcceptanceWalk(prepared.vocabulary, data)
+    walk = AcceptanceWalk(prepared.vocabulary, data, prepared.controls)
     if not walk.run(prepared.compiled.matcher()):
         at = len(walk.data[: walk.furthest].decode("utf-8", errors="ignore"))
         return Verdict(False, at, walk.why(text, at))
@@ -55,10 +55,11 @@ def accepts(prepared: Prepared, text: str) -> Verdict:
 
 
 class AcceptanceWalk:
-    """The walk of one text. `furthest`: bytes that some cut into tokens got through."""
+    """The walk of one text. `furthest`: bytes that some cut into tokens got through. `controls`: the texts of the
+    control tokens that may be in it, by id."""
 
-    def __init__(self, vocabulary: Vocabulary, data: bytes) -> None:
-        self.vocabulary, self.data = vocabulary, data
+    def __init__(self, vocabulary: Vocabulary, data: bytes, controls: Mapping[int, bytes]) -> None:
+        self.vocabulary, self.data, self.controls = vocabulary, data, controls
         self.row = vocabulary.new_row()
         self.furthest = 0
         self.expected: list[bytes] = []
@@ -90,7 +91,7 @@ class AcceptanceWalk:
             after = matcher.fork()
             if not after.accept(token):
                 continue
-            end = at + len(self.vocabulary.bytes[token])
+            end = at + len(self._bytes(token))
             after.fill(self.row)
             place = (end, self.row.tobytes())
             if place in dead:
@@ -106,12 +107,16 @@ class AcceptanceWalk:
         row = self.row.copy()
         first = self.canonical.get(at)
         names = self.vocabulary.by_bytes
-        found = [] if first is None else [first]
+        found = [token for token, text in self.controls.items() if self.data.startswith(text, at)]
+        found += [] if first is None else [first]
         for length in range(min(self.vocabulary.longest, len(self.data) - at), 0, -1):
             found += names.get(self.data[at : at + length], ())
         if at == 0 and not self.expected:
             self._note(matcher, 0)
         yield from (t for t in dict.fromkeys(found) if row[t >> 5] >> (t & 31) & 1)
+
+    def _bytes(self, token: int) -> bytes:
+        return self.controls.get(token) or self.vocabulary.bytes[token]
 
     def _note(self, matcher: Matcher, at: int) -> None:
         """Remember what the mask allows, if this is the furthest place."""
@@ -120,7 +125,7 @@ class AcceptanceWalk:
         self.furthest = at
         self.may_end = matcher.can_end()
         bits = np.unpackbits(self.row.view(np.uint8), count=self.vocabulary.size, bitorder="little")
-        allowed = [self.vocabulary.bytes[i] for i in np.flatnonzero(bits)[:2000]]
+        allowed = [self._bytes(i) for i in np.flatnonzero(bits)[:2000].tolist()]
         self.expected = sorted({data[:1] for data in allowed})
 
     def why(self, text: str, at: int) -> str:

@@ -11,9 +11,9 @@ gens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from ....lang.constraint import Constraint, Grammar, JsonSchema
 from ....lang.errors import ConstraintError, OptionError, suggest
 from ....lang.kept import CacheBudget
 from ....lang.pattern import PatternError
+from ....lang.structure import controls
 from ..text.tokenizer import Tokenizer
 from .closing.search import MOST_WORK, Closer
 from .closing.ways import MOST_WAY_BYTES, WAYS_BYTES, KnownWays, rule_set, too_long
@@ -32,7 +33,8 @@ from .engines.outlines import Outlines
 from .engines.watched import WatchedGrammar, WatchedMatcher
 from .engines.worker import START_SECONDS, Build, GrammarWorker, cached
 from .engines.xgrammar import XGrammar
-from .lark import regular, schemas, to_source
+from .lark import schemas, to_source
+from .lexemes import regular
 from .once import OnceCache
 from .protocol import CompiledGrammar, Matcher
 from .raw import checked_text, raw_source
@@ -42,13 +44,15 @@ from .schema.nodes import LoweredSchema
 from .sharing.json_state_keys import SchemaKeys
 from .sharing.mask_cache import CACHE_BYTES, CachedGrammar
 from .sharing.state_keys import PatternKeys, StateKeys, TextKeys
-from .vocabulary import Vocabulary
+from .vocabulary import MOST_CONTROLS, Vocabulary
 
 ENGINES = ("auto", "llguidance", "xgrammar", "outlines")
 COMPILE_SECONDS = 20.0
 """For one constraint, from its schema or pattern to its first mask."""
 KEPT_CONSTRAINTS, CONSTRAINT_BYTES = 512, 256 << 20
 """Compiled constraints in memory, and what they may take together, by the estimate of `Prepared.bytes`."""
+KEPT_VOCABULARIES = 8
+"""With the control tokens of constraints in them."""
 PLAIN_BYTES, BYTES_OF_CHARACTER = 50_000, 105
 """What a small compiled constraint was measured to take, and one more character of its grammar."""
 
@@ -59,6 +63,7 @@ class Prepared:
 
     `checked`: JSON pointers of what the mask leaves open; a finished text that fails there is sampled again.
     `ways`: the ways to close a text, if the constraint is known as rules; else they are searched for with `closer`.
+    `controls`: the texts of the control tokens that are part of its texts, by id.
     """
 
     constraint: Constraint
@@ -67,6 +72,7 @@ class Prepared:
     closer: Callable[[], Closer]
     vocabulary: Vocabulary
     ways: KnownWays | None = None
+    controls: Mapping[int, bytes] = field(default_factory=dict)
 
     @cached_property
     def length(self) -> int:
@@ -167,6 +173,7 @@ class Grammars:
         self._prepared: OnceCache[Constraint, Prepared] = OnceCache(
             KEPT_CONSTRAINTS, CONSTRAINT_BYTES, lambda prepared: prepared.bytes
         )
+        self._vocabularies: OnceCache[tuple[int, ...], Vocabulary] = OnceCache(KEPT_VOCABULARIES)
         self._artefacts = ArtefactCache()
         self.budget, self._ways_budget = CacheBudget(CACHE_BYTES), CacheBudget(WAYS_BYTES)
 
@@ -234,10 +241,13 @@ class Grammars:
 
     def _compile(self, constraint: Constraint) -> Prepared:
         lowered = {part: lower(part.schema) for part in schemas(constraint)}
-        ways = self._ways(constraint, {part: low.document for part, low in lowered.items()})
+        named = self._controls(constraint)
+        vocabulary = self._vocabulary_with(tuple(named.values())) if named else self.vocabulary
+        ways = self._ways(constraint, {part: low.document for part, low in lowered.items()}, vocabulary)
         if ways is not None and (why := too_long(ways.automata)):
             raise ConstraintError(why)
-        compiled = self._engine(constraint, {part: low.engine_schema for part, low in lowered.items()})
+        masks = {part: low.engine_schema for part, low in lowered.items()}
+        compiled = self._engine(constraint, masks, named, vocabulary)
         checked = [pointer for part, low in lowered.items() for pointer in _unenforced(part, low)]
         joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
         if any(open_keys(low.document) if joined else few_keys(low.document) for low in lowered.values()):
@@ -250,24 +260,48 @@ class Grammars:
             constraint,
             compiled,
             tuple(dict.fromkeys(checked)),
-            lambda: self.closer,
-            self.vocabulary,
+            (lambda: Closer(vocabulary)) if named else (lambda: self.closer),
+            vocabulary,
             ways,
+            {token: text.encode() for text, token in named.items()},
         )
         _try(prepared)
         return prepared
 
-    def _ways(self, constraint: Constraint, documents: dict[JsonSchema, LoweredSchema]) -> KnownWays | None:
+    def _controls(self, constraint: Constraint) -> dict[str, int]:
+        """The control tokens of a constraint. Raises `ConstraintError` for one that the tokenizer does not have."""
+        found: dict[str, int] = {}
+        for text in controls(constraint):
+            token = self._tokenizer.control_token(text)
+            if token is None or token in self._tokenizer.eos_ids:
+                has = "no control token" if token is None else "an end of text, which is no part of a text, in"
+                others = [each for each in self._tokenizer.control_texts]
+                raise ConstraintError(f"the tokenizer of this model has {has} {text!r}{suggest(text, others)}")
+            found[text] = token
+        if len(found) > MOST_CONTROLS:
+            raise ConstraintError(
+                f"the constraint names {len(found)} control tokens; at most {MOST_CONTROLS} are taken"
+            )
+        return found
+
+    def _vocabulary_with(self, ids: tuple[int, ...]) -> Vocabulary:
+        return self._vocabularies.get(ids, lambda: self.vocabulary.with_controls(ids))
+
+    def _ways(
+        self, constraint: Constraint, documents: dict[JsonSchema, LoweredSchema], vocabulary: Vocabulary
+    ) -> KnownWays | None:
         """Return the ways to close of a constraint that is known as rules and whose engine writes what they say."""
         if documents and self.backend not in ("auto", "llguidance"):
             return None
         grammar = rule_set(constraint, documents)
         try:
-            return None if grammar is None else KnownWays(grammar, self.vocabulary, self._ways_budget)
+            return None if grammar is None else KnownWays(grammar, vocabulary, self._ways_budget)
         except PatternError:
             return None
 
-    def _engine(self, constraint: Constraint, masks: dict[JsonSchema, Any]) -> CompiledGrammar | LLGuidanceGrammar:
+    def _engine(
+        self, constraint: Constraint, masks: dict[JsonSchema, Any], named: dict[str, int], vocabulary: Vocabulary
+    ) -> CompiledGrammar | LLGuidanceGrammar:
         wanted = self.backend
         if isinstance(constraint, Grammar):
             if wanted == "xgrammar" and constraint.syntax == "ebnf":
@@ -277,10 +311,12 @@ class Grammars:
             return self._tried(raw_source(constraint))
         if wanted in ("xgrammar", "outlines"):
             return self._asked(wanted, constraint, masks)
-        source = to_source(constraint, masks)
+        source = to_source(constraint, masks, named)
         if isinstance(constraint, JsonSchema):  # it was tried when it was lowered
             return self.llguidance.compile_lark(source, json=True)
-        return self._tried(source)
+        compiled = self.llguidance.compile_lark(source, vocabulary=vocabulary)
+        try_writing(to_source(constraint, masks) if named else source)
+        return compiled
 
     def _tried(self, source: str) -> LLGuidanceGrammar:
         compiled = self.llguidance.compile_lark(source)

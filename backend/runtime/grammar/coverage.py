@@ -15,9 +15,21 @@ import html
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ....lang.constraint import Choices, Constraint, Either, Exactly, Grammar, JsonSchema, Regex, Sequenced
+from ....lang.constraint import (
+    Choices,
+    Constraint,
+    Control,
+    Either,
+    Exactly,
+    Grammar,
+    JsonSchema,
+    Regex,
+    Repeated,
+    Sequenced,
+)
 from ....lang.errors import ConstraintError
 from ....lang.pattern import PatternError, is_empty, parse_regex, size
+from ....lang.structure import FreeText
 from .closing.ways import rule_set, too_long
 from .engines.llguidance import refusal, try_writing
 from .lark import schemas, to_source
@@ -105,10 +117,19 @@ def _rows(constraint: Constraint) -> Iterator[KeywordRow]:
         for number, part in enumerate(parts, 1):
             for row in _rows(part):
                 yield replace(row, pointer=f"{word} {number}" + (f": {row.pointer}" if row.pointer else ""))
+    elif isinstance(constraint, Repeated):
+        yield KeywordRow("", "repeat", "enforced", _rounds(constraint))
+        for row in _rows(constraint.part):
+            yield replace(row, pointer=f"each: {row.pointer}" if row.pointer else "each")
+    elif isinstance(constraint, Control):
+        yield KeywordRow("", "control", "enforced", f"the token {constraint.text}, where the tokenizer has it")
     elif isinstance(constraint, Exactly):
         yield KeywordRow("", "text", "enforced", _count(len(constraint.text), "character"))
     elif isinstance(constraint, Choices):
         yield KeywordRow("", "choices", "enforced", _count(len(constraint.choices), "choice"))
+    elif isinstance(constraint, FreeText):
+        without = f"without {', '.join(map(repr, constraint.without))}" if constraint.without else "any text"
+        yield KeywordRow("", "free text", "enforced", without)
     elif isinstance(constraint, Regex):
         yield _regex(constraint.pattern)
     elif isinstance(constraint, JsonSchema):
@@ -117,6 +138,12 @@ def _rows(constraint: Constraint) -> Iterator[KeywordRow]:
         yield from _grammar(constraint)
     else:
         raise TypeError(f"explain takes a constraint, not {type(constraint).__name__}")
+
+
+def _rounds(constraint: Repeated) -> str:
+    most = "any number of times" if constraint.most is None else f"at most {_count(constraint.most, 'time')}"
+    least = f"at least {_count(constraint.least, 'time')}, " if constraint.least else ""
+    return f"{least}{most}" + (f", {constraint.separator!r} between" if constraint.separator else "")
 
 
 def _grammar(constraint: Grammar) -> list[KeywordRow]:

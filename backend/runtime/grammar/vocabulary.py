@@ -10,6 +10,7 @@ Knows nothing of grammars.
 from __future__ import annotations
 
 import codecs
+import copy
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,9 @@ from ..text.tokenizer import Tokenizer
 from .protocol import Mask, mask_words
 from .trie import TokenTrie
 
+CONTROL_CODES, MOST_CONTROLS = 0xFDD0, 32
+"""The characters that stand for the control tokens of a constraint where it is read as characters. They are no
+characters by Unicode, so that a model has no use for them."""
 FORCED_WINDOW_BYTES = 96
 """Of a forced text, those that decide its first token."""
 
@@ -52,9 +56,23 @@ class Vocabulary(TokenTable):
         table = [b"" if i in ends or tokenizer.is_special(i) else data for i, data in enumerate(tokenizer.token_bytes)]
         super().__init__(table + [b""] * (size - len(table)), tokenizer.eos_ids)
         self.tokenizer = tokenizer
+        self._bind()
+
+    def _bind(self) -> None:
         self._first = lru_cache(maxsize=8192)(self._first_of)
         self.mask_of_few = lru_cache(maxsize=64)(self._mask_of_few)
         self.beginning_with = lru_cache(maxsize=64)(self._beginning_with)
+
+    def with_controls(self, ids: Sequence[int]) -> Vocabulary:
+        """This vocabulary with some control tokens, each as the character that stands for it."""
+        twin = copy.copy(self)
+        for name in ("by_bytes", "spells_all", "longest", "longest_with", "text_mask", "trie", "words", "digest"):
+            twin.__dict__.pop(name, None)
+        twin.bytes = list(self.bytes)
+        for at, token in enumerate(ids):
+            twin.bytes[token] = chr(CONTROL_CODES + at).encode()
+        twin._bind()
+        return twin
 
     @property
     def table(self) -> TokenTable:

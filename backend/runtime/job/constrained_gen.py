@@ -93,6 +93,9 @@ class ConstrainedGenJob(GenJob):
         return False  # the next mask depends on the token
 
     # -- tokens
+    def bytes_of(self, token: int) -> bytes:
+        return self.prepared.controls.get(token) or super().bytes_of(token)
+
     def begin(self) -> None:
         """Commit what is forced at the beginning, which needs no model.
 

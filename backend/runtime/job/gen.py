@@ -177,18 +177,22 @@ class GenJob(Job):
             if self.finish_reason is None and len(self.tokens) >= self.budget:
                 self._end("length", length=len(self.tokens))
 
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes that a token adds to the text."""
+        return self.tokenizer.token_bytes[token]
+
     def _commit(self, token: int, logprob: float | None, forced: bool = False) -> None:
         """Add a token to the text. A stop in it may end the gen."""
         self.usage.generated += 1
         self.meter.tokens += 1
         self.tokens.append(token)
         if self.told is not None:
-            self.told.token(token, logprob, forced)
+            self.told.token(token, self.bytes_of(token), logprob, forced)
         if self.recipe.penalised:
             self.recipe.note(token)
         self.cursor.commit(token)
         matcher = self.matcher
-        self._show(matcher.push(self.tokenizer.token_bytes[token], len(self.tokens) >= self.min_tokens))
+        self._show(matcher.push(self.bytes_of(token), len(self.tokens) >= self.min_tokens))
         if matcher.cut is not None:
             self._cut(matcher.cut)
             self._end("stop", matched=matcher.matched)
@@ -203,19 +207,19 @@ class GenJob(Job):
 
     def _cut(self, at: int) -> None:
         """Cut the tokens `at` bytes into the text: keep whole tokens, and encode the rest of the one cut through."""
-        table = self.tokenizer.token_bytes
+        spelled = [self.bytes_of(token) for token in self.tokens]
         ends, total = [], 0
-        for token in self.tokens:
-            total += len(table[token])
+        for data in spelled:
+            total += len(data)
             ends.append(total)
         keep = sum(1 for end in ends if end <= at)
-        text = b"".join([table[t] for t in self.tokens])
+        text = b"".join(spelled)
         while keep and not _starts_character(text, ends[keep - 1]):
             keep -= 1  # never begin the rest inside a character
         rest = text[(ends[keep - 1] if keep else 0) : at].decode("utf-8", errors="replace")
         again = self.tokenizer.encode([(rest, False)], first=False) if rest else []
         if self.logprobs:
-            begun = sum(1 for end, token in zip(ends, self.tokens) if end - len(table[token]) < at)
+            begun = sum(1 for end, data in zip(ends, spelled) if end - len(data) < at)
             del self.logprobs[begun:]
         self.branch.truncate(self.start + keep)
         self.cursor.extend(again)

@@ -93,7 +93,7 @@ class SelectJob(Job):
         if self.told is None:
             return None
         for vertex in self.choices.paths[winner]:
-            self.told.token(vertex.token, vertex.logprob, False)
+            self.told.token(vertex.token, self.tokenizer.token_bytes[vertex.token], vertex.logprob, False)
         self.branch.told = self.cursor.length
         return self.told.finish(self.request.choices[winner], self.begun, ended)
 

@@ -51,13 +51,13 @@ class Told:
         if first < last:
             self._computed[first:last] = b"\1" * (last - first)
 
-    def token(self, token: int, logprob: float | None, forced: bool) -> None:
-        """Record a committed token, and the step whose answers are being collected.
+    def token(self, token: int, data: bytes, logprob: float | None, forced: bool) -> None:
+        """Record a committed token, which adds `data` to the text, and the step whose answers are being collected.
 
         No step is recorded if that step was planned before the call's turn came.
         """
         trace, step = self.trace, self._clock.landing
-        trace.texts.append(self._text.push(self._tokenizer.token_bytes[token]))
+        trace.texts.append(self._text.push(data))
         trace.token_ids.append(token)
         trace.logprobs.append(logprob)
         trace.forced.append(forced)

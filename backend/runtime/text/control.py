@@ -64,7 +64,10 @@ class ControlTokens:
         """Control tokens, and ids without a token."""
         self.ordinary = [token for i, token in added.items() if i not in named]
         """Added tokens that any text may spell."""
+        self.by_text = {token.content: i for i, token in added.items()}
+        """Control tokens and added tokens by their text."""
         self.spelled = {piece: i for piece, i in vocabulary.items() if i in named}
+        self.by_text |= self.spelled
         self.bytes = {i: text.encode() for text, i in self.spelled.items()}
         longest_first = sorted(self.spelled, key=len, reverse=True)
         self.regex = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -96,6 +96,15 @@ class Tokenizer:
     def is_special(self, token_id: int) -> bool:
         """Whether this is a control token (or an id without a token), which contributes no text."""
         return token_id in self._control.ids
+
+    def control_token(self, text: str) -> int | None:
+        """The id of the control token, or added token, with this text; None if there is none."""
+        return self._control.by_text.get(text)
+
+    @property
+    def control_texts(self) -> Collection[str]:
+        """The texts of the control tokens and added tokens."""
+        return self._control.by_text.keys()
 
     def control_token_in(self, text: str) -> str | None:
         """The first name of a control token in `text`, of three characters or more; None if there is none."""

@@ -13,20 +13,36 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
-from .....lang.constraint import Constraint, Either, Grammar, JsonSchema, Sequenced
+from .....lang.constraint import Constraint, Control, Either, Grammar, JsonSchema, Repeated
 from .....lang.kept import CacheBudget
-from .....lang.pattern import Alt, Both, Concat, Not, PatternError, PatternNode, Repeat, either, sequence
-from ..lark import regular
+from .....lang.pattern import (
+    Alt,
+    Both,
+    Chars,
+    Concat,
+    Not,
+    PatternError,
+    PatternNode,
+    Repeat,
+    both,
+    either,
+    literal,
+    sequence,
+)
+from .....lang.pattern.chars import ALL, difference
+from .....lang.pattern.nodes import rebuilt, repeated
+from .....lang.structure import controls
+from ..lexemes import regular
 from ..protocol import Matcher
 from ..raw import rule_set as grammar_rules
 from ..rules.automata import RuleAutomata
 from ..rules.completion import bytes_left, completions
 from ..rules.derived import BYTE_COST
-from ..rules.nodes import RuleSet
+from ..rules.nodes import RuleRef, RuleSet
 from ..rules.recogniser import Recogniser
 from ..rules.schema_rules import schema_rules
 from ..schema.nodes import LoweredSchema
-from ..vocabulary import Vocabulary
+from ..vocabulary import CONTROL_CODES, Vocabulary
 from .deepest import deepest
 from .fewest import TOKEN_PRICE, FewestSearch, token_prices
 
@@ -48,10 +64,35 @@ def rule_set(constraint: Constraint, documents: dict[JsonSchema, LoweredSchema])
         return grammar_rules(constraint)
     rules: dict[str, PatternNode] = {}
     try:
-        root = _node(constraint, documents, rules)
+        letters = controls(constraint)
+        root = _node(constraint, documents, rules, letters)
     except (PatternError, RecursionError):
         return None
-    return None if root is None else RuleSet({"": root, **rules}, "")
+    if root is None:
+        return None
+    rules = {"": root, **rules}
+    return RuleSet(_apart(rules, len(letters)) if letters else rules, "")
+
+
+def _apart(rules: dict[str, PatternNode], count: int) -> dict[str, PatternNode]:
+    """Take the characters that stand for control tokens out of all text."""
+    letters = ((CONTROL_CODES, CONTROL_CODES + count - 1),)
+    others = Chars(difference(ALL, letters))
+    known: dict[PatternNode, PatternNode] = {}
+
+    def without(node: PatternNode) -> PatternNode:
+        if node not in known:
+            if isinstance(node, Chars):
+                known[node] = Chars(difference(node.ranges, letters))
+            elif node.plain:
+                known[node] = rebuilt(node, without)
+            else:
+                known[node] = both(node, repeated(others, 0, None))
+        return known[node]
+
+    alone = (Chars(((CONTROL_CODES + at, CONTROL_CODES + at),)) for at in range(count))
+    known.update((node, node) for node in alone)
+    return {name: without(node) for name, node in rules.items()}
 
 
 def too_long(automata: RuleAutomata) -> str:
@@ -66,21 +107,38 @@ def too_long(automata: RuleAutomata) -> str:
 
 
 def _node(
-    constraint: Constraint, documents: dict[JsonSchema, LoweredSchema], rules: dict[str, PatternNode]
+    constraint: Constraint,
+    documents: dict[JsonSchema, LoweredSchema],
+    rules: dict[str, PatternNode],
+    letters: list[str],
 ) -> PatternNode | None:
     node = regular(constraint)
     if node is not None:
         return node
     if isinstance(constraint, JsonSchema):
         return schema_rules(documents[constraint], rules, f"{len(rules)}.")
-    if not isinstance(constraint, (Sequenced, Either)):
-        return None  # a grammar among other parts, which no engine takes
-    inner = constraint.parts if isinstance(constraint, Sequenced) else constraint.branches
-    nodes = [_node(each, documents, rules) for each in inner]
+    if isinstance(constraint, Control):
+        code = CONTROL_CODES + letters.index(constraint.text)
+        rules[name := f"{len(rules)}."] = Chars(((code, code),))
+        return RuleRef(name)
+    nodes = [_node(each, documents, rules, letters) for each in constraint.inner]
     known = [each for each in nodes if each is not None]
-    if len(known) < len(nodes):
-        return None
-    return sequence(known) if isinstance(constraint, Sequenced) else either(known)
+    if len(known) < len(nodes) or not nodes:
+        return None  # a grammar among other parts, which no engine takes
+    if isinstance(constraint, Repeated):
+        return _rounds(known[0], constraint, rules)
+    return either(known) if isinstance(constraint, Either) else sequence(known)
+
+
+def _rounds(part: PatternNode, of: Repeated, rules: dict[str, PatternNode]) -> PatternNode:
+    """Return the rounds of a repeat; the part is a rule of its own, since its place may be met again."""
+    rules[name := f"{len(rules)}."] = part
+    each: PatternNode = RuleRef(name)
+    if not of.separator:
+        return repeated(each, of.least, of.most)
+    again = sequence([literal(of.separator), each])
+    rounds = sequence([each, repeated(again, max(of.least - 1, 0), None if of.most is None else of.most - 1)])
+    return rounds if of.least else repeated(rounds, 0, 1)
 
 
 class _Begun(NamedTuple):

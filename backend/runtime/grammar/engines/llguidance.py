@@ -70,12 +70,15 @@ class LLGuidance:
                 return tuple(tokens[1:])
         return tuple(self.tokenizer.tokenize_bytes(forced))
 
-    def compile_lark(self, source: str, *, json: bool = False) -> LLGuidanceGrammar:
+    def compile_lark(
+        self, source: str, *, json: bool = False, vocabulary: Vocabulary | None = None
+    ) -> LLGuidanceGrammar:
         """Compile `source`, in llguidance's Lark dialect. `json`: its texts are JSON, and `json_guard.py` applies.
+        `vocabulary`: the engine's with the control tokens in it that the grammar names.
 
         Raises `ConstraintError` with llguidance's message for a grammar that it does not take.
         """
-        return LLGuidanceGrammar(self, source, json)
+        return LLGuidanceGrammar(self, source, json, vocabulary or self.vocabulary)
 
     def stem(self, source: str) -> Any:
         from llguidance import LLMatcher
@@ -103,10 +106,10 @@ class LLGuidanceGrammar:
 
     engine = "llguidance"
 
-    def __init__(self, engine: LLGuidance, source: str, json: bool) -> None:
+    def __init__(self, engine: LLGuidance, source: str, json: bool, vocabulary: Vocabulary) -> None:
         self.owner = engine
         self.source = source
-        self.vocabulary = engine.vocabulary
+        self.vocabulary = vocabulary
         self.json = json
         self._lock = threading.Lock()
         self._most = engine.threads if len(source) <= MOST_STEM_CHARACTERS else 1
