@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .constraint import Choices, Constraint, Control, Either, Exactly, Regex, Repeated, Sequenced, pattern_node
+from .constraint import Choices, Constraint, Control, Exactly, Regex, Repeated, Sequenced, pattern_node
 from .kept import kept
 from .sampling import DEFAULT_MAX_TOKENS
 

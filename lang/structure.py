@@ -79,9 +79,9 @@ def repeat(constraint: Constraint | str, least: int = 0, most: int | None = None
     if (part := as_constraint(constraint)) is None:
         raise ConstraintError(f"repeat takes a constraint or a text, got {constraint!r:.80}")
     for name, count in (("least", least), ("most", most)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            if name == "least" or count is not None:
-                raise ConstraintError(f"repeat: {name} must be a whole number from 0 on, got {count!r:.80}")
+        open_end = name == "most" and count is None
+        if not open_end and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+            raise ConstraintError(f"repeat: {name} must be a whole number from 0 on, got {count!r:.80}")
     if most is not None and most < max(least, 1):
         raise ConstraintError(f"repeat: most={most} must be at least {max(least, 1)}")
     if not isinstance(separator, str):

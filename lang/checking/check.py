@@ -38,7 +38,8 @@ def check(constraint: Constraint, text: str) -> Any:
     """Check a finished text and read its value. Raises `Mismatch` if the text breaks the constraint.
 
     The value is an instance of a schema's type, the data of a JSON Schema, or what `dtype=` stands for. A union has the
-    value of its first branch that matches. Any other constraint has the text. A control token is checked by its text. A grammar is not checked here.
+    value of its first branch that matches. Any other constraint has the text. A control token is checked by its
+    text. A grammar is not checked here.
     """
     if isinstance(constraint, (Exactly, Control)):
         if text != constraint.text:

@@ -275,7 +275,7 @@ class Grammars:
             token = self._tokenizer.control_token(text)
             if token is None or token in self._tokenizer.eos_ids:
                 has = "no control token" if token is None else "an end of text, which is no part of a text, in"
-                others = [each for each in self._tokenizer.control_texts]
+                others = sorted(self._tokenizer.control_texts)
                 raise ConstraintError(f"the tokenizer of this model has {has} {text!r}{suggest(text, others)}")
             found[text] = token
         if len(found) > MOST_CONTROLS:

@@ -4,7 +4,7 @@ Owns: how constraints join. Knows nothing of tokens, or of how an engine writes 
 
 1. A lexer is greedy: of the lexemes that may come at one place, it goes on while the text goes on with any of them.
 2. So regular parts that touch become one lexeme. Where a lexeme may go on with a character that what follows begins
-   with, it is joined to each thing that may follow: the free text before a tag goes on to the end of the tag's beginning.
+   with, it is joined to each thing that may follow. So free text before a tag goes on to where the tag's text is whole.
 3. Where a text would still be lost, the joint is refused (`ConstraintError`).
 """
 
