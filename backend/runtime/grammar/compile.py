@@ -33,8 +33,8 @@ from .engines.outlines import Outlines
 from .engines.watched import WatchedGrammar, WatchedMatcher
 from .engines.worker import START_SECONDS, Build, GrammarWorker, cached
 from .engines.xgrammar import XGrammar
-from .lark import schemas, to_source
-from .lexemes import regular
+from .lark import plainly_written, schemas, to_source
+from .lexemes import lexeme_rules, regular
 from .once import OnceCache
 from .protocol import CompiledGrammar, Matcher
 from .raw import checked_text, raw_source
@@ -42,6 +42,7 @@ from .schema.keys import few_keys, open_keys
 from .schema.lower import Lowered, lower
 from .schema.nodes import LoweredSchema
 from .sharing.json_state_keys import SchemaKeys
+from .sharing.lexeme_keys import LexemeKeys
 from .sharing.mask_cache import CACHE_BYTES, CachedGrammar
 from .sharing.state_keys import PatternKeys, StateKeys, TextKeys
 from .vocabulary import MOST_CONTROLS, Vocabulary
@@ -253,7 +254,7 @@ class Grammars:
         if any(open_keys(low.document) if joined else few_keys(low.document) for low in lowered.values()):
             checked.append("repeated keys")
         if isinstance(compiled, LLGuidanceGrammar):
-            compiled = CachedGrammar(compiled, _state_keys(constraint, lowered), self.budget)
+            compiled = CachedGrammar(compiled, _state_keys(constraint, lowered, masks), self.budget)
         elif compiled.engine == "xgrammar":
             compiled = WatchedGrammar(compiled, f"{constraint!r:.200}")
         prepared = Prepared(
@@ -348,11 +349,18 @@ def _try(prepared: Prepared) -> None:
     _ = prepared.length
 
 
-def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered]) -> StateKeys:
+def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered], masks: dict[JsonSchema, Any]) -> StateKeys:
     if isinstance(constraint, JsonSchema):
         return SchemaKeys(lowered[constraint].document)
+    if isinstance(constraint, Grammar):
+        return TextKeys()
     node = regular(constraint)
-    return PatternKeys(node) if node is not None and node.plain else TextKeys()
+    if node is not None:
+        return PatternKeys(node) if node.plain else TextKeys()
+    rules = lexeme_rules(constraint, masks)
+    if not plainly_written(rules):
+        return TextKeys()
+    return LexemeKeys(rules, {part: low.document for part, low in lowered.items()}, controls(constraint))
 
 
 def _unenforced(part: JsonSchema, low: Lowered) -> list[str]:

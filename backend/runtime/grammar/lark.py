@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from ....lang.constraint import Constraint, JsonSchema
 from ....lang.errors import ConstraintError
+from ....lang.kept import kept
 from ....lang.pattern import PatternError, PatternNode, nullable, plain, to_lark
 from ....lang.pattern.nodes import EMPTY
 from .lexemes import LexemeRules, LexemeWay, lexeme_rules, regular
@@ -38,6 +38,11 @@ def to_source(constraint: Constraint, masks: dict[JsonSchema, Any], controls: Ma
     if node is not None:
         return f"start: T\nT: {_printed(node)}\n"
     return LarkRules(masks, controls).grammar(lexeme_rules(constraint, masks))
+
+
+def plainly_written(rules: LexemeRules) -> bool:
+    """Whether no lexeme is written with a complement, of which an engine may not see that only one text is left."""
+    return all(_plain(way.text).plain for ways in rules.ways for way in ways)
 
 
 def _printed(node: PatternNode) -> str:
@@ -90,10 +95,17 @@ class LarkRules:
 
 def _within_text(node: PatternNode) -> str:
     """A terminal that matches no control token: a complement alone would match the name that the engine gives one."""
-    with suppress(PatternError):
-        node = plain(node)
+    node = _plain(node)
     text = _printed(node)
     return text if node.plain else f"({text}) & /(?s:.*)/"
+
+
+@kept(256)
+def _plain(node: PatternNode) -> PatternNode:
+    try:
+        return plain(node)
+    except PatternError:
+        return node
 
 
 def json_rule(mask: Any) -> str:

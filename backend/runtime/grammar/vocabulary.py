@@ -64,13 +64,14 @@ class Vocabulary(TokenTable):
         self.beginning_with = lru_cache(maxsize=64)(self._beginning_with)
 
     def with_controls(self, ids: Sequence[int]) -> Vocabulary:
-        """This vocabulary with some control tokens, each as the character that stands for it."""
+        """This vocabulary with some control tokens, each as the character that stands for it. No other token is one."""
         twin = copy.copy(self)
         for name in ("by_bytes", "spells_all", "longest", "longest_with", "text_mask", "trie", "words", "digest"):
             twin.__dict__.pop(name, None)
-        twin.bytes = list(self.bytes)
-        for at, token in enumerate(ids):
-            twin.bytes[token] = chr(CONTROL_CODES + at).encode()
+        letters = {chr(CONTROL_CODES + at).encode(): token for at, token in enumerate(ids)}
+        twin.bytes = [b"" if data in letters else data for data in self.bytes]
+        for letter, token in letters.items():
+            twin.bytes[token] = letter
         twin._bind()
         return twin
 

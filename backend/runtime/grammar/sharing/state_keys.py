@@ -64,7 +64,7 @@ class PatternWalk:
 
     def __init__(self, node: PatternNode) -> None:
         self.node = node
-        self._most = min(DERIVATIVE_GROWTH * _count(node, MOST_NODES) + SPARE_NODES, MOST_NODES)
+        self._most = min(DERIVATIVE_GROWTH * count_nodes(node, MOST_NODES) + SPARE_NODES, MOST_NODES)
         self._derivatives, self._small, self._steps = Derivatives(), {node}, 0
 
     def step(self, node: PatternNode, text: str) -> PatternNode | None:
@@ -74,7 +74,7 @@ class PatternWalk:
                 node = self._derivatives.step(node, ord(character))
                 self._steps += 1
                 if node not in self._small:
-                    if node == NOTHING or _count(node, self._most) > self._most:
+                    if node == NOTHING or count_nodes(node, self._most) > self._most:
                         return None
                     self._small.add(node)
         except (PatternError, RecursionError):  # the stack may be deep already
@@ -109,8 +109,8 @@ def utf8(data: bytes) -> tuple[str, int]:
     return codecs.utf_8_decode(data, "strict", False)
 
 
-def _count(node: PatternNode, most: int) -> int:
-    """Nodes of the tree; more than `most` if there are more."""
+def count_nodes(node: PatternNode, most: int) -> int:
+    """The nodes of the tree; more than `most` if there are more."""
     pending, count = [node], 0
     while pending and count <= most:
         pending += children(pending.pop())
