@@ -67,6 +67,7 @@ from .lang.tools.result import ToolResult
 from .lang.tools.spec import ToolCall, ToolSpec
 from .lang.tools.tool import Injected, Tool, tool
 from .lang.structure import control, free_text, repeat
+from .lang.tags.formats import structural_tag
 
 if TYPE_CHECKING:
     from .backend.runtime.grammar.coverage import Explanation
@@ -140,6 +141,7 @@ __all__ = [
     "sequence_likelihood",
     "set_default_backend",
     "special",
+    "structural_tag",
     "system",
     "system_begin",
     "system_end",

@@ -16,9 +16,10 @@ from . import constraint as constraints
 from .advice import advice
 from .choices import ChoiceMethod, token_length_normalized
 from .constraint import Constraint, check_choices
-from .errors import ConstraintError, NotYet, OptionError, suggest
+from .errors import ConstraintError, OptionError, suggest
 from .expr import Gen, Sampling, Select, Seq, Text
 from .sampling import OPTIONS, normalise, refuse_surrogates
+from .tags import formats as tags
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -113,7 +114,7 @@ def gen(
         ebnf: a grammar in EBNF (xgrammar's dialect, or llama.cpp's GBNF).
         lark: a grammar in llguidance's Lark dialect.
         constraint: any constraint, also joined ones: `sgl.regex("[0-9]+") + " euros"`.
-        structural_tag: xgrammar's structural tags; this version does not carry them out.
+        structural_tag: a structural tag as in xgrammar, SGLang and vLLM (`sgl.structural_tag`).
         seed: integer; the same seed and text give the same result; default drawn by the run.
         logit_bias: token id to what is added to its logit, in [-100, 100].
         repetition_penalty: makes tokens that occurred less likely, in (0, 10]; default 1, none.
@@ -129,7 +130,6 @@ def gen(
     Raises:
         OptionError: an option is unknown, out of its range, or has no use beside the others.
         ConstraintError: the constraint is wrong, or there are two.
-        NotYet: `structural_tag` was given.
 
     Example:
         >>> import sgl
@@ -143,8 +143,6 @@ def gen(
     where = _where("gen", name)
     # read first, while locals() is the arguments and nothing else
     options = {k: v for k, v in locals().items() if v is not None and k not in ("name", "where")}
-    if structural_tag is not None:
-        raise NotYet(f"{where}: structural_tag= is not supported by this version of sgl yet; use lark= or json_schema=")
     if choices is not None:
         return _gen_choices(where, name, options)
     if choices_method is not None:
@@ -168,6 +166,7 @@ _CONSTRAINTS: dict[str, Callable[[Any], Constraint]] = {
     "ebnf": constraints.ebnf,
     "lark": constraints.lark,
     "constraint": constraints.constraint_of,
+    "structural_tag": tags.structural_tag,
 }
 _ON_BUDGET = ("close", "partial", "error")
 

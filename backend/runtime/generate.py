@@ -13,13 +13,14 @@ from typing import Any
 from ...lang.constraint import Constraint, ebnf, json_schema, regex
 from ...lang.errors import NotYet, OptionError, suggest
 from ...lang.sampling import OPTIONS, SGLANG_NAMES, Sampling
+from ...lang.tags.formats import structural_tag
 from ..base import GenRequest, GenResult, Handle
 from ..meta import call_id, of_gen
 from ..waiting import AtHandle, Flow, StreamFlow
 from .local import LocalBackend
 from .program.branch import Branch
 
-_CONSTRAINTS = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf}
+_CONSTRAINTS = {"regex": regex, "json_schema": json_schema, "ebnf": ebnf, "structural_tag": structural_tag}
 SAMPLING_NAMES = frozenset(option.name for option in OPTIONS) | set(_CONSTRAINTS)
 
 
@@ -202,8 +203,6 @@ def _sampling(params: Mapping[str, Any], return_logprob: bool, start: int | None
     for name, usual in _AS_EVER.items():
         if (value := given.pop(name, usual)) != usual:
             raise NotYet(f"generate: {name}={value!r} is not supported by this version of sgl yet; leave it out")
-    if given.pop("structural_tag", None) is not None:
-        raise NotYet("generate: structural_tag is not supported by this version of sgl yet; it was not ignored")
     if return_logprob:
         given["return_logprob"] = True
     if start is not None:

@@ -279,7 +279,7 @@ def test_options_are_refused_by_name(options: dict[str, object], kind: type[Exce
         ({"stop": [""]}, OptionError, "empty string"),
         ({"stop_regex": "(["}, ConstraintError, "not a valid regular expression"),
         ({"stop_token_ids": [10**6]}, OptionError, "token 1000000"),
-        ({"structural_tag": "{}"}, NotYet, "structural_tag"),
+        ({"structural_tag": "{}"}, ConstraintError, "structural_tag"),
         ({"regex": "(a"}, ConstraintError, "regex"),
         ({"regex": "a", "ebnf": 'root ::= "a"'}, OptionError, "together"),
         ({"min_new_tokens": 9, "max_new_tokens": 3}, OptionError, "min_tokens=9"),

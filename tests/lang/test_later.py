@@ -66,8 +66,3 @@ def test_a_states_later_names() -> None:
     assert not hasattr(state, "tool_result")
     with pytest.raises(AttributeError, match="no attribute 'forkk'"):
         state.forkk(2)
-
-
-def test_structural_tags_are_not_yet() -> None:
-    with pytest.raises(sgl.NotYet, match="structural_tag"):
-        sgl.gen("a", structural_tag={"type": "structural_tag"})

@@ -19,6 +19,7 @@ from ....lang.constraint import (
     Control,
     Either,
     Exactly,
+    Grammar,
     JsonSchema,
     Regex,
     Repeated,
@@ -26,6 +27,7 @@ from ....lang.constraint import (
     pattern_node,
 )
 from ....lang.errors import ConstraintError
+from ....lang.kept import kept
 from ....lang.pattern import (
     PatternError,
     PatternNode,
@@ -44,6 +46,8 @@ from ....lang.pattern.chars import Ranges
 from ....lang.pattern.nodes import EMPTY, NOTHING, repeated
 from ....lang.pattern.sets import Derivatives
 from ....lang.structure import FreeText
+from .rules.ebnf import read_ebnf
+from .rules.normal import normalised, regular_node
 
 MOST_POSITIONS = 2_000_000
 """Characters that a regular expression may span once its repeats are written out."""
@@ -79,7 +83,7 @@ class LexemeRules(NamedTuple):
 
 
 def regular(constraint: Constraint) -> PatternNode | None:
-    """The language of a constraint without JSON Schema, grammar or control token in it; None for others.
+    """The language of a constraint without JSON Schema, recursive grammar or control token; None for others.
 
     Raises `ConstraintError` for a pattern that is wrong, that no engine can enforce, or that nothing matches.
     """
@@ -93,9 +97,17 @@ def regular(constraint: Constraint) -> PatternNode | None:
         return _all(sequence, map(regular, _without_twins(constraint.parts)))
     if isinstance(constraint, Either):
         return _all(either, map(regular, constraint.branches))
+    if isinstance(constraint, Grammar):
+        return None if constraint.syntax != "ebnf" else _of_grammar(constraint.source)
     if isinstance(constraint, Repeated):
         return None if (node := regular(constraint.part)) is None else _repeated(node, constraint)
     return None
+
+
+@kept(64)
+def _of_grammar(source: str) -> PatternNode | None:
+    """The language of a grammar without recursion, so that it may stand among other parts."""
+    return regular_node(normalised(read_ebnf(source)), MOST_POSITIONS)
 
 
 def _all(join: Any, nodes: Iterable[PatternNode | None]) -> PatternNode | None:
@@ -230,8 +242,8 @@ class _LexemeWriter:
                     stack.append(_Place(run, free, tail))
             else:
                 raise ConstraintError(
-                    f"a grammar ({part.kind}=) cannot be joined with other constraints; write the rest inside the "
-                    "grammar"
+                    f"a grammar ({part.kind}=) cannot be joined with other constraints, but for EBNF without "
+                    "recursion; write the rest inside the grammar"
                 )
         _look(ways)
         return tuple(ways)
