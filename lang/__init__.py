@@ -9,6 +9,7 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     choices.py      how a select decides
     budget.py       how many tokens a gen may write that does not say it
     constraint.py   what generated text must be: regex, json_schema, schema, choice, ebnf, lark
+    structure.py    constraints for text with a structure: free_text, repeat, control
     chat.py         chat templates
     sandbox.py      running a template, with bounds on time and size
     conversation.py conversations rendered turn by turn
@@ -21,6 +22,7 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     later.py        names of later versions, and the errors that say so
     tools/          what a model may call, as data made from functions, schemas and MCP servers
     types/          Python types as JSON Schemas, and text as instances of them
+    tags/           structural tags as constraints
     checking/       finished text against its constraint
     pattern/        the regular expressions: one normal form in front of all grammar engines
 """

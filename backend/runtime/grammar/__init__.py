@@ -3,6 +3,7 @@
 Knows nothing of gens or steps.
 
     compile.py      which engine enforces a constraint; the constraints that are compiled already
+    lexemes.py      joined constraints as rules over lexemes
     lark.py         constraints as llguidance's Lark dialect
     raw.py          grammars that users write, and the second look at their texts
     protocol.py     what the runtime asks of an engine; masks
