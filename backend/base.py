@@ -135,7 +135,8 @@ class GenResult:
 
     `finish_reason`: {"type": "stop", "matched": str | int | None} (None: the constraint was complete) or
     {"type": "length", "length": int}; empty while the gen runs (`Handle.so_far`). For a constrained gen, `value` is the
-    value of the checked text, and `receipt` says how the constraint was enforced.
+    value of the checked text, and `receipt` says how the constraint was enforced. `pieces`: the text cut at its control
+    tokens, each piece with whether it is one; None: it has none.
     """
 
     text: str
@@ -147,6 +148,7 @@ class GenResult:
     value: Any = None
     receipt: dict[str, Any] | None = None
     trace: CallTrace | None = None
+    pieces: list[tuple[str, bool]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

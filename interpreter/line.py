@@ -145,7 +145,8 @@ class Line:
             for part in said:
                 if isinstance(part, Segment):
                     self.flush()  # a turn that the model wrote is opened as one, here as there
-                    self._say(Text(part.text), "")
+                    for text, control in part.pieces:
+                        self._say(Text(text, control), "")
                 else:
                     self._say(part, "")
         self.pulse.beat()

@@ -49,6 +49,13 @@ class Segment:
             return final_text(self.handle.result)
         return self.handle.text
 
+    @property
+    def pieces(self) -> list[tuple[str, bool]]:
+        """The final text in pieces, each with whether it is a control token."""
+        result = None if self.handle is None else self.handle.result
+        found = result[0].pieces if isinstance(result, list) else None
+        return [(self.text, False)] if found is None else found
+
 
 def final_text(result: object) -> str:
     """The text of a finished op in the transcript: the first sample of a gen, the winner of a select."""

@@ -44,9 +44,9 @@ def _lengths(constraint: Constraint) -> tuple[int, int | None]:
         return _OTHER
     shortest, longest = zip(*map(_lengths, constraint.inner))
     if isinstance(constraint, Repeated):
-        known = constraint.most is not None and longest[0] is not None
-        most = constraint.most * (longest[0] + len(constraint.separator)) if known else None
-        return constraint.least * shortest[0], most
+        each, most = longest[0], constraint.most
+        whole = None if each is None or most is None else most * (each + len(constraint.separator))
+        return constraint.least * shortest[0], whole
     known = [length for length in longest if length is not None]
     joins = sum if isinstance(constraint, Sequenced) else max
     return (sum if joins is sum else min)(shortest), None if len(known) < len(longest) else joins(known)

@@ -37,13 +37,12 @@ from ....lang.pattern import (
     first,
     follows,
     literal,
-    no_deeper,
     nullable,
     sequence,
     size,
 )
 from ....lang.pattern.chars import Ranges
-from ....lang.pattern.nodes import EMPTY, NOTHING, repeated
+from ....lang.pattern.nodes import EMPTY, NOTHING, no_deeper, repeated
 from ....lang.pattern.sets import Derivatives
 from ....lang.structure import FreeText
 from .rules.ebnf import read_ebnf
@@ -161,7 +160,7 @@ class _Rest:
         self.begins: Ranges | None = None
 
 
-class _Place(NamedTuple):
+class _Joint(NamedTuple):
     """A place in a constraint: the lexeme before it that is not cut off, the free text that it ends with, and what is
     left."""
 
@@ -217,8 +216,8 @@ class _LexemeWriter:
     # -- the ways of one rule
     def _ways(self, start: _Rest) -> tuple[LexemeWay, ...]:
         ways: dict[LexemeWay, Ranges] = {}  # with the characters that what is behind the lexeme begins with
-        stack = [_Place(EMPTY, None, start)]
-        seen: set[_Place] = set()
+        stack = [_Joint(EMPTY, None, start)]
+        seen: set[_Joint] = set()
         while stack:
             place = self._joined(stack.pop())
             if place in seen or place.run == NOTHING:
@@ -235,11 +234,11 @@ class _LexemeWriter:
             elif run != EMPTY and not nullable(run) and not chars.intersection(follows(run).ranges, self.begins(rest)):
                 ways[LexemeWay(run, None, self._number(rest))] = self.begins(rest)
             elif isinstance(part, Either):
-                stack += reversed([_Place(run, free, self._rest(each, tail)) for each in self._branches(part)])
+                stack += reversed([_Joint(run, free, self._rest(each, tail)) for each in self._branches(part)])
             elif isinstance(part, Repeated):
-                stack.append(_Place(run, free, self._rest(part.part, self._again(part, tail))))
+                stack.append(_Joint(run, free, self._rest(part.part, self._again(part, tail))))
                 if not part.least:
-                    stack.append(_Place(run, free, tail))
+                    stack.append(_Joint(run, free, tail))
             else:
                 raise ConstraintError(
                     f"a grammar ({part.kind}=) cannot be joined with other constraints, but for EBNF without "
@@ -248,7 +247,7 @@ class _LexemeWriter:
         _look(ways)
         return tuple(ways)
 
-    def _joined(self, place: _Place) -> _Place:
+    def _joined(self, place: _Joint) -> _Joint:
         """The place behind the regular parts that come next, which join the lexeme."""
         run, free, rest = place
         parts = [run]
@@ -258,7 +257,7 @@ class _LexemeWriter:
             if node != EMPTY:
                 free = rest.part if isinstance(rest.part, FreeText) else None
             rest = rest.tail
-        return _Place(sequence(parts), free, rest)
+        return _Joint(sequence(parts), free, rest)
 
     def _branches(self, part: Either) -> list[Constraint]:
         """The branches, those that are regular as one."""

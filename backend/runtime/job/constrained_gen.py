@@ -11,6 +11,7 @@ Knows nothing of the grammar itself: its place there is `rule.py`'s, and what al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from ....lang.checking.check import Mismatch
@@ -221,9 +222,19 @@ class ConstrainedGenJob(GenJob):
     def result(self) -> GenResult:
         result = super().result()
         result.value, result.receipt = self.value, self._receipt()
+        if not self.prepared.controls.keys().isdisjoint(self.tokens):
+            result.pieces = self._pieces()
         if self.prepared.checked:
             super()._show(result.text)  # all at once, now that it has passed
         return result
+
+    def _pieces(self) -> list[tuple[str, bool]]:
+        """The text cut at its control tokens."""
+        pieces: list[tuple[str, bool]] = []
+        for control, tokens in groupby(self.tokens, self.prepared.controls.__contains__):
+            data = [self.bytes_of(token) for token in tokens]
+            pieces += [(each.decode(errors="replace"), control) for each in (data if control else [b"".join(data)])]
+        return pieces
 
     def _receipt(self) -> dict[str, Any]:
         receipt = {

@@ -194,6 +194,24 @@ def test_what_follows_a_control_token_is_not_computed_again(runtime: Any) -> Non
     assert state.get_meta_info("y")["prompt_tokens"] == len(ids)
 
 
+def test_a_joined_fork_keeps_the_control_token(runtime: Any) -> None:
+    constraint = "a" + sgl.control(CONTROL) + "b" + sgl.control(CONTROL)
+
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "Go: "
+        forks = s.fork(2)
+        forks += sgl.gen("x", constraint=constraint)
+        forks.join("concate_and_append")
+        s += sgl.gen("y", max_tokens=1)
+
+    state = program.run(backend=runtime, seed=1)
+    text = f"a{CONTROL}b{CONTROL}" * 2
+    assert state.text() == "Go: " + text + state["y"]
+    wanted = runtime.tokenizer.encode("Go: " + text, special_tokens=True)
+    assert state.get_meta_info("y")["prompt_tokens"] == len(wanted)
+
+
 def test_a_stop_cuts_behind_and_within_a_control_tokens_text(runtime: Any) -> None:
     constraint = "ab" + sgl.control(CONTROL) + "cd"
 

@@ -94,13 +94,12 @@ class LexemeKeys:
         """Take text up to the beginning of a value, and return what is left of `data`."""
         data = place.begun + data
         text, used = utf8(data)
-        at: _Place = place._replace(begun=b"")
-        done = 0
+        at, done = place._replace(begun=b""), 0
         for character in text:
-            at = self._next(at, character)
-            if isinstance(at, ValuePlace):
-                return at, data[done:]
-            done += len(character.encode())
+            after = self._next(at, character)
+            if isinstance(after, ValuePlace):
+                return after, data[done:]
+            at, done = after, done + len(character.encode())
         return at._replace(begun=data[used:]), b""
 
     def _next(self, place: _Place, sign: str | Control) -> _Place:
