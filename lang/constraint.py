@@ -197,9 +197,6 @@ class Control(Constraint):
     kind = "control"
 
 
-# ----------------------------------------------------------------------------------------------- what a user writes
-
-
 def regex(pattern: str) -> Constraint:
     """Text that the whole pattern matches, in the syntax and meaning of Python's `re.fullmatch`, and `\\p{...}`.
 
