@@ -79,3 +79,41 @@ def test_a_constraint_between_constants(runtime: Any) -> None:
     assert isinstance(state.value("day"), datetime.date)
     assert state["month"] in ("January", "July", "December")
     assert isinstance(state.value("year"), int)
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 40}, "days": {"type": "integer"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_least_one", [False, True])
+def test_tool_calls_in_prose_are_valid(runtime: Any, at_least_one: bool) -> None:
+    """Twenty seeds at temperature 1: calls are opened freely, or asked for; each text is checked by itself."""
+    begin, end = '<tool_call>\n{"name": "weather", "arguments": ', "}\n</tool_call>"
+    call = {"type": "tag", "begin": begin, "content": {"type": "json_schema", "json_schema": WEATHER}, "end": end}
+    tags = {"type": "triggered_tags", "triggers": ["<tool_call>"], "tags": [call], "at_least_one": at_least_one}
+    prompt = f'Question: Is it hot in Oslo?\nAnswer: {begin}{{"city": "Oslo"}}{end}\nQuestion: And in Rome?\nAnswer: '
+
+    @sgl.function
+    def program(s: sgl.ProgramState, seed: int) -> None:
+        s += prompt + sgl.gen("x", structural_tag={"format": tags}, max_tokens=60, seed=seed)
+
+    states = program.run_batch([{"seed": seed} for seed in range(20)], backend=runtime, temperature=1)
+    texts = [state["x"] for state in states]
+    assert len(set(texts)) > 10
+    calls = 0
+    for text in texts:
+        outside = text
+        while "<tool_call>" in outside:
+            before, _, rest = outside.partition(begin)
+            value, _, outside = rest.partition(end)
+            assert "<tool_call>" not in before
+            arguments = json.loads(value)
+            assert isinstance(arguments["city"], str) and arguments.keys() <= {"city", "days"}
+            calls += 1
+    print(f"{calls} calls in {len(texts)} texts")
+    assert calls >= (20 if at_least_one else 1)
