@@ -63,11 +63,11 @@ from .lang.messages import (
     user_end,
     video,
 )
+from .lang.structure import control, free_text, repeat
+from .lang.tags.formats import structural_tag
 from .lang.tools.result import ToolResult
 from .lang.tools.spec import ToolCall, ToolSpec
 from .lang.tools.tool import Injected, Tool, tool
-from .lang.structure import control, free_text, repeat
-from .lang.tags.formats import structural_tag
 
 if TYPE_CHECKING:
     from .backend.runtime.grammar.coverage import Explanation

@@ -96,7 +96,9 @@ def test_tool_calls_in_prose_are_valid(runtime: Any, at_least_one: bool) -> None
     begin, end = '<tool_call>\n{"name": "weather", "arguments": ', "}\n</tool_call>"
     call = {"type": "tag", "begin": begin, "content": {"type": "json_schema", "json_schema": WEATHER}, "end": end}
     tags = {"type": "triggered_tags", "triggers": ["<tool_call>"], "tags": [call], "at_least_one": at_least_one}
-    prompt = f'Question: Is it hot in Oslo?\nAnswer: {begin}{{"city": "Oslo"}}{end}\nQuestion: And in Rome?\nAnswer: '
+    asked = "Question: Is it hot in {city}?\nAnswer:"
+    told = "".join(f'{asked.format(city=c)} {begin}{{"city": "{c}"}}{end}\n' for c in ("Oslo", "Lima", "Cairo"))
+    prompt = told + asked.format(city="Rome")
 
     @sgl.function
     def program(s: sgl.ProgramState, seed: int) -> None:
