@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .backend.base import Usage
 from .backend.fake import FakeBackend
+from .interpreter.agent.events import AgentResult, StepBegan, ToolFinished
+from .interpreter.agent.loop import agent
 from .interpreter.agent.mcp import mcp_tools
 from .interpreter.agent.running import arun_tools, run_tools
 from .interpreter.defaults import flush_cache, get_server_info, set_default_backend
@@ -64,7 +66,9 @@ from .lang.messages import (
     video,
 )
 from .lang.structure import control, free_text, repeat
+from .lang.syntax import ArgumentsDelta, CallBegan, CallClosed, TextDelta, ThinkingDelta
 from .lang.tags.formats import structural_tag
+from .lang.tools.call import call
 from .lang.tools.result import ToolResult
 from .lang.tools.spec import ToolCall, ToolSpec
 from .lang.tools.tool import Injected, Tool, tool
@@ -76,8 +80,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AgentResult",
+    "ArgumentsDelta",
     "BackendError",
     "BudgetExceeded",
+    "CallBegan",
+    "CallClosed",
     "Cancelled",
     "CapabilityError",
     "ChatTemplate",
@@ -99,9 +107,13 @@ __all__ = [
     "Runtime",
     "SglError",
     "SglFunction",
+    "StepBegan",
+    "TextDelta",
+    "ThinkingDelta",
     "Tool",
     "ToolCall",
     "ToolError",
+    "ToolFinished",
     "ToolResult",
     "ToolSpec",
     "Trace",
@@ -110,10 +122,12 @@ __all__ = [
     "UsageTree",
     "VariableError",
     "__version__",
+    "agent",
     "arun_tools",
     "assistant",
     "assistant_begin",
     "assistant_end",
+    "call",
     "choice",
     "control",
     "ebnf",

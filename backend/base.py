@@ -338,13 +338,19 @@ class BackendBranch(Protocol):
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do. An op that it cannot do is refused before anything of it is enqueued."""
+    """What a backend can do. An op that it cannot do is refused before anything of it is enqueued.
+
+    `control_tokens`: the texts of the tokens that only markup may spell. `call_syntax`: the family whose syntax of tool
+    calls the model writes (`lang/syntax/`); None: it follows from the chat template.
+    """
 
     name: str
     score: bool = True
     logprobs: bool = True
     constraints: frozenset[str] = field(default_factory=frozenset)
     modalities: frozenset[str] = field(default_factory=frozenset)
+    control_tokens: frozenset[str] = field(default_factory=frozenset)
+    call_syntax: str | None = None
 
 
 class Backend(Protocol):

@@ -30,6 +30,7 @@ from .base import (
     TokenLogprob,
     Usage,
 )
+from .waiting import sleep_until, sleep_until_async
 
 _WORD = re.compile(r"\s*\S+|\s+")
 FAKE_TEMPLATE = ChatTemplate(CHATML, name="fake")
@@ -158,10 +159,11 @@ class FakeBackend:
         return lambda: None
 
     def wait(self, handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
-        return handle.ready(seen)
+        """Every op is done; what is not is another's handle, such as that of a tool."""
+        return sleep_until(handle, seen, timeout)
 
     async def wait_async(self, handle: Handle[Any], seen: int | None = None) -> None:
-        return None
+        await sleep_until_async(handle, seen)
 
     def flush_cache(self) -> bool:
         """Say that the cache, which is not there, is empty. See `get_server_info`."""

@@ -11,7 +11,11 @@ An error of a wait is raised inside the flow, at its `yield`. So `try`, `with` a
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from .base import Backend, Handle
@@ -47,6 +51,38 @@ class AtHandle(Wait):
 
     async def suspend(self) -> None:
         await self.backend.wait_async(self.handle, self.seen)
+
+
+def sleep_until(handle: Handle[Any], seen: int | None = None, timeout: float | None = None) -> bool:
+    """Sleep until `handle.ready(seen)`, which another thread brings about. False if `timeout` seconds passed first."""
+    told = threading.Event()
+    handle.listen(told.set)
+    end = None if timeout is None else time.monotonic() + timeout
+    try:
+        while not handle.ready(seen):
+            if not told.wait(None if end is None else max(0.0, end - time.monotonic())):
+                return handle.ready(seen)
+            told.clear()
+        return True
+    finally:
+        handle.unlisten(told.set)
+
+
+async def sleep_until_async(handle: Handle[Any], seen: int | None = None) -> None:
+    """Let the running coroutine sleep until `handle.ready(seen)`."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # the loop was closed meanwhile: no coroutine waits on it any more
+            loop.call_soon_threadsafe(told.set)
+
+    handle.listen(tell)
+    try:
+        while not handle.ready(seen):
+            await told.wait()
+            told.clear()
+    finally:
+        handle.unlisten(tell)
 
 
 Flow = Generator[Wait, None, T]

@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any
 
 from ..backend.base import Handle
-from ..backend.waiting import Wait
+from ..backend.waiting import Wait, sleep_until, sleep_until_async
 from ..lang.errors import OptionError, VariableError
 from .record import ProgramRecord
 
@@ -99,20 +98,8 @@ class AtNews(Wait):
                 "the program runs on this very event loop, which a blocking read would stop; "
                 "use `await state.aget(name)` or `async for ... in state.text_async_iter(...)`"
             )
-        told = threading.Event()
-        self._news.listen(told.set)
-        told.wait()
+        sleep_until(self._news)
 
     async def suspend(self) -> None:
         self._body._refuse_itself(asyncio.current_task())
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
-
-        def tell() -> None:
-            with suppress(RuntimeError):  # the loop was closed meanwhile: no coroutine waits on it any more
-                loop.call_soon_threadsafe(told.set)
-
-        self._news.listen(tell)
-        try:
-            await told.wait()
-        finally:
-            self._news.unlisten(tell)
+        await sleep_until_async(self._news)

@@ -18,17 +18,20 @@ from typing import Any
 
 from ..backend.base import Backend, BackendBranch, GenRequest, Handle, ScoreRequest
 from ..backend.contain import said
+from ..lang.advice import advice
 from ..lang.budget import default_budget
 from ..lang.constraint import Constraint, kinds
-from ..lang.errors import Cancelled, CapabilityError, OptionError
-from ..lang.expr import Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Text, flat
+from ..lang.errors import Cancelled, CapabilityError, ConstraintError, OptionError, ToolError
+from ..lang.expr import CallTools, Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Text, ToolTurn, flat
+from ..lang.syntax import CallSyntax, syntax_for
+from ..lang.tools.spec import ToolSpec
 from .body import Pulse
 from .record import BranchRecord
 from .roles import Pieces, Roles
 from .source import note, program_line
 from .transcript import Segment, first_failure
 from .usage import Ledger
-from .variables import Generated, Picked, Scope, Variable
+from .variables import Called, Generated, Picked, Scope, Variable
 
 
 class Line:
@@ -50,7 +53,8 @@ class Line:
         self.segments: list[Segment] = []
         self.own: dict[str, Variable] = {}  # defined here, in order
         self.inherited: dict[str, Variable] = {}
-        self.roles = Roles(backend.chat_template)
+        self.roles = Roles(backend.chat_template, self.syntax, backend.capabilities.control_tokens)
+        self.turns = 0  # calls of tools so far
         self.ledger = ledger
         self.defers = False  # in a coroutine: a constraint is compiled on a thread, and the branch waits for it
         self.record = record  # where a trace notes what is said here
@@ -85,9 +89,11 @@ class Line:
         elif isinstance(part, (Gen, Select)):
             self._ask(part, at, follow)
         elif isinstance(part, RoleBegin):
-            self.roles.begin(part.role)
+            self._append(self.roles.begin(part.role, part.tools))
         elif isinstance(part, RoleEnd):
             self._append(self.roles.end(part.role))
+        elif isinstance(part, ToolTurn):
+            self._append(self.roles.result(part.call, part.text))
         else:
             raise OptionError(f"{type(part).__name__} is not an expression this interpreter knows")
 
@@ -119,10 +125,17 @@ class Line:
             self.log.append(segment)
         self.roles.wrote(segment)
         self.ledger.call(where, handle)
+        variable = self._variable(part, segment)
         if part.name is not None:
-            self.own[part.name] = (
-                Generated(segment, part.n, part.constraint) if isinstance(part, Gen) else Picked(segment)
-            )
+            self.own[part.name] = variable
+
+    def _variable(self, part: Gen | Select, segment: Segment) -> Variable:
+        if isinstance(part, Select):
+            return Picked(segment)
+        if isinstance(part, CallTools):
+            self.turns += 1
+            return Called(segment, part, self.syntax(), self.turns - 1)
+        return Generated(segment, part.n, part.constraint)
 
     def _append(self, pieces: Pieces) -> None:
         for text, markup in pieces:
@@ -152,8 +165,8 @@ class Line:
         self.pulse.beat()
 
     def flush(self) -> None:
-        """Append the text that an open role held back."""
-        if self.roles.open is not None:
+        """Append the text that an open role held back, and results of tools."""
+        if self.roles.holds_back:
             with self._writing:
                 self._append(self.roles.release())
 
@@ -164,6 +177,8 @@ class Line:
             raise CapabilityError(f"{_where(part, at)}: backend {can.name!r} cannot score choices")
         if not isinstance(part, Gen):
             return part
+        if isinstance(part, CallTools):
+            part = self._constrained(part, at)
         sampling = part.sampling.over(self.defaults)
         if sampling.return_logprob and not can.logprobs:
             raise CapabilityError(f"{_where(part, at)}: backend {can.name!r} gives no log-probabilities")
@@ -178,7 +193,37 @@ class Line:
             sampling = replace(sampling, max_tokens=default_budget(part.constraint, least))
         elif least > most:
             raise OptionError(f"{_where(part, at)}: min_tokens={least} is more than max_tokens={most}")
-        return Gen(part.name, sampling, sampling.n or 1, part.constraint, part.on_budget)
+        return replace(part, sampling=sampling, n=sampling.n or 1)
+
+    def _constrained(self, part: CallTools, at: str) -> CallTools:
+        """`part` with its constraint. A tool that the backend refuses is left out, unless it is the program's own."""
+        wanted = self.syntax().constraint(
+            part.tools, choice=part.choice, calls=(part.least, part.most), answer=part.answer
+        )
+        try:
+            if not self.defers:
+                self._prepare(wanted, _where(part, at))
+        except ConstraintError:
+            refused = self._refused(part.tools)
+            left = tuple(tool for tool in part.tools if tool.name not in refused)
+            if not refused or not left:
+                raise
+            for name, why in refused.items():
+                if name in part.own or name == part.choice:
+                    raise ToolError(f"{_where(part, at)}: {why}") from None
+                advice.give(("refused tool", name), f"{why}; this tool is left out")
+            return self._constrained(replace(part, tools=left), at)
+        return replace(part, constraint=wanted)
+
+    def _refused(self, tools: Sequence[ToolSpec]) -> dict[str, str]:
+        """The tools whose arguments the backend cannot enforce, and why."""
+        found = {}
+        for tool in tools:
+            try:
+                self.backend.prepare(tool.parameters, f"tool {tool.name}, parameters")
+            except ConstraintError as error:
+                found[tool.name] = str(error)
+        return found
 
     def _prepare(self, constraint: Constraint, where: str) -> None:
         can = self.backend.capabilities
@@ -202,6 +247,11 @@ class Line:
 
         threading.Thread(target=prepare, name="sgl-prepare", daemon=True).start()
         self.branch.hold(ready)
+
+    def syntax(self) -> CallSyntax:
+        """How this backend's model writes calls of tools."""
+        can = self.backend.capabilities
+        return syntax_for(self.backend.chat_template, can.call_syntax, can.control_tokens)
 
     # -- names
     def find(self, name: str) -> Variable | None:
@@ -251,7 +301,7 @@ class Line:
         child.log = []
         known = {**self.inherited, **self.own}
         child.inherited = {k: v for k, v in known.items() if not (isinstance(v, Scope) and v.open)}
-        child.roles = self.roles.copy()
+        child.roles, child.turns = self.roles.copy(), self.turns
         self.ledger.fork(child.ledger)
         if len(self._forked) >= 64 and len(self._forked) & (len(self._forked) - 1) == 0:
             self._forked = [ref for ref in self._forked if ref() is not None]
@@ -380,7 +430,7 @@ class Bond:
 
 
 def _op(part: Gen | Select) -> str:
-    return "gen" if isinstance(part, Gen) else "select"
+    return "call" if isinstance(part, CallTools) else "gen" if isinstance(part, Gen) else "select"
 
 
 def _where(part: Gen | Select, at: str) -> str:

@@ -25,7 +25,7 @@ from .state import ProgramState
 from .stream import growing
 from .transcript import joined, pending
 from .usage import UsageTree
-from .variables import Scope, Variable
+from .variables import Called, Scope, Variable
 
 
 class LiveState(ProgramState):
@@ -159,6 +159,18 @@ class LiveState(ProgramState):
                 text += piece
                 yield from partials.events(text)
         yield self._take(variable, "typed")
+
+    def _events(self, name: str) -> StreamFlow[Any]:
+        variable = yield from self._find(name, growing=True)
+        if not isinstance(variable, Called):
+            raise OptionError(f"event_iter: {name!r} is no sgl.call(...); its text comes from text_iter({name!r})")
+        reader = variable.reader()
+        for piece in self._growing(name, variable):
+            if isinstance(piece, Wait):
+                yield piece
+            else:
+                yield from reader.feed(piece)
+        yield from reader.close()
 
     def _growing(self, name: str | None, variable: Variable | None) -> StreamFlow[str]:
         """The pieces of a variable, or (without a name) of the transcript."""

@@ -184,6 +184,47 @@ class StateReads:
         """Give `value_iter(name)` for `async for`. See `text_async_iter`."""
         return iterate_async(self._values(name))
 
+    def event_iter(self, name: str) -> Iterator[Any]:
+        """Give what a `sgl.call` writes as typed events, while it is written.
+
+        Events are `sgl.TextDelta`, `sgl.ThinkingDelta`, `sgl.CallBegan` (the name of a tool is known),
+        `sgl.ArgumentsDelta` and `sgl.CallClosed` (its `call` is a whole `sgl.ToolCall`). They follow from the place in
+        the grammar that the text was written under, and depend on the text alone.
+
+        Args:
+            name: The name of the call. Its error is raised at the end.
+
+        Raises:
+            OptionError: The variable is no call of tools.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.tool
+            ... def add(a: int, b: int) -> int:
+            ...     "Add two numbers."
+            ...     return a + b
+            >>> ask = sgl.function(lambda s: s.assistant(sgl.call("step", [add], choice="required", calls=1)))
+            >>> events = list(ask.run(backend=sgl.Runtime.toy()).event_iter("step"))
+            >>> [event.name for event in events if isinstance(event, sgl.CallBegan)]
+            ['add']
+        """
+        self._refuse_to_wait("event_iter", "async for ... in s.event_async_iter(...)")
+        yield from iterate(self._events(name))
+
+    def event_async_iter(self, name: str) -> AsyncIterator[Any]:
+        """Give `event_iter(name)` for `async for`. Errors are those of `event_iter`.
+
+        Example:
+            >>> import asyncio, sgl
+            >>> @sgl.function
+            ... async def ask(s):
+            ...     s += sgl.user("Go on.") + sgl.assistant(sgl.call("step", choice="none", max_tokens=4))
+            ...     return [type(event).__name__ async for event in s.event_async_iter("step")]
+            >>> set(asyncio.run(ask.arun(backend=sgl.Runtime.toy())).ret_value) <= {"TextDelta"}
+            True
+        """
+        return iterate_async(self._events(name))
+
     # -- what each kind of state supplies, beside `__contains__`
     def _run(self, what: str, flow: Callable[[], Flow[T]]) -> T:
         """The result of a read, which a user spells `what`."""
@@ -211,6 +252,9 @@ class StateReads:
         raise NotImplementedError
 
     def _values(self, name: str) -> StreamFlow[Any]:
+        raise NotImplementedError
+
+    def _events(self, name: str) -> StreamFlow[Any]:
         raise NotImplementedError
 
 

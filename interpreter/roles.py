@@ -4,19 +4,28 @@ Gives pieces `(text, markup)`, which the caller appends. Knows nothing of branch
 
 A message of constant text is held back until its role ends, so that the template renders it as one whole turn. A gen, a
 select, a fork or a read of the text opens the turn before its end, and the held text follows.
+
+Results of tools are turns of the role "tool". A template that knows no such role gets them as one turn of the user,
+which is held back until the next turn begins, since users' turns may not follow one another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from ..lang.chat import ChatTemplate
 from ..lang.conversation import Conversation
 from ..lang.errors import CapabilityError, OptionError
-from ..lang.expr import RoleBegin, RoleEnd
+from ..lang.expr import RoleBegin, RoleEnd, ToolTurn
+from ..lang.syntax import CallSyntax, shows_tools
+from ..lang.tools.spec import ToolCall, ToolSpec
 from .transcript import Segment
 
 Pieces = list[tuple[str, bool]]
+TOOL_ROLE = re.compile(r"""["']tool["']""")
+"""What a chat template that knows the role of tools' results has in its source."""
 
 
 class Message:
@@ -32,14 +41,27 @@ class Message:
 class Roles:
     """The roles of one line of a program."""
 
-    __slots__ = ("_conversation", "_held", "_template", "messages", "open")
+    __slots__ = (
+        "_after", "_controls", "_conversation", "_held", "_quoted", "_results", "_syntax", "_template",
+        "messages", "open",
+    )  # fmt: skip
 
-    def __init__(self, template: ChatTemplate | None) -> None:
-        self._template = template
+    def __init__(
+        self, template: ChatTemplate | None, syntax: Callable[[], CallSyntax], controls: frozenset[str] = frozenset()
+    ) -> None:
+        self._template, self._syntax, self._controls = template, syntax, controls
+        self._quoted: re.Pattern[str] | None = None  # texts of shown tools that spell control tokens
         self._conversation: Conversation | None = None
         self._held: list[str] | None = None  # constant text of the open role that was not rendered yet
+        self._results: list[str] = []  # of tools, for the next turn of the user
+        self._after = ""  # the tools that are shown at the end of the open turn
         self.open: str | None = None
         self.messages: list[Message] = []
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether there is text for `release` to give."""
+        return self._held is not None or bool(self._results)
 
     def check(self, parts: Iterable[object]) -> None:
         """Refuse roles that do not begin and end in turn, before any of `parts` is said."""
@@ -54,18 +76,52 @@ class Roles:
                         "pass chat_template= to it, or write the turns as plain text"
                     )
                 now = part.role
+            elif isinstance(part, ToolTurn) and now is not None:
+                raise OptionError(f"tool_result: the role {now!r} is open; a result is a turn of its own, so end it")
             elif isinstance(part, RoleEnd):
                 if now != part.role:
                     open_now = "no role is open" if now is None else f"the open role is {now!r}"
                     raise OptionError(f"role {part.role!r} ends, but {open_now}")
                 now = None
 
-    def begin(self, role: str) -> None:
+    def begin(self, role: str, tools: Sequence[ToolSpec] = ()) -> Pieces:
+        """Begin a turn. `tools` are shown to the model in it, by the template if it can and this is the first turn."""
         assert self._template is not None
-        if self._conversation is None:
-            self._conversation = Conversation(self._template)
-        self.open, self._held = role, []
+        held, pieces = "", []
+        if self._results and self._template is not None:
+            turn = self._take_results()
+            if turn[0] == role:  # such turns may not follow one another
+                held = turn[1] + "\n"
+            else:
+                pieces = self._turn(*turn)
+        by_template = bool(tools) and self._conversation is None and shows_tools(self._template)
+        if by_template:
+            told = [tool.openai() for tool in tools]
+            self._conversation, self._quoted = Conversation(self._template, tools=told), _quoted(told, self._controls)
+        self._after = "" if by_template or not tools else self._syntax().prompt(tools)
+        self._conversation = self._conversation or Conversation(self._template)
+        self.open, self._held = role, [held] if held else []
         self.messages.append(Message(role, []))
+        return pieces
+
+    def result(self, call: ToolCall, text: str) -> Pieces:
+        """Say the result of a tool as a turn. Gives no pieces where it is held back until the next turn."""
+        assert self.open is None
+        self.messages.append(Message("tool", [Segment(text)]))
+        if self._template is not None and TOOL_ROLE.search(self._template.source):
+            return self._turn("tool", text, (("name", call.name), ("tool_call_id", call.id)))
+        self._results.append(text)
+        return [] if self._template is not None else [(self._take_results()[1], False)]
+
+    def _turn(self, role: str, text: str, more: tuple[tuple[str, str], ...] = ()) -> Pieces:
+        """Say a whole turn of constant text."""
+        self._conversation = self._conversation or Conversation(self._template)
+        return list(self._conversation.turn(role, text, more))
+
+    def _take_results(self) -> tuple[str, str]:
+        """The results that were held back, as the role and the text of one turn."""
+        results, self._results = self._results, []
+        return self._syntax().result_turn(results)
 
     def add(self, text: str, special: bool = False) -> Pieces:
         """Add constant text. Gives no pieces in a role that holds its text back.
@@ -73,7 +129,7 @@ class Roles:
         `special` text may spell control tokens. A template is rendered around it, so it opens its turn.
         """
         if self.open is None:
-            return [(text, special)]
+            return [*self.release(), (text, special)]
         self.messages[-1].parts.append(Segment(text, markup=special))
         if special:
             return [*self.release(constant=True), (text, True)]
@@ -89,6 +145,8 @@ class Roles:
 
     def release(self, constant: bool = False) -> Pieces:
         """Open the turn whose text was held back; its text follows. `constant`: more constant text comes after it."""
+        if self.open is None and self._results:
+            return self._turn(*self._take_results())
         if self.open is None or self._held is None:
             return []
         assert self._conversation is not None
@@ -99,34 +157,72 @@ class Roles:
             self._forget()
             raise
         self._held = None
+        pieces = self._without_quoted(pieces)
         return [*pieces, (held, False)] if held else pieces
 
     def end(self, role: str) -> Pieces:
         assert self.open == role and self._conversation is not None
+        after, self._after = self._after, ""
+        if after and (self._held is None or self._held):
+            after = "\n\n" + after
         if self._held is None:
-            pieces = list(self._conversation.close(role))
+            pieces = [*([(after, False)] if after else []), *self._conversation.close(role)]
         else:
             try:
-                pieces = list(self._conversation.turn(role, "".join(self._held)))
+                pieces = list(self._conversation.turn(role, "".join([*self._held, after])))
             except OptionError:
                 self._forget()
                 raise
         self._held = self.open = None
-        return pieces
+        return self._without_quoted(pieces)
+
+    def _without_quoted(self, pieces: Pieces) -> Pieces:
+        """Make the texts of tools in a template's markup ordinary text. They stand in the first turn."""
+        quoted, self._quoted = self._quoted, None
+        if quoted is None:
+            return pieces
+        return [
+            (part, markup and not i % 2)
+            for text, markup in pieces
+            for i, part in enumerate(quoted.split(text) if markup else [text])
+            if part
+        ]
 
     def _forget(self) -> None:
         """Drop the open turn: the template refused it before any of it was appended."""
         self.messages.pop()
         self._held = self.open = None
+        self._after = ""
 
     def copy(self) -> Roles:
         """Copy for a fork. Closed messages never change and are shared; the open one goes on separately."""
-        twin = Roles(self._template)
+        twin = Roles(self._template, self._syntax, self._controls)
+        twin._quoted = self._quoted
         twin._conversation = None if self._conversation is None else self._conversation.copy()
         twin._held = None if self._held is None else list(self._held)
-        twin.open = self.open
+        twin.open, twin._after, twin._results = self.open, self._after, list(self._results)
         twin.messages = list(self.messages)
         if self.open is not None:
             last = self.messages[-1]
             twin.messages[-1] = Message(last.role, list(last.parts))
         return twin
+
+
+def _quoted(told: object, controls: frozenset[str]) -> re.Pattern[str] | None:
+    """A pattern of the texts in the descriptions of tools that spell control tokens, as a template prints them.
+
+    A tool's description may be a stranger's, so it must not end a turn. None if there is no such text.
+    """
+    whole = json.dumps(told, ensure_ascii=False)
+    if not any(control in whole for control in controls):
+        return None
+    texts, stack = set(), [told]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            stack += [*part, *part.values()]
+        elif isinstance(part, list):
+            stack += part
+        elif isinstance(part, str) and any(control in part for control in controls):
+            texts |= {part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1]}
+    return re.compile("(" + "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) + ")")

@@ -7,14 +7,16 @@ journal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal, NoReturn, overload
 
 from ..lang.errors import OptionError
-from ..lang.expr import Appendable, RoleBegin, RoleEnd, Seq, as_expr
-from ..lang.later import NotYetName
+from ..lang.expr import Appendable, RoleBegin, RoleEnd, Seq, ToolTurn, as_expr
 from ..lang.sampling import shown
+from ..lang.tools.listing import tool_list
+from ..lang.tools.result import result_text
+from ..lang.tools.spec import ToolCall, ToolSpec
 from .body import Body
 from .join import ProgramStateGroup
 from .line import Line
@@ -61,21 +63,22 @@ class ProgramState(StateReads):
         return self
 
     @overload
-    def system(self, expr: Appendable) -> Seq: ...
+    def system(self, expr: Appendable, tools: Iterable[Any] = ()) -> Seq: ...
     @overload
-    def system(self) -> AbstractContextManager[None]: ...
-    def system(self, expr: Any = _BLOCK) -> Seq | AbstractContextManager[None]:
+    def system(self, *, tools: Iterable[Any] = ()) -> AbstractContextManager[None]: ...
+    def system(self, expr: Any = _BLOCK, tools: Iterable[Any] = ()) -> Seq | AbstractContextManager[None]:
         """Append a system message. See `user`.
 
         Args:
             expr: The content, text or an expression, appended now. Without it: a context manager, in whose `with`
                 block the content is appended.
+            tools: What the model is told that it can call, as in `sgl.system`; default nothing.
 
         Raises:
             OptionError: Another role is open, or the chat template refuses this one here.
             CapabilityError: The backend has no chat template.
         """
-        return self._role("system", expr)
+        return self._role("system", expr, tool_list(tools).specs)
 
     @overload
     def user(self, expr: Appendable) -> Seq: ...
@@ -105,16 +108,16 @@ class ProgramState(StateReads):
         """Append an assistant message. Arguments and errors are those of `system`. See `user`."""
         return self._role("assistant", expr)
 
-    def _role(self, role: str, expr: Any) -> Seq | AbstractContextManager[None]:
+    def _role(self, role: str, expr: Any, tools: tuple[ToolSpec, ...] = ()) -> Seq | AbstractContextManager[None]:
         line = self._open(f"s.{role}(...)")
         if expr is _BLOCK:
-            return self._role_block(role)
-        line.say(Seq((RoleBegin(role), *as_expr(expr).parts(), RoleEnd(role))))
+            return self._role_block(role, tools)
+        line.say(Seq((RoleBegin(role, tools), *as_expr(expr).parts(), RoleEnd(role))))
         return _SAID
 
     @contextmanager
-    def _role_block(self, role: str) -> Iterator[None]:
-        self._line.say(RoleBegin(role))
+    def _role_block(self, role: str, tools: tuple[ToolSpec, ...]) -> Iterator[None]:
+        self._line.say(RoleBegin(role, tools))
         try:
             yield
         except BaseException:
@@ -153,6 +156,35 @@ class ProgramState(StateReads):
 
     def __setitem__(self, name: str, value: object) -> None:
         self.set_var(name, value)
+
+    def tool_result(self, call: ToolCall, value: object) -> None:
+        """Append the result of a call as a turn of its own. Nothing before it is computed again.
+
+        Args:
+            call: The call that it answers, one of `s.value(name)` of a `sgl.call(name, ...)`.
+            value: What the tool returned: text, JSON data, or an object that can be written as JSON; or the
+                `sgl.ToolResult` of a tool that was run.
+
+        Raises:
+            OptionError: `call` is no call, or a role is open.
+
+        Example:
+            >>> import sgl
+            >>> @sgl.tool
+            ... def add(a: int, b: int) -> int:
+            ...     "Add two numbers."
+            ...     return a + b
+            >>> @sgl.function
+            ... def total(s):
+            ...     s += sgl.user("2 + 2?") + sgl.assistant(sgl.call("step", [add], choice="add"))
+            ...     [call] = s.value("step")
+            ...     s.tool_result(call, add(**call.arguments))
+            >>> total.run(backend=sgl.Runtime.toy()).messages()[-1]["role"]
+            'tool'
+        """
+        if not isinstance(call, ToolCall):
+            raise OptionError(f"tool_result: the first argument is a call, one of s.value(name), got {call!r:.60}")
+        self._open("s.tool_result(...)").say(ToolTurn(call, result_text(value)))
 
     # -- branching
     def fork(
@@ -240,8 +272,6 @@ class ProgramState(StateReads):
         self._open("s.cancel()").cancel()
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name == "tool_result":
-            raise NotYetName("s.tool_result (tools) is not supported by this version of sgl yet; append text instead")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

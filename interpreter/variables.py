@@ -13,6 +13,8 @@ from ..backend import meta
 from ..backend.base import GenResult, Handle
 from ..lang.constraint import Constraint
 from ..lang.errors import OptionError, Truncated, VariableError
+from ..lang.expr import CallTools
+from ..lang.syntax import CallClosed, CallReader, CallSyntax, TextDelta
 from .transcript import Segment, joined, pending
 
 
@@ -112,6 +114,36 @@ class Generated(CallVariable):
 
     def stream(self, name: str) -> tuple[Sequence[Segment], bool]:
         return super().stream(name) if self._n == 1 else Variable.stream(self, name)
+
+
+class Called(Generated):
+    """Written by a call of tools: its text, or for n > 1 a list of n texts. Typed: the calls, or the answer.
+
+    `turn`: how many calls of tools there were before it on its line. So ids of calls differ.
+    """
+
+    __slots__ = ("_asked", "_syntax", "_turn")
+
+    def __init__(self, segment: Segment, asked: CallTools, syntax: CallSyntax, turn: int) -> None:
+        super().__init__(segment, asked.n, asked.constraint)
+        self._asked, self._syntax, self._turn = asked, syntax, turn
+
+    def reader(self) -> CallReader:
+        """A reader of the text from its start."""
+        return self._syntax.reader(self._asked.tools, turn=self._turn)
+
+    def typed(self) -> Any:
+        return self._each(self._meaning)
+
+    def _meaning(self, result: GenResult) -> Any:
+        _complete(result, self._segment.where)
+        reader = self.reader()
+        events = [*reader.feed(result.text), *reader.close()]
+        calls = [event.call for event in events if isinstance(event, CallClosed)]
+        if calls or self._asked.answer is None:
+            return calls
+        text = "".join(event.text for event in events if isinstance(event, TextDelta))
+        return self._asked.answer.parse(text)
 
 
 def _complete(result: GenResult, where: str) -> Any:

@@ -20,6 +20,7 @@ This room knows nothing of torch, of threads, or of how anything is executed. Im
     advice.py       what is said once in the log
     errors.py       the typed errors of all rooms
     later.py        names of later versions, and the errors that say so
+    syntax/         how families of models write tool calls: constraint, text and events
     tools/          what a model may call, as data made from functions, schemas and MCP servers
     types/          Python types as JSON Schemas, and text as instances of them
     tags/           structural tags as constraints

@@ -140,7 +140,7 @@ def gen(
         >>> len(state.get_meta_info("whom")["token_ids"])
         4
     """
-    where = _where("gen", name)
+    where = name_of_call("gen", name)
     # read first, while locals() is the arguments and nothing else
     options = {k: v for k, v in locals().items() if v is not None and k not in ("name", "where")}
     if choices is not None:
@@ -149,13 +149,13 @@ def gen(
         raise OptionError(f"{where}: choices_method= without choices=")
     wanted = _constraint(where, {k: options.pop(k) for k in _CONSTRAINTS if k in options})
     budget = options.pop("on_budget", None)
-    if budget is not None and (wanted is None or budget not in _ON_BUDGET):
-        what = "has no use without a constraint" if wanted is None else f"must be one of {', '.join(_ON_BUDGET)}"
-        raise OptionError(f"{where}: on_budget={budget!r} {what}")
+    if budget is not None and wanted is None:
+        raise OptionError(f"{where}: on_budget={budget!r} has no use without a constraint")
+    budget = checked_budget(where, budget)
     thought = options.pop("think", None)
     sampling = Sampling.of(where, **options)
-    written = Gen(name, sampling, sampling.n or 1, wanted, budget or "close")
-    return written if thought is None else _thinking(where, name, thought, written)
+    written = Gen(name, sampling, sampling.n or 1, wanted, budget)
+    return written if thought is None else thinking(where, name, thought, written)
 
 
 _CONSTRAINTS: dict[str, Callable[[Any], Constraint]] = {
@@ -171,6 +171,13 @@ _CONSTRAINTS: dict[str, Callable[[Any], Constraint]] = {
 _ON_BUDGET = ("close", "partial", "error")
 
 
+def checked_budget(where: str, on_budget: str | None) -> str:
+    """What happens near the end of the budget, "close" by default. Raises `OptionError` for another word."""
+    if on_budget is not None and on_budget not in _ON_BUDGET:
+        raise OptionError(f"{where}: on_budget={on_budget!r} must be one of {', '.join(_ON_BUDGET)}")
+    return on_budget or "close"
+
+
 def _constraint(where: str, given: dict[str, Any]) -> Constraint | None:
     if len(given) > 1:
         raise ConstraintError(
@@ -184,7 +191,7 @@ def _constraint(where: str, given: dict[str, Any]) -> Constraint | None:
     return None
 
 
-def _thinking(where: str, name: str | None, think: object, written: Gen) -> Seq:
+def thinking(where: str, name: str | None, think: object, written: Gen) -> Seq:
     """Put reasoning before a gen, as constant text and a gen of its own."""
     if isinstance(think, bool) or not isinstance(think, int) or think < 1:
         raise OptionError(f"{where}: think must be a number of tokens of at least 1, got {think!r:.60}")
@@ -251,7 +258,7 @@ def select(
         >>> judge.run(backend=sgl.Runtime.toy())["verdict"] in ("yes", "no")
         True
     """
-    return _select(_where("select", name), name, choices, temperature, choices_method)
+    return _select(name_of_call("select", name), name, choices, temperature, choices_method)
 
 
 def _select(where: str, name: str | None, choices: object, temperature: float | None, method: Any) -> Select:
@@ -358,7 +365,8 @@ def gen_string(*args: Any, **options: Any) -> Gen:
     return _gen_dtype(str, args, options)
 
 
-def _where(op: str, name: object) -> str:
+def name_of_call(op: str, name: object) -> str:
+    """How messages name a call of the model. Raises `OptionError` for a name that is no string."""
     if name is not None and not isinstance(name, str):
         raise OptionError(f"{op}: the first argument is the variable's name, a string; got {name!r:.60}")
     return f"{op}({'' if name is None else repr(name)})"

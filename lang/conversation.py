@@ -28,6 +28,7 @@ MOST_SHARED_MESSAGES = 64
 MOST_PRINTS = 4096
 """Texts of a template that are kept; each order of roles has a handful."""
 Pieces = list[tuple[str, bool]]
+_MAY_WAIT_FOR = {"system": "user", "developer": "user", "tool": "tool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,13 @@ class _Said:
     """A message as the template sees it; `content` is a mark, or the author's text.
 
     `gap`: what the template printed between the mark before and this one; None where `content` is no mark, or where
-    messages before it were left out.
+    messages before it were left out. `more`: its other fields, such as the id of the call that a tool's result answers.
     """
 
     role: str
     content: str
     gap: str | None = None
+    more: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,13 @@ class Conversation:
         """Whether a constant message waits to be printed with the next one."""
         return bool(self._place.held)
 
-    def turn(self, role: str, content: str) -> Pieces:
-        """Say a whole constant message. Returns no pieces if the template prints it only with the next message."""
+    def turn(self, role: str, content: str, more: tuple[tuple[str, str], ...] = ()) -> Pieces:
+        """Say a whole constant message. Returns no pieces if the template prints it only with the next message.
+
+        `more` are further fields of the message, as pairs of name and text.
+        """
         place = self._ready(role)
-        new = (*place.held, _Said(role, content))
+        new = (*place.held, _Said(role, content, more=more))
         if self._waits(place, new):
             self._place = replace(place, held=new)
             return []
@@ -203,13 +208,17 @@ class Conversation:
         return pieces, _Place((*place.said, *new), tail)
 
     def _waits(self, place: _Place, new: Sequence[_Said]) -> bool:
-        """Whether the template prints these system messages only, or in another way, when a user's message follows."""
-        if new[-1].role not in ("system", "developer"):
+        """Whether the template prints these messages only, or in another way, when the next message follows.
+
+        So it may be with a system message before a user's, and with the result of a tool before another result.
+        """
+        next_role = _MAY_WAIT_FOR.get(new[-1].role)
+        if next_role is None:
             return False
         marked = self._marked(place, new)
-        user = _Said("user", self._mark(len(place.said) + len(new)))
+        following = _Said(next_role, self._mark(len(place.said) + len(new)), more=new[-1].more)
         try:
-            followed = self._parts(place, (*marked, user))
+            followed = self._parts(place, (*marked, following))
         except (OptionError, _Unmarked):
             return False
         try:
@@ -253,7 +262,7 @@ class Conversation:
         if left_out <= 0 or said[kept + left_out].gap is None:
             return None
         ends = [*said[:kept], replace(said[kept + left_out], gap=None), *said[kept + left_out + 1 :]]
-        numbered = [_Said(m.role, self._mark(i), m.gap) if self._is_mark(m.content) else m for i, m in enumerate(ends)]
+        numbered = [replace(m, content=self._mark(i)) if self._is_mark(m.content) else m for i, m in enumerate(ends)]
         return replace(place, said=tuple(numbered))
 
     def _parts_of(self, place: _Place, new: Sequence[_Said], add_generation_prompt: bool) -> list[str]:
@@ -316,10 +325,10 @@ class Conversation:
     def _render(self, messages: Sequence[_Said], add_generation_prompt: bool = False) -> str:
         """Render `messages`. One turn asks for the same renderings again and again, so they are kept for its time."""
         assert self._template is not None
-        key = (add_generation_prompt, *(m.role for m in messages), *(m.content for m in messages))
+        key = (add_generation_prompt, *((m.role, m.content, m.more) for m in messages))
         if (text := self._rendered.get(key)) is not None:
             return text
-        told = [{"role": m.role, "content": m.content} for m in messages]
+        told = [{"role": m.role, "content": m.content, **dict(m.more)} for m in messages]
         try:
             text = self._rendered[key] = self._template.render(told, add_generation_prompt, **self._options)
             return text
@@ -336,7 +345,7 @@ class Conversation:
         return content.startswith(f"sgl{self._prints.nonce}n")
 
     def _marked(self, place: _Place, new: Sequence[_Said]) -> tuple[_Said, ...]:
-        return tuple(_Said(m.role, self._mark(len(place.said) + j)) for j, m in enumerate(new))
+        return tuple(_Said(m.role, self._mark(len(place.said) + j), more=m.more) for j, m in enumerate(new))
 
     def _refusal(self, role: str, why: str) -> OptionError:
         assert self._template is not None

@@ -17,6 +17,7 @@ from .constraint import Constraint
 from .errors import OptionError
 from .sampling import DEFAULT_MAX_TOKENS as DEFAULT_MAX_TOKENS
 from .sampling import Sampling as Sampling  # re-exported: it is part of a gen
+from .tools.spec import ToolCall, ToolSpec
 
 Appendable = Union["Expr", str]
 
@@ -78,8 +79,35 @@ class Select(Expr):
 
 
 @dataclass(frozen=True, slots=True)
+class CallTools(Gen):
+    """The model writes calls of tools here, or text, or an answer. Its constraint follows from the backend's model.
+
+    `least` and `most` calls (None: any number). `choice`: "auto", "required", "none" or the name of a tool. `own`: the
+    names of tools that are the program's own functions: what is wrong with one of them is an error.
+    """
+
+    tools: tuple[ToolSpec, ...] = ()
+    choice: str = "auto"
+    least: int = 0
+    most: int | None = None
+    answer: Constraint | None = None
+    own: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolTurn(Expr):
+    """The result of one call, as a turn of its own: its text answers `call`."""
+
+    call: ToolCall
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class RoleBegin(Expr):
+    """A turn begins. `tools` are shown to the model in it."""
+
     role: str
+    tools: tuple[ToolSpec, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

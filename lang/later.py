@@ -14,10 +14,7 @@ from types import ModuleType
 from .errors import NotYet, suggest
 
 _REMOTE = "a backend over HTTP", "run on a local sgl.Runtime(...)"
-_TOOLS = "tools", "constrain the arguments with gen(schema=...)"
 LATER = {
-    "call": _TOOLS,
-    "agent": ("the agent loop", "write the loop in the program"),
     "RuntimeEndpoint": _REMOTE,
     "OpenAI": _REMOTE,
     "Anthropic": _REMOTE,

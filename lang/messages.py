@@ -5,19 +5,24 @@ Knows nothing of how a chat template writes a message.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from .api import checked
 from .errors import NotYet
 from .expr import Appendable, Expr, RoleBegin, RoleEnd, Seq, as_expr
+from .tools.listing import tool_list
+from .tools.spec import ToolSpec
 
 
 @checked
-def system(expr: Appendable | None = None) -> Seq:
+def system(expr: Appendable | None = None, tools: Iterable[Any] = ()) -> Seq:
     """A system message, in the words of the model's chat template.
 
     Args:
         expr: its content, text or an expression; default empty.
+        tools: what the model is told that it can call (`sgl.call` says what it may call): tools as in `sgl.call`. The
+            chat template shows them if it can and this is the first message; else they stand at the message's end.
 
     Returns:
         An expression to append.
@@ -30,7 +35,7 @@ def system(expr: Appendable | None = None) -> Seq:
         >>> [type(part).__name__ for part in sgl.system("Be brief.")]
         ['RoleBegin', 'Text', 'RoleEnd']
     """
-    return _turn("system", expr)
+    return _turn("system", expr, tool_list(tools).specs)
 
 
 @checked
@@ -200,8 +205,8 @@ def separate_reasoning(expr: Appendable | None = None, model_type: str | None = 
     _refuse("separate_reasoning(...)", "splitting off a model's reasoning")
 
 
-def _turn(role: str, expr: Appendable | None) -> Seq:
-    return Seq((RoleBegin(role), *(() if expr is None else as_expr(expr).parts()), RoleEnd(role)))
+def _turn(role: str, expr: Appendable | None, tools: tuple[ToolSpec, ...] = ()) -> Seq:
+    return Seq((RoleBegin(role, tools), *(() if expr is None else as_expr(expr).parts()), RoleEnd(role)))
 
 
 def _refuse(where: str, what: str) -> NoReturn:

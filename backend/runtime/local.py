@@ -44,7 +44,8 @@ class LocalBackend:
         self.model_name = name
         self.options = options
         self.engine = Engine(model, tokenizer, options)
-        self.capabilities = Capabilities(name=f"Runtime({name})", constraints=CONSTRAINTS)
+        controls = frozenset(tokenizer.control_texts)
+        self.capabilities = Capabilities(name=f"Runtime({name})", constraints=CONSTRAINTS, control_tokens=controls)
         self._pinned: dict[tuple[tuple[str, bool], ...], Branch] = {}
         log.info("runtime %s: %s", name, options)
 

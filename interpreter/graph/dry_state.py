@@ -12,7 +12,7 @@ from typing import Any
 from ...backend.base import Backend
 from ...backend.waiting import Flow, StreamFlow, T
 from ...lang.errors import BackendError, OptionError
-from ...lang.expr import Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text, flat
+from ...lang.expr import CallTools, Expr, Gen, RoleBegin, RoleEnd, Select, Seq, Text, flat
 from ..arguments import Arguments, Options
 from ..defaults import resolve
 from ..join import ProgramStateGroup
@@ -189,7 +189,8 @@ def _node(part: Expr, collector: GraphCollector, line: str) -> Node:
         values = dict.fromkeys(p.name for p in held if p.what == "value")
         return Constant(part.text, tuple(arguments), tuple(values), line, part.special)
     if isinstance(part, Gen):
-        return Generate(part.name, part.sampling, part.sampling.n or part.n, part.constraint, line)
+        tools = tuple(tool.name for tool in part.tools) if isinstance(part, CallTools) else ()
+        return Generate(part.name, part.sampling, part.sampling.n or part.n, part.constraint, line, tools)
     if isinstance(part, Select):
         method = getattr(part.method, "__name__", None) or repr(part.method)
         return Choose(part.name, tuple(map(str.__str__, part.choices)), method, part.temperature, line)

@@ -58,13 +58,17 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """A gen. `sampling` holds the options of this gen alone, without those of the run."""
+    """A gen. `sampling` holds the options of this gen alone, without those of the run.
+
+    `tools`: the names of the tools that may be called, if it is a `sgl.call`.
+    """
 
     name: str | None
     sampling: Sampling = field(default_factory=Sampling)
     n: int = 1
     constraint: Constraint | None = None
     line: str = "?"
+    tools: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def label(node: Node) -> tuple[str, str]:
         case End():
             return f"end of {node.what} {node.name}", ""
         case Generate():
-            return f"gen {node.name or '(unnamed)'}", _gen_details(node)
+            return f"{'call' if node.tools else 'gen'} {node.name or '(unnamed)'}", _gen_details(node)
         case Choose():
             choices = [_quoted(choice, 24) for choice in node.choices[:8]]
             more = [f"... {len(node.choices) - 8} more"] if len(node.choices) > 8 else []
@@ -197,6 +201,7 @@ def label(node: Node) -> tuple[str, str]:
 
 def _gen_details(node: Generate) -> str:
     samples = [f"n={node.n}"] if node.n > 1 else []
+    samples += [f"tools={_quoted(', '.join(node.tools), 60)}"] if node.tools else []
     constraint = [f"<{node.constraint.kind}>"] if node.constraint is not None else []
     return " ".join(samples + constraint + [f"{name}={_shown(value)}" for name, value in node.options.items()])
 

@@ -11,11 +11,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ...backend.base import Usage
 from ...backend.contain import is_interruption, said
+from ...lang.tools.result import ToolResult
+from ...lang.tools.spec import ToolCall
 from ..arguments import Arguments
 from ..line import Line
 from ..run import Instance
@@ -147,6 +149,14 @@ _MOST_DECIMAL_BITS = 3000
 """Bits of an int that is written in decimal: Python refuses to read more than about 14,000."""
 
 
+_RECORDS: dict[str, Any] = {"ToolCall": ToolCall, "ToolResult": ToolResult}
+
+
+def _fields(record: Any) -> list[str]:
+    """The fields that are kept: not a tool's own value, nor what it raised."""
+    return [each.name for each in fields(record) if each.compare]
+
+
 def _spelled(value: Any, brief: bool = False) -> Any:
     """A value as JSON data. `brief`, for human readers: a value without a spelling is shown by its repr."""
     if isinstance(value, NotKept):
@@ -184,6 +194,8 @@ def _to_json(value: Any) -> Any:
         return {f"!{kind.__name__}": [_to_json(item) for item in value]}
     if kind is dict:
         return _dict_to_json(value)
+    if kind in _RECORDS.values():
+        return {f"!{kind.__name__}": [_to_json(getattr(value, name)) for name in _fields(kind)]}
     raise _NoSpelling(value)
 
 
@@ -219,6 +231,9 @@ def _tagged(tag: str, content: Any) -> Any:
         return bytes.fromhex(content)
     if tag == "!dict":
         return {read_back(key): read_back(item) for key, item in content}
+    if tag.removeprefix("!") in _RECORDS:
+        record = _RECORDS[tag.removeprefix("!")]
+        return record(**dict(zip(_fields(record), map(read_back, content))))
     made: Iterable[Any] = map(read_back, content)
     return {"!tuple": tuple, "!set": set, "!frozenset": frozenset}[tag](made)
 

@@ -95,6 +95,11 @@ class RestoredState(ProgramState):
         self._streamed(name)
         yield self._part(name, "typed")  # the final value alone: how it grew is not kept
 
+    def _events(self, name: str) -> StreamFlow[Any]:
+        self._streamed(name)
+        raise OptionError(f"event_iter: the events of {name!r} were not kept; s.value({name!r}) has its calls")
+        yield  # never; it makes this a stream
+
     # -- seeing
     @property
     def usage(self) -> UsageTree:

@@ -8,5 +8,6 @@ This folder knows nothing of threads, of running a tool, or of how a model write
     parameters.py   the parameters of a function: their JSON Schema, and JSON data as their arguments
     raw.py          JSON Schemas of tools as others write them: OpenAI's, Anthropic's and MCP's forms
     listing.py      `tool_list`: any list of tools, checked; a bad one is left out and named
+    call.py         `sgl.call`: the expression in which a model calls tools
     result.py       `ToolResult`, and a value as a text that a model reads
 """

@@ -23,8 +23,8 @@ def test_a_later_name_says_so(name: str) -> None:
 
 
 def test_a_later_name_says_so_when_it_is_imported() -> None:
-    with pytest.raises(sgl.NotYet, match=r"sgl.call \(tools\) is not supported") as caught:
-        from sgl import call  # noqa: F401
+    with pytest.raises(sgl.NotYet, match=r"sgl.VertexAI \(.*\) is not supported") as caught:
+        from sgl import VertexAI  # noqa: F401
     assert isinstance(caught.value, ImportError)
     with pytest.raises(ImportError, match=r"sgl.OpenAI \(.*\) is not supported"):
         from sgl import OpenAI, gen  # noqa: F401
@@ -45,11 +45,11 @@ def test_a_misspelt_name_has_a_hint() -> None:
 def test_tools_that_look_into_a_module_go_on_working() -> None:
     assert not [name for name, _ in inspect.getmembers(sgl) if name in LATER]
     assert unittest.mock.create_autospec(sgl).gen is not None
-    with pytest.raises(AttributeError), unittest.mock.patch("sgl.call"):
+    with pytest.raises(AttributeError), unittest.mock.patch("sgl.Crusoe"):
         pass
-    with unittest.mock.patch("sgl.call", create=True):
-        assert hasattr(sgl, "call")
-    assert not hasattr(sgl, "call")
+    with unittest.mock.patch("sgl.Crusoe", create=True):
+        assert hasattr(sgl, "Crusoe")
+    assert not hasattr(sgl, "Crusoe")
     assert not hasattr(sgl, "__wrapped__")
     error = pickle.loads(pickle.dumps(sgl.NotYet("x")))
     assert str(error) == "x"
@@ -59,10 +59,7 @@ def test_engine_is_sglangs_name_of_the_runtime() -> None:
     assert sgl.Engine is sgl.Runtime
 
 
-def test_a_states_later_names() -> None:
+def test_a_misspelt_name_of_a_state() -> None:
     state = sgl.function(lambda s: s.user("x")).run(backend=sgl.Runtime.toy())
-    with pytest.raises(sgl.NotYet, match="tool_result"):
-        state.tool_result("call", 1)
-    assert not hasattr(state, "tool_result")
     with pytest.raises(AttributeError, match="no attribute 'forkk'"):
         state.forkk(2)

@@ -814,6 +814,7 @@ REFUSED = {
     "user": lambda s: s.user(),
     "assistant": lambda s: s.assistant(sgl.gen("x")),
     "var_scope": lambda s: s.var_scope("v").__enter__(),
+    "tool_result": lambda s: s.tool_result(sgl.ToolCall("add", {}, "c00000000"), 1),
     "set_var": lambda s: s.set_var("v", 1),
     "__setitem__": lambda s: s.__setitem__("v", 1),
     "fork": lambda s: s.fork(2, on_error="cancel"),
@@ -822,7 +823,16 @@ REFUSED = {
     "trace": lambda s: s.trace,
     "__reduce_ex__": pickle.dumps,
 }
-PLAIN = {"__init__", "__iter__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__"}
+PLAIN = {
+    "given_to_tools",
+    "__init__",
+    "__iter__",
+    "__module__",
+    "__doc__",
+    "__dict__",
+    "__weakref__",
+    "__annotations__",
+}
 PLAIN |= {"__static_attributes__", "__firstlineno__", "__annotate_func__", "__annotations_cache__"}
 
 
