@@ -37,7 +37,7 @@ class EngineOptions:
     cuda_graph_max_bs: int = 0  # 0: nothing is captured
     overlap: bool = False  # not disable_overlap_schedule, on a device
     draft_tokens: int = DRAFT_TOKENS  # speculative_num_draft_tokens; 0: nothing is drafted
-    head_drafts: int = 0  # speculative_num_steps; 0: no head drafts
+    chain_drafts: int = 0  # speculative_num_steps; 0: neither a head nor a draft model drafts
 
 
 _NOT_YET: dict[str, object] = {
@@ -56,10 +56,12 @@ OF_A_SERVER = frozenset(
 MOST_STEP_TOKENS = 1 << 20
 MOST_BRANCHES = 1 << 16
 """Bounds of `chunked_prefill_size` and `max_running_requests`: arrays of these sizes are kept."""
-DRAFT_ALGORITHMS = (None, "NGRAM", "EAGLE3")
-LATER_DRAFT_ALGORITHMS = ("EAGLE", "STANDALONE", "NEXTN")
-HEAD_DRAFTS, MOST_HEAD_DRAFTS = 4, 15
-"""Drafts of a head's longest chain: if nothing is said, and at most."""
+DRAFT_ALGORITHMS = ("NGRAM", "STANDALONE", "EAGLE3")
+CHAIN_ALGORITHMS = DRAFT_ALGORITHMS[1:]
+"""Ways to draft with a model: a chain of tokens, one after the other."""
+LATER_DRAFT_ALGORITHMS = ("EAGLE", "NEXTN")
+CHAIN_DRAFTS, MOST_CHAIN_DRAFTS = 4, 15
+"""Drafts of the longest chain: if nothing is said, and at most."""
 MOST_DRAFT_TOKENS = 64
 ATTENTION_BACKENDS = ("auto", "triton", "flashinfer", "torch")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -86,42 +88,47 @@ def check_attention(asked: str, device: str) -> None:
 
 
 def check_drafts(
-    algorithm: str | None, steps: int | None, topk: int | None, tokens: int | None, head: object
+    algorithm: str | None, steps: int | None, topk: int | None, tokens: int | None, path: object
 ) -> tuple[int, int]:
-    """Check the options of speculation, of which `head` is the path of one; the tokens of the longest draft, and those
-    of a head's longest chain. Raises `OptionError`, and `NotYet` for a way to draft of a later version."""
+    """Check the options of speculation, of which `path` is that of a head or a draft model; the tokens of the longest
+    draft, and those of a model's longest chain. Raises `OptionError`, and `NotYet` for a way to draft of a later
+    version."""
     if algorithm in LATER_DRAFT_ALGORITHMS:
         raise NotYet(
             f"Runtime(speculative_algorithm={algorithm!r}) is not supported by this version of sgl yet; use 'EAGLE3' "
-            "with a head, or leave it out: tokens are drafted from what was written before, without a model"
+            "with a head, 'STANDALONE' with a smaller model, or leave it out: tokens are drafted from what was written "
+            "before, without a model"
         )
-    if algorithm not in DRAFT_ALGORITHMS:
-        hint = suggest(str(algorithm), ("NGRAM", "EAGLE3", *LATER_DRAFT_ALGORITHMS))
-        raise OptionError(f"speculative_algorithm must be None, 'NGRAM' or 'EAGLE3', got {algorithm!r:.60}{hint}")
+    if algorithm is not None and algorithm not in DRAFT_ALGORITHMS:
+        hint = suggest(str(algorithm), (*DRAFT_ALGORITHMS, *LATER_DRAFT_ALGORITHMS))
+        known = ", ".join(map(repr, DRAFT_ALGORITHMS))
+        raise OptionError(f"speculative_algorithm must be None or one of {known}, got {algorithm!r:.60}{hint}")
     if topk not in (None, 1):
         raise OptionError(
             f"speculative_eagle_topk={topk!r:.60}: a draft is a chain of tokens, so it must be 1; leave it out"
         )
-    if algorithm == "EAGLE3":
-        return DRAFT_TOKENS, _head_drafts(steps, tokens)
-    for option, value in (("speculative_num_steps", steps), ("speculative_draft_model_path", head)):
+    if algorithm in CHAIN_ALGORITHMS:
+        return DRAFT_TOKENS, _chain_drafts(steps, tokens)
+    for option, value in (("speculative_num_steps", steps), ("speculative_draft_model_path", path)):
         if value is not None:
             raise OptionError(
-                f"{option}={value!r:.60} is of a head; say speculative_algorithm='EAGLE3', or leave it out"
+                f"{option}={value!r:.60} is of a head or a draft model; say speculative_algorithm='EAGLE3' or "
+                "'STANDALONE', or leave it out"
             )
     return draft_tokens(tokens), 0
 
 
-def _head_drafts(steps: int | None, tokens: int | None) -> int:
+def _chain_drafts(steps: int | None, tokens: int | None) -> int:
     """`speculative_num_steps`. A round's tokens, if they are given, are one more: the model's own."""
     if tokens is None:
-        return positive("speculative_num_steps", steps, HEAD_DRAFTS, MOST_HEAD_DRAFTS)
-    tokens = positive("speculative_num_draft_tokens", tokens, 0, MOST_HEAD_DRAFTS + 1)
-    steps = positive("speculative_num_steps", tokens - 1 if steps is None else steps, 0, MOST_HEAD_DRAFTS)
+        return positive("speculative_num_steps", steps, CHAIN_DRAFTS, MOST_CHAIN_DRAFTS)
+    tokens = positive("speculative_num_draft_tokens", tokens, 0, MOST_CHAIN_DRAFTS + 1)
+    steps = positive("speculative_num_steps", tokens - 1 if steps is None else steps, 0, MOST_CHAIN_DRAFTS)
     if tokens != steps + 1:
         raise OptionError(
-            f"speculative_num_draft_tokens={tokens} and speculative_num_steps={steps} contradict each other: with "
-            f"'EAGLE3' a round has {steps} drafts and the model's own token, {steps + 1}; leave one of them out"
+            f"speculative_num_draft_tokens={tokens} and speculative_num_steps={steps} contradict each other: with a "
+            f"head or a draft model a round has {steps} drafts and the model's own token, {steps + 1}; leave one of "
+            "them out"
         )
     return steps
 

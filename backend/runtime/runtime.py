@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ...lang.constraint import constraint_of
 from ...lang.errors import OptionError
 from ...lang.expr import Appendable, as_expr
 from ..waiting import block_on, iterate, iterate_async, suspend_on
+from .draft.choose import drafter_of
 from .generate import GenerateCall
 from .local import LocalBackend
 from .options import (
@@ -80,11 +82,12 @@ class Runtime(LocalBackend):
             and `dtype` and `attention_backend` are "auto", else floats. "q4" or "q8": blocks of 32 weights with 4 or 8
             bits each. None: floats in `dtype`. Sizes that no kernel takes are computed in floats; the log says so.
         speculative_algorithm: Where drafts come from: None (default) or "NGRAM": from text that was written before,
-            where that pays. "EAGLE3": from a draft head too, on the CPU.
-        speculative_draft_model_path: The folder of the head. Default, with the embedded model: the package's.
-        speculative_num_steps: Most drafts of the head in a row. Default 4.
-        speculative_num_draft_tokens: Most tokens of a draft; 0 drafts nothing. Default 24. With "EAGLE3" the tokens of
-            a round: `speculative_num_steps` + 1.
+            where that pays. "STANDALONE": from a smaller model too. "EAGLE3": from a draft head too, on the CPU.
+        speculative_draft_model_path: The smaller model, as `model_path` names one; or the folder of the head, for the
+            embedded model by default the package's.
+        speculative_num_steps: Most drafts of the head or the smaller model in a row. Default 4.
+        speculative_num_draft_tokens: Most tokens of a draft; 0 drafts nothing. Default 24. With a head or a smaller
+            model the tokens of a round: `speculative_num_steps` + 1.
         speculative_eagle_topk: 1, if it is given: a draft is a chain.
         others: Options of later versions (`NotYet`) and misspelt ones (`OptionError`).
 
@@ -133,26 +136,28 @@ class Runtime(LocalBackend):
         show_log(log_level)
         refuse_unsupported(others, known=("model_path", *(Runtime.__init__.__kwdefaults__ or ())))
         positive("cuda_graph_max_bs", cuda_graph_max_bs, 1)
-        most_drafts, head_drafts = check_drafts(
+        most_drafts, chain_drafts = check_drafts(
             speculative_algorithm, speculative_num_steps, speculative_eagle_topk, speculative_num_draft_tokens,
             speculative_draft_model_path,
         )  # fmt: skip
         wait_briefly()
         from .model.load.build import build
 
-        model, tokenizer, template, name = build(
-            model_path,
+        load = partial(
+            build,
             device=device,
             dtype=dtype,
             load_format=load_format,
             attention=attention_backend,
             quantization=quantization,
         )
+        model, tokenizer, template, name = load(model_path)
         kind = getattr(model, "device_type", "cpu")
-        if head_drafts:
-            from .draft.build import add_head, head_of
-
-            head = head_of(speculative_draft_model_path, model, name, embedded=model_path is None)
+        drafter = drafter_of(
+            speculative_algorithm, speculative_draft_model_path, model, tokenizer, name,
+            partial(load, load_format="dummy" if load_format == "dummy" else "auto"),
+            steps=chain_drafts, embedded=model_path is None,
+        )  # fmt: skip
         context = context_of(context_length, model.context_length)
         step_tokens = positive("chunked_prefill_size", chunked_prefill_size, STEP_TOKENS[kind], MOST_STEP_TOKENS)
         max_running = positive("max_running_requests", max_running_requests, MAX_RUNNING_BRANCHES[kind], MOST_BRANCHES)
@@ -169,7 +174,9 @@ class Runtime(LocalBackend):
                 context_length=context,
                 pool_tokens=positive("max_total_tokens", max_total_tokens, 1)
                 if max_total_tokens is not None
-                else pool_size(model, kind, mem_fraction_static, step_tokens),
+                else pool_size(
+                    model, kind, mem_fraction_static, step_tokens, drafter.kv_bytes_per_token if drafter else 0
+                ),
                 step_tokens=step_tokens,
                 max_running=max_running,
                 reuse=not flag("disable_radix_cache", disable_radix_cache),
@@ -181,11 +188,11 @@ class Runtime(LocalBackend):
                 else 0,
                 overlap=not flag("disable_overlap_schedule", disable_overlap_schedule) and own,
                 draft_tokens=most_drafts,
-                head_drafts=head_drafts,
+                chain_drafts=chain_drafts,
             ),
         )
-        if head_drafts:
-            add_head(self.engine, head)
+        if drafter is not None:
+            drafter.add(self.engine)
 
     @classmethod
     def of(

@@ -23,8 +23,9 @@ CAPTURED_BRANCHES_FROM_GIB = ((40, 512), (16, 256), (0, 64))
 """(GiB of a card, branches of a captured step), largest first: captured steps keep their activations."""
 
 
-def pool_size(model: Model, kind: str, fraction: float | None, step_tokens: int) -> int:
-    """Count the tokens of KV that fit in `fraction` of the memory that is free now (None: the device's default)."""
+def pool_size(model: Model, kind: str, fraction: float | None, step_tokens: int, more: int = 0) -> int:
+    """Count the tokens of KV that fit in `fraction` of the memory that is free now (None: the device's default).
+    `more`: bytes that each takes beside the model's own KV, for a draft model."""
     if fraction is not None and not (isinstance(fraction, (int, float)) and 0 < fraction < 1):
         raise OptionError(f"mem_fraction_static must be between 0 and 1, got {fraction!r}")
     share = MEMORY_SHARE[kind] if fraction is None else fraction
@@ -33,8 +34,8 @@ def pool_size(model: Model, kind: str, fraction: float | None, step_tokens: int)
 
         free = free_memory(model.device)  # type: ignore[attr-defined]
         reserve = model.step_bytes(step_tokens)  # type: ignore[attr-defined]
-        return min(MAX_POOL_TOKENS[kind], pool_tokens(free, share, model.kv_bytes_per_token, reserve))
-    return max(1, min(MAX_POOL_TOKENS[kind], int(_host_memory() * share) // model.kv_bytes_per_token))
+        return min(MAX_POOL_TOKENS[kind], pool_tokens(free, share, model.kv_bytes_per_token + more, reserve))
+    return max(1, min(MAX_POOL_TOKENS[kind], int(_host_memory() * share) // (model.kv_bytes_per_token + more)))
 
 
 def allocate(model: Model, slots: int) -> None:

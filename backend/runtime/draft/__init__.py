@@ -9,7 +9,11 @@ proposer.py     what every source of drafts is asked
 suffix.py       a tree of what followed the same text before, with counts
 suffix_source.py  a source: the tree, and how far it has read each branch
 head_source.py  a source: an EAGLE-3 head
-build.py        the sources that options ask for
+model_source.py  a source: a smaller model that shares the target's slots
+path_names.py   a number for each position of a text that names all tokens up to there
+choose.py       what drafts, by the options of a runtime
+build.py        a head, loaded and checked against its target
+draft_model.py  a draft model, loaded and checked against its target
 chances.py      how often guesses of one kind were right, for each gen of a program
 cost.py         what one more row costs a step
 trials.py       whether drafting pays at all, found by trying

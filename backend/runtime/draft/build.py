@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -88,17 +89,24 @@ def head_of(path: str | os.PathLike[str] | None, model: Any, name: str, *, embed
     return head
 
 
-def add_head(engine: Engine, head: Eagle3Head) -> None:
-    """Let a head draft for an engine, whose model `head_of` has prepared."""
-    model, options = engine.model, engine.options
-    assert isinstance(model, HeadTarget)
-    longest = min(options.context_length, options.pool_tokens) + options.head_drafts + 1
-    drafter = Drafter(head, lambda ids: _embedded(model, ids), positions=longest)
-    speculation = engine.speculation
-    speculation.trials = Trials(*HEAD_TRIALS)
-    speculation.proposers.append(
-        HeadSource(drafter, model, speculation.sites, options.head_drafts, engine.tokenizer.vocab_size)
-    )
+@dataclass(frozen=True)
+class HeadDrafter:
+    """A head that `head_of` loaded, and for which it has prepared the model."""
+
+    head: Eagle3Head
+    kv_bytes_per_token: int = 0  # a head's KV is not the pool's
+
+    def add(self, engine: Engine) -> None:
+        """Let the head draft for an engine of that model."""
+        model, options = engine.model, engine.options
+        assert isinstance(model, HeadTarget)
+        longest = min(options.context_length, options.pool_tokens) + options.chain_drafts + 1
+        drafter = Drafter(self.head, lambda ids: _embedded(model, ids), positions=longest)
+        speculation = engine.speculation
+        speculation.trials = Trials(*HEAD_TRIALS)
+        speculation.proposers.append(
+            HeadSource(drafter, model, speculation.sites, options.chain_drafts, engine.tokenizer.vocab_size)
+        )
 
 
 def _embedded(model: HeadTarget, ids: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from .proposer import KINDS, Kind
+from collections.abc import Sequence
+
+from .proposer import KINDS, PLACE_KIND, Guess, Kind
 
 FIRST_CHANCES = (
     *(0.1, 0.3, 0.5, 0.7) * 8,  # the tree's, by how sure it is
-    *(0.1, 0.25, 0.4, 0.55, 0.7, 0.82, 0.92, 0.97) * 2,  # a head's, by its probability
-    *(0.6,) * 16,  # a head's, by the place
+    *(0.1, 0.25, 0.4, 0.55, 0.7, 0.82, 0.92, 0.97) * 2,  # a model's, by its probability
+    *(0.6,) * 16,  # a model's, by the place
 )
 """What is assumed of each kind before anything is known."""
 PRIOR_GUESSES = 3.0
@@ -38,6 +40,26 @@ class Chances:
         """The probability that a guess of this kind is right."""
         before = FIRST_CHANCES[kind] if self._parent is None else self._parent.of(kind)
         return (self._right[kind] + PRIOR_GUESSES * before) / (self._of[kind] + PRIOR_GUESSES)
+
+    def judge(self, guesses: Sequence[Guess], tail: Sequence[int]) -> None:
+        """Learn which guesses of a model's chain were right: `tail` is what was written in their place."""
+        for place, (guess, token) in enumerate(zip(guesses, tail)):
+            right = guess.token == token
+            self.learn(guess.kind, right)
+            self.learn(PLACE_KIND + place, right)
+            if not right:
+                break
+
+    def worth(self, most: int, share: float, first: float, further: float) -> tuple[int, float]:
+        """How long a model's chain should be, at most `most`, and the tokens that it is expected to bring, less what it
+        costs: `share` a row (`StepCost`), and the time of its `first` draft and of each `further` one, in tokens."""
+        best, gain, whole, so_far = 0, 0.0, 1.0, -first
+        for place in range(most):
+            whole *= self.of(PLACE_KIND + place)
+            so_far += whole - share - (further if place else 0.0)
+            if so_far > gain:
+                best, gain = place + 1, so_far
+        return best, gain
 
 
 class Sites:

@@ -31,7 +31,7 @@ from ..program.branch import Branch, Life
 from ..step.step import Span, Step
 from .chances import Sites
 from .eagle.propose import Drafter, HeadKv
-from .proposer import HEAD_KIND, PLACE_KIND, Guess, Kind, Proposer, Terms
+from .proposer import Guess, Proposer, Terms, kind_of
 
 MOST_WAITING = 512
 """Positions of a branch whose features are kept until the head reads them: the last ones."""
@@ -42,7 +42,6 @@ CATCH_UP_SHARE = 0.25
 LEAST_WAITING = 8
 PROBE_ROUNDS = 200
 """After so many rounds without a draft one is made all the same, to learn from it."""
-_CLASSES = (0.2, 0.35, 0.5, 0.65, 0.77, 0.88, 0.95)
 _WARM_POSITIONS, _WARM_TURNS = 64, 3
 
 
@@ -152,13 +151,7 @@ class HeadSource(Proposer):
 
     def _judge(self, known: HeadText, where: str, tail: Sequence[int]) -> None:
         """Learn which guesses were right."""
-        learn = self._sites[where].learn
-        for place, (guess, token) in enumerate(zip(known.guesses, tail)):
-            right = guess.token == token
-            learn(guess.kind, right)
-            learn(PLACE_KIND + place, right)
-            if not right:
-                break
+        self._sites[where].judge(known.guesses, tail)
         if tail:
             known.guesses = ()
 
@@ -190,14 +183,8 @@ class HeadSource(Proposer):
         """How long a chain should be, and the tokens that it is expected to bring, less what it costs."""
         if not terms.pace:
             return 0, 0.0
-        chances = self._sites[job.where]
-        best, gain, whole, so_far = 0, 0.0, 1.0, -self.cost.first / terms.pace
-        for place in range(most):
-            whole *= chances.of(PLACE_KIND + place)
-            so_far += whole - terms.share - (self.cost.further / terms.pace if place else 0.0)
-            if so_far > gain:
-                best, gain = place + 1, so_far
-        return best, gain
+        pace = terms.pace
+        return self._sites[job.where].worth(most, terms.share, self.cost.first / pace, self.cost.further / pace)
 
     def _draft(self, known: HeadText, cursor: Cursor, drafts: int, worth: float, terms: Terms) -> Sequence[Guess]:
         """`worth`: seconds that drafts may save in the rest of the gen."""
@@ -217,7 +204,7 @@ class HeadSource(Proposer):
         self.cost.learn(len(at), len(chain.tokens), time.perf_counter() - began)
         known.at += at
         known.guesses = [
-            Guess(token, _kind(probability, place))
+            Guess(token, kind_of(probability, place))
             for place, (token, probability) in enumerate(zip(chain.tokens, chain.probabilities))
         ]
         for place, token in enumerate(chain.tokens):
@@ -272,7 +259,3 @@ def _least_seconds(run: Callable[[int, int], None], positions: int, drafts: int)
         run(positions, drafts)
         times.append(time.perf_counter() - began)
     return min(times)
-
-
-def _kind(probability: float, place: int) -> Kind:
-    return HEAD_KIND + 8 * (place > 0) + sum(probability > edge for edge in _CLASSES)

@@ -13,8 +13,14 @@ from ..job.gen import GenJob
 from ..step.step import Step
 
 Kind = int
-"""A number below `KINDS`: first those of the tree, then those of a head by its probability, then by the place."""
-HEAD_KIND, PLACE_KIND, KINDS = 32, 48, 64
+"""A number below `KINDS`: first those of the tree, then those of a model by its probability, then by the place."""
+MODEL_KIND, PLACE_KIND, KINDS = 32, 48, 64
+_CLASSES = (0.2, 0.35, 0.5, 0.65, 0.77, 0.88, 0.95)
+
+
+def kind_of(probability: float, place: int) -> Kind:
+    """The kind of a guess that a head or a draft model gives this probability, at this place of its chain."""
+    return MODEL_KIND + 8 * (place > 0) + sum(probability > edge for edge in _CLASSES)
 
 
 class Guess(NamedTuple):

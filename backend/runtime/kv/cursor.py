@@ -81,7 +81,7 @@ class Cursor:
         return [token for part in reversed(parts) for token in part]
 
     def context(self, depth: int) -> tuple[Run, ...]:
-        """The runs that hold the KV of tokens 0 .. depth-1 (depth <= computed)."""
+        """The runs for the KV of tokens 0 .. depth-1; those beyond `computed` are the reserve's, and hold none yet."""
         known, undone = self._path_context, self.tree.undone
         if known is not None and (known[1] != undone or known[0].end > depth):
             known = None
@@ -240,11 +240,14 @@ class Cursor:
         """Let the step being planned compute the KV of `draft`, tokens that may follow; returns the slots for it. Only
         as much of the draft is taken as free slots allow: nobody gives up KV for a guess."""
         assert self.tail_computed == len(self.tail), "a draft follows the last token's row"
-        if len(draft) > self.reserve and self.tree.pool.available:
-            need = min(len(draft) - self.reserve, self.tree.pool.available)
-            self._take(need, spare, 0)
-        self.written = draft[: self.reserve]
+        self.written = draft[: self.reserve_for(len(draft), spare)]
         return part(self.runs, self.tail_computed, self.tail_computed + len(self.written))
+
+    def reserve_for(self, rows: int, spare: int) -> int:
+        """Let the reserve grow to `rows` slots, as far as free slots allow; how many of those rows it has room for."""
+        if rows > self.reserve and self.tree.pool.available:
+            self._take(min(rows - self.reserve, self.tree.pool.available), spare, 0)
+        return min(rows, self.reserve)
 
     def adopt(self, tokens: list[int], runs: list[Run]) -> None:
         """Append `tokens`, of which the first have their KV in `runs` already (the winner of a select)."""

@@ -93,6 +93,16 @@ class Tokenizer:
         twin.chat_template = template
         return twin
 
+    def difference(self, other: Tokenizer) -> str | None:
+        """What differs first between the tokens of two tokenizers, in words; None if all are the same."""
+        if self.vocab_size != other.vocab_size:
+            return f"{other.vocab_size:,} tokens and not {self.vocab_size:,}"
+        for token in range(self.vocab_size):
+            mine, theirs = (each.spelled([token]) for each in (self, other))
+            if mine != theirs or self.is_special(token) != other.is_special(token):
+                return f"token {token} is {theirs!r:.60} and not {mine!r:.60}"
+        return None
+
     def is_special(self, token_id: int) -> bool:
         """Whether this is a control token (or an id without a token), which contributes no text."""
         return token_id in self._control.ids

@@ -326,7 +326,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], kind: type[Exception
 def test_steps_and_tokens_of_a_round_agree(folder: Path, head_folder: Path) -> None:
     for options, steps in (({}, 4), ({"speculative_num_draft_tokens": 3}, 2), ({"speculative_num_steps": 6}, 6)):
         with drafting(folder, head_folder, quantization=None, **options) as runtime:
-            assert runtime.options.head_drafts == steps
+            assert runtime.options.chain_drafts == steps
 
 
 def test_a_head_for_another_vocabulary_is_refused(target: Target, folder: Path, tmp_path: Path) -> None:
