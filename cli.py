@@ -1,4 +1,5 @@
-"""The command line: `sgl models list | pull`, `sgl trace`, `sgl draft train`, and `sgl --version`.
+"""The command line: `sgl models list | pull`, `sgl trace`, `sgl draft train`, `sgl bench speculative`, and
+`sgl --version`.
 
 Each command is a function that takes its parsed arguments and returns an exit code. An error of sgl is one line on
 stderr and exit code 1. Commands import what they need when they run, so `sgl --help` is instant.
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-LATER = ("serve", "run", "bench")
+LATER = ("serve", "run")
 """Commands of later versions."""
 
 
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(commands.add_parser("models", help="list the models of the package index, or fetch one"))
     _add_trace(commands.add_parser("trace", help="draw a recorded run as one HTML page"))
     _add_draft(commands.add_parser("draft", help="train a draft head for a model"))
+    _add_bench(commands.add_parser("bench", help="measure what suits your own prompts or program"))
     return parser
 
 
@@ -100,6 +102,13 @@ def _add_draft(parser: argparse.ArgumentParser) -> None:
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_arguments(commands.add_parser("train", help="train an EAGLE-3 head on what the model itself writes"))
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    from .backend.bench.command import add_arguments
+
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_arguments(commands.add_parser("speculative", help="compare ways to draft tokens"))
 
 
 if __name__ == "__main__":

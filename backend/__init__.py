@@ -6,4 +6,5 @@ contain.py   who answers for what user code, foreign code and data raise: the li
 meta.py      what `get_meta_info` tells of a finished call, with SGLang's keys
 waiting.py   waiting, written once: flows and their drivers for threads and event loops
 runtime/     the local runtime
+bench/       what users measure on their own work: `sgl bench`
 """

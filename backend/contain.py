@@ -27,6 +27,8 @@ those of `interpreter/` and ``.)
     a grammar engine that does not return           the call                  grammar/engines/watched.py
     a check, a validator, a default factory         the call                  step/flight.py: hand_out
     a choice method                                 the branch                program/branches.py
+    a file of programs (`sgl bench`)                the command               bench/work.py: program_of
+    a source of drafts                              nobody: it is asked no more  runtime/draft/speculation.py: _asked
     a listener of a handle                          nobody: it is logged      backend/base.py: _tell
     a listener of steps (`watch`)                   nobody: it hears no more  engine.py: _tell
 

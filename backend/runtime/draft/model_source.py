@@ -61,7 +61,7 @@ class DraftedText:
 
 
 @dataclass(slots=True)
-class DraftChain:
+class ModelChain:
     """A draft at work: up to `most` tokens behind the text of `job`.
 
     `slots` and `names` are those of the text's positions and of the draft's. The draft model has the KV of the first
@@ -153,7 +153,7 @@ class DraftModelSource(Proposer):
     # -- whether to draft
     def propose(self, jobs: Sequence[GenJob], most: int, terms: Terms) -> list[Sequence[Guess]]:
         found: dict[GenJob, Sequence[Guess]] = {}
-        chains: list[DraftChain] = []
+        chains: list[ModelChain] = []
         each = self.cost.seconds(len(jobs)) / max(1, len(jobs))
         for job in jobs:
             longest = min(most, self._steps, job.most() - 1)
@@ -180,7 +180,7 @@ class DraftModelSource(Proposer):
         drafts, _ = self._sites[job.where].worth(most, terms.share, each / terms.pace, each / terms.pace)
         return [Guess(0, PLACE_KIND + place) for place in range(drafts)]
 
-    def _begin(self, job: GenJob, text: DraftedText, most: int, terms: Terms, each: float) -> DraftChain | None:
+    def _begin(self, job: GenJob, text: DraftedText, most: int, terms: Terms, each: float) -> ModelChain | None:
         """A chain for this job, if one pays. `each`: seconds of a row of the draft model."""
         cursor, chances = job.cursor, self._sites[job.where]
         late = cursor.length - 1 - cursor.computed
@@ -200,7 +200,7 @@ class DraftModelSource(Proposer):
         slots = np.concatenate([np.arange(start, start + n) for start, n in cursor.context(cursor.length - 1 + drafts)])
         names = np.concatenate([text.path.names, np.zeros(drafts - 1, np.uint64)])
         least = terms.share + each / terms.pace
-        chain = DraftChain(job, text, cursor.length, drafts, slots, names, chances, least)
+        chain = ModelChain(job, text, cursor.length, drafts, slots, names, chances, least)
         chain.at = self._known(chain)
         missing = cursor.length - chain.at
         if missing > FREE_ROWS and self._reading(missing) > CATCH_UP_SHARE * gain * job.most() * terms.pace:
@@ -212,14 +212,14 @@ class DraftModelSource(Proposer):
         once = min(rows, self._step_tokens)
         return self.cost.seconds(once) * rows / once
 
-    def _known(self, chain: DraftChain) -> int:
+    def _known(self, chain: ModelChain) -> int:
         """How many positions of the text the draft model has KV of. The last one is computed again, for its logits."""
         length = chain.length
         strange = self._held[chain.slots[:length]] != chain.names[:length]
         return min(int(strange.argmax()) if strange.any() else length, length - 1)
 
     # -- the drafts
-    def _draft(self, chains: list[DraftChain]) -> None:
+    def _draft(self, chains: list[ModelChain]) -> None:
         """Compute the chains, all together: each step carries of each chain what the draft model lacks."""
         try:
             while chains:
@@ -229,14 +229,14 @@ class DraftModelSource(Proposer):
             self.forget()  # slots were given names, and their KV may not be there
             raise
 
-    def _advance(self, chains: Sequence[DraftChain]) -> None:
+    def _advance(self, chains: Sequence[ModelChain]) -> None:
         room = self._step_tokens
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[npt.NDArray[np.int64]] = []
         spans: list[SpanLayout] = []
         want: list[int] = []
-        asked: list[tuple[DraftChain, Request]] = []
+        asked: list[tuple[ModelChain, Request]] = []
         for chain in chains:
             if chain.at < chain.length - 1:  # another chain of this step may compute rows of both
                 chain.at = max(chain.at, self._known(chain))
