@@ -19,7 +19,6 @@ from ..step.executor import executor_of
 from ..step.packed import Model
 from ..text.tokenizer import Tokenizer
 from .model_source import DraftModelSource
-from .speculation import DEVICE_BRANCHES
 from .trials import Trials
 
 log = logging.getLogger("sgl")
@@ -61,8 +60,7 @@ class DraftModel:
             allocate(self.model, slots)
         except OutOfMemory as error:
             raise OutOfMemory(f"speculative_draft_model_path: {self.name}: {error}") from error
-        captured = min(options.cuda_graph_max_bs, DEVICE_BRANCHES)
-        alone = replace(options, overlap=False, cuda_graph_max_bs=captured)
+        alone = replace(options, overlap=False, cuda_graph_max_bs=0)  # its steps wait, and none is captured
         speculation.trials = Trials(*MODEL_TRIALS)
         speculation.proposers.append(
             DraftModelSource(

@@ -142,7 +142,7 @@ class DraftModelSource(Proposer):
         self._held: Names = np.zeros(slots, np.uint64)  # the name of what each slot holds
         self._texts: WeakKeyDictionary[Branch, DraftedText] = WeakKeyDictionary()
         self.cost = StepCost(slope)
-        for rows in _WARM_ROWS:
+        for rows in sorted({min(rows, step_tokens) for rows in _WARM_ROWS}):
             self.cost.learn(rows, min(self._warm_up(rows) for _ in range(_WARM_TURNS)))
 
     def _warm_up(self, rows: int) -> float:

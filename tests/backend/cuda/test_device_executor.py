@@ -20,6 +20,7 @@ from sgl.backend.runtime.step.packed import Batch, Run, SpanLayout  # isort: ski
 from sgl.backend.runtime.cuda import executor as executor_module
 from sgl.backend.runtime.cuda.executor import DeviceExecutor
 from sgl.backend.runtime.cuda.graphs import MOST_CAPTURED_ROWS, sizes
+from sgl.backend.runtime.draft.draft_model import DraftModel
 from sgl.backend.runtime.model.llama.fused import FusedLlama
 from sgl.backend.runtime.model.llama.llama import Llama
 from sgl.backend.runtime.model.load.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ from sgl.backend.runtime.sample.sampler import Recipe, Request, Sampled
 from sgl.backend.runtime.step.executor import HostFlight, ahead_of
 from sgl.lang.expr import Sampling
 
+from ..draft.guessing import speculate
 from .device_program import program
 
 VOCAB = 311
@@ -250,8 +252,12 @@ class Overlapping(FusedLlama):
         return self.made
 
 
-def texts(model: Any, **options: Any) -> tuple[list[Any], Runtime]:
+def texts(model: Any, draft: Any = None, **options: Any) -> tuple[list[Any], Runtime]:
     runtime = Runtime.of(model, toy_tokenizer(), max_total_tokens=300, chunked_prefill_size=24, **options)
+    if draft is not None:
+        DraftModel(draft, "a draft model", 3).add(runtime.engine)
+        speculate(runtime, runtime.engine.speculation.proposers[-1])
+        runtime.engine.speculation.cost.seconds = lambda rows: 1e9  # type: ignore[method-assign]
     states = program.run_batch([{"i": i} for i in range(2)], backend=runtime)
     found = [(s["a"], s["b"], s["c"], s["d"]) for s in states]
     runtime.check()
@@ -263,6 +269,17 @@ def test_a_program_writes_the_same_as_on_the_host(checkpoint: Checkpoint) -> Non
     found, runtime = texts(model)
     assert found == texts(Llama(checkpoint))[0]
     assert 0 < model.made.outside < runtime.engine.steps, "nothing was replayed, or everything"
+
+
+@pytest.mark.slow
+def test_a_draft_model_on_the_device(checkpoint: Checkpoint) -> None:
+    """The target drafts for itself: both on the device, and the target's steps overlap."""
+    found, runtime = texts(
+        Overlapping(checkpoint, DEVICE, torch.float32), FusedLlama(checkpoint, DEVICE, torch.float32)
+    )
+    assert found == texts(Llama(checkpoint))[0]
+    counts = runtime.get_server_info()["speculation"]["standalone"]
+    assert counts["drafted"] >= 4 and counts["accept_rate"] == 1
 
 
 @pytest.mark.gpu
