@@ -17,7 +17,7 @@ from ...lang.errors import OptionError, OutOfMemory
 if TYPE_CHECKING:
     from ..runtime.runtime import Runtime
     from .sweep import Setting
-    from .work import Work
+    from .work import Workload
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,22 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `sgl bench speculative`. Raises `OptionError`, and what a runtime or the program raises."""
-    from .plot import draw, pyplot
+    from .plot import draw
     from .report import answer, table, write_json
     from .sweep import choose, measure, settings_of
 
-    for option, numbers in (
-        *(("--batch", args.batch), ("--limit", [args.limit]), ("--repeats", [args.repeats])),
-        *(("--max-tokens", [args.max_tokens]), ("--max-total-tokens", [args.max_total_tokens])),
-    ):
-        if wrong := [each for each in numbers if each < 1]:
-            raise OptionError(f"{option} {wrong[0]}: give a whole number of at least 1")
-    files = {name: Path(file).expanduser() for name in ("json", "png") if (file := getattr(args, name))}
-    for name, file in files.items():
-        if not file.absolute().parent.is_dir():
-            raise OptionError(f"--{name} {file}: there is no such folder")
-    if "png" in files:
-        pyplot()
+    files = _checked_files(args)
     settings = settings_of(args.drafter, args.steps, args.draft_tokens, draft_model=args.draft_model, head=args.head)
     work = _work(args)
     batches = list(dict.fromkeys(args.batch))
@@ -88,11 +77,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _checked_files(args: argparse.Namespace) -> dict[str, Path]:
+    """Check numbers and files; the files to write. Raises `OptionError`."""
+    from .plot import pyplot
+
+    for option, numbers in (
+        *(("--batch", args.batch), ("--limit", [args.limit]), ("--repeats", [args.repeats])),
+        *(("--max-tokens", [args.max_tokens]), ("--max-total-tokens", [args.max_total_tokens])),
+    ):
+        if wrong := [each for each in numbers if each < 1]:
+            raise OptionError(f"{option} {wrong[0]}: give a whole number of at least 1")
+    files = {name: Path(file).expanduser() for name in ("json", "png") if (file := getattr(args, name))}
+    for name, file in files.items():
+        if not file.absolute().parent.is_dir():
+            raise OptionError(f"--{name} {file}: there is no such folder")
+    if "png" in files:
+        pyplot()
+    return files
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _work(args: argparse.Namespace) -> Work:
+def _work(args: argparse.Namespace) -> Workload:
     from .work import ProgramWork, PromptWork, program_of, read_rows
 
     if (args.prompts is None) == (args.program is None):
@@ -123,7 +131,7 @@ def _make(setting: Setting, args: argparse.Namespace, count: int) -> Runtime:
         ) from error
 
 
-def _about(args: argparse.Namespace, work: Work) -> dict[str, Any]:
+def _about(args: argparse.Namespace, work: Workload) -> dict[str, Any]:
     from ... import __version__
 
     return {

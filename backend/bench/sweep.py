@@ -16,7 +16,7 @@ from typing import Any
 from ...lang.errors import OptionError, suggest
 from ..runtime.options import CHAIN_ALGORITHMS, DRAFT_ALGORITHMS, MOST_CHAIN_DRAFTS, MOST_DRAFT_TOKENS
 from ..runtime.runtime import Runtime
-from .work import Work
+from .work import Workload
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Choice:
 def measure(
     settings: Sequence[Setting],
     make: Callable[[Setting], Runtime],
-    work: Work,
+    work: Workload,
     batches: Iterable[int],
     repeats: int,
     told: Callable[[str], None] = lambda line: None,
@@ -148,7 +148,7 @@ def measure(
     return [line for lines in found.values() for line in lines]
 
 
-def _repeat(lines: Sequence[Measured], runtimes: Sequence[Runtime], work: Work, batch: int, repeat: int) -> None:
+def _repeat(lines: Sequence[Measured], runtimes: Sequence[Runtime], work: Workload, batch: int, repeat: int) -> None:
     """Run each setting once, each repeat beginning with another one."""
     rates: dict[int, float] = {}
     texts: dict[int, Sequence[str]] = {}

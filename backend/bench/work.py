@@ -26,7 +26,7 @@ class Written:
     texts: Sequence[str]
 
 
-class Work(Protocol):
+class Workload(Protocol):
     """Something that a runtime can do `batch` pieces of at a time, and that writes the same text each time."""
 
     name: str
