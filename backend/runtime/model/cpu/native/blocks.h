@@ -14,7 +14,6 @@ namespace sgl {
 constexpr int kBlock = 32;         // weights of a block
 constexpr int kGroup = 16;         // outputs of a group
 constexpr int kPair = 2 * kGroup;  // outputs of two groups: a block of what they feed
-constexpr int kTile = 8;           // rows whose products are computed together
 constexpr int kLane = 16;          // rows whose codes lie together
 constexpr int kStretch = 128;        // rows for which a group's weights are unpacked once
 
@@ -39,6 +38,11 @@ inline void ask_for(const uint8_t* record) {
     for (int i = 0; i < record_bytes(K); i += 64) __builtin_prefetch(record + i);
 #endif
 }
+
+// Weights to ask for, record by record; null: none.
+struct Ahead {
+    const uint8_t *one, *other;
+};
 
 struct Matrix {
     const uint8_t* data;

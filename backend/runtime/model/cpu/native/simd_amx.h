@@ -1,9 +1,9 @@
 // Products by tiles of AMX: 16 rows times 16 outputs at a time. Included after simd_avx512.h, in the same namespace.
 //
-// The whole numbers are exact, and what follows them is what `group_product` does in the same order: so a row has the
+// The whole numbers are exact, and what follows them is what `pair_product` does in the same order: so a row has the
 // same bits whichever computes it.
 
-constexpr int kLeastTiled = 8;   // rows from which tiles pay
+constexpr int kLeastTiled = 16;  // rows from which tiles pay
 constexpr int kPanel = 64;       // blocks of depth whose weights are unpacked together
 constexpr int kBlocksTiled = 2;  // blocks whose dot products are computed before they are scaled
 

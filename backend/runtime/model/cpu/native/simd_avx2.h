@@ -1,6 +1,7 @@
 // Vectors of 8 floats: AVX2, with or without AVX-VNNI (SGL_VNNI). Included within a namespace and the target's pragma.
 
 constexpr int W = 8;
+constexpr int kTile = 8;        // rows whose products are computed together
 constexpr int kQueries = 3;     // queries of an attention that are computed together, each
 constexpr int kKeyVectors = 4;  // with so many vectors of keys
 using F = __m256;
@@ -133,4 +134,10 @@ template <int K, int M>
 static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float* out) {
     half_product<K, M>(w, 0, blocks, x, row, out);
     half_product<K, M>(w, 1, blocks, x, row, out);
+}
+
+template <int K, int M>
+static inline void pair_product(const uint8_t* w, size_t next, int blocks, const Rows& x, int row, float* out, Ahead) {
+    group_product<K, M>(w, blocks, x, row, out);
+    if (next) group_product<K, M>(w + next, blocks, x, row, out + kGroup);
 }

@@ -1,6 +1,7 @@
 // Vectors of 16 floats: AVX-512 with VNNI. Included within a namespace and within the target's pragma.
 
 constexpr int W = 16;
+constexpr int kTile = 4;        // rows whose products are computed together
 constexpr int kQueries = 6;     // queries of an attention that are computed together, each
 constexpr int kKeyVectors = 4;  // with so many vectors of keys
 using F = __m512;
@@ -63,51 +64,70 @@ static inline void transpose(const float* const* rows, int column, float* out, i
     }
 }
 
-// Products of one group of 16 outputs with M rows of a lane; `out` has a row every kPair floats. All rows take a step
-// together: there are as many sums in flight as the multipliers need, and a row's activations are read from memory as
-// they are used, which costs nothing and no register.
+// Products of two groups of 16 outputs, the second `next` bytes on, with M rows of a lane; `out` has a row every kPair
+// floats. An activation that was read meets the codes of both groups, and there are as many sums as registers. Up to two
+// groups' weights at `ahead` are asked for on the way.
 template <int K, int M>
-static inline void group_product(const uint8_t* w, int blocks, const Rows& x, int row, float* out) {
-    F sum[M];
-    for (int m = 0; m < M; ++m) sum[m] = all(0.f);
+static inline void pair_product(const uint8_t* w, size_t next, int blocks, const Rows& x, int row, float* out, Ahead ahead) {
+    F sum[2][M];
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) sum[0][m] = sum[1][m] = all(0.f);
     const int8_t* codes = x.code(row, 0);
     const BlockScale* scales = x.scale(row, 0);
     const __m512i nibble = _mm512_set1_epi8(15);
     for (int b = 0; b < blocks; ++b, w += record_bytes(K), codes += 2 * kBlock * x.lane, scales += x.lane) {
         const uint8_t* const at = w + scale_bytes(K);
-        if (M <= kFewRows) ask_for<K>(w + kAhead);
+        if (ahead.one) ask_for<K>(ahead.one + size_t(b) * record_bytes(K));
+        if (ahead.other) ask_for<K>(ahead.other + size_t(b) * record_bytes(K));
         const int32_t* const c = reinterpret_cast<const int32_t*>(codes);
-        __m512i high[M], low[M];
+        __m512i high[2][M], low[2][M];
+#pragma GCC unroll 4
         for (int m = 0; m < M; ++m) {
-            high[m] = _mm512_setzero_si512();
-            low[m] = K == kQ80   ? _mm512_set1_epi32(scales[m].offset)
-                     : K == kQ40 ? _mm512_set1_epi32(scales[m].offset / 16)
-                                 : _mm512_setzero_si512();
+            high[0][m] = high[1][m] = _mm512_setzero_si512();
+            low[0][m] = low[1][m] = K == kQ80   ? _mm512_set1_epi32(scales[m].offset)
+                                    : K == kQ40 ? _mm512_set1_epi32(scales[m].offset / 16)
+                                                : _mm512_setzero_si512();
         }
-        auto step = [&](int i, __m512i code) {
+        auto step = [&](int i, __m512i one, __m512i other) {
+#pragma GCC unroll 4
             for (int m = 0; m < M; ++m) {
-                high[m] = _mm512_dpbusd_epi32(high[m], code, _mm512_set1_epi32(c[16 * m + i]));
-                low[m] = _mm512_dpbusd_epi32(low[m], code, _mm512_set1_epi32(c[16 * m + 8 + i]));
+                const __m512i upper = _mm512_set1_epi32(c[16 * m + i]), lower = _mm512_set1_epi32(c[16 * m + 8 + i]);
+                high[0][m] = _mm512_dpbusd_epi32(high[0][m], one, upper);
+                high[1][m] = _mm512_dpbusd_epi32(high[1][m], other, upper);
+                low[0][m] = _mm512_dpbusd_epi32(low[0][m], one, lower);
+                low[1][m] = _mm512_dpbusd_epi32(low[1][m], other, lower);
             }
         };
         if (K == kQ80) {
-            for (int i = 0; i < 8; ++i) step(i, _mm512_loadu_si512(at + 64 * i));
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; ++i) step(i, _mm512_loadu_si512(at + 64 * i), _mm512_loadu_si512(at + next + 64 * i));
         } else {
+            auto upper_half = [&](__m512i both) { return _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble); };
+#pragma GCC unroll 4
             for (int i = 0; i < 4; ++i) {
-                const __m512i both = _mm512_loadu_si512(at + 64 * i);
-                step(2 * i, _mm512_and_si512(both, nibble));
-                step(2 * i + 1, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble));
+                const __m512i one = _mm512_loadu_si512(at + 64 * i), other = _mm512_loadu_si512(at + next + 64 * i);
+                step(2 * i, _mm512_and_si512(one, nibble), _mm512_and_si512(other, nibble));
+                step(2 * i + 1, upper_half(one), upper_half(other));
             }
         }
-        const F d = K == kQ4K ? load(reinterpret_cast<const float*>(w)) : halves(w);
-        F minimum = d;
-        if (K == kQ41) minimum = halves(w + 2 * kGroup);
-        if (K == kQ4K) minimum = load(reinterpret_cast<const float*>(w) + kGroup);
-        for (int m = 0; m < M; ++m) {
-            const F dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high[m], 8), low[m]));
-            sum[m] = fma(dot, mul(d, all(scales[m].scale)), sum[m]);
-            if (K == kQ41 || K == kQ4K) sum[m] = fma(minimum, all(scales[m].sum), sum[m]);
+#pragma GCC unroll 2
+        for (int g = 0; g < 2; ++g) {
+            const uint8_t* const record = w + g * next;
+            const F d = K == kQ4K ? load(reinterpret_cast<const float*>(record)) : halves(record);
+            F minimum = d;
+            if (K == kQ41) minimum = halves(record + 2 * kGroup);
+            if (K == kQ4K) minimum = load(reinterpret_cast<const float*>(record) + kGroup);
+#pragma GCC unroll 4
+            for (int m = 0; m < M; ++m) {
+                const F dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high[g][m], 8), low[g][m]));
+                sum[g][m] = fma(dot, mul(d, all(scales[m].scale)), sum[g][m]);
+                if (K == kQ41 || K == kQ4K) sum[g][m] = fma(minimum, all(scales[m].sum), sum[g][m]);
+            }
         }
     }
-    for (int m = 0; m < M; ++m) store(out + m * kPair, sum[m]);
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+        store(out + m * kPair, sum[0][m]);
+        store(out + m * kPair + kGroup, sum[1][m]);
+    }
 }

@@ -1,6 +1,7 @@
 // Vectors of 4 floats in plain C++, which every compiler knows how to carry out. Included within a namespace.
 
 constexpr int W = 4;
+constexpr int kTile = 8;        // rows whose products are computed together
 constexpr int kQueries = 3;     // queries of an attention that are computed together, each
 constexpr int kKeyVectors = 4;  // with so many vectors of keys
 struct F {
@@ -85,4 +86,10 @@ static inline void group_product(const uint8_t* w, int blocks, const Rows& x, in
             }
         }
     }
+}
+
+template <int K, int M>
+static inline void pair_product(const uint8_t* w, size_t next, int blocks, const Rows& x, int row, float* out, Ahead) {
+    group_product<K, M>(w, blocks, x, row, out);
+    if (next) group_product<K, M>(w + next, blocks, x, row, out + kGroup);
 }
