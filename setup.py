@@ -11,6 +11,7 @@ NATIVE = "backend/runtime/model/cpu/native"
 HEADERS = (
     "attention.inc",
     "blocks.h",
+    "chain.h",
     "kernels.inc",
     "levels.h",
     "plan.h",
@@ -21,6 +22,7 @@ HEADERS = (
     "simd_neon.h",
     "simd_portable.h",
     "threads.h",
+    "worker.h",
 )
 KERNELS = Extension(
     "sgl.backend.runtime.model.cpu.kernels",

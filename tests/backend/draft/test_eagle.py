@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from sgl.backend.runtime.draft.eagle.evaluate import acceptance, play
 from sgl.backend.runtime.draft.eagle.files import check_head, load_head, save_head
 from sgl.backend.runtime.draft.eagle.head import Eagle3Head
 from sgl.backend.runtime.draft.eagle.initial import initial_head
+from sgl.backend.runtime.draft.eagle.lean import LeanHead
+from sgl.backend.runtime.draft.eagle.native_chain import fits
 from sgl.backend.runtime.draft.eagle.packed_head import PackedLinear, pack_head
 from sgl.backend.runtime.draft.eagle.propose import Drafter, HeadKv
 from sgl.backend.runtime.draft.eagle.target import Target, visible
@@ -378,6 +381,35 @@ def test_a_packed_head_drafts_what_the_head_drafts(target):
     )
     assert mine.tokens[0] == theirs.tokens[0]
     assert mine.probabilities[0] == pytest.approx(theirs.probabilities[0], rel=0.1)
+
+
+@pytest.mark.parametrize("option", ["", "fc_norm", "norm_output", "norm_before_residual"])
+def test_a_chain_of_the_kernels_is_the_chain_in_numpy(option, target):
+    library_or_skip()
+    shape = replace(target.config, head_dim=32)
+    head = a_head(target, intermediate=64)
+    torch.manual_seed(7)
+    config = replace(head.config, shape=shape, **({option: True} if option else {}))
+    wide = Eagle3Head(config)
+    with torch.no_grad():
+        for parameter in wide.parameters():
+            parameter.uniform_(-0.2, 0.2) if parameter.dim() > 1 else parameter.uniform_(0.5, 1.5)
+    wide.choose_drafts(torch.arange(0, 300, 3))
+    assert pack_head(wide.requires_grad_(False)) and fits(wide)
+    tokens, features = tokens_of(90).tolist(), torch.randn(90, wide.fc.in_features)
+    compiled, slow = Drafter(wide, target.embed_VE), Drafter(wide, target.embed_VE)
+    slow._native, slow._lean = None, LeanHead(wide)
+    mine, theirs = HeadKv(wide), HeadKv(wide)
+    begin = 0
+    for end in (1, 4, 70, 73):  # entries beyond one block of keys, with places that have none
+        at = range(end + 2, end + 2 + end - begin)
+        what = tokens[begin:end], features[begin:end], 4
+        a, b = compiled.propose(mine, *what, at=at), slow.propose(theirs, *what, at=at)
+        assert a.tokens == b.tokens and len(a.tokens) == 4
+        assert a.probabilities == pytest.approx(b.probabilities, rel=0.02)
+        assert mine.length == theirs.length == end
+        begin = end
+    assert compiled.propose(mine, tokens[73:75], features[73:75], 4, least=1.1).tokens == ()
 
 
 def test_a_head_that_does_not_fit_the_kernels_stays(target):

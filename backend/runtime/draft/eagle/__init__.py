@@ -4,7 +4,8 @@ config.py         the shape of a head, and whether it fits a model
 head.py           the network
 files.py          a head's folder, in bf16 or int8
 packed_head.py    the network's products in 8 bits on the CPU
-lean.py           what a packed head computes, with little around the products
+native_chain.py   a whole chain of a packed head as one call of the kernels
+lean.py           what a packed head computes in numpy, where a chain does not fit the kernels
 propose.py        a chain of drafts, and the head's KV of a branch
 target.py         the model as a dense forward that gives features
 writer.py         training data that the model writes itself

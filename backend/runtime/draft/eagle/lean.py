@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class LeanHead:
-    """A head whose products are packed (`is_packed`)."""
+    """A head whose products are packed (`packed_head.is_packed`)."""
 
     def __init__(self, head: Eagle3Head) -> None:
         config = head.config
@@ -92,10 +92,6 @@ class LeanHead:
     def _rms(self, x: Floats, weight: Floats) -> Floats:
         scale = np.einsum("...i,...i->...", x, x)[..., None] / np.float32(x.shape[-1])
         return x * (weight / np.sqrt(scale + np.float32(self._eps)))
-
-
-def is_packed(head: Eagle3Head) -> bool:
-    return isinstance(head.lm_head, PackedLinear)
 
 
 def _weight(norm: Any) -> Floats:

@@ -27,7 +27,7 @@ class PackedLinear(nn.Module):
         self.outputs, self.depth = weight_NK.shape
         blocks = quantised(np.ascontiguousarray(weight_NK.detach().float().numpy()), 8)
         self._bytes = packed(blocks)
-        self._view = native.MatrixView(
+        self.view = native.MatrixView(
             data=self._bytes.ctypes.data, bias=None, kind=blocks.kind, outputs=self.outputs, depth=self.depth
         )
         self._multiply, self._level = native.library().sgl_multiply, native.level()
@@ -40,7 +40,7 @@ class PackedLinear(nn.Module):
         """The same for arrays."""
         x_MK = np.ascontiguousarray(x_MK, np.float32)
         y_MN = np.empty((len(x_MK), self.outputs), np.float32)
-        self._multiply(ctypes.byref(self._view), x_MK.ctypes.data, len(x_MK), y_MN.ctypes.data, self._level)
+        self._multiply(ctypes.byref(self.view), x_MK.ctypes.data, len(x_MK), y_MN.ctypes.data, self._level)
         return y_MN
 
 
@@ -61,3 +61,7 @@ def pack_head(head: Eagle3Head) -> bool:
         return False
     head.to(torch.float32)
     return True
+
+
+def is_packed(head: Eagle3Head) -> bool:
+    return isinstance(head.lm_head, PackedLinear)

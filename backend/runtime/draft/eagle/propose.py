@@ -23,7 +23,9 @@ import torch.nn.functional as F
 from .....lang.errors import OptionError
 from ...model.llama.rope import rope_tables
 from .head import Eagle3Head
-from .lean import LeanHead, is_packed
+from .lean import LeanHead
+from .native_chain import NativeChain, fits
+from .packed_head import is_packed
 
 _FIRST_CAPACITY = 64
 
@@ -79,6 +81,11 @@ class HeadKv:
         self._reserve(self.length)
         return self._kv_2HCD.numpy()[:, :, : self.length]
 
+    def room(self, new: int) -> npt.NDArray[np.float32]:
+        """The KV with room for `new` entries more, as an array of the CPU."""
+        self._reserve(self.length + new)
+        return self._kv_2HCD.numpy()
+
     def _reserve(self, positions: int) -> None:
         capacity = self._kv_2HCD.shape[2]
         if positions > capacity:
@@ -115,7 +122,11 @@ class Drafter:
         tables = rope_tables(shape, shape.max_position_embeddings if positions is None else positions)
         self._cos_PD, self._sin_PD = (torch.from_numpy(table).to(like) for table in tables)
         self._draft_ids = head.draft_ids()
-        self._lean = LeanHead(self.head) if is_packed(head) else None
+        self._lean = LeanHead(self.head) if is_packed(head) and not fits(head) else None
+        self._native: NativeChain | None = None
+        if fits(head):
+            embedded_ME = self._embed(self._draft_ids).float()
+            self._native = NativeChain(head, embedded_ME, self._cos_PD.numpy(), self._sin_PD.numpy())
 
     @torch.inference_mode()
     def propose(
@@ -155,9 +166,21 @@ class Drafter:
                 f"propose: {end} tokens and {drafts} drafts pass the head's {len(self._cos_PD)} positions"
             )
         features_NF = features_NF.to(self.head.fc.weight)
+        if self._native is not None:
+            ids, chances = self._native.draft(
+                features_NF.numpy(),
+                self._embed(torch.tensor(tokens)).float().numpy(),
+                [*positions, *range(end, end + drafts)],
+                kv.room(new + drafts),
+                kv.length,
+                drafts,
+                least,
+            )
+            kv.length = length
+            return DraftChain(tuple(self._draft_ids[ids].tolist()), tuple(chances))
         fused = self.head.fuse(features_NF) if self._lean is None else self._lean.fuse(features_NF.numpy())
         normed, feature = self._step(kv, tokens, fused, positions)
-        ids, chances, whole = list[int](), list[float](), 1.0
+        ids, chances, whole = [], [], 1.0
         for i in range(drafts):
             if whole < least:
                 break

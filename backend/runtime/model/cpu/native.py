@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .....lang.errors import OptionError
 
-VERSION = 5
+VERSION = 6
 LEVELS = ("portable", "avx2", "avxvnni", "avx512", "amx", "neon")
 LEVEL_VARIABLE = "SGL_CPU_LEVEL"
 """Environment variable: the level of instructions to use, for tests and measurements. Default: the best there is."""
@@ -83,6 +83,31 @@ class BatchView(ctypes.Structure):
     )
 
 
+class HeadView(ctypes.Structure):
+    _fields_ = (
+        *((name, _int) for name in ("hidden", "wide", "heads", "kv_heads", "dim", "drafts", "level", "threads")),
+        ("eps", ctypes.c_float),
+        *((name, _int) for name in ("norm_output", "norm_before_residual", "unused")),
+        *((name, _pointer) for name in ("norms_fuse", "norm_feature", "norm_input", "norm_feed", "norm", "cos", "sin")),
+        *(
+            (name, MatrixView)
+            for name in ("fuse", "query", "key", "value", "out", "gate", "up", "down", "head", "embedding")
+        ),
+    )
+
+
+class DraftsView(ctypes.Structure):
+    _fields_ = (
+        ("rows", _long),
+        *((name, _pointer) for name in ("features", "embedded", "positions", "kv")),
+        *((name, _long) for name in ("capacity", "length", "drafts")),
+        ("least", ctypes.c_float),
+        ("unused", _int),
+        ("tokens", _pointer),
+        ("chances", _pointer),
+    )
+
+
 class MissingLibrary(Exception):
     """The kernels cannot be used; the message says why, and what to do."""
 
@@ -107,6 +132,11 @@ def library() -> ctypes.CDLL:
     found.sgl_engine.argtypes = (ctypes.POINTER(ModelView),)
     found.sgl_engine_free.argtypes = (_pointer,)
     found.sgl_engine_free.restype = None
+    found.sgl_chain.restype = _pointer
+    found.sgl_chain.argtypes = (ctypes.POINTER(HeadView),)
+    found.sgl_chain_free.argtypes = (_pointer,)
+    found.sgl_chain_free.restype = None
+    found.sgl_draft.argtypes = (_pointer, ctypes.POINTER(DraftsView))
     found.sgl_forward.argtypes = (_pointer, ctypes.POINTER(BatchView))
     found.sgl_multiply.argtypes = (ctypes.POINTER(MatrixView), _pointer, _int, _pointer, _int)
     found.sgl_multiply.restype = None

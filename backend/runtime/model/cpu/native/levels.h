@@ -66,6 +66,7 @@ struct Kernels {
     void (*matrix_row)(const Matrix& w, int row, float* out);
     void (*attend)(const Attention& a, const Segment& segment, const int32_t* rows, int count, int head);
     void (*merge_row)(const Attention& a, int row, const Rows& to, int at);
+    int32_t (*best_of)(const float* values, int count, float* share);
 };
 
 namespace portable {

@@ -4,54 +4,12 @@
 // allocates once the buffers have grown to the largest step. One step at a time; the caller sees to that.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <new>
-#include <type_traits>
-#include <vector>
 
-#include "blocks.h"
-#include "levels.h"
-#include "plan.h"
-#include "threads.h"
-
-namespace sgl {
-
-// A buffer that grows, on a cache line.
-template <typename T>
-class Buffer {
-public:
-    ~Buffer() { std::free(data_); }
-    T* sized(size_t count) {
-        if (count > capacity_) {
-            std::free(data_);
-            capacity_ = count + count / 4;
-            void* found = nullptr;  // not by `aligned_alloc`, which older systems of Apple lack
-            if (posix_memalign(&found, 64, capacity_ * sizeof(T))) capacity_ = 0;
-            data_ = static_cast<T*>(found);
-            if (!capacity_) throw std::bad_alloc();
-        }
-        return data_;
-    }
-
-private:
-    T* data_ = nullptr;
-    size_t capacity_ = 0;
-};
-
-struct RowsBuffer {
-    Buffer<int8_t> codes;
-    Buffer<BlockScale> scales;
-    Rows sized(size_t rows, int depth) {
-        const size_t padded = Rows::padded(rows);
-        return {codes.sized(padded * 2 * depth), scales.sized(padded * (depth / kBlock)), depth, Rows::lane_of(rows)};
-    }
-};
-
-}  // namespace sgl
+#include "chain.h"
+#include "worker.h"
 
 using namespace sgl;
 
@@ -97,7 +55,7 @@ namespace sgl {
 
 class Engine {
 public:
-    Engine(const sgl_model& model) : m_(model), k_(kernels_of(model.level)), pool_(std::max(1, model.threads)) {}
+    explicit Engine(const sgl_model& model) : m_(model), worker_(model.level, model.threads), k_(worker_.k) {}
 
     void forward(const sgl_batch& batch) {
         const int rows = int(batch.rows), hidden = m_.hidden;
@@ -111,20 +69,17 @@ public:
         inner_ = inner_buffer_.sized(rows, inner);
         wide_ = wide_buffer_.sized(rows, m_.wide);
         states_ = states_buffer_.sized(size_t(rows) * m_.heads * plan_.supers * (kStateHead + m_.dim));
-        if (size_t(m_.kv_heads) * plan_.segments.size() > done_.size()) {
-            done_ = std::vector<std::atomic<int32_t>>(2 * size_t(m_.kv_heads) * plan_.segments.size());
-        }
-        of_rows(rows, [&](int row) { k_.matrix_row(m_.embedding, int(batch.tokens[row]), x_ + size_t(row) * hidden); });
+        worker_.of_rows(rows, [&](int row) { k_.matrix_row(m_.embedding, int(batch.tokens[row]), x_ + size_t(row) * hidden); });
         int live = rows;
         for (int l = 0; l < m_.layers; ++l) {
             const sgl_layer& layer = m_.layer[l];
             const bool last = l + 1 == m_.layers;
             keep_features(batch, l);
-            of_rows(rows, [&](int row) { norm(layer.norm_attention, row); });
-            product(layer.qkv, quantised_, rows, qkv_, false);
-            of_rows(rows, [&](int row) { write(layer, batch, row, width); });
+            worker_.of_rows(rows, [&](int row) { norm(layer.norm_attention, row); });
+            worker_.product(layer.qkv, quantised_, rows, qkv_, false);
+            worker_.of_rows(rows, [&](int row) { write(layer, batch, row, width); });
             if (last && !batch.wanted) return;
-            attend(layer, batch, width, inner);
+            worker_.attend(attention(layer, batch, width, inner), plan_);
             if (last) {
                 live = int(batch.wanted);
                 for (Rows* each : {&quantised_, &inner_, &wide_}) each->lane = Rows::lane_of(size_t(live));
@@ -137,31 +92,20 @@ public:
                 }
             }
             const Attention a = attention(layer, batch, width, inner);
-            of_rows(live, [&](int i) {
+            worker_.of_rows(live, [&](int i) {
                 const int row = last ? int(batch.want[i]) : i;
                 k_.merge_row(a, row, inner_, i);
             });
-            product(layer.out, inner_, live, x_, true);
-            of_rows(live, [&](int row) { norm(layer.norm_feed, row); });
-            feed(layer, live);
-            product(layer.down, wide_, live, x_, true);
+            worker_.product(layer.out, inner_, live, x_, true);
+            worker_.of_rows(live, [&](int row) { norm(layer.norm_feed, row); });
+            worker_.feed(layer.gate, layer.up, quantised_, live, wide_);
+            worker_.product(layer.down, wide_, live, x_, true);
         }
-        of_rows(live, [&](int row) { norm(m_.norm, row); });
-        product(m_.head, quantised_, live, batch.logits, false);
+        worker_.of_rows(live, [&](int row) { norm(m_.norm, row); });
+        worker_.product(m_.head, quantised_, live, batch.logits, false);
     }
 
 private:
-    static constexpr int kBytesOfPiece = 16 << 10;  // of weights: some microseconds of work for a thread
-
-    template <typename F>
-    void of_rows(int rows, F&& work) {
-        const int each = rows <= 4 ? rows : std::max(1, rows / (4 * pool_.threads()));
-        const int pieces = each ? (rows + each - 1) / each : 0;
-        pool_.each(pieces, [&](int piece) {
-            for (int row = piece * each; row < std::min(rows, (piece + 1) * each); ++row) work(row);
-        });
-    }
-
     void keep_features(const sgl_batch& batch, int layers) const {
         for (int64_t i = 0; i < batch.depths; ++i) {
             if (batch.depth[i] != layers) continue;
@@ -175,27 +119,6 @@ private:
     void norm(const float* weight, int row) {
         const size_t at = size_t(row) * m_.hidden;
         k_.norm_row(x_ + at, weight, m_.eps, normed_ + at, quantised_, row);
-    }
-
-    // Pairs of groups of outputs that make a piece of work: few where there is much to do for each.
-    int pairs_of_piece(int pairs, size_t bytes, int rows) const {
-        const int least = int(std::max<size_t>(1, kBytesOfPiece / std::max<size_t>(1, bytes * ((rows + 7) / 8))));
-        const int fair = (pairs + 8 * pool_.threads() - 1) / (8 * pool_.threads());  // not many more pieces than pay
-        return std::min(pairs, std::max(least, std::min(fair, 32)));
-    }
-
-    void product(const Matrix& w, const Rows& x, int rows, float* y, bool added) {
-        const int pairs = w.pairs(), each = pairs_of_piece(pairs, 2 * w.group_bytes(), rows);
-        pool_.each((pairs + each - 1) / each, [&](int piece) {
-            k_.multiply(w, piece * each, std::min(pairs, (piece + 1) * each), x, rows, y, added);
-        });
-    }
-
-    void feed(const sgl_layer& layer, int rows) {
-        const int blocks = m_.wide / kBlock, each = pairs_of_piece(blocks, 4 * layer.gate.group_bytes(), rows);
-        pool_.each((blocks + each - 1) / each, [&](int piece) {
-            k_.gated(layer.gate, layer.up, piece * each, std::min(blocks, (piece + 1) * each), quantised_, rows, wide_);
-        });
     }
 
     // Rotate a row's queries and keys, and write its K and V into its slot.
@@ -220,33 +143,10 @@ private:
                 m_.kv_heads, m_.heads / m_.kv_heads, m_.dim, plan_.supers, size_t(m_.slots)};
     }
 
-    void attend(const sgl_layer& layer, const sgl_batch& batch, int width, int inner) {
-        const Attention a = attention(layer, batch, width, inner);
-        for (size_t i = 0; i < plan_.segments.size() * m_.kv_heads; ++i) done_[i].store(0, std::memory_order_relaxed);
-        pool_.each(int(plan_.units.size()) * m_.kv_heads, [&](int piece) {
-            const auto [number, tile] = plan_.units[piece / m_.kv_heads];
-            const int head = piece % m_.kv_heads;
-            const Segment& segment = plan_.segments[number];
-            if (segment.parent >= 0) {
-                // Its pieces were begun before this one, so this ends.
-                const int tiles = plan_.segments[segment.parent].tiles();
-                const auto& before = done_[size_t(segment.parent) * m_.kv_heads + head];
-                for (int turn = 0; before.load(std::memory_order_acquire) < tiles; ++turn) {
-                    if (turn < 2000) pause_briefly();
-                    else std::this_thread::yield();
-                }
-            }
-            const int first = tile * kRowTile, count = std::min(kRowTile, segment.rows - first);
-            k_.attend(a, segment, plan_.rows.data() + segment.first_row + first, count, head);
-            done_[size_t(number) * m_.kv_heads + head].fetch_add(1, std::memory_order_release);
-        });
-    }
-
     const sgl_model m_;
+    Worker worker_;
     const Kernels& k_;
-    Pool pool_;
     StepPlan plan_;
-    std::vector<std::atomic<int32_t>> done_;
     Buffer<float> x_buffer_, normed_buffer_, qkv_buffer_, mixed_buffer_, states_buffer_;
     RowsBuffer quantised_buffer_, inner_buffer_, wide_buffer_;
     float *x_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *mixed_ = nullptr, *states_ = nullptr;
@@ -258,7 +158,7 @@ private:
 extern "C" {
 
 // The version of these structures: another than `native.py` expects is not used.
-int32_t sgl_version() { return 5; }
+int32_t sgl_version() { return 6; }
 
 int32_t sgl_has_level(int32_t level) { return has_level(level); }
 
@@ -290,6 +190,26 @@ void sgl_multiply(const Matrix* w, const float* x, int32_t rows, float* y, int32
     const Rows quantised = buffer.sized(size_t(rows), w->depth);
     for (int r = 0; r < rows; ++r) k.quantise_row(x + size_t(r) * w->depth, quantised, r);
     k.multiply(*w, 0, w->pairs(), quantised, rows, y, false);
+}
+
+// Null when there is no memory. What `head` points to must stay.
+void* sgl_chain(const sgl_head* head) {
+    try {
+        return new Chain(*head);
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+void sgl_chain_free(void* chain) { delete static_cast<Chain*>(chain); }
+
+// How many drafts were made, or -1 when there is no memory for them.
+int32_t sgl_draft(void* chain, const sgl_drafts* wanted) {
+    try {
+        return static_cast<Chain*>(chain)->draft(*wanted);
+    } catch (...) {
+        return -1;
+    }
 }
 
 // Row `row` of a matrix as floats.

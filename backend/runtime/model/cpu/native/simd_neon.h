@@ -1,6 +1,7 @@
 // Vectors of 4 floats: NEON with the dot product. Included within a namespace and within the target's pragma.
 
 constexpr int W = 4;
+constexpr int kTile = 8;        // rows whose products are computed together
 constexpr int kQueries = 6;     // queries of an attention that are computed together, each
 constexpr int kKeyVectors = 4;  // with so many vectors of keys: 24 of 32 registers
 using F = float32x4_t;
@@ -95,4 +96,10 @@ static inline void group_product(const uint8_t* w, int blocks, const Rows& x, in
         }
     }
     for (int part = 0; part < kGroup / W; ++part) for (int m = 0; m < M; ++m) store(out + m * kPair + part * W, sum[part][m]);
+}
+
+template <int K, int M>
+static inline void pair_product(const uint8_t* w, size_t next, int blocks, const Rows& x, int row, float* out, Ahead) {
+    group_product<K, M>(w, blocks, x, row, out);
+    if (next) group_product<K, M>(w + next, blocks, x, row, out + kGroup);
 }
