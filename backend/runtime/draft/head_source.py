@@ -50,6 +50,9 @@ class FeatureModel(Protocol):
 
     features: npt.NDArray[np.float32] | None
 
+    def capture_layers(self, layers: Sequence[int]) -> None:
+        """Keep the features after these layers from now on."""
+
 
 @dataclass(slots=True)
 class HeadText:
@@ -216,6 +219,11 @@ class HeadSource(Proposer):
 
     def forget(self) -> None:
         self._texts.clear()
+
+    def leave(self) -> None:
+        self.forget()
+        self._model.capture_layers(())
+        self._model.features = None
 
     def memory(self) -> tuple[int, int, int]:
         texts = list(self._texts.values())

@@ -55,6 +55,10 @@ class Proposer:
     def forget(self) -> None:
         """Forget the texts."""
 
+    def leave(self) -> None:
+        """Give up what it holds and asks of others: it is asked no more."""
+        self.forget()
+
     def memory(self) -> tuple[int, int, int]:
         """Bytes that it holds, bytes that it may hold, and of how many entries; estimated."""
         return 0, 0, 0

@@ -90,6 +90,7 @@ class Speculation:
                 raise
             log.warning("the drafts of %r are switched off: %s", proposer.name, said(error))
             self.proposers = [other for other in self.proposers if other is not proposer]
+            proposer.leave()
             return None
 
     def _draft(self, job: GenJob, guesses: Sequence[Guess], share: float, least: float) -> float:

@@ -386,7 +386,7 @@ def test_a_packed_head_drafts_what_the_head_drafts(target):
 @pytest.mark.parametrize("option", ["", "fc_norm", "norm_output", "norm_before_residual"])
 def test_a_chain_of_the_kernels_is_the_chain_in_numpy(option, target):
     library_or_skip()
-    shape = replace(target.config, head_dim=32)
+    shape = replace(a_head(target, intermediate=64).config.shape, head_dim=32)
     head = a_head(target, intermediate=64)
     torch.manual_seed(7)
     config = replace(head.config, shape=shape, **({option: True} if option else {}))

@@ -266,6 +266,9 @@ def test_a_head_that_raises_is_switched_off(folder: Path, head_folder: Path, cap
         with caplog.at_level(logging.WARNING, logger="sgl"):
             assert other.generate("some text", params)["output_ids"] == expected
         assert "no more ideas" in caplog.text and other.engine.speculation.proposers == [] and calls == 4
+        model: Any = other.engine.model
+        other.generate("another text", params)
+        assert model.features is None, "nothing is copied for a head that is asked no more"
 
 
 # -- whether a draft is worth its time
