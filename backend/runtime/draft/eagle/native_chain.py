@@ -20,9 +20,10 @@ import torch
 
 from .....lang.errors import OutOfMemory
 from ...model.cpu import native
+from ...model.cpu.packed import BLOCK
 from ...model.cpu.quantised_llama import HEAD_STEP, MOST_HEAD_DIM
 from .head import Eagle3Head
-from .packed_head import BLOCK, PackedLinear, is_packed
+from .packed_head import PackedLinear, is_packed
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,7 +38,8 @@ class NativeChain:
     """
 
     def __init__(self, head: Eagle3Head, embedded_ME: torch.Tensor, cos_PD: Floats, sin_PD: Floats) -> None:
-        config, layer = head.config, head.midlayer
+        config = head.config
+        layer: Any = head.midlayer
         shape, attention, mlp = config.shape, layer.self_attn, layer.mlp
         parts: tuple[Any, ...] = (
             *(PackedLinear(head.fc.weight), attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
@@ -45,7 +47,8 @@ class NativeChain:
         )
         norms = [layer.hidden_norm, layer.input_layernorm, layer.post_attention_layernorm, head.norm]
         floats = [norm.weight.detach().numpy() for norm in norms]
-        fuse = np.concatenate([norm.weight.detach().numpy() for norm in head.fc_norm]) if config.fc_norm else None
+        fuse_norms: Any = head.fc_norm if config.fc_norm else ()
+        fuse = np.concatenate([norm.weight.detach().numpy() for norm in fuse_norms]) if config.fc_norm else None
         tables = [np.ascontiguousarray(table) for table in (cos_PD, sin_PD)]
         view = native.HeadView(
             shape.hidden_size,
