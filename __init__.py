@@ -1,12 +1,14 @@
 """sgl: a language for programs that call a language model many times, and the runtime that makes them fast.
 
-Owns: the public names. `Runtime` is imported when it is first asked for, since it brings the machinery of models.
+Owns: the public names. `Runtime` is imported when it is first asked for, since it brings the machinery of models; and
+so are the remote backends.
 `Engine`, SGLang's name for generation without a program, is the same class.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .backend.base import Usage
@@ -45,6 +47,7 @@ from .lang.errors import (
     OptionError,
     OutOfMemory,
     ProgramTimeout,
+    ServiceError,
     SglError,
     ToolError,
     Truncated,
@@ -74,6 +77,10 @@ from .lang.tools.spec import ToolCall, ToolSpec
 from .lang.tools.tool import Injected, Tool, tool
 
 if TYPE_CHECKING:
+    from .backend.remote.anthropic import Anthropic
+    from .backend.remote.endpoint import RuntimeEndpoint
+    from .backend.remote.litellm import LiteLLM
+    from .backend.remote.openai import OpenAI
     from .backend.runtime.grammar.coverage import Explanation
     from .backend.runtime.runtime import Runtime
 
@@ -81,6 +88,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AgentResult",
+    "Anthropic",
     "ArgumentsDelta",
     "BackendError",
     "BudgetExceeded",
@@ -96,8 +104,10 @@ __all__ = [
     "FakeBackend",
     "Injected",
     "JournalError",
+    "LiteLLM",
     "ModelLoadError",
     "NotYet",
+    "OpenAI",
     "OptionError",
     "OutOfMemory",
     "ProgramState",
@@ -105,6 +115,8 @@ __all__ = [
     "ProgramTimeout",
     "ReplayReport",
     "Runtime",
+    "RuntimeEndpoint",
+    "ServiceError",
     "SglError",
     "SglFunction",
     "StepBegan",
@@ -193,11 +205,16 @@ def explain(constraint: Any) -> Explanation:
     return explain(constraint_of(constraint))
 
 
+_REMOTE = {"OpenAI": "openai", "Anthropic": "anthropic", "LiteLLM": "litellm", "RuntimeEndpoint": "endpoint"}
+
+
 def __getattr__(name: str) -> Any:
     if name in ("Runtime", "Engine"):
         from .backend.runtime.runtime import Runtime
 
         return Runtime
+    if name in _REMOTE:
+        return getattr(import_module(f"{__name__}.backend.remote.{_REMOTE[name]}"), name)
     raise missing(sys.modules[__name__], name, __all__)
 
 

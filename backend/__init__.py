@@ -7,4 +7,5 @@ meta.py      what `get_meta_info` tells of a finished call, with SGLang's keys
 waiting.py   waiting, written once: flows and their drivers for threads and event loops
 runtime/     the local runtime
 bench/       what users measure on their own work: `sgl bench`
+remote/      other people's endpoints: OpenAI, Anthropic, LiteLLM, an SGLang server
 """

@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from ..lang.chat import ChatTemplate
 from ..lang.choices import ChoiceMethod
 from ..lang.constraint import Constraint
-from ..lang.expr import Sampling
+from ..lang.expr import Gen, Sampling, Select
 from .contain import is_interruption
 
 T = TypeVar("T")
@@ -45,6 +45,9 @@ class Usage:
         steps: Steps of the model that the calls took part in.
         queued: Seconds between a call's turn in its program and its first step.
         running: Seconds from a call's first step to its end. Calls that ran side by side count twice.
+
+    A service over HTTP tells `prompt`, `reused` and `generated`; `computed` is what follows from them, and `queued` the
+    time before its request was sent.
 
     Example:
         >>> (Usage(calls=1, generated=3) + Usage(calls=1)).calls
@@ -131,7 +134,8 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class GenResult:
-    """One finished generation. `text` is without the stop that ended it; `token_ids` spell exactly `text`.
+    """One finished generation. `text` is without the stop that ended it. `token_ids` spell exactly `text`; there are
+    none where a service does not tell them.
 
     `finish_reason`: {"type": "stop", "matched": str | int | None} (None: the constraint was complete) or
     {"type": "length", "length": int}; empty while the gen runs (`Handle.so_far`). For a constrained gen, `value` is the
@@ -342,6 +346,9 @@ class Capabilities:
 
     `control_tokens`: the texts of the tokens that only markup may spell. `call_syntax`: the family whose syntax of tool
     calls the model writes (`lang/syntax/`); None: it follows from the chat template.
+    `turns`: it takes the messages of a chat, not text. A call is then in a turn of the assistant, and no text stands
+    outside of turns. `continues`: of such a backend, whether a call may follow text in its turn. `check` raises
+    `CapabilityError` for a call (its options resolved; where it is) that the backend cannot carry out as it is said.
     """
 
     name: str
@@ -351,6 +358,9 @@ class Capabilities:
     modalities: frozenset[str] = field(default_factory=frozenset)
     control_tokens: frozenset[str] = field(default_factory=frozenset)
     call_syntax: str | None = None
+    turns: bool = False
+    continues: bool = True
+    check: Callable[[Gen | Select, str], None] | None = None
 
 
 class Backend(Protocol):

@@ -29,6 +29,8 @@ those of `interpreter/` and ``.)
     a choice method                                 the branch                program/branches.py
     a file of programs (`sgl bench`)                the command               bench/work.py: program_of
     a source of drafts                              nobody: it is asked no more  runtime/draft/speculation.py: _asked
+    a gate, a check, a choice method, over HTTP     the branch                remote/branch.py: _work
+    a client package, the reply of a service        the call                  remote/caller.py: _tried
     a listener of a handle                          nobody: it is logged      backend/base.py: _tell
     a listener of steps (`watch`)                   nobody: it hears no more  engine.py: _tell
 

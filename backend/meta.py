@@ -23,7 +23,8 @@ def call_id(kind: str) -> str:
 def of_gen(id: str, result: GenResult) -> dict[str, Any]:
     """The meta information of one sample of a gen."""
     meta = {"id": id, "finish_reason": dict(result.finish_reason) or None, **_counts(result.usage)}
-    meta["completion_tokens"] = len(result.token_ids)
+    if result.token_ids:
+        meta["completion_tokens"] = len(result.token_ids)
     meta["token_ids"] = list(result.token_ids)
     if result.receipt is not None:
         meta["constraint"] = dict(result.receipt)

@@ -53,7 +53,7 @@ class Line:
         self.segments: list[Segment] = []
         self.own: dict[str, Variable] = {}  # defined here, in order
         self.inherited: dict[str, Variable] = {}
-        self.roles = Roles(backend.chat_template, self.syntax, backend.capabilities.control_tokens)
+        self.roles = Roles(backend.chat_template, self.syntax, backend.capabilities)
         self.turns = 0  # calls of tools so far
         self.ledger = ledger
         self.defers = False  # in a coroutine: a constraint is compiled on a thread, and the branch waits for it
@@ -173,6 +173,8 @@ class Line:
     def _resolved(self, part: Expr, at: str) -> Expr:
         """`part` with the program's sampling defaults under its own. Raises for what this backend cannot do."""
         can = self.backend.capabilities
+        if isinstance(part, Select) and can.check is not None:
+            can.check(part, _where(part, at))
         if isinstance(part, Select) and not can.score:
             raise CapabilityError(f"{_where(part, at)}: backend {can.name!r} cannot score choices")
         if not isinstance(part, Gen):
@@ -180,6 +182,8 @@ class Line:
         if isinstance(part, CallTools):
             part = self._constrained(part, at)
         sampling = part.sampling.over(self.defaults)
+        if can.check is not None:
+            can.check(replace(part, sampling=sampling, n=sampling.n or 1), _where(part, at))
         if sampling.return_logprob and not can.logprobs:
             raise CapabilityError(f"{_where(part, at)}: backend {can.name!r} gives no log-probabilities")
         if not sampling.return_logprob and (sampling.top_logprobs_num or sampling.logprob_start_len is not None):
@@ -197,6 +201,11 @@ class Line:
 
     def _constrained(self, part: CallTools, at: str) -> CallTools:
         """`part` with its constraint. A tool that the backend refuses is left out, unless it is the program's own."""
+        if self.backend.capabilities.turns:
+            raise CapabilityError(
+                f"{_where(part, at)}: backend {self.backend.capabilities.name!r} is not told of tools by this version "
+                "of sgl; run the program on an sgl.Runtime(...)"
+            )
         wanted = self.syntax().constraint(
             part.tools, choice=part.choice, calls=(part.least, part.most), answer=part.answer
         )

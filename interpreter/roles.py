@@ -15,10 +15,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from ..backend.base import Capabilities
 from ..lang.chat import ChatTemplate
 from ..lang.conversation import Conversation
 from ..lang.errors import CapabilityError, OptionError
-from ..lang.expr import RoleBegin, RoleEnd, ToolTurn
+from ..lang.expr import Gen, RoleBegin, RoleEnd, Select, Text, ToolTurn
 from ..lang.syntax import CallSyntax, shows_tools
 from ..lang.tools.spec import ToolCall, ToolSpec
 from .transcript import Segment
@@ -42,14 +43,11 @@ class Roles:
     """The roles of one line of a program."""
 
     __slots__ = (
-        "_after", "_controls", "_conversation", "_held", "_quoted", "_results", "_syntax", "_template",
-        "messages", "open",
+        "_after", "_can", "_conversation", "_held", "_quoted", "_results", "_syntax", "_template", "messages", "open",
     )  # fmt: skip
 
-    def __init__(
-        self, template: ChatTemplate | None, syntax: Callable[[], CallSyntax], controls: frozenset[str] = frozenset()
-    ) -> None:
-        self._template, self._syntax, self._controls = template, syntax, controls
+    def __init__(self, template: ChatTemplate | None, syntax: Callable[[], CallSyntax], can: Capabilities) -> None:
+        self._template, self._syntax, self._can = template, syntax, can
         self._quoted: re.Pattern[str] | None = None  # texts of shown tools that spell control tokens
         self._conversation: Conversation | None = None
         self._held: list[str] | None = None  # constant text of the open role that was not rendered yet
@@ -64,9 +62,16 @@ class Roles:
         return self._held is not None or bool(self._results)
 
     def check(self, parts: Iterable[object]) -> None:
-        """Refuse roles that do not begin and end in turn, before any of `parts` is said."""
+        """Refuse roles that do not begin and end in turn, before any of `parts` is said.
+
+        Also refuse what a backend that takes messages (`Capabilities.turns`) has no place for.
+        """
         now = self.open
+        empty = now is None or not self.messages[-1].parts
         for part in parts:
+            if self._can.turns:
+                self._check_place(part, now, empty)
+                empty = empty if isinstance(part, Text) and not part.text else isinstance(part, (RoleBegin, RoleEnd))
             if isinstance(part, RoleBegin):
                 if now is not None:
                     raise OptionError(f"role {part.role!r} begins inside the open role {now!r}; end that one first")
@@ -84,6 +89,31 @@ class Roles:
                     raise OptionError(f"role {part.role!r} ends, but {open_now}")
                 now = None
 
+    def _check_place(self, part: object, role: str | None, empty: bool) -> None:
+        """Raise `CapabilityError` for a part that has no place in a chat. `empty`: the turn has no text yet."""
+        name = self._can.name
+        if (
+            role is None
+            and not isinstance(part, (RoleBegin, RoleEnd))
+            and not (isinstance(part, Text) and not part.text)
+        ):
+            raise CapabilityError(
+                f"backend {name!r} takes the messages of a chat, and {part!r:.60} stands outside of them; put it into "
+                "sgl.system(...), sgl.user(...) or sgl.assistant(...)"
+            )
+        if isinstance(part, (Gen, Select)):
+            what = f"{'gen' if isinstance(part, Gen) else 'select'}({part.name!r})"
+            if role != "assistant":
+                raise CapabilityError(
+                    f"{what} is in a turn of {role!r}, and backend {name!r} writes only an assistant's: put it into "
+                    "sgl.assistant(...)"
+                )
+            if not empty and not self._can.continues:
+                raise CapabilityError(
+                    f"{what} goes on with a turn that has text already, which backend {name!r} was not told to do: "
+                    "begin the turn with it, or make the backend with prefill=True if its service can do that"
+                )
+
     def begin(self, role: str, tools: Sequence[ToolSpec] = ()) -> Pieces:
         """Begin a turn. `tools` are shown to the model in it, by the template if it can and this is the first turn."""
         assert self._template is not None
@@ -97,7 +127,7 @@ class Roles:
         by_template = bool(tools) and self._conversation is None and shows_tools(self._template)
         if by_template:
             told = [tool.openai() for tool in tools]
-            self._conversation, self._quoted = Conversation(self._template, tools=told), _quoted(told, self._controls)
+            self._conversation, self._quoted = Conversation(self._template, tools=told), _quoted(told, self._can.control_tokens)
         self._after = "" if by_template or not tools else self._syntax().prompt(tools)
         self._conversation = self._conversation or Conversation(self._template)
         self.open, self._held = role, [held] if held else []
@@ -196,7 +226,7 @@ class Roles:
 
     def copy(self) -> Roles:
         """Copy for a fork. Closed messages never change and are shared; the open one goes on separately."""
-        twin = Roles(self._template, self._syntax, self._controls)
+        twin = Roles(self._template, self._syntax, self._can)
         twin._quoted = self._quoted
         twin._conversation = None if self._conversation is None else self._conversation.copy()
         twin._held = None if self._held is None else list(self._held)

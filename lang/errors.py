@@ -84,6 +84,20 @@ class CapabilityError(BackendError):
     """A program needs what its backend does not have. Raised where the program says it, before it is enqueued."""
 
 
+class ServiceError(BackendError):
+    """A service over HTTP refused a request, failed in it, or could not be reached.
+
+    Args:
+        message: what happened, with the service's own words.
+        status: the HTTP status; None where there was no answer. Kept as `.status`.
+        request_id: the service's name of the request, for its operators; kept as `.request_id`.
+    """
+
+    def __init__(self, message: str, status: int | None = None, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.request_id = status, request_id
+
+
 class Cancelled(SglError):
     """The gen, branch or program was cancelled."""
 

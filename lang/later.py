@@ -13,14 +13,9 @@ from types import ModuleType
 
 from .errors import NotYet, suggest
 
-_REMOTE = "a backend over HTTP", "run on a local sgl.Runtime(...)"
 LATER = {
-    "RuntimeEndpoint": _REMOTE,
-    "OpenAI": _REMOTE,
-    "Anthropic": _REMOTE,
-    "LiteLLM": _REMOTE,
-    "VertexAI": _REMOTE,
-    "Crusoe": _REMOTE,
+    "VertexAI": ("a backend for one service", "use sgl.LiteLLM('vertex_ai/...')"),
+    "Crusoe": ("a backend for one service", "use sgl.OpenAI(model, base_url=...) with its address"),
     "ServerArgs": ("options of a server", "pass options to sgl.Runtime(...)"),
     "global_config": ("settings of the whole process", "pass options to run(...) and to sgl.Runtime(...)"),
 }

@@ -36,6 +36,11 @@ BETWEEN_ROOMS = {
     *("Runtime.open", "Runtime.wait", "Runtime.wait_async", "Runtime.prepare", "Runtime.prepared", "Runtime.watch"),
     *(f"FakeBackend.{name}" for name in ("open", "wait", "wait_async", "prepare", "prepared", "watch", "pin")),
     *("FakeBackend.text_for", "FakeBackend.shutdown"),
+    *(
+        f"{backend}.{name}"
+        for backend in ("OpenAI", "Anthropic", "LiteLLM", "RuntimeEndpoint")
+        for name in ("open", "wait", "wait_async", "prepare", "prepared", "watch", "pin", "enlist", "read")
+    ),
     *("Runtime.pin", "Runtime.check", "Usage.add", "UsageTree.of_batch", "Trace.add", "Trace.seed", "Trace.stop"),
 }
 """Methods that the rooms of the library call on each other's objects; a user needs none of them."""

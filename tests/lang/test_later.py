@@ -26,13 +26,13 @@ def test_a_later_name_says_so_when_it_is_imported() -> None:
     with pytest.raises(sgl.NotYet, match=r"sgl.VertexAI \(.*\) is not supported") as caught:
         from sgl import VertexAI  # noqa: F401
     assert isinstance(caught.value, ImportError)
-    with pytest.raises(ImportError, match=r"sgl.OpenAI \(.*\) is not supported"):
-        from sgl import OpenAI, gen  # noqa: F401
+    with pytest.raises(ImportError, match=r"sgl.VertexAI \(.*\) is not supported .*; use sgl.LiteLLM"):
+        from sgl import VertexAI, gen  # noqa: F401
     try:
-        from sgl import RuntimeEndpoint
+        from sgl import ServerArgs
     except ImportError:
-        RuntimeEndpoint = None
-    assert RuntimeEndpoint is None
+        ServerArgs = None
+    assert ServerArgs is None
 
 
 def test_a_misspelt_name_has_a_hint() -> None:
