@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -42,7 +43,7 @@ def carrier() -> asyncio.AbstractEventLoop:
     global _thread, _loop
     with _lock:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
+            _loop = contextvars.Context().run(asyncio.new_event_loop)  # it keeps the context that it is made in
             _thread = threading.Thread(target=_run, args=(_loop,), name="sgl-remote", daemon=True)
             _thread.start()
         return _loop
@@ -68,9 +69,12 @@ def _end() -> None:
 
 
 def soon(call: Callable[[], object]) -> None:
-    """Call `call` on the loop. Takes no lock that a caller may hold, so a finaliser may ask for it."""
+    """Call `call` on the loop. Takes no lock that a caller may hold, so a finaliser may ask for it.
+
+    The context is empty: a caller's has its program, which a task of the loop would keep alive.
+    """
     with suppress(RuntimeError):  # the process is ending
-        (_loop or carrier()).call_soon_threadsafe(call)
+        (_loop or carrier()).call_soon_threadsafe(call, context=contextvars.Context())
 
 
 def refuse_reentry() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -241,8 +242,10 @@ def test_a_dropped_program_closes_its_stream() -> None:
         state = ask.run(backend=backend)
         while not double.asked:
             time.sleep(0.01)
+        line = weakref.ref(state._line)
         del state
         gc.collect()
+        assert line() is None  # nothing of the request keeps the program
         assert closes(double)
 
 
