@@ -127,7 +127,10 @@ class Roles:
         by_template = bool(tools) and self._conversation is None and shows_tools(self._template)
         if by_template:
             told = [tool.openai() for tool in tools]
-            self._conversation, self._quoted = Conversation(self._template, tools=told), _quoted(told, self._can.control_tokens)
+            self._conversation, self._quoted = (
+                Conversation(self._template, tools=told),
+                _quoted(told, self._can.control_tokens),
+            )
         self._after = "" if by_template or not tools else self._syntax().prompt(tools)
         self._conversation = self._conversation or Conversation(self._template)
         self.open, self._held = role, [held] if held else []

@@ -24,7 +24,7 @@ def test_a_later_name_says_so(name: str) -> None:
 
 def test_a_later_name_says_so_when_it_is_imported() -> None:
     with pytest.raises(sgl.NotYet, match=r"sgl.VertexAI \(.*\) is not supported") as caught:
-        from sgl import VertexAI  # noqa: F401
+        from sgl import VertexAI
     assert isinstance(caught.value, ImportError)
     with pytest.raises(ImportError, match=r"sgl.VertexAI \(.*\) is not supported .*; use sgl.LiteLLM"):
         from sgl import VertexAI, gen  # noqa: F401
