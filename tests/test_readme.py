@@ -16,13 +16,13 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
 
 @pytest.mark.model
 def test_the_programs_run_one_after_the_other(tmp_path: Path) -> None:
-    first, constrained, many = [code for kind, code in BLOCKS if kind == "python"]
-    (tmp_path / "first.py").write_text(first + constrained + many)
+    (tmp_path / "first.py").write_text("".join(code for kind, code in BLOCKS if kind == "python"))
     done = subprocess.run([sys.executable, "first.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout and "reused" in done.stdout
     assert (tmp_path / "run.html").stat().st_size > 20_000 and (tmp_path / "poems.jsonl").read_text().count("\n") == 5
     assert "replay: 4 programs" in done.stdout and "all as recorded" in done.stdout and "fork x2" in done.stdout
+    assert "({'a': 17, 'b': 25}, '42')" in done.stdout
     assert "/properties/kind" in done.stdout and "'engine': 'llguidance'" in done.stdout
 
 

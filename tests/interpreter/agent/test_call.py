@@ -273,3 +273,41 @@ def test_bad_input(toy: Any) -> None:
     with pytest.raises(sgl.OptionError, match="the first argument is a call"):
         sgl.function(lambda s: s.tool_result("add", 1)).run(backend=toy)
     assert issubclass(LiveState, sgl.ProgramState)
+
+
+def test_one_bad_schema_does_not_take_the_others_down(toy: Any) -> None:
+    """A stranger's tool that cannot be enforced is left out; the program's own is an error that names it."""
+    bad = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 5, "maximum": 3}}, "required": ["n"]}
+    raw = {"name": "broken", "description": "Broken.", "parameters": bad}
+
+    @sgl.function
+    def asks(s: Any, tools: Any, choice: str = "required") -> Any:
+        s += sgl.user("Go on.") + sgl.assistant(sgl.call("step", tools, choice, 1, max_tokens=150))
+        return s.value("step")
+
+    for seed in range(4):
+        [call] = asks.run([add, raw], backend=toy, seed=seed).ret_value
+        assert call.name == "add"
+    own = sgl.tool(name="broken", parameters=bad)(lambda n: n)
+    with pytest.raises(sgl.SglError, match="broken"):
+        asks.run([add, own], backend=toy)
+    with pytest.raises(sgl.SglError, match="broken"):
+        asks.run([add, raw], "broken", backend=toy)
+    with pytest.raises(sgl.SglError):
+        asks.run([raw], backend=toy)
+
+
+def test_a_compiled_program_and_its_graph_know_the_calls(toy: Any) -> None:
+    compiled = one.compile(toy)
+    assert compiled.run(choice="required", seed=1).ret_value
+    assert 'call step tools="add, weather"' in str(one.graph())
+
+
+def test_a_journal_keeps_calls(toy: Any, tmp_path: Path) -> None:
+    rows = [{"choice": "required"}, {"choice": "add"}]
+    first = one.run_batch(rows, backend=toy, seed=3, resume=tmp_path / "j.jsonl")
+    again = one.run_batch(rows, backend=toy, seed=3, resume=tmp_path / "j.jsonl")
+    for before, after in zip(first, again):
+        assert after.restored and after.value("step") == before.value("step") and after.ret_value == before.ret_value
+        with pytest.raises(sgl.OptionError, match="were not kept"):
+            list(after.event_iter("step"))
