@@ -122,11 +122,12 @@ def test_the_page_has_every_peer_with_its_ratio_or_its_reason(modules: dict[str,
             "setting": {"threads": 2},
             "tried": [[seconds, {"threads": 2}]],
             "seconds": [seconds],
+            "beside": [1.0],
             "out": out,
             **more,
         }
 
-    speed = {"figures": {"ours": took(1.0, inside=inside), "llama": took(3.0), "llama_server": took(2.5)}}
+    speed = {"figures": {"ours": took(1.0, inside=inside), "llama": took(3.0), "llama_server": took(2.5, beside=[1.25])}}
     speed["figures"]["mistralrs"] = {"error": "PeerError: no room"}
     json_line = {"figures": {"ours": took(1.0, inside=inside), "guidance": took(2.0), "outlines": {"error": "broke"}}}
     token = {"token": 8.0, "forward": 7.5, "attention": 1.0, "head": 1.5, "weights_bytes": 90e6, "kv_bytes": 6e6}
@@ -143,7 +144,7 @@ def test_the_page_has_every_peer_with_its_ratio_or_its_reason(modules: dict[str,
         "profile": {"2": token},
     }
     text = modules["page"].page(json.loads(json.dumps(kept)))
-    assert "| judge | 4 | 1.00 | 3.00 (3.00) | - | 2.50 (2.50) | failed | - | - | **2.50** |" in text
+    assert "| judge | 4 | 1.00 | 3.00 (3.00) | - | 2.50 (2.00) | failed | - | - | **2.00** |" in text
     assert "| guidance | 2 | 2.00 | 90 | 45 | 2.00 |" in text and "| outlines | 2 | failed |" in text
     assert "| judge | 100 | 500 | 90 | 0.80 | 0.20 | 20% | 2.00 |" in text
     assert "| 2 | 8.00 | 5.00 | 1.00 | 1.50 | 0.50 | 96 | 12.0 | 50% |" in text

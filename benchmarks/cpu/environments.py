@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / ".venv-peers"
-NATIVE = "-DGGML_NATIVE=ON -DLLAMA_BUILD_EXAMPLES=OFF"
+NATIVE = "-DGGML_NATIVE=ON -DLLAMA_BUILD_EXAMPLES=OFF -DLLAVA_BUILD=OFF"  # images are a third of the compilation
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 # GCC before 13.3 removes the stores of a tile configuration as dead (its bug 114098), and llama.cpp's AMX code faults.
 KEEP_STORES = "-fno-tree-dse -fno-dse"

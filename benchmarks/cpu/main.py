@@ -2,7 +2,8 @@
 
     python benchmarks/cpu/main.py                       measures every line that is not measured yet, and writes cpu.md
     python benchmarks/cpu/main.py --only NAME ...       lines whose names contain one of these, measured again
-    python benchmarks/cpu/main.py --peers NAME ...      these peers only (others keep the figures that they have)
+    python benchmarks/cpu/main.py --peers NAME ...      these peers only, and sgl (others keep their figures and ratios)
+    python benchmarks/cpu/main.py --threads N           only settings with so many threads, for lines that take long
     python benchmarks/cpu/main.py --again               everything again
     python benchmarks/cpu/main.py --report              writes cpu.md of the figures that there are
 
@@ -77,10 +78,11 @@ class Peers:
             self.running.pop(name)[0].close()
 
 
-def best_setting(child: Child, plans: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+def best_setting(child: Child, plans: list[Any], threads: int | None) -> tuple[dict[str, Any], list[Any]]:
     """The setting with the fastest run of two; and the seconds of each. One that is far behind runs once."""
     tried: list[tuple[float, dict[str, Any]]] = []
-    for setting in child.call("settings"):
+    settings = [each for each in child.call("settings") if threads in (None, each.get("threads", threads))]
+    for setting in reversed(settings):  # the last are the fastest as a rule: slower ones run once
         took = child.call("run", plans, setting)["seconds"]
         if took < BEHIND * min([each[0] for each in tried] or [took]):
             took = min(took, child.call("run", plans, setting)["seconds"])
@@ -88,14 +90,14 @@ def best_setting(child: Child, plans: list[Any]) -> tuple[dict[str, Any], list[A
     return min(tried, key=lambda each: each[0])[1], tried
 
 
-def measured(measure: Measure, peers: Peers, names: list[str]) -> dict[str, Any]:
+def measured(measure: Measure, peers: Peers, names: list[str], threads: int | None) -> dict[str, Any]:
     """A line's figures: for each peer the setting, the seconds of its rounds, and what came out."""
     figures: dict[str, Any] = {}
     children: dict[str, Child] = {}
     for name in names:
         try:
             children[name] = peers.get(name)
-            setting, tried = best_setting(children[name], measure.plans)
+            setting, tried = best_setting(children[name], measure.plans, threads)
             figures[name] = {"setting": setting, "tried": tried, "seconds": []}
         except PeerError as error:
             children.pop(name, None)
@@ -116,6 +118,8 @@ def measured(measure: Measure, peers: Peers, names: list[str]) -> dict[str, Any]
             mine["seconds"].append(out.pop("seconds"))
             mine["out"] = out
     if "ours" in children:
+        for name in figures.keys() - {"ours"}:
+            figures[name]["beside"] = figures["ours"]["seconds"]
         figures["ours"]["inside"] = children["ours"].call("inside", measure.plans, figures["ours"]["setting"])
     return figures
 
@@ -124,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="parts of names of lines")
     parser.add_argument("--peers", nargs="+", choices=[name for name in PEERS if name != "ours"])
+    parser.add_argument("--threads", type=int, help="only settings with so many threads")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
@@ -147,7 +152,7 @@ def main() -> None:
             start = time.perf_counter()
             here = [name for name in measure.peers if name != "llama_amx" or "amx_int8" in kept["machine"]["flags"]]
             names = ["ours", *(name for name in here if not args.peers or name in args.peers)]
-            figures = measured(measure, peers, names)
+            figures = measured(measure, peers, names, args.threads)
             old = kept["lines"].get(measure.name, {}).get("figures", {}) if args.peers else {}
             kept["lines"][measure.name] = {"aim": measure.aim, "date": str(date.today()), "figures": {**old, **figures}}
             keep()

@@ -75,12 +75,18 @@ def median(figures: dict[str, Any], peer: str) -> float | None:
     return statistics.median(mine["seconds"]) if mine.get("seconds") else None
 
 
-def cell(figures: dict[str, Any], peer: str, ours: float) -> str:
+def ratio(figures: dict[str, Any], peer: str) -> float | None:
+    """A peer's seconds by those of sgl in the same run."""
+    took = median(figures, peer)
+    return None if took is None else took / statistics.median(figures[peer]["beside"])
+
+
+def cell(figures: dict[str, Any], peer: str) -> str:
     """A peer's seconds and its ratio; a dash where it was not asked."""
     if peer not in figures:
         return "-"
-    took = median(figures, peer)
-    return "failed" if took is None else f"{took:.2f} ({took / ours:.2f})"
+    took, by = median(figures, peer), ratio(figures, peer)
+    return "failed" if took is None else f"{took:.2f} ({by:.2f})"
 
 
 def seconds_rows(lines: dict[str, Any]) -> list[list[str]]:
@@ -90,10 +96,10 @@ def seconds_rows(lines: dict[str, Any]) -> list[list[str]]:
         ours = median(figures, "ours")
         if ours is None or set(figures) & set(CONSTRAINED):
             continue
-        best = [took for peer in LLAMA if (took := median(figures, peer)) is not None]
-        ratio = f"**{min(best) / ours:.2f}**" if best else "-"
-        cells = [cell(figures, peer, ours) for peer in (*LLAMA, *OTHERS)]
-        rows.append([name, f"{line['aim']:g}", f"{ours:.2f}", *cells, ratio])
+        ratios = [by for peer in LLAMA if (by := ratio(figures, peer)) is not None]
+        best = f"**{min(ratios):.2f}**" if ratios else "-"
+        cells = [cell(figures, peer) for peer in (*LLAMA, *OTHERS)]
+        rows.append([name, f"{line['aim']:g}", f"{ours:.2f}", *cells, best])
     return rows
 
 
@@ -114,8 +120,8 @@ def constrained_rows(lines: dict[str, Any]) -> list[list[str]]:
                 continue
             tokens = mine["out"]["generated"]
             speeds[peer] = tokens / took
-            ratio = f"{speeds['ours'] / speeds[peer]:.2f}" if "ours" in speeds and peer != "ours" else "-"
-            rows.append([TITLES[peer], f"{line['aim']:g}", f"{took:.2f}", str(tokens), f"{speeds[peer]:.0f}", ratio])
+            by = f"{speeds['ours'] / speeds[peer]:.2f}" if "ours" in speeds and peer != "ours" else "-"
+            rows.append([TITLES[peer], f"{line['aim']:g}", f"{took:.2f}", str(tokens), f"{speeds[peer]:.0f}", by])
     return rows
 
 
