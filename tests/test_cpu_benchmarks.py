@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 import sgl
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "cpu"
-MODULES = ("plans", "waves", "child", "page", "ours")
+MODULES = ("machine", "plans", "waves", "child", "page", "ours", "main")
 PLAN = [
     ["text", "one "],
     ["gen", "a", 2],
@@ -113,6 +115,37 @@ def test_a_child_answers_tells_errors_and_is_ended_in_time(modules: dict[str, An
     child.close()
 
 
+def test_a_run_that_others_disturb_is_taken_again(modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    main = modules["main"]
+
+    class Peer:
+        def __init__(self) -> None:
+            self.runs = 0
+
+        def call(self, *_: Any) -> dict[str, Any]:
+            self.runs += 1
+            return {"seconds": float(self.runs)}
+
+    monkeypatch.setattr(main, "wait", lambda child: None)
+    monkeypatch.setattr(main.time, "perf_counter", iter(range(100)).__next__)  # each run takes a second
+    for shares, taken, kept in (([0.02], 1, 1.0), ([0.5, 0.01], 2, 2.0), ([0.9, 0.3, 0.8], 3, 2.0)):
+        seen = iter([at for share in shares for at in (0.0, share)])
+        monkeypatch.setattr(main, "others", lambda child, seen=seen: next(seen))
+        peer = Peer()
+        assert main.run(peer, [], {})["seconds"] == kept
+        assert peer.runs == taken
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="tells no processes' work")
+def test_the_work_of_a_process_is_part_of_all_work(modules: dict[str, Any]) -> None:
+    machine, me = modules["machine"], os.getpid()
+    mine, all_work, end = machine.worked(me), machine.busy(), time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    assert machine.worked(me) - mine >= 0.2 and machine.busy() - all_work >= 0.2
+    assert machine.worked(2**30) == 0
+
+
 def test_the_page_has_every_peer_with_its_ratio_or_its_reason(modules: dict[str, Any]) -> None:
     inside = {"seconds": 1.0, "forward": 0.8, "steps": 100, "computed": 500, "generated": 90}
 
@@ -127,7 +160,9 @@ def test_the_page_has_every_peer_with_its_ratio_or_its_reason(modules: dict[str,
             **more,
         }
 
-    speed = {"figures": {"ours": took(1.0, inside=inside), "llama": took(3.0), "llama_server": took(2.5, beside=[1.25])}}
+    speed = {
+        "figures": {"ours": took(1.0, inside=inside), "llama": took(3.0), "llama_server": took(2.5, beside=[1.25])}
+    }
     speed["figures"]["mistralrs"] = {"error": "PeerError: no room"}
     json_line = {"figures": {"ours": took(1.0, inside=inside), "guidance": took(2.0), "outlines": {"error": "broke"}}}
     token = {"token": 8.0, "forward": 7.5, "attention": 1.0, "head": 1.5, "weights_bytes": 90e6, "kv_bytes": 6e6}

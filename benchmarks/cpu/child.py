@@ -57,6 +57,10 @@ class Child:
             raise PeerError(answer["error"])
         return answer["answer"]
 
+    @property
+    def process(self) -> int:
+        return self._process.pid
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()

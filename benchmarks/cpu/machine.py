@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -47,3 +48,20 @@ def bandwidth(megabytes: tuple[int, ...] = (96, 1024)) -> dict[str, float]:
             found[f"{size} MB, {threads}"] = size / 1e3 / best
     torch.set_num_threads(most)
     return found
+
+
+def busy() -> float:
+    """Seconds of all cores' work so far, by all processes, and by other machines on the same cores; 0 if not told."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def worked(process: int) -> float:
+    """Seconds of the work of a process so far, all its threads; 0 if not told."""
+    file = Path(f"/proc/{process}/stat")
+    if not file.exists():
+        return 0.0
+    fields = file.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

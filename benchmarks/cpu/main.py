@@ -9,7 +9,8 @@
 
 `make bench-cpu` makes the peers' environments first. Each peer runs in a process and an environment of its own. For
 each line every peer tries its settings, twice each, the first time to warm up; then all peers take turns with their
-best settings. Figures are kept line by line in `.venv-peers/figures.json`, so a run that was interrupted goes on.
+best settings. A run beside which other processes worked is taken again, three times at most. Figures are kept line by
+line in `.venv-peers/figures.json`, and the settings' too, so a run that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ PEERS = {
 }
 """The environment of each peer, and its file."""
 BEHIND = 1.5
+QUIET, ATTEMPTS, MOMENT, PATIENCE = 0.1, 3, 0.3, 3.0
+"""Others may work so much beside a run (cores); so often it is taken; so long are a look and the wait before it (s)."""
 ROUNDS, SECONDS = 5, 12.0
 """A peer takes its turn in at most so many rounds, and in no further round once its runs took so long together (s)."""
 
@@ -50,8 +54,8 @@ ROUNDS, SECONDS = 5, 12.0
 class Peers:
     """The children, each started when it is first wanted."""
 
-    def __init__(self, kept: dict[str, Any]) -> None:
-        self.kept, self.running = kept, {}
+    def __init__(self, kept: dict[str, Any], keep: Callable[[], None]) -> None:
+        self.kept, self.keep, self.running = kept, keep, {}
 
     def get(self, name: str) -> Child:
         """The child of a peer. Raises `PeerError` if it does not start; it is told in the report."""
@@ -78,27 +82,62 @@ class Peers:
             self.running.pop(name)[0].close()
 
 
-def best_setting(child: Child, plans: list[Any], threads: int | None) -> tuple[dict[str, Any], list[Any]]:
-    """The setting with the fastest run of two; and the seconds of each. One that is far behind runs once."""
+def others(child: Child) -> float:
+    """Seconds that all have worked but the peer and this process."""
+    return machine.busy() - machine.worked(child.process) - time.process_time()
+
+
+def wait(child: Child) -> None:
+    """Until the machine is ours for a moment, so long as that may come."""
+    for _ in range(int(PATIENCE / MOMENT)):
+        before = others(child)
+        time.sleep(MOMENT)
+        if others(child) - before < QUIET * MOMENT:
+            break
+
+
+def run(child: Child, plans: list[Any], setting: dict[str, Any]) -> dict[str, Any]:
+    """A peer's run beside which others hardly worked: `others`, in cores. After some attempts, the least disturbed."""
+    runs: list[dict[str, Any]] = []
+    while len(runs) < ATTEMPTS and (not runs or runs[-1]["others"] > QUIET):
+        if runs:
+            wait(child)
+        before, start = others(child), time.perf_counter()
+        out = child.call("run", plans, setting)
+        runs.append({**out, "others": (others(child) - before) / (time.perf_counter() - start)})
+    return min(runs, key=lambda each: each["others"])
+
+
+def best_setting(child: Child, plans: list[Any], threads: int | None) -> list[tuple[float, dict[str, Any]]]:
+    """The settings and their faster run of two, the best first. One that is far behind runs once."""
     tried: list[tuple[float, dict[str, Any]]] = []
     settings = [each for each in child.call("settings") if threads in (None, each.get("threads", threads))]
     for setting in reversed(settings):  # the last are the fastest as a rule: slower ones run once
-        took = child.call("run", plans, setting)["seconds"]
+        took = run(child, plans, setting)["seconds"]
         if took < BEHIND * min([each[0] for each in tried] or [took]):
-            took = min(took, child.call("run", plans, setting)["seconds"])
+            took = min(took, run(child, plans, setting)["seconds"])
         tried.append((took, setting))
-    return min(tried, key=lambda each: each[0])[1], tried
+    return sorted(tried, key=lambda each: each[0])
 
 
-def measured(measure: Measure, peers: Peers, names: list[str], threads: int | None) -> dict[str, Any]:
-    """A line's figures: for each peer the setting, the seconds of its rounds, and what came out."""
+def measured(
+    measure: Measure, peers: Peers, names: list[str], threads: int | None, known: dict[str, Any]
+) -> dict[str, Any]:
+    """A line's figures: for each peer the setting, the seconds of its rounds, and what came out.
+
+    `known`: the settings' seconds where they were tried before; new ones are added.
+    """
     figures: dict[str, Any] = {}
     children: dict[str, Child] = {}
     for name in names:
         try:
             children[name] = peers.get(name)
-            setting, tried = best_setting(children[name], measure.plans, threads)
-            figures[name] = {"setting": setting, "tried": tried, "seconds": []}
+            if name in known:
+                children[name].call("run", measure.plans, known[name][0][1])  # to warm up
+            else:
+                known[name] = best_setting(children[name], measure.plans, threads)
+                peers.keep()
+            figures[name] = {"setting": known[name][0][1], "tried": known[name], "seconds": [], "others": []}
         except PeerError as error:
             children.pop(name, None)
             peers.close(name)
@@ -109,13 +148,14 @@ def measured(measure: Measure, peers: Peers, names: list[str], threads: int | No
             if sum(mine["seconds"]) > SECONDS:
                 continue
             try:
-                out = child.call("run", measure.plans, mine["setting"])
+                out = run(child, measure.plans, mine["setting"])
             except PeerError as error:
                 children.pop(name)
                 peers.close(name)
                 figures[name] = {"error": str(error)}
                 continue
             mine["seconds"].append(out.pop("seconds"))
+            mine["others"].append(round(out.pop("others"), 2))
             mine["out"] = out
     if "ours" in children:
         for name in figures.keys() - {"ours"}:
@@ -133,7 +173,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     kept = json.loads(FIGURES.read_text()) if FIGURES.exists() and not args.again else {}
-    for key in ("lines", "versions", "failed", "machine"):
+    for key in ("lines", "tried", "versions", "failed", "machine"):
         kept.setdefault(key, {})
 
     def keep() -> None:
@@ -142,7 +182,7 @@ def main() -> None:
 
     if not args.report:
         kept["machine"] = kept["machine"] or machine.about()
-        peers = Peers(kept)
+        peers = Peers(kept, keep)
         ours = peers.get("ours")
         for measure in measures(lambda text: ours.call("encode", text), lambda ids: ours.call("decode", ids)):
             if args.only and not any(part in measure.name for part in args.only):
@@ -152,7 +192,7 @@ def main() -> None:
             start = time.perf_counter()
             here = [name for name in measure.peers if name != "llama_amx" or "amx_int8" in kept["machine"]["flags"]]
             names = ["ours", *(name for name in here if not args.peers or name in args.peers)]
-            figures = measured(measure, peers, names, args.threads)
+            figures = measured(measure, peers, names, args.threads, kept["tried"].setdefault(measure.name, {}))
             old = kept["lines"].get(measure.name, {}).get("figures", {}) if args.peers else {}
             kept["lines"][measure.name] = {"aim": measure.aim, "date": str(date.today()), "figures": {**old, **figures}}
             keep()

@@ -166,12 +166,13 @@ def limit(kept: dict[str, Any]) -> list[str]:
 
 def setting_rows(lines: dict[str, Any]) -> list[list[str]]:
     """For each line and peer: the best setting and its seconds, and the others' seconds."""
-    rows = [["", "peer", "best", "rounds", "seconds of the settings that were tried"]]
+    rows = [["", "peer", "best", "rounds", "others' work, cores", "seconds of the settings that were tried"]]
     for name, line in lines.items():
         for peer, mine in line["figures"].items():
             if "setting" in mine:
                 tried = "; ".join(f"{flat(setting)}: {took:.2f}" for took, setting in mine["tried"])
-                rows.append([name, TITLES[peer], flat(mine["setting"]), str(len(mine["seconds"])), tried])
+                others = f"{statistics.median(mine['others']):.2f}" if mine.get("others") else "not told"
+                rows.append([name, TITLES[peer], flat(mine["setting"]), str(len(mine["seconds"])), others, tried])
     return rows
 
 
