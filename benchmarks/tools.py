@@ -1,6 +1,7 @@
 """Calls of real functions by a small model: are they valid, are they right, and what does the grammar cost?
 
-    python benchmarks/tools.py bfcl-simple-python.jsonl [--answers FILE] [--count N] [--batch N] [--json FILE]
+    python benchmarks/tools.py bfcl-simple-python.jsonl [--answers FILE] [--only KIND ...] [--count N] [--batch N]
+        [--json FILE]
 
 The data are requests of the Berkeley Function Calling Leaderboard (category "simple"), each with one function. Every
 request is asked three times, greedy, on the default model:
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--answers", type=Path, help="default: the data's name with .answers before its ending")
     parser.add_argument("--count", type=int, help="requests, from the first; default all")
+    parser.add_argument("--only", nargs="+", choices=("required", "auto", "free"), help="kinds; default all")
     parser.add_argument("--batch", type=int, default=8, help="requests at a time (8)")
     parser.add_argument("--json", type=Path, help="where to keep the figures")
     args = parser.parse_args()
@@ -171,28 +173,19 @@ def main() -> None:
     # Steps are counted, so nothing is guessed ahead.
     with sgl.Runtime(speculative_num_draft_tokens=0) as runtime:
         options = {"backend": runtime, "temperature": 0, "num_threads": args.batch, "on_error": "keep"}
-        results = [
-            measured(
-                choice,
-                lambda c=choice: constrained.run_batch(  # type: ignore[misc]
-                    [{"row": row, "choice": c} for row in rows], **options
-                ),
-                rows,
-                answers,
-            )
-            for choice in ("required", "auto")
-        ]
-        results.append(
-            measured("free", lambda: free.run_batch([{"row": row} for row in rows], **options), rows, answers)
-        )
+        results = []
+        for kind in args.only or ("required", "auto", "free"):
+            program, more = (free, {}) if kind == "free" else (constrained, {"choice": kind})
+            inputs = [{"row": row, **more} for row in rows]
+            results.append(measured(kind, lambda p=program, i=inputs: p.run_batch(i, **options), rows, answers))  # type: ignore[misc]
     print(f"{platform.processor() or platform.machine()}, {runtime.model_name}, {len(rows)} requests")
     for result in results:
         print(json.dumps(result))
-    required = results[0]
-    print(
-        f"required: {required['valid']} of {required['requests']} valid; {required['generated']} tokens in "
-        f"{required['steps']} steps: {required['steps'] / max(required['generated'], 1):.2f} of one by one"
-    )
+    for result in results:
+        print(
+            f"{result['kind']}: {result['valid']} of {result['requests']} valid, {result['right']} right; "
+            f"{result['generated']} tokens in {result['steps']} steps"
+        )
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
 
