@@ -81,7 +81,7 @@ class EbnfFuzz:
         print(f"FINDING {what}\n{source}\n", flush=True)
 
     def admits(self, compiled: CompiledGrammar, text: str) -> bool:
-        return AcceptanceWalk(self.vocabulary, text.encode()).run(compiled.matcher())
+        return AcceptanceWalk(self.vocabulary, text.encode(), {}).run(compiled.matcher())
 
     def case(self, rng: random.Random) -> None:
         source = ebnf_grammar(rng)

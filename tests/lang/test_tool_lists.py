@@ -68,6 +68,7 @@ def test_all_forms_of_a_tool_say_the_same() -> None:
 
 
 def test_one_bad_tool_leaves_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", logger="sgl")
     tools = tool_list(
         [
             {"name": "good", "parameters": SCHEMA},

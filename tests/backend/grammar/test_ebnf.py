@@ -98,7 +98,7 @@ def test_xgrammar_admits_the_same_or_refuses(case, xgrammar):
         return
     compiled = xgrammar.compile_ebnf(source)
     for text in random.Random(case).sample(every := texts(alphabet, most), min(len(every), 60)):
-        walk = AcceptanceWalk(xgrammar.vocabulary, text.encode())
+        walk = AcceptanceWalk(xgrammar.vocabulary, text.encode(), {})
         assert walk.run(compiled.matcher()) == is_text(read_ebnf(source), text), text
 
 

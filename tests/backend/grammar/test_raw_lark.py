@@ -39,7 +39,7 @@ def engine():
 
 
 def admits(engine, source: str, text: str) -> bool:
-    return AcceptanceWalk(engine.vocabulary, text.encode()).run(engine.compile_lark(source).matcher())
+    return AcceptanceWalk(engine.vocabulary, text.encode(), {}).run(engine.compile_lark(source).matcher())
 
 
 READ = {
@@ -236,7 +236,7 @@ def test_rusts_dialect(pattern, engine):
     source = f"start: T\nT: /{pattern}/"
     compiled = engine.compile_lark(source)
     for text in rng.sample(tried, 200):
-        walk = AcceptanceWalk(engine.vocabulary, text.encode())
+        walk = AcceptanceWalk(engine.vocabulary, text.encode(), {})
         assert walk.run(compiled.matcher()) == accepts(node, text), text
 
 
