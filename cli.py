@@ -1,4 +1,4 @@
-"""The command line: `sgl models list | pull`, `sgl trace`, `sgl draft train`, `sgl bench speculative`, and
+"""The command line: `sgl serve`, `sgl models list | pull`, `sgl trace`, `sgl draft train`, `sgl bench speculative`, and
 `sgl --version`.
 
 Each command is a function that takes its parsed arguments and returns an exit code. An error of sgl is one line on
@@ -18,7 +18,8 @@ from .lang.errors import NotYet, SglError, suggest
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, `argv` or that of the process, and return its exit code."""
     try:
-        args = _parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        args = _parser(words[:1] == ["serve"]).parse_args(words)
         return int(args.command(args))
     except SglError as error:
         print(f"sgl: {error}", file=sys.stderr)
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-LATER = ("serve", "run")
+LATER = ("run",)
 """Commands of later versions."""
 
 
@@ -44,17 +45,27 @@ class _Parser(argparse.ArgumentParser):
             )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(serves: bool = False) -> argparse.ArgumentParser:
+    """The parser. `serves`: with the flags of `sgl serve`, which are read off the runtime's own options."""
     from . import __version__
 
     parser = _Parser(prog="sgl", description="Programs that call a language model many times, fast.")
     parser.add_argument("--version", action="version", version=f"sgl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve a model over HTTP to OpenAI's and SGLang's clients")
+    if serves:
+        _add_serve(serve)
     _add_models(commands.add_parser("models", help="list the models of the package index, or fetch one"))
     _add_trace(commands.add_parser("trace", help="draw a recorded run as one HTML page"))
     _add_draft(commands.add_parser("draft", help="train a draft head for a model"))
     _add_bench(commands.add_parser("bench", help="measure what suits your own prompts or program"))
     return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    from .backend.server.command import add_arguments
+
+    add_arguments(parser)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ SAMPLING_NAMES = frozenset(option.name for option in OPTIONS) | set(_CONSTRAINTS
 
 
 class GenerateCall:
-    """One call of `generate`: a branch a prompt, whose gens are queued when the object is made.
+    """One call of `generate`: a branch a prompt, whose gens are queued when the object is made. `calls` are these.
 
     Raises `OptionError` for wrong parameters, `NotYet` for those of a later version, `ConstraintError`.
     """
@@ -60,7 +60,7 @@ class GenerateCall:
             asked.append((_sampling(given, return_logprob, logprob_start_len, top_logprobs_num), constraint))
         if stream:
             _check_stream(prompts, asked[0][0])
-        self._calls: list[tuple[Branch, Handle[list[GenResult]]]] = []
+        self.calls: list[tuple[Branch, Handle[list[GenResult]]]] = []
         self._closers: list[Callable[[], None]] = []
         weakref.finalize(self, _call_all, self._closers)  # a stream that is dropped unread
         for i, each in enumerate(prompts):
@@ -71,17 +71,17 @@ class GenerateCall:
             else:
                 branch.append_tokens(each)
             request = GenRequest(sampling, sampling.n or 1, "generate", constraint)
-            self._calls.append((branch, branch.gen(request)))
+            self.calls.append((branch, branch.gen(request)))
             branch.rest()  # a prompt that is finished makes room for the next ones
             self._closers.append(branch.closer())
 
     def results(self) -> Flow[Any]:
         """Wait for all gens; a dictionary for each prompt, or the one of a single prompt."""
         try:
-            for _, handle in self._calls:
+            for _, handle in self.calls:
                 yield AtHandle(self._backend, handle)
             out: list[Any] = []
-            for _, handle in self._calls:
+            for _, handle in self.calls:
                 samples = [as_dict(result) for result in handle.value()]
                 out.append(samples[0] if len(samples) == 1 else samples)
             return out[0] if self._single else out
@@ -90,7 +90,7 @@ class GenerateCall:
 
     def pieces(self) -> StreamFlow[str]:
         """The text of the one gen, piece by piece."""
-        _, handle = self._calls[0]
+        _, handle = self.calls[0]
         seen = 0
         try:
             while True:

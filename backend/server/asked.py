@@ -1,0 +1,140 @@
+"""Sampling options and constraints of a request in OpenAI's form. Knows nothing of prompts.
+
+What an option may be is the table of `lang/sampling.py`; here its fields have other names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...lang.constraint import Constraint, ebnf, json_schema, regex
+from ...lang.errors import ConstraintError, OptionError
+from ...lang.sampling import OPTIONS, Sampling, shown
+from ...lang.tags.formats import structural_tag
+from ...lang.tools.spec import ToolSpec
+from ..runtime.local import LocalBackend
+from .errors import RequestError
+
+MOST_TOP_LOGPROBS = 20
+"""As in OpenAI's API."""
+_SHARED = frozenset(option.name for option in OPTIONS)
+_EXTENSIONS: dict[str, Callable[[Any], Constraint]] = {
+    "regex": regex,
+    "ebnf": ebnf,
+    "json_schema": json_schema,
+    "structural_tag": structural_tag,
+}
+
+
+def sampling_of(api: str, body: Mapping[str, Any], default_tokens: int | None, top_logprobs: int | None) -> Sampling:
+    """The sampling options of a request.
+
+    `default_tokens`: its `max_tokens`, if it says none; None: what its constraint needs. `top_logprobs`: how many are
+    wanted a token; None: no log-probabilities.
+
+    Raises `RequestError` with the field's name.
+    """
+    names = [name for name in body if name in _SHARED and name not in ("timeout", "return_logprob")]
+    given = {name: body[name] for name in names if body[name] is not None}
+    if (most := body.get("max_completion_tokens")) is not None:
+        if given.get("max_tokens", most) != most:
+            raise RequestError(
+                f"{api}: max_tokens and max_completion_tokens differ; give one of them", param="max_completion_tokens"
+            )
+        given["max_tokens"] = most
+    if default_tokens is not None:
+        given.setdefault("max_tokens", default_tokens)
+    if given.get("stop") in ([], ""):
+        del given["stop"]
+    for name, value in given.items():
+        try:
+            Sampling.of(api, **{name: value})
+        except (OptionError, ConstraintError) as error:
+            raise RequestError(str(error), param=name) from None
+    if top_logprobs is not None:
+        given |= {"return_logprob": True, "top_logprobs_num": top_logprobs}
+    return Sampling.of(api, **given)
+
+
+def count(api: str, name: str, value: Any, most: int) -> int:
+    """A whole number of 0 .. `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise RequestError(f"{api}: {name} must be a whole number from 0 to {most}, got {shown(value)}", param=name)
+    return value
+
+
+def flag(api: str, body: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """A field that is true or false; null is the default."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise RequestError(f"{api}: {name} must be true or false, got {shown(value)}", param=name)
+    return value
+
+
+def wants_usage(api: str, body: Mapping[str, Any]) -> bool:
+    """Whether a stream is to end with the usage. Raises `RequestError` for wrong `stream_options`."""
+    options = body.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, Mapping) or options.keys() - {"include_usage", "include_obfuscation"}:
+        raise RequestError(
+            f"{api}: stream_options may have include_usage, got {shown(options)}", param="stream_options"
+        )
+    if not flag(api, body, "stream"):
+        raise RequestError(f"{api}: stream_options needs stream: true", param="stream_options")
+    return flag(api, options, "include_usage")
+
+
+def constraint_of(api: str, body: Mapping[str, Any]) -> Constraint | None:
+    """The constraint that the fields of a request say. Raises `RequestError` with the field and what is wrong in it."""
+    found: list[tuple[str, Callable[[], Constraint]]] = []
+    for name, make in _EXTENSIONS.items():
+        if (value := body.get(name)) is not None:
+            found.append((name, lambda make=make, value=value: make(value)))  # type: ignore[misc]
+    form = body.get("response_format")
+    if form is not None and not (isinstance(form, Mapping) and form.get("type") == "text"):
+        found.append(("response_format", lambda: _of_format(api, form)))
+    if len(found) > 1:
+        names = " and ".join(name for name, _ in found)
+        raise RequestError(f"{api}: {names} together; give one of them", param=found[1][0])
+    for name, build in found:
+        try:
+            return build()
+        except (OptionError, ConstraintError) as error:
+            raise RequestError(f"{api}: {name}: {error}", param=name, code="invalid_constraint") from None
+    return None
+
+
+def _of_format(api: str, form: Any) -> Constraint:
+    kind = form.get("type") if isinstance(form, Mapping) else None
+    if kind == "json_object":
+        return json_schema({"type": "object"})
+    if kind == "structural_tag":
+        return structural_tag(dict(form))
+    if kind != "json_schema":
+        raise OptionError(
+            "it must be an object whose type is 'text', 'json_object', 'json_schema' or 'structural_tag', "
+            f"got {shown(form)}"
+        )
+    inner = form.get("json_schema")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("schema"), (Mapping, bool)):
+        raise OptionError("json_schema must be an object with name and schema, and the schema a JSON Schema")
+    return json_schema(inner["schema"])
+
+
+def prepare(api: str, body: Mapping[str, Any], backend: LocalBackend, constraint: Constraint | None,
+            tools: Sequence[ToolSpec] = ()) -> None:  # fmt: skip
+    """Compile a constraint. Raises `RequestError` with the field, or the tool, that cannot be enforced."""
+    if constraint is None:
+        return
+    name = next((n for n in (*_EXTENSIONS, "response_format") if body.get(n) is not None), "tools")
+    try:
+        for tool in tools:
+            backend.prepare(tool.parameters, f"tools: tool {tool.name}, parameters")
+        backend.prepare(constraint, name)
+    except ConstraintError as error:
+        param = "tools" if str(error).startswith("tools") else name
+        raise RequestError(f"{api}: {error}", param=param, code="invalid_constraint") from None

@@ -1,0 +1,135 @@
+"""`sgl serve`: start the runtime and the server, say how they are configured, and end them in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ...lang.errors import OptionError
+from ..runtime.local import LocalBackend
+from .flags import ServeOptions, add_flags, resolve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe `sgl serve` to argparse."""
+    add_flags(parser)
+    parser.set_defaults(command=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise OptionError(f"sgl serve needs its extra ({error.name} is missing): pip install 'sgl[serve]'") from None
+    from ..runtime.runtime import Runtime
+
+    of_runtime, options = resolve(vars(args), args.config)
+    listener = listen(options.host, options.port)  # before the model is loaded: a port in use is told at once
+    try:
+        with Runtime(**of_runtime) as runtime:
+            serve(runtime, options, listener)
+    finally:
+        listener.close()
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address. Raises `OptionError` if it cannot."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+        listener.set_inheritable(True)
+    except OSError as error:
+        raise OptionError(f"cannot listen at {host}:{port}: {error.strerror or error}; choose another --port") from None
+    return listener
+
+
+def serve(
+    runtime: LocalBackend,
+    options: ServeOptions,
+    listener: socket.socket,
+    started: Callable[[Any], None] | None = None,
+) -> None:
+    """Serve a runtime until SIGTERM or SIGINT. `started` gets uvicorn's server before it runs."""
+    import uvicorn
+
+    from .app import build_app
+
+    if options.log_requests:
+        logger = logging.getLogger("sgl.access")
+        logger.setLevel(logging.INFO)
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    app = build_app(runtime, options)
+    serving = app.state.serving
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=options.shutdown_timeout, lifespan="off",
+        server_header=False,
+    )  # fmt: skip
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            print(greeting(runtime, options, listener.getsockname()[1]), flush=True)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            serving.ending = True
+            await super().shutdown(sockets)
+            serving.abort(None)
+
+    server = Server(config)
+    if started is not None:
+        started(server)
+    before = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again when it has ended
+            before[number] = signal.signal(number, lambda *_: None)
+    except ValueError:  # not the main thread: whoever started it ends it
+        pass
+    try:
+        asyncio.run(server.serve(sockets=[listener]))
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+    print("the server has ended", file=sys.stderr, flush=True)
+
+
+def greeting(runtime: LocalBackend, options: ServeOptions, port: int) -> str:
+    """What start-up prints: what runs, the resolved options, and a line to paste."""
+    host = (
+        "127.0.0.1" if options.host in ("0.0.0.0", "") else f"[{options.host}]" if ":" in options.host else options.host
+    )
+    name = options.served_model_name or runtime.model_name
+    said = {**asdict(runtime.options), **asdict(options), "port": port}
+    if options.api_key is not None:
+        said["api_key"] = "(set)"
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32})
+    route, url = "/v1/chat/completions", f"http://{host}:{port}"
+    if runtime.chat_template is None:
+        route, body = "/v1/completions", json.dumps({"model": name, "prompt": "Hello", "max_tokens": 32})
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if options.api_key is not None else ""
+    return "\n".join(
+        [
+            f"{name}: {runtime.options.pool_tokens:,} tokens of KV, context {runtime.options.context_length:,}",
+            *(f"  {option} = {value!r}" for option, value in said.items()),
+            f"serving at {url}",
+            "",
+            f"curl {url}{route} -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}",
+            "",
+        ]
+    )

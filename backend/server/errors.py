@@ -1,0 +1,59 @@
+"""Errors as HTTP statuses and bodies in OpenAI's form. Knows nothing of routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...lang.errors import (
+    Cancelled,
+    CapabilityError,
+    ConstraintError,
+    ContextOverflow,
+    NotYet,
+    OptionError,
+    OutOfMemory,
+    ProgramTimeout,
+    SglError,
+    ToolError,
+    Truncated,
+)
+
+
+class RequestError(SglError):
+    """A request that is refused: its status, the field that is wrong, and a code for programs."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+
+_STATUS: tuple[tuple[type[BaseException], int, str | None], ...] = (
+    (ContextOverflow, 400, "context_length_exceeded"),
+    (ConstraintError, 400, "invalid_constraint"),
+    (ToolError, 400, "invalid_tool"),
+    (NotYet, 400, "not_supported"),
+    (CapabilityError, 400, "not_supported"),
+    (Truncated, 400, "budget_too_small"),
+    (OptionError, 400, None),
+    (ProgramTimeout, 504, "timeout"),
+    (Cancelled, 499, "aborted"),
+    (OutOfMemory, 503, "out_of_memory"),
+)
+_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def told(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """The status and the body of an error. One that is not the client's says no more than that it happened."""
+    if isinstance(error, RequestError):
+        return error.status, body(str(error), error.status, error.param, error.code)
+    for kind, status, code in _STATUS:
+        if isinstance(error, kind):
+            return status, body(str(error), status, None, code)
+    said = str(error) if isinstance(error, SglError) else "the server failed; its log says why"
+    return 500, body(said, 500, None, None)
+
+
+def body(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """An error's body."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

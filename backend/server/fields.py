@@ -1,0 +1,136 @@
+"""What each API does with each field of a request. Knows nothing of what an obeyed field means.
+
+A field is *obeyed*, *inert* (accepted: it changes no text), or *refused*: it would change the text, and this server does
+not carry it out. A refused field may be sent with a value that asks for nothing. Any other field is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...lang.errors import suggest
+from .errors import RequestError
+
+
+@dataclass(frozen=True)
+class FieldTable:
+    """The fields of one API. `refused`: the name, what to do instead, and the values that ask for nothing."""
+
+    api: str
+    obeyed: frozenset[str]
+    inert: frozenset[str] = frozenset()
+    refused: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
+
+    def check(self, body: Mapping[str, Any], at: str = "") -> None:
+        """Raise `RequestError` for the first field that is not obeyed and not harmless. `at`: where the body stands."""
+        for name, value in body.items():
+            if name in self.obeyed or name in self.inert or (name in self.refused and value is None):
+                continue
+            if name in self.refused:
+                fix, harmless = self.refused[name]
+                if any(value == each and type(value) is type(each) for each in harmless):
+                    continue
+                raise RequestError(
+                    f"{self.api}: {at}{name} is not supported by this server, and would change the text; {fix}",
+                    param=at + name,
+                    code="unsupported_field",
+                )
+            known = [*self.obeyed, *self.inert, *self.refused]
+            raise RequestError(
+                f"{self.api}: unknown field {at + str(name)!r:.120}{suggest(str(name)[:100], known)}",
+                param=f"{at}{name}"[:120],
+                code="unknown_field",
+            )
+
+    def describe(self) -> str:
+        """The table in Markdown, for the documentation."""
+        rows = ["| fields | |", "|---|---|", f"| {_names(self.obeyed)} | obeyed |"]
+        if self.inert:
+            rows.append(f"| {_names(self.inert)} | inert |")
+        if self.refused:
+            rows.append(f"| {_names(self.refused)} | refused |")
+        return "\n".join(rows) + "\n"
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+_SAMPLING = frozenset([
+    "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
+    "stop", "stop_token_ids", "stop_regex", "seed", "logit_bias", "max_tokens", "min_tokens", "ignore_eos", "n",
+])  # fmt: skip
+"""Names that are those of `gen`'s options too."""
+_CONSTRAINTS = frozenset(["response_format", "regex", "ebnf", "json_schema", "structural_tag"])
+_EVERY = frozenset(["model", "stream", "stream_options", "logprobs"])
+_INERT = frozenset([
+    "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
+    "client_metadata", "prediction", "skip_special_tokens", "spaces_between_special_tokens", "priority",
+])  # fmt: skip
+_LEAVE_OUT = "leave it out"
+_NO_ADAPTERS = ("this server has one model; " + _LEAVE_OUT, ())
+
+CHAT = FieldTable(
+    "chat.completions",
+    _SAMPLING | _CONSTRAINTS | _EVERY
+    | {"messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+       "chat_template_kwargs"},
+    _INERT,
+    {
+        "modalities": ("the model writes text only", (["text"],)),
+        "audio": ("the model writes text only", ()),
+        "functions": ("use tools", ([],)),
+        "function_call": ("use tool_choice", ("auto", "none")),
+        "web_search_options": (_LEAVE_OUT, ()),
+        "reasoning_effort": ("use chat_template_kwargs, if the model's template has such an option", ()),
+        "verbosity": ("say it in a message", ()),
+        "continue_final_message": ("use /v1/completions", (False,)),
+        "add_generation_prompt": (_LEAVE_OUT, (True,)),
+        "separate_reasoning": (_LEAVE_OUT, ()),
+        "lora_path": _NO_ADAPTERS,
+        "guided_json": ("use response_format", ()),
+        "guided_regex": ("use regex", ()),
+        "guided_grammar": ("use ebnf", ()),
+    },
+)  # fmt: skip
+COMPLETIONS = FieldTable(
+    "completions",
+    _SAMPLING | _CONSTRAINTS | _EVERY | {"prompt", "echo", "special_tokens"},
+    _INERT,
+    {
+        "suffix": (_LEAVE_OUT, ("",)),
+        "best_of": ("use n", (1,)),
+        "lora_path": _NO_ADAPTERS,
+    },
+)
+GENERATE = FieldTable(
+    "generate",
+    frozenset([
+        "text", "input_ids", "sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num", "stream",
+        "special_tokens", "rid", "return_text_in_logprobs",
+    ]),
+    frozenset(["model", "priority", "log_metrics", "background"]),
+    {
+        "image_data": ("the model reads text only", ([],)),
+        "audio_data": ("the model reads text only", ([],)),
+        "video_data": ("the model reads text only", ([],)),
+        "input_embeds": ("send text or input_ids", ()),
+        "token_ids_logprob": ("use top_logprobs_num", ([],)),
+        "lora_path": _NO_ADAPTERS,
+        "return_hidden_states": (_LEAVE_OUT, (False,)),
+        "session_params": ("prompts that begin alike share their KV anyway", ()),
+        "custom_logit_processor": ("use a constraint", ()),
+    },
+)  # fmt: skip
+MESSAGE = FieldTable(
+    "chat.completions",
+    frozenset(["role", "content", "tool_calls", "tool_call_id"]),
+    frozenset(["name", "annotations", "id", "reasoning_content", "reasoning"]),
+    {
+        "refusal": (_LEAVE_OUT, ("",)),
+        "audio": ("the model reads text only", ()),
+        "function_call": ("use tool_calls", ()),
+    },
+)
