@@ -109,14 +109,14 @@ def _add_openai(app: FastAPI, serving: Serving) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         read = await serving.read(await read_json(request, limit), chat.read_chat)
-        work = serving.begin([read.ask], chat.API)
+        work = serving.begin([read.ask], "chat.completions")
         stream = (lambda: chat.events(read, work, serving.model)) if read.stream else None
         return await _answered(request, serving, work, lambda: chat.answer(read, work, serving.model), stream)
 
     @app.post("/v1/completions")
     async def text_completions(request: Request) -> Response:
         read = await serving.read(await read_json(request, limit), completions.read_completion)
-        work = serving.begin(read.asks, completions.API)
+        work = serving.begin(read.asks, "completions")
         stream = (lambda: completions.events(read, work, serving.model)) if read.stream else None
         return await _answered(request, serving, work, lambda: completions.answer(read, work, serving.model), stream)
 
@@ -181,13 +181,13 @@ def _add_native(app: FastAPI, serving: Serving) -> None:
 
     @app.post("/abort_request")
     async def abort_request(request: Request) -> Response:
-        said = await read_json(request, limit)
-        for name in said:
+        asked = await read_json(request, limit)
+        for name in asked:
             if name not in ("rid", "abort_all"):
                 raise RequestError(
                     f"abort_request: unknown field {name!r:.120}; there are rid and abort_all", param=name
                 )
-        every, rid = flag("abort_request", said, "abort_all"), said.get("rid")
+        every, rid = flag("abort_request", asked, "abort_all"), asked.get("rid")
         if not every and not (isinstance(rid, str) and rid):
             raise RequestError("abort_request: give the rid of a request, or abort_all: true", param="rid")
         return Json({"aborted": serving.abort(None if every else rid)})

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...lang.chat import ChatTemplate
 from ...lang.constraint import Constraint
-from ...lang.errors import OptionError, suggest
+from ...lang.errors import OptionError, ToolError, suggest
 from ...lang.sampling import shown
 from ...lang.syntax import CallReader, CallSyntax, ThinkingMode, syntax_of
 from ...lang.tools.listing import tool_list
@@ -73,8 +73,8 @@ def _specs(tools: Any, controls: Collection[str]) -> tuple[ToolSpec, ...]:
         raise RequestError(f"{API}: tools must be a list of objects, got {shown(tools)}", param="tools")
     try:
         listed = tool_list(tools)
-    except OptionError as error:
-        raise RequestError(f"{API}: tools: {error}", param="tools") from None
+    except (OptionError, ToolError) as error:
+        raise RequestError(f"{API}: tools: {error}", param="tools", code="invalid_tool") from None
     if listed.refused:
         raise RequestError(f"{API}: tools: {listed.refused[0].why}", param="tools", code="invalid_tool")
     for spec in listed.specs:

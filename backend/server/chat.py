@@ -49,9 +49,7 @@ def read_chat(body: Mapping[str, Any], backend: LocalBackend) -> ChatRequest:
     """Check a body. Raises `RequestError`, and the errors of constraints, tools and templates."""
     CHAT.check(body)
     if (template := backend.chat_template) is None:
-        raise RequestError(
-            f"{API}: this model has no chat template; use /v1/completions, or start with --chat-template"
-        )
+        raise RequestError(f"{API}: this model has no chat template; use /v1/completions, or pass --chat-template")
     controls = backend.tokenizer.control_texts
     messages = _messages(body.get("messages"))
     calling = calling_of(body, template, controls, messages)
@@ -189,8 +187,8 @@ def _text(message: Mapping[str, Any], at: str) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
             raise RequestError(
-                f"{API}: {at}/content/{j} must be a part of type 'text' with a text, got {shown(kind)}; the model reads "
-                "text only",
+                f"{API}: {at}/content/{j} must be a part of type 'text' with a text, got {shown(kind)}; the model "
+                "reads text only",
                 param=f"{at}/content/{j}",
             )
         texts.append(part[kind])

@@ -18,9 +18,21 @@ from ...lang.errors import OptionError
 from ..runtime.local import LocalBackend
 from .flags import ServeOptions, add_flags, resolve
 
+_NAMES = {
+    "pool_tokens": "max_total_tokens",
+    "step_tokens": "chunked_prefill_size",
+    "max_running": "max_running_requests",
+    "seed": "random_seed",
+    "draft_tokens": "speculative_num_draft_tokens",
+    "head_drafts": "speculative_num_steps",
+}
+"""Fields of the engine's options that are not called as the option that they come from."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `sgl serve` to argparse."""
+    parser.usage = "sgl serve [--model-path MODEL] [--host ADDRESS] [--port N] [OPTION ...]"
+    parser.description = "Serve a model over HTTP, to the clients of OpenAI's API and of SGLang's."
     add_flags(parser)
     parser.set_defaults(command=_serve)
 
@@ -111,11 +123,11 @@ def serve(
 
 def greeting(runtime: LocalBackend, options: ServeOptions, port: int) -> str:
     """What start-up prints: what runs, the resolved options, and a line to paste."""
-    host = (
-        "127.0.0.1" if options.host in ("0.0.0.0", "") else f"[{options.host}]" if ":" in options.host else options.host
-    )
+    host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
+    host = f"[{host}]" if ":" in host else host
     name = options.served_model_name or runtime.model_name
-    said = {**asdict(runtime.options), **asdict(options), "port": port}
+    resolved = {_NAMES.get(name, name): value for name, value in asdict(runtime.options).items()}
+    said = {**resolved, **asdict(options), "port": port}
     if options.api_key is not None:
         said["api_key"] = "(set)"
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32})

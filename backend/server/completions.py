@@ -74,7 +74,7 @@ def _prompts(given: Any) -> list[str | list[int]]:
         if _ids(given):
             return [given]
         if all(isinstance(each, str) or _ids(each) for each in given):
-            return given
+            return list(given)
     raise RequestError(
         f"{API}: prompt must be a text, a list of token ids, or a list of up to {MOST_PROMPTS} of either, got "
         f"{shown(given)}",

@@ -1,7 +1,7 @@
 """What each API does with each field of a request. Knows nothing of what an obeyed field means.
 
-A field is *obeyed*, *inert* (accepted: it changes no text), or *refused*: it would change the text, and this server does
-not carry it out. A refused field may be sent with a value that asks for nothing. Any other field is an error.
+A field is *obeyed*, *inert* (accepted: it changes no text), or *refused*: it would change the text, and this server
+does not carry it out. A refused field may be sent with a value that asks for nothing. Any other field is an error.
 """
 
 from __future__ import annotations

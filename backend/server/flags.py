@@ -115,7 +115,7 @@ def resolve(given: Mapping[str, Any], config: str | None = None) -> tuple[dict[s
 
 def _read_config(path: str, known: Mapping[str, Flag]) -> dict[str, Any]:
     try:
-        import yaml
+        import yaml  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise NotYet("--config needs PyYAML: pip install 'sgl[serve]'") from None
     try:
@@ -132,8 +132,8 @@ def _read_config(path: str, known: Mapping[str, Flag]) -> dict[str, Any]:
         if name not in known:
             raise OptionError(f"--config {path}: unknown option {key!r}{suggest(name, known)}")
         kind = known[name].kind
-        fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or value not in (True, False)
-                                                                               or type(value) is not bool)  # fmt: skip
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        fits = fits and isinstance(value, bool) == (kind is bool)  # True is an int
         if value is not None and not fits:
             raise OptionError(f"--config {path}: {key} must be of type {kind.__name__}, got {value!r:.60}")
         if value is not None:

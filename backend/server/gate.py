@@ -70,4 +70,4 @@ class Gate:
             return True
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         given = given or next((value for name, value in scope["headers"] if name == b"x-api-key"), b"")
-        return any([hmac.compare_digest(given, key) for key in self._keys])
+        return bool(sum(hmac.compare_digest(given, key) for key in self._keys))  # looks at each: takes the same time

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ...lang.errors import BackendError, Cancelled
+from ...lang.errors import Cancelled
 from ..base import Handle
 from ..runtime.local import LocalBackend
 from .errors import RequestError
@@ -90,8 +90,7 @@ class Serving:
         if self.ending:
             raise RequestError("the server is shutting down", status=503)
         if (closed := self.runtime.engine.closed) is not None:
-            raise RequestError(f"the runtime is closed: {closed}" if isinstance(closed, BackendError) else "the runtime "
-                               "is closed", status=503)  # fmt: skip
+            raise RequestError(str(closed) or "the runtime is closed", status=503)
 
 
 def _longer(value: Any, most: int) -> bool:

@@ -55,8 +55,8 @@ def rendered_turns(template: ChatTemplate, turns: Sequence[Turn], controls: Coll
         for control in controls:
             if any(control in text for text, markup in turn.content if not markup):
                 raise OptionError(
-                    f"messages/{i}: the content has {control!r}, a control token's name, and {template.name} prints this "
-                    "content in a way of its own, so that the two cannot be told apart; remove it"
+                    f"messages/{i}: the content has {control!r}, a control token's name, and {template.name} prints "
+                    "this content in a way of its own, so that the two cannot be told apart; remove it"
                 )
     return [(whole, True)]
 

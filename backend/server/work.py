@@ -63,7 +63,7 @@ class Work:
                 branch = backend.open(seed=ask.sampling.seed, timeout=timeout)
                 work._branches.append(branch)
                 if ask.prompt and isinstance(ask.prompt[0], int):
-                    branch.append_tokens(list(ask.prompt))  # type: ignore[arg-type]
+                    branch.append_tokens(list(ask.prompt))
                 else:
                     for text, markup in ask.prompt:  # type: ignore[misc]
                         branch.append(text, markup=markup)
