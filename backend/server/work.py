@@ -55,7 +55,7 @@ class Work:
     def of(cls, backend: LocalBackend, asks: Sequence[Ask], where: str, timeout: float | None) -> Work:
         """Open a branch for each ask, and fork it for n samples. Constraints are prepared before.
 
-        n samples are forks, not one gen, so that each can be streamed.
+        n samples are forks, not one gen, so that each can be streamed. The first is what n=1 gives.
         """
         work = cls(backend, [])
         try:
@@ -67,11 +67,9 @@ class Work:
                 else:
                     for text, markup in ask.prompt:  # type: ignore[misc]
                         branch.append(text, markup=markup)
-                each = [branch] if ask.n == 1 else list(branch.fork(ask.n))
-                if ask.n > 1:
-                    work._branches += each
-                    branch.rest()
-                for one in each:
+                others = list(branch.fork(ask.n - 1)) if ask.n > 1 else []
+                work._branches += others
+                for one in (branch, *others):
                     work.calls.append((one, one.gen(GenRequest(ask.sampling, 1, where, ask.constraint))))
                     one.rest()
         except BaseException:

@@ -97,7 +97,11 @@ def whole(answer: Any) -> dict[int, dict[str, Any]]:
         {"tools": [ADD], "tool_choice": "required", "max_tokens": 200},
         {"tools": [ADD], "max_tokens": 60},
         {"tools": [ADD], "tool_choice": "none", "max_tokens": 20},
-        {"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "add"}}, "parallel_tool_calls": False},
+        {
+            "tools": [ADD],
+            "tool_choice": {"type": "function", "function": {"name": "add"}},
+            "parallel_tool_calls": False,
+        },
     ],
 )
 def test_a_stream_says_what_the_whole_answer_says(server: Served, fields: dict[str, Any]) -> None:
@@ -152,7 +156,9 @@ def test_a_tools_round_trip_with_the_openai_client(client: openai.OpenAI, server
         cached.append(answer.usage.prompt_tokens_details.cached_tokens)
         messages += [message, {"role": "tool", "tool_call_id": call.id, "content": "42 <|im_end|>"}]
     assert cached[0] < cached[1] < cached[2]
-    answer = client.chat.completions.create(model="toy", messages=messages, tools=[ADD], tool_choice="none", max_tokens=8)
+    answer = client.chat.completions.create(
+        model="toy", messages=messages, tools=[ADD], tool_choice="none", max_tokens=8
+    )
     assert not answer.choices[0].message.tool_calls
     with pytest.raises(openai.BadRequestError, match=r"messages/0/tool_call_id"):
         client.chat.completions.create(model="toy", messages=[{"role": "tool", "tool_call_id": "a", "content": "b"}])
@@ -179,7 +185,7 @@ def test_completions(server: Served) -> None:
     answer = server.post("/v1/completions", **fields).json()
     assert [c["index"] for c in answer["choices"]] == [0, 1, 2, 3]
     assert [c["text"][:2] for c in answer["choices"]] == ["ab", "ab", "th", "th"]
-    texts = {i: "" for i in range(4)}
+    texts = dict.fromkeys(range(4), "")
     for part in chunks(server.post("/v1/completions", **fields, stream=True)):
         for choice in part["choices"]:
             texts[choice["index"]] += choice["text"]
@@ -211,7 +217,12 @@ def test_completions(server: Served) -> None:
         ({"regex": "("}, "regex", "regex"),
         ({"response_format": {"type": "xml"}}, "response_format", "json_schema"),
         (
-            {"response_format": {**FORMAT, "json_schema": {"name": "x", "schema": {"properties": {"a": {"type": "in"}}}}}},
+            {
+                "response_format": {
+                    **FORMAT,
+                    "json_schema": {"name": "x", "schema": {"properties": {"a": {"type": "in"}}}},
+                }
+            },
             "response_format",
             "/properties/a/type",
         ),
