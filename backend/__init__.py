@@ -8,4 +8,5 @@ waiting.py   waiting, written once: flows and their drivers for threads and even
 runtime/     the local runtime
 bench/       what users measure on their own work: `sgl bench`
 remote/      other people's endpoints: OpenAI, Anthropic, LiteLLM, an SGLang server
+server/      the runtime of the process behind HTTP: `sgl serve`
 """

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...lang.errors import suggest
+from ...lang.sampling import shown
 from .errors import RequestError
 
 
@@ -56,6 +57,23 @@ class FieldTable:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def count(api: str, name: str, value: Any, most: int) -> int:
+    """A whole number of 0 .. `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise RequestError(f"{api}: {name} must be a whole number from 0 to {most}, got {shown(value)}", param=name)
+    return value
+
+
+def flag(api: str, body: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """A field that is true or false; null is the default."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise RequestError(f"{api}: {name} must be true or false, got {shown(value)}", param=name)
+    return value
 
 
 _SAMPLING = frozenset([

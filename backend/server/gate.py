@@ -20,7 +20,7 @@ WORK = frozenset(["/v1/chat/completions", "/v1/completions", "/generate"])
 RETRY_SECONDS = 1
 
 
-class Gate:
+class RequestGate:
     """Middleware. Refuses with 401 and 429, counts, and logs a line a request without its contents."""
 
     def __init__(self, app: ASGIApp, serving: Serving) -> None:

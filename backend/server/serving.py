@@ -14,7 +14,7 @@ from ..runtime.local import LocalBackend
 from .errors import RequestError
 from .flags import ServeOptions
 from .metrics import Metrics
-from .work import Ask, Work
+from .work import PromptRequest, RequestWork
 
 T = TypeVar("T")
 LARGE_BODY = 8192
@@ -32,7 +32,7 @@ class Serving:
         self.metrics = Metrics()
         self.under_way = 0
         self.ending = False
-        self._works: dict[Work, str | None] = {}
+        self._works: dict[RequestWork, str | None] = {}
 
     def check(self, model: Any) -> None:
         """Raise `RequestError` if a request names another model."""
@@ -50,12 +50,12 @@ class Serving:
             return await asyncio.to_thread(read, body, self.runtime)
         return read(body, self.runtime)
 
-    def begin(self, asks: Sequence[Ask], where: str) -> Work:
+    def begin(self, asks: Sequence[PromptRequest], where: str) -> RequestWork:
         """Start some asks, whose constraints are prepared."""
-        return Work.of(self.runtime, asks, where, self.options.request_timeout)
+        return RequestWork.of(self.runtime, asks, where, self.options.request_timeout)
 
     @contextmanager
-    def tracked(self, work: Work, rid: str | None = None) -> Iterator[Work]:
+    def tracked(self, work: RequestWork, rid: str | None = None) -> Iterator[RequestWork]:
         """Count a request's work while it runs, and end it afterwards, however that comes."""
         began = time.monotonic()
         self._works[work] = rid

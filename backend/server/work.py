@@ -17,7 +17,7 @@ from .turns import Pieces
 
 
 @dataclass(frozen=True)
-class Ask:
+class PromptRequest:
     """One prompt, as pieces (text, whether it is markup) or as token ids, and what is asked of it."""
 
     prompt: Pieces | list[int]
@@ -36,7 +36,7 @@ class Growth:
     result: GenResult | None = None
 
 
-class Work:
+class RequestWork:
     """The gens of one request, under way from the moment the object is made.
 
     `first`: when the first text was there. `owner`: what closes the branches when it is collected, and so is kept.
@@ -52,7 +52,7 @@ class Work:
         self._branches = [branch for branch, _ in calls]
 
     @classmethod
-    def of(cls, backend: LocalBackend, asks: Sequence[Ask], where: str, timeout: float | None) -> Work:
+    def of(cls, backend: LocalBackend, asks: Sequence[PromptRequest], where: str, timeout: float | None) -> RequestWork:
         """Open a branch for each ask, and fork it for n samples. Constraints are prepared before.
 
         n samples are forks, not one gen, so that each can be streamed. The first is what n=1 gives.

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -48,7 +49,6 @@ def test_generate_is_the_runtimes_own(server: Served, fields: dict[str, Any]) ->
     assert answer.status_code == 200, answer.text
     own = {("prompt" if name == "text" else name): value for name, value in fields.items()}
     if isinstance(fields["sampling_params"], list):
-        answer.json()[1]["text"] in ("ab", "cd")
         assert without_times(answer.json()[0]) == without_times(server.runtime.generate(**own)[0])
     else:
         assert without_times(answer.json()) == without_times(server.runtime.generate(**own))
@@ -61,7 +61,7 @@ def test_a_stream_ends_with_the_whole_answer(server: Served) -> None:
     assert lines[-2:] == ["data: [DONE]", ""]
     events = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
     assert without_times(events[-1]) == without_times(answer)
-    for before, after in zip(events, events[1:]):
+    for before, after in pairwise(events):
         assert after["text"].startswith(before["text"]) and before["meta_info"]["finish_reason"] is None
 
 

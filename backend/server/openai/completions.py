@@ -6,16 +6,16 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...lang.sampling import shown
-from ..base import GenResult
-from ..runtime.local import LocalBackend
-from ..runtime.text.tokenizer import Tokenizer
-from .asked import MOST_TOP_LOGPROBS, constraint_of, count, flag, prepare, sampling_of, wants_usage
+from ....lang.sampling import shown
+from ...base import GenResult
+from ...runtime.local import LocalBackend
+from ...runtime.text.tokenizer import Tokenizer
+from ..errors import RequestError
+from ..fields import COMPLETIONS, count, flag
+from ..work import PromptRequest, RequestWork
+from .asked import MOST_TOP_LOGPROBS, constraint_of, prepare, sampling_of, wants_usage
 from .chat import head, usage_of
-from .errors import RequestError
-from .fields import COMPLETIONS
 from .logprobs import Shown, of_completion
-from .work import Ask, Work
 
 API = "completions"
 DEFAULT_TOKENS = 16
@@ -27,7 +27,7 @@ MOST_PROMPTS = 1024
 class CompletionRequest:
     """A checked request. `echoes`: the prompts as text, if they are to be told again."""
 
-    asks: list[Ask]
+    asks: list[PromptRequest]
     echoes: list[str] | None
     top: int | None
     stream: bool
@@ -57,7 +57,7 @@ def read_completion(body: Mapping[str, Any], backend: LocalBackend) -> Completio
     if echo and top is not None:
         sampling = replace(sampling, logprob_start_len=0)
     asks = [
-        Ask([(prompt, special)] if isinstance(prompt, str) else prompt, sampling, sampling.n or 1, constraint)
+        PromptRequest([(prompt, special)] if isinstance(prompt, str) else prompt, sampling, sampling.n or 1, constraint)
         for prompt in prompts
     ]
     if sum(ask.n for ask in asks) > MOST_PROMPTS:
@@ -114,7 +114,7 @@ class CompletionWriter:
         return {"text": lead + text, "logprobs": logprobs, "finish_reason": finish}
 
 
-async def answer(request: CompletionRequest, work: Work, model: str) -> dict[str, Any]:
+async def answer(request: CompletionRequest, work: RequestWork, model: str) -> dict[str, Any]:
     """The whole answer."""
     results = await work.results()
     choices = [
@@ -125,7 +125,7 @@ async def answer(request: CompletionRequest, work: Work, model: str) -> dict[str
     return {**head("text_completion", "cmpl", model), "choices": choices, "usage": usage}
 
 
-async def events(request: CompletionRequest, work: Work, model: str) -> AsyncGenerator[dict[str, Any], None]:
+async def events(request: CompletionRequest, work: RequestWork, model: str) -> AsyncGenerator[dict[str, Any], None]:
     """The chunks of a stream."""
     top = head("text_completion", "cmpl", model)
     more: dict[str, Any] = {"usage": None} if request.usage else {}

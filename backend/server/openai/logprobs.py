@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import TokenLogprob
-from ..runtime.text.tokenizer import Tokenizer
+from ...base import TokenLogprob
+from ...runtime.text.tokenizer import Tokenizer
 
 LEAST = -9999.0
 """Stands for a probability of 0, as JSON has no infinity."""

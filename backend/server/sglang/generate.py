@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from ..meta import call_id
-from ..runtime.generate import GenerateCall, as_dict
-from ..runtime.local import LocalBackend
-from .asked import flag
-from .errors import RequestError
-from .fields import GENERATE
-from .work import Work
+from ...meta import call_id
+from ...runtime.generate import GenerateCall, as_dict
+from ...runtime.local import LocalBackend
+from ..errors import RequestError
+from ..fields import GENERATE, flag
+from ..work import RequestWork
 
 API = "generate"
 
@@ -50,7 +49,7 @@ def _check_scalars(body: Mapping[str, Any]) -> None:
             raise RequestError(f"{API}: {name} must not be empty", param=name)
 
 
-async def events(work: Work, rid: str | None, batch: bool) -> AsyncGenerator[dict[str, Any], None]:
+async def events(work: RequestWork, rid: str | None, batch: bool) -> AsyncGenerator[dict[str, Any], None]:
     """The events of a stream: the result so far, with its `index` in a batch."""
     ids: Sequence[str] = [rid or call_id("generate") for _ in work.calls]
     async for growth in work.growths(details=True):

@@ -12,21 +12,21 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...lang.chat import ChatTemplate
-from ...lang.errors import OptionError
-from ...lang.sampling import shown
-from ...lang.syntax import ArgumentsDelta, CallBegan, CallEvent, CallReader, CallSyntax, TextDelta, ThinkingDelta
-from ...lang.syntax.matching import shows_tools
-from ..base import GenResult
-from ..runtime.local import LocalBackend
-from ..runtime.text.tokenizer import Tokenizer
-from .asked import MOST_TOP_LOGPROBS, constraint_of, count, flag, prepare, sampling_of, wants_usage
+from ....lang.chat import ChatTemplate
+from ....lang.errors import OptionError
+from ....lang.sampling import shown
+from ....lang.syntax import ArgumentsDelta, CallBegan, CallEvent, CallReader, CallSyntax, TextDelta, ThinkingDelta
+from ....lang.syntax.matching import shows_tools
+from ...base import GenResult
+from ...runtime.local import LocalBackend
+from ...runtime.text.tokenizer import Tokenizer
+from ..errors import RequestError
+from ..fields import CHAT, MESSAGE, count, flag
+from ..turns import Pieces, Turn, rendered_turns
+from ..work import PromptRequest, RequestWork
+from .asked import MOST_TOP_LOGPROBS, constraint_of, prepare, sampling_of, wants_usage
 from .calling import API, Calling, calling_of, calls_of
-from .errors import RequestError
-from .fields import CHAT, MESSAGE
 from .logprobs import Shown, of_chat
-from .turns import Pieces, Turn, rendered_turns
-from .work import Ask, Work
 
 _TOOL_ROLE = re.compile(r"""["']tool["']""")
 """What a chat template that knows the role of tools' results has in its source."""
@@ -38,7 +38,7 @@ _RESULT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
 class ChatRequest:
     """A checked request."""
 
-    ask: Ask
+    ask: PromptRequest
     calling: Calling
     stream: bool
     usage: bool
@@ -64,7 +64,7 @@ def read_chat(body: Mapping[str, Any], backend: LocalBackend) -> ChatRequest:
     tops = count(API, "top_logprobs", top or 0, MOST_TOP_LOGPROBS) if logprobs else None
     constraint = constraint_of(API, body)
     sampling = sampling_of(API, body, backend.options.context_length if constraint is None else None, tops)
-    ask = Ask(prompt, sampling, sampling.n or 1, calling.constraint(constraint))
+    ask = PromptRequest(prompt, sampling, sampling.n or 1, calling.constraint(constraint))
     prepare(API, body, backend, ask.constraint, calling.allowed)
     return ChatRequest(ask, calling, flag(API, body, "stream"), wants_usage(API, body), logprobs)
 
@@ -275,7 +275,7 @@ def head(kind: str, id_begin: str, model: str) -> dict[str, Any]:
     return {"id": f"{id_begin}-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
 
 
-async def answer(request: ChatRequest, work: Work, model: str) -> dict[str, Any]:
+async def answer(request: ChatRequest, work: RequestWork, model: str) -> dict[str, Any]:
     """The whole answer."""
     results = await work.results()
     choices = []
@@ -314,7 +314,7 @@ def _joined(deltas: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
     return message, next((delta["logprobs"] for delta in deltas if "logprobs" in delta), None)
 
 
-async def events(request: ChatRequest, work: Work, model: str) -> AsyncGenerator[dict[str, Any], None]:
+async def events(request: ChatRequest, work: RequestWork, model: str) -> AsyncGenerator[dict[str, Any], None]:
     """The chunks of a stream."""
     top = head("chat.completion.chunk", "chatcmpl", model)
     more: dict[str, Any] = {"usage": None} if request.usage else {}

@@ -10,15 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...lang.chat import ChatTemplate
-from ...lang.constraint import Constraint
-from ...lang.errors import OptionError, ToolError, suggest
-from ...lang.sampling import shown
-from ...lang.syntax import CallReader, CallSyntax, ThinkingMode, syntax_of
-from ...lang.tools.listing import tool_list
-from ...lang.tools.spec import ToolCall, ToolSpec
-from .asked import flag
-from .errors import RequestError
+from ....lang.chat import ChatTemplate
+from ....lang.constraint import Constraint
+from ....lang.errors import OptionError, ToolError, suggest
+from ....lang.sampling import shown
+from ....lang.syntax import CallReader, CallSyntax, ThinkingMode, syntax_of
+from ....lang.tools.listing import tool_list
+from ....lang.tools.spec import ToolCall, ToolSpec
+from ..errors import RequestError
+from ..fields import flag
 
 API = "chat.completions"
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...lang.constraint import Constraint, ebnf, json_schema, regex
-from ...lang.errors import ConstraintError, OptionError
-from ...lang.sampling import OPTIONS, Sampling, shown
-from ...lang.tags.formats import structural_tag
-from ...lang.tools.spec import ToolSpec
-from ..runtime.local import LocalBackend
-from .errors import RequestError
+from ....lang.constraint import Constraint, ebnf, json_schema, regex
+from ....lang.errors import ConstraintError, OptionError
+from ....lang.sampling import OPTIONS, Sampling, shown
+from ....lang.tags.formats import structural_tag
+from ....lang.tools.spec import ToolSpec
+from ...runtime.local import LocalBackend
+from ..errors import RequestError
+from ..fields import flag
 
 MOST_TOP_LOGPROBS = 20
 """As in OpenAI's API."""
@@ -55,23 +56,6 @@ def sampling_of(api: str, body: Mapping[str, Any], default_tokens: int | None, t
     if top_logprobs is not None:
         given |= {"return_logprob": True, "top_logprobs_num": top_logprobs}
     return Sampling.of(api, **given)
-
-
-def count(api: str, name: str, value: Any, most: int) -> int:
-    """A whole number of 0 .. `most`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise RequestError(f"{api}: {name} must be a whole number from 0 to {most}, got {shown(value)}", param=name)
-    return value
-
-
-def flag(api: str, body: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    """A field that is true or false; null is the default."""
-    value = body.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise RequestError(f"{api}: {name} must be true or false, got {shown(value)}", param=name)
-    return value
 
 
 def wants_usage(api: str, body: Mapping[str, Any]) -> bool:

@@ -1,0 +1,54 @@
+"""An answer to a request: whole, or as a stream of events. The work ends with it, or when the client goes away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .errors import RequestError, told
+from .serving import Serving
+from .wire import Events, Json, unless_gone
+from .work import RequestWork
+
+log = logging.getLogger("sgl")
+GONE = 499
+"""The status of an answer that nobody reads any more, for the log."""
+
+
+async def answered(
+    request: Request,
+    serving: Serving,
+    work: RequestWork,
+    whole: Callable[[], Awaitable[Any]],
+    stream: Callable[[], AsyncGenerator[Any, None]] | None,
+    rid: str | None = None,
+) -> Response:
+    """Answer with `whole()`, or with the events of `stream()` if it is given."""
+    if stream is None:
+        with serving.tracked(work, rid):
+            answer = await unless_gone(request, whole())
+        return Response(status_code=GONE) if answer is None else Json(answer)
+
+    events = stream()
+
+    async def tracked() -> AsyncGenerator[Any, None]:
+        with serving.tracked(work, rid):
+            try:
+                async for event in events:
+                    yield event
+            finally:
+                await events.aclose()
+
+    return Events(tracked(), failed)
+
+
+def failed(error: BaseException) -> tuple[int, Any]:
+    """The status and body of an error. One that is not the client's goes to the log."""
+    status, said = told(error)
+    if status >= 500 and not isinstance(error, RequestError):
+        log.error("a request failed", exc_info=error)
+    return status, said

@@ -1,0 +1,5 @@
+"""SGLang's own API.
+
+routes.py    the routes
+generate.py  /generate
+"""
