@@ -9,37 +9,31 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from ....lang.chat import ChatTemplate
-from ....lang.errors import OptionError
 from ....lang.sampling import shown
-from ....lang.syntax import ArgumentsDelta, CallBegan, CallEvent, CallReader, CallSyntax, TextDelta, ThinkingDelta
-from ....lang.syntax.matching import shows_tools
+from ....lang.syntax import ArgumentsDelta, CallBegan, CallEvent, TextDelta, ThinkingDelta
 from ...base import GenResult
 from ...runtime.local import LocalBackend
 from ...runtime.text.tokenizer import Tokenizer
+from ..conversation import ConversationRequest, Said, conversation, template_of
 from ..errors import RequestError
 from ..fields import CHAT, MESSAGE, count, flag
-from ..turns import Pieces, Turn, rendered_turns
-from ..work import PromptRequest, RequestWork
+from ..work import RequestWork
 from .asked import MOST_TOP_LOGPROBS, constraint_of, prepare, sampling_of, wants_usage
-from .calling import API, Calling, calling_of, calls_of
 from .logprobs import Shown, of_chat
+from .tools import calls_of, tool_use
 
-_TOOL_ROLE = re.compile(r"""["']tool["']""")
-"""What a chat template that knows the role of tools' results has in its source."""
+API = "chat.completions"
 _ROLES = ("system", "developer", "user", "assistant", "tool")
-_RESULT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
 
 
 @dataclass(frozen=True)
 class ChatRequest:
     """A checked request."""
 
-    ask: PromptRequest
-    calling: Calling
+    conversation: ConversationRequest
     stream: bool
     usage: bool
     logprobs: bool
@@ -48,25 +42,17 @@ class ChatRequest:
 def read_chat(body: Mapping[str, Any], backend: LocalBackend) -> ChatRequest:
     """Check a body. Raises `RequestError`, and the errors of constraints, tools and templates."""
     CHAT.check(body)
-    if (template := backend.chat_template) is None:
-        raise RequestError(f"{API}: this model has no chat template; use /v1/completions, or pass --chat-template")
-    controls = backend.tokenizer.control_texts
-    messages = _messages(body.get("messages"))
-    calling = calling_of(body, template, controls, messages)
-    turns, options = _turns(messages, calling, template), _options(body)
-    if calling.specs and shows_tools(template):
-        options["tools"] = [spec.openai() for spec in calling.specs]
-    prompt = rendered_turns(template, turns, controls, **options)
-    calling = replace(calling, thinking=_thinking(calling.syntax, prompt, template))
+    template_of(API, backend)
+    said, tools = _messages(body.get("messages")), tool_use(API, body, backend.tokenizer.control_texts)
     logprobs, top = flag(API, body, "logprobs"), body.get("top_logprobs")
     if top is not None and not logprobs:
         raise RequestError(f"{API}: top_logprobs needs logprobs: true", param="top_logprobs")
     tops = count(API, "top_logprobs", top or 0, MOST_TOP_LOGPROBS) if logprobs else None
     constraint = constraint_of(API, body)
     sampling = sampling_of(API, body, backend.options.context_length if constraint is None else None, tops)
-    ask = PromptRequest(prompt, sampling, sampling.n or 1, calling.constraint(constraint))
-    prepare(API, body, backend, ask.constraint, calling.allowed)
-    return ChatRequest(ask, calling, flag(API, body, "stream"), wants_usage(API, body), logprobs)
+    request = conversation(API, backend, said, tools, sampling, constraint, _options(body))
+    prepare(API, body, backend, request.ask.constraint, tools.allowed)
+    return ChatRequest(request, flag(API, body, "stream"), wants_usage(API, body), logprobs)
 
 
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,19 +76,11 @@ def _is_word(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_. -]{0,64}", value) is not None
 
 
-def _thinking(syntax: CallSyntax, prompt: Pieces, template: ChatTemplate) -> Any:
-    """Whether reasoning comes first: the prompt has begun it, or the template speaks of it."""
-    if syntax.thinking is None:
-        return "none"
-    if syntax.opens_thinking("".join(text for text, _ in prompt[-2:])):
-        return "open"
-    return "auto" if syntax.thinking.begin.strip() in template.source else "none"
-
-
 # -- messages
-def _messages(listed: Any) -> list[Mapping[str, Any]]:
+def _messages(listed: Any) -> list[Said]:
     if not isinstance(listed, list) or not listed:
         raise RequestError(f"{API}: messages must be a list with at least one message", param="messages")
+    said = []
     for i, message in enumerate(listed):
         at = f"messages/{i}"
         if not isinstance(message, Mapping):
@@ -113,65 +91,10 @@ def _messages(listed: Any) -> list[Mapping[str, Any]]:
                 f"{API}: {at}/role must be one of {', '.join(_ROLES)}, got {shown(message.get('role'))}",
                 param=f"{at}/role",
             )
-    return listed
-
-
-def _turns(messages: Sequence[Mapping[str, Any]], calling: Calling, template: ChatTemplate) -> list[Turn]:
-    """The turns that the template is rendered with."""
-    knows_results = _TOOL_ROLE.search(template.source) is not None
-    names: dict[str, str] = {}  # of calls, by id
-    turns: list[Turn] = []
-    results: list[str] = []
-    for i, message in enumerate(messages):
-        at, role = f"messages/{i}", message["role"]
-        text = _text(message, at)
-        if role == "tool":
-            turn = _result(message, text, names, at)
-            if knows_results:
-                turns.append(turn)
-            else:
-                results.append(text)
-            continue
-        lead = ""
-        if results:
-            shown_as, said = calling.syntax.result_turn(results)
-            results = []
-            if shown_as == role:  # such turns may not follow one another
-                lead = said + "\n"
-            else:
-                turns.append(Turn(shown_as, [(said, False)]))
-        if role == "assistant":
-            calls = calls_of(message, at)
-            names |= {call.id: call.name for call in calls}
-            try:
-                content = calling.syntax.pieces(calls, text) if calls else [(text, False)]
-            except OptionError as error:
-                raise RequestError(f"{API}: {at}/tool_calls: {error}", param=f"{at}/tool_calls") from None
-            turns.append(Turn(role, content))
-        else:
-            turns.append(Turn("system" if role == "developer" else role, [(lead + text, False)]))
-    if results:
-        shown_as, said = calling.syntax.result_turn(results)
-        turns.append(Turn(shown_as, [(said, False)]))
-    return _with_tools(turns, calling) if calling.specs and not shows_tools(template) else turns
-
-
-def _with_tools(turns: list[Turn], calling: Calling) -> list[Turn]:
-    """Show the tools at the end of the system's message: the template shows none."""
-    told = calling.syntax.prompt(calling.specs)
-    if turns[0].role == "system":
-        return [Turn("system", [(f"{turns[0].text}\n\n{told}", False)]), *turns[1:]]
-    return [Turn("system", [(told, False)]), *turns]
-
-
-def _result(message: Mapping[str, Any], text: str, names: Mapping[str, str], at: str) -> Turn:
-    answers = message.get("tool_call_id")
-    if not isinstance(answers, str) or not _RESULT_ID.fullmatch(answers) or answers not in names:
-        raise RequestError(
-            f"{API}: {at}/tool_call_id must be the id of a call in a message before, got {shown(answers)}",
-            param=f"{at}/tool_call_id",
-        )
-    return Turn("tool", [(text, False)], {"name": names[answers], "tool_call_id": answers})
+        role = "system" if message["role"] == "developer" else message["role"]
+        calls = calls_of(API, message, at) if role == "assistant" else ()
+        said.append(Said(role, _text(message, at), at, calls, message.get("tool_call_id")))
+    return said
 
 
 def _text(message: Mapping[str, Any], at: str) -> str:
@@ -200,60 +123,39 @@ class ChoiceWriter:
     """Turns the text of one choice into deltas. `finish`: why it ended."""
 
     def __init__(self, request: ChatRequest, tokenizer: Tokenizer) -> None:
-        self._reader: CallReader | None = request.calling.reader(request.ask.constraint)
-        self._syntax = request.calling.syntax
+        self._reader = request.conversation.reader()
         self._shown = Shown(tokenizer) if request.logprobs else None
         self._tokenizer = tokenizer
         self._text = ""
-        self._held = ""  # what may stand between a text and calls
-        self._calls = 0
-        self.finish: str | None = None
+
+    @property
+    def finish(self) -> str | None:
+        return self._reader.finish
 
     def write(self, text: str, so_far: GenResult | None, result: GenResult | None) -> list[dict[str, Any]]:
         """The deltas of more text; `logprobs`, if they are wanted, are in the last one."""
         self._text += text
-        deltas = self._deltas(text, result is not None)
+        deltas = [delta for event in self._reader.read(text, result) if (delta := _delta(event))]
         known = result or so_far
         if self._shown is not None and known is not None:
             tokens = self._shown.take(known.logprobs or (), self._text, result is not None)
             if tokens:
                 deltas = deltas or [{}]
                 deltas[-1] = {**deltas[-1], "logprobs": of_chat(tokens, self._tokenizer)}
-        if result is not None:
-            kind = result.finish_reason["type"]
-            self.finish = "tool_calls" if self._calls and kind == "stop" else str(kind)
         return deltas
 
-    def _deltas(self, text: str, done: bool) -> list[dict[str, Any]]:
-        if self._reader is None:
-            return [{"content": text}] if text else []
-        events = self._reader.feed(text)
-        if done:
-            events = [*events, *self._reader.close()]
-        found = [delta for event in events for delta in self._delta(event)]
-        if done and self._held:
-            found.append({"content": self._held})
-            self._held = ""
-        return found
 
-    def _delta(self, event: CallEvent) -> list[dict[str, Any]]:
-        if isinstance(event, ThinkingDelta):
-            return [{"reasoning_content": event.text}] if event.text else []
-        if isinstance(event, TextDelta):
-            text = self._held + event.text
-            ends = [lead[:i] for lead in (self._syntax.lead, self._syntax.alone) for i in range(len(lead), 0, -1)]
-            self._held = max((end for end in ends if text.endswith(end)), key=len, default="")
-            text = text[: len(text) - len(self._held)]
-            return [{"content": text}] if text else []
-        if isinstance(event, CallBegan):
-            self._calls += 1
-            held, self._held = self._syntax.content(self._held), ""
-            call = {"index": event.index, "id": event.id, "type": "function"}
-            begun = {"tool_calls": [{**call, "function": {"name": event.name, "arguments": ""}}]}
-            return [{"content": held}, begun] if held else [begun]
-        if isinstance(event, ArgumentsDelta):
-            return [{"tool_calls": [{"index": event.index, "function": {"arguments": event.json}}]}]
-        return []
+def _delta(event: CallEvent) -> dict[str, Any]:
+    if isinstance(event, ThinkingDelta):
+        return {"reasoning_content": event.text}
+    if isinstance(event, TextDelta):
+        return {"content": event.text}
+    if isinstance(event, CallBegan):
+        call = {"index": event.index, "id": event.id, "type": "function"}
+        return {"tool_calls": [{**call, "function": {"name": event.name, "arguments": ""}}]}
+    if isinstance(event, ArgumentsDelta):
+        return {"tool_calls": [{"index": event.index, "function": {"arguments": event.json}}]}
+    return {}
 
 
 def usage_of(results: Sequence[GenResult], prompts: int, each: int) -> dict[str, Any]:
@@ -284,7 +186,7 @@ async def answer(request: ChatRequest, work: RequestWork, model: str) -> dict[st
         message, logprobs = _joined(writer.write(result.text, None, result))
         logprobs = logprobs or ({"content": [], "refusal": None} if request.logprobs else None)
         choices.append({"index": i, "message": message, "logprobs": logprobs, "finish_reason": writer.finish})
-    usage = usage_of(results, 1, request.ask.n)
+    usage = usage_of(results, 1, request.conversation.ask.n)
     return {**head("chat.completion", "chatcmpl", model), "choices": choices, "usage": usage}
 
 
@@ -338,5 +240,5 @@ async def events(request: ChatRequest, work: RequestWork, model: str) -> AsyncGe
             results[i] = growth.result
             yield chunk(i, {}, writer.finish)
     if request.usage:
-        usage = usage_of([results[i] for i in sorted(results)], 1, request.ask.n)
+        usage = usage_of([results[i] for i in sorted(results)], 1, request.conversation.ask.n)
         yield {**top, "choices": [], "usage": usage}

@@ -21,7 +21,7 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         read = await serving.read(await read_json(request, limit), chat.read_chat)
-        work = serving.begin([read.ask], "chat.completions")
+        work = serving.begin([read.conversation.ask], "chat.completions")
         stream = (lambda: chat.events(read, work, serving.model)) if read.stream else None
         return await answered(request, serving, work, lambda: chat.answer(read, work, serving.model), stream)
 
