@@ -16,6 +16,8 @@ conversation.py  a conversation and the message that follows, for every API that
 calling.py       the tools of a conversation, and how calls are read
 turns.py         messages as text, with the model's chat template
 openai/          OpenAI's API
+anthropic/       Anthropic's API
+ollama/          Ollama's API
 sglang/          SGLang's own API
 operation.py     the routes of operation: health and metrics
 metrics.py       /metrics, in Prometheus' text form

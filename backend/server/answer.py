@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import RequestError, told
+from .errors import RequestError, in_form_of, told
 from .serving import Serving
-from .wire import Events, Json, unless_gone
+from .wire import Events, Json, StreamForm, unless_gone
 from .work import RequestWork
 
 log = logging.getLogger("sgl")
@@ -26,8 +27,9 @@ async def answered(
     whole: Callable[[], Awaitable[Any]],
     stream: Callable[[], AsyncGenerator[Any, None]] | None,
     rid: str | None = None,
+    form: StreamForm = "data",
 ) -> Response:
-    """Answer with `whole()`, or with the events of `stream()` if it is given."""
+    """Answer with `whole()`, or with the events of `stream()` if it is given, in this form."""
     if stream is None:
         with serving.tracked(work, rid):
             answer = await unless_gone(request, whole())
@@ -43,12 +45,12 @@ async def answered(
             finally:
                 await events.aclose()
 
-    return Events(tracked(), failed)
+    return Events(tracked(), partial(failed, request.url.path), form)
 
 
-def failed(error: BaseException) -> tuple[int, Any]:
-    """The status and body of an error. One that is not the client's goes to the log."""
+def failed(path: str, error: BaseException) -> tuple[int, Any]:
+    """The status and body of an error on a route. One that is not the client's goes to the log."""
     status, said = told(error)
     if status >= 500 and not isinstance(error, RequestError):
         log.error("a request failed", exc_info=error)
-    return status, said
+    return status, in_form_of(path, status, said)

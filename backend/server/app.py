@@ -10,15 +10,17 @@ from ...lang.errors import SglError
 from ..runtime.local import LocalBackend
 from . import operation
 from .answer import failed
-from .errors import body
+from .anthropic import routes as anthropic_routes
+from .errors import body, in_form_of
 from .flags import ServeOptions
 from .gate import RequestGate
+from .ollama import routes as ollama_routes
 from .openai import routes as openai_routes
 from .serving import Serving
 from .sglang import routes as sglang_routes
 from .wire import Json
 
-LATER = ("/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/embeddings", "/api/chat", "/api/generate")
+LATER = ("/v1/responses", "/v1/embeddings", "/api/embed")
 """Routes of later versions."""
 
 
@@ -34,22 +36,21 @@ def build_app(runtime: LocalBackend, options: ServeOptions | None = None) -> Fas
     app.add_exception_handler(Exception, _failed)
     app.add_exception_handler(404, _no_route)
     app.add_exception_handler(405, _no_route)
-    for routes in (openai_routes, sglang_routes, operation):
+    for routes in (openai_routes, anthropic_routes, ollama_routes, sglang_routes, operation):
         routes.add_routes(app, serving)
     return app
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    status, said = failed(error)
+    status, said = failed(request.url.path, error)
     return Json(said, status)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     if request.url.path in LATER:
-        return Json(
-            body(f"{request.url.path} is not supported by this version of sgl yet", 404, None, "not_supported"), 404
-        )
+        said = f"{request.url.path} is not supported by this version of sgl yet"
+        return Json(in_form_of(request.url.path, 404, body(said, 404, None, "not_supported")), 404)
     known = sorted({route.path for route in request.app.routes if hasattr(route, "path")})
     said = f"there is no {request.method} {request.url.path}; there are: {', '.join(known)}"
-    return Json(body(said[:2000], status), status)
+    return Json(in_form_of(request.url.path, status, body(said[:2000], status)), status)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...lang.constraint import Constraint
-from ...lang.errors import OptionError, ToolError, suggest
+from ...lang.errors import ConstraintError, OptionError, ToolError, suggest
 from ...lang.sampling import shown
 from ...lang.syntax import CallReader, CallSyntax, ThinkingMode
 from ...lang.tools.listing import tool_list
 from ...lang.tools.spec import ToolSpec
+from ..runtime.local import LocalBackend
 from .errors import RequestError
 
 
@@ -92,3 +93,21 @@ def named_tools(api: str, names: Sequence[Any], specs: Sequence[ToolSpec]) -> tu
                 param="tool_choice",
             )
     return tuple(spec for spec in specs if spec.name in names)
+
+
+def prepare(
+    api: str, name: str, backend: LocalBackend, constraint: Constraint | None, tools: Sequence[ToolSpec] = ()
+) -> None:
+    """Compile the constraint of a request, which field `name` says.
+
+    Raises `RequestError` with the field, or the tool, that cannot be enforced.
+    """
+    if constraint is None:
+        return
+    try:
+        for tool in tools:
+            backend.prepare(tool.parameters, f"tools: tool {tool.name}, parameters")
+        backend.prepare(constraint, name)
+    except ConstraintError as error:
+        param = "tools" if str(error).startswith("tools") else name
+        raise RequestError(f"{api}: {error}", param=param, code="invalid_constraint") from None

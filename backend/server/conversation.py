@@ -20,7 +20,7 @@ from ...lang.syntax.matching import shows_tools
 from ...lang.tools.spec import ToolCall
 from ..base import GenResult
 from ..runtime.local import LocalBackend
-from .calling import Calling, ToolUse
+from .calling import Calling, ToolUse, prepare
 from .errors import RequestError
 from .turns import Pieces, Turn, rendered_turns
 from .work import PromptRequest
@@ -50,6 +50,7 @@ class Said:
 class ConversationRequest:
     """A checked request: what the model is asked, and how its message is read."""
 
+    prompt: Pieces
     ask: PromptRequest
     calling: Calling
 
@@ -72,6 +73,7 @@ def conversation(
     tools: ToolUse,
     sampling: Sampling,
     answer: Constraint | None = None,
+    answer_at: str = "tools",
     options: Mapping[str, Any] | None = None,
 ) -> ConversationRequest:
     """Make the prompt of a conversation, and the constraint of the message that follows.
@@ -83,10 +85,12 @@ def conversation(
         tools: What may be called.
         sampling: The sampling options.
         answer: The constraint of the message's text.
+        answer_at: The field that says it, for errors.
         options: Further variables of the chat template.
 
     Raises:
-        RequestError: A message cannot be shown to this model; names where it stands.
+        RequestError: A message cannot be shown to this model, or a constraint or tool cannot be enforced; it names
+            where that stands.
     """
     template = template_of(api, backend)
     controls = backend.tokenizer.control_texts
@@ -98,7 +102,29 @@ def conversation(
         options["tools"] = [spec.openai() for spec in calling.specs]
     prompt = rendered_turns(template, _turns(api, said, calling, template), controls, **options)
     calling = replace(calling, thinking=_thinking(syntax, prompt, template))
-    return ConversationRequest(PromptRequest(prompt, sampling, sampling.n or 1, calling.constraint(answer)), calling)
+    constraint = calling.constraint(answer)
+    prepare(api, answer_at, backend, constraint, tools.allowed)
+    return ConversationRequest(prompt, PromptRequest(prompt, sampling, sampling.n or 1, constraint), calling)
+
+
+def reasoning_option(api: str, field: str, backend: LocalBackend, wanted: bool | None) -> dict[str, Any]:
+    """What the chat template is told when a request's `field` says whether reasoning is wanted; None: nothing said.
+
+    Raises `RequestError` if the model writes none, or if it cannot be switched off.
+    """
+    if wanted is None:
+        return {}
+    template = template_of(api, backend)
+    form = syntax_of(template).thinking
+    thinks = form is not None and form.begin.strip() in template.source
+    if "enable_thinking" in template.source:
+        return {"enable_thinking": wanted}
+    if wanted and not thinks:
+        raise RequestError(f"{api}: {field}: this model writes no reasoning; leave it out", param=field)
+    if thinks and not wanted:
+        said = f"{api}: {field}: reasoning of this model cannot be switched off: its chat template has no such option"
+        raise RequestError(said, param=field)
+    return {}
 
 
 def _thinking(syntax: CallSyntax, prompt: Pieces, template: ChatTemplate) -> ThinkingMode:

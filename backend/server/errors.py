@@ -1,4 +1,4 @@
-"""Errors as HTTP statuses and bodies in OpenAI's form. Knows nothing of routes."""
+"""Errors as HTTP statuses and bodies, in OpenAI's form and in that of other APIs."""
 
 from __future__ import annotations
 
@@ -57,3 +57,20 @@ def body(message: str, status: int, param: str | None = None, code: str | None =
     """An error's body."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+_ANTHROPIC = {
+    401: "authentication_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
+    503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
+
+
+def in_form_of(path: str, status: int, said: dict[str, Any]) -> dict[str, Any]:
+    """An error's body in the form of the API that a route belongs to."""
+    message = said["error"]["message"]
+    if path.startswith("/v1/messages"):
+        kind = _ANTHROPIC.get(status, "invalid_request_error" if status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    if path.startswith("/api/"):
+        return {"error": message}
+    return said

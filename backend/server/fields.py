@@ -1,11 +1,13 @@
 """What each API does with each field of a request. Knows nothing of what an obeyed field means.
 
 A field is *obeyed*, *inert* (accepted: it changes no text), or *refused*: it would change the text, and this server
-does not carry it out. A refused field may be sent with a value that asks for nothing. Any other field is an error.
+does not carry it out. A refused field may be sent with a value that asks for nothing. Any other field is an
+error, or left out with a warning where the clients of an API send fields of their own.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +16,24 @@ from ...lang.errors import suggest
 from ...lang.sampling import shown
 from .errors import RequestError
 
+log = logging.getLogger("sgl")
+MOST_WARNINGS = 1000
+_warned: set[tuple[str, str]] = set()
+
 
 @dataclass(frozen=True)
 class FieldTable:
-    """The fields of one API. `refused`: the name, what to do instead, and the values that ask for nothing."""
+    """The fields of one API. `refused`: the name, what to do instead, and the values that ask for nothing.
+
+    `tolerant`: a field that nobody knows is left out, with a warning in the log once a name. So it is where clients
+    send fields of their own.
+    """
 
     api: str
     obeyed: frozenset[str]
     inert: frozenset[str] = frozenset()
     refused: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
+    tolerant: bool = False
 
     def check(self, body: Mapping[str, Any], at: str = "") -> None:
         """Raise `RequestError` for the first field that is not obeyed and not harmless. `at`: where the body stands."""
@@ -38,12 +49,21 @@ class FieldTable:
                     param=at + name,
                     code="unsupported_field",
                 )
+            if self.tolerant:
+                self._warn(at + str(name))
+                continue
             known = [*self.obeyed, *self.inert, *self.refused]
             raise RequestError(
                 f"{self.api}: unknown field {at + str(name)!r:.120}{suggest(str(name)[:100], known)}",
                 param=f"{at}{name}"[:120],
                 code="unknown_field",
             )
+
+    def _warn(self, name: str) -> None:
+        key = (self.api, name[:120])
+        if key not in _warned and len(_warned) < MOST_WARNINGS:
+            _warned.add(key)
+            log.warning("%s: unknown field %.120r is left out; further ones are not told", *key)
 
     def describe(self) -> str:
         """The table in Markdown, for the documentation."""
@@ -52,6 +72,7 @@ class FieldTable:
             rows.append(f"| {_names(self.inert)} | inert |")
         if self.refused:
             rows.append(f"| {_names(self.refused)} | refused |")
+        rows.append(f"| any other | {'left out, with a warning in the log' if self.tolerant else 'refused'} |")
         return "\n".join(rows) + "\n"
 
 
@@ -152,3 +173,64 @@ MESSAGE = FieldTable(
         "function_call": ("use tool_calls", ()),
     },
 )
+
+MESSAGES = FieldTable(
+    "messages",
+    frozenset([
+        "model", "messages", "max_tokens", "system", "temperature", "top_p", "top_k", "stop_sequences", "stream",
+        "tools", "tool_choice", "thinking", "output_config", "seed",
+    ]),
+    frozenset([
+        "metadata", "service_tier", "cache_control", "inference_geo", "speed", "diagnostics", "user_profile_id",
+        "workspace_id",
+    ]),
+    {
+        "container": ("this server runs no code; " + _LEAVE_OUT, ()),
+        "mcp_servers": ("call the servers from the client; " + _LEAVE_OUT, ([],)),
+        "output_format": ("use output_config.format", ()),
+    },
+    tolerant=True,
+)  # fmt: skip
+_OLLAMA_INERT = frozenset(["keep_alive"])
+OLLAMA_CHAT = FieldTable(
+    "api/chat",
+    frozenset(["model", "messages", "tools", "format", "options", "stream", "think"]),
+    _OLLAMA_INERT,
+    {"logprobs": ("use /v1/chat/completions", (False,)), "top_logprobs": ("use /v1/chat/completions", (0,))},
+)
+OLLAMA_GENERATE = FieldTable(
+    "api/generate",
+    frozenset(["model", "prompt", "system", "format", "options", "stream", "raw", "think"]),
+    _OLLAMA_INERT,
+    {
+        "suffix": (_LEAVE_OUT, ("",)),
+        "images": ("the model reads text only", ([],)),
+        "template": ("use raw, with the whole prompt as text", ("",)),
+        "context": ("use /api/chat with the messages so far", ([],)),
+        "logprobs": ("use /v1/completions", (False,)),
+        "top_logprobs": ("use /v1/completions", (0,)),
+    },
+)
+OLLAMA_MESSAGE = FieldTable(
+    "api/chat",
+    frozenset(["role", "content", "tool_calls", "tool_name", "name"]),
+    frozenset(["thinking", "tool_call_id"]),
+    {"images": ("the model reads text only", ([],))},
+)
+OLLAMA_OPTIONS = FieldTable(
+    "options",
+    frozenset([
+        "num_predict", "temperature", "top_k", "top_p", "min_p", "seed", "stop", "repeat_penalty", "presence_penalty",
+        "frequency_penalty",
+    ]),
+    frozenset([
+        "num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock", "numa",
+        "low_vram", "mirostat_tau", "mirostat_eta", "penalize_newline",
+    ]),
+    {
+        "mirostat": (_LEAVE_OUT, (0,)),
+        "tfs_z": (_LEAVE_OUT, (1, 1.0)),
+        "typical_p": (_LEAVE_OUT, (1, 1.0)),
+        "repeat_last_n": ("penalties are of the whole text here; " + _LEAVE_OUT, (-1,)),
+    },
+)  # fmt: skip

@@ -8,14 +8,17 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import body
+from .errors import body, in_form_of
 from .serving import Serving
 from .wire import Json
 
 log = logging.getLogger("sgl.access")
 OPEN = frozenset(["/health", "/health_generate"])
 """Routes that need no key: probes have none."""
-WORK = frozenset(["/v1/chat/completions", "/v1/completions", "/generate"])
+WORK = frozenset([
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/chat", "/api/generate",
+    "/generate",
+])  # fmt: skip
 """Routes that compute, and of which only so many run at a time."""
 RETRY_SECONDS = 1
 
@@ -46,10 +49,14 @@ class RequestGate:
         try:
             if path not in OPEN and not self._may_enter(scope):
                 said = "a key is missing or wrong; send it as 'Authorization: Bearer KEY'"
-                await Json(body(said, 401), 401, {"WWW-Authenticate": "Bearer"})(scope, receive, told)
+                await Json(in_form_of(path, 401, body(said, 401)), 401, {"WWW-Authenticate": "Bearer"})(
+                    scope, receive, told
+                )
             elif computes and serving.under_way >= serving.most:
                 said = f"{serving.under_way} requests are under way, and no more are queued; try again"
-                await Json(body(said, 429), 429, {"Retry-After": str(RETRY_SECONDS)})(scope, receive, told)
+                await Json(in_form_of(path, 429, body(said, 429)), 429, {"Retry-After": str(RETRY_SECONDS)})(
+                    scope, receive, told
+                )
             else:
                 serving.under_way += computes
                 try:
@@ -71,3 +78,7 @@ class RequestGate:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         given = given or next((value for name, value in scope["headers"] if name == b"x-api-key"), b"")
         return bool(sum(hmac.compare_digest(given, key) for key in self._keys))  # looks at each: takes the same time
+
+
+def _refusal(path: str, status: int, said: str, headers: dict[str, str]) -> Json:
+    return Json(in_form_of(path, status, body(said, status)), status, headers)

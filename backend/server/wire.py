@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +15,12 @@ from starlette.types import Receive, Scope, Send
 from .errors import RequestError
 
 T = TypeVar("T")
+StreamForm = Literal["data", "typed", "lines"]
+MEDIA_TYPES: dict[StreamForm, str] = {
+    "data": "text/event-stream",
+    "typed": "text/event-stream",
+    "lines": "application/x-ndjson",
+}
 
 
 async def read_json(request: Request, most_bytes: int) -> dict[str, Any]:
@@ -72,18 +78,23 @@ async def _gone(receive: Receive) -> None:
 
 
 class Events(Response):
-    """A stream of server-sent events. The generator is closed when the client goes away, or when it is over.
+    """A stream of events. The generator is closed when the client goes away, or when it is over.
 
     The first event is waited for before the status is sent, so that an error before it is a status of its own.
     `failed` makes the last event of an error after that.
+
+    `form`: "data" (each event as data, "[DONE]" at the end), "typed" (each event's own `type` is the name of the event
+    too), or "lines" (JSON, a line each).
     """
 
-    media_type = "text/event-stream"
-
     def __init__(
-        self, events: AsyncGenerator[Any, None], failed: Callable[[BaseException], tuple[int, Any]], done: bool = True
+        self,
+        events: AsyncGenerator[Any, None],
+        failed: Callable[[BaseException], tuple[int, Any]],
+        form: StreamForm = "data",
     ) -> None:
-        self._events, self._failed, self._done = events, failed, done
+        self._events, self._failed, self._form = events, failed, form
+        self.media_type = MEDIA_TYPES[form]
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -110,24 +121,58 @@ class Events(Response):
                 if not begun:
                     await self._begin(send)
                     begun = True
-                await _chunk(send, b"data: " + encoded(event) + b"\n\n")
+                await _chunk(send, self._framed(event))
         except Exception as error:
             status, body = self._failed(error)
             if not begun:
                 await Json(body, status)({"type": "http"}, None, send)  # type: ignore[arg-type]
                 return
-            await _chunk(send, b"data: " + encoded(body) + b"\n\n")
+            await _chunk(send, self._framed(body))
         if not begun:
             await self._begin(send)
-        if self._done:
+        if self._form == "data":
             await _chunk(send, b"data: [DONE]\n\n")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    @staticmethod
-    async def _begin(send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+    def _framed(self, event: Any) -> bytes:
+        data = encoded(event)
+        if self._form == "lines":
+            return data + b"\n"
+        name = b"event: " + event["type"].encode() + b"\n" if self._form == "typed" else b""
+        return name + b"data: " + data + b"\n\n"
+
+    async def _begin(self, send: Send) -> None:
+        kind = f"{MEDIA_TYPES[self._form]}; charset=utf-8".encode()
+        headers = [(b"content-type", kind), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
 async def _chunk(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def paced(events: AsyncIterator[T], seconds: float) -> AsyncGenerator[T | None, None]:
+    """The same events, and None whenever `seconds` pass without one."""
+    coming: asyncio.Future[T] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(_next(events))
+            await asyncio.wait((coming,), timeout=seconds)
+            if not coming.done():
+                yield None
+                continue
+            done, coming = coming, None
+            try:
+                event = done.result()
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        if coming is not None:
+            coming.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await coming
+
+
+async def _next(events: AsyncIterator[T]) -> T:
+    return await anext(events)

@@ -5,15 +5,13 @@ What an option may be is the table of `lang/sampling.py`; here its fields have o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....lang.constraint import Constraint, ebnf, json_schema, regex
 from ....lang.errors import ConstraintError, OptionError
 from ....lang.sampling import OPTIONS, Sampling, shown
 from ....lang.tags.formats import structural_tag
-from ....lang.tools.spec import ToolSpec
-from ...runtime.local import LocalBackend
 from ..errors import RequestError
 from ..fields import flag
 
@@ -72,6 +70,11 @@ def wants_usage(api: str, body: Mapping[str, Any]) -> bool:
     return flag(api, options, "include_usage")
 
 
+def constraint_field(body: Mapping[str, Any]) -> str:
+    """The field of a request that says its constraint."""
+    return next((name for name in (*_EXTENSIONS, "response_format") if body.get(name) is not None), "tools")
+
+
 def constraint_of(api: str, body: Mapping[str, Any]) -> Constraint | None:
     """The constraint that the fields of a request say. Raises `RequestError` with the field and what is wrong in it."""
     found: list[tuple[str, Callable[[], Constraint]]] = []
@@ -107,18 +110,3 @@ def _of_format(api: str, form: Any) -> Constraint:
     if not isinstance(inner, Mapping) or not isinstance(inner.get("schema"), (Mapping, bool)):
         raise OptionError("json_schema must be an object with name and schema, and the schema a JSON Schema")
     return json_schema(inner["schema"])
-
-
-def prepare(api: str, body: Mapping[str, Any], backend: LocalBackend, constraint: Constraint | None,
-            tools: Sequence[ToolSpec] = ()) -> None:  # fmt: skip
-    """Compile a constraint. Raises `RequestError` with the field, or the tool, that cannot be enforced."""
-    if constraint is None:
-        return
-    name = next((n for n in (*_EXTENSIONS, "response_format") if body.get(n) is not None), "tools")
-    try:
-        for tool in tools:
-            backend.prepare(tool.parameters, f"tools: tool {tool.name}, parameters")
-        backend.prepare(constraint, name)
-    except ConstraintError as error:
-        param = "tools" if str(error).startswith("tools") else name
-        raise RequestError(f"{api}: {error}", param=param, code="invalid_constraint") from None

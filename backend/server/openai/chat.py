@@ -21,7 +21,7 @@ from ..conversation import ConversationRequest, Said, conversation, template_of
 from ..errors import RequestError
 from ..fields import CHAT, MESSAGE, count, flag
 from ..work import RequestWork
-from .asked import MOST_TOP_LOGPROBS, constraint_of, prepare, sampling_of, wants_usage
+from .asked import MOST_TOP_LOGPROBS, constraint_field, constraint_of, sampling_of, wants_usage
 from .logprobs import Shown, of_chat
 from .tools import calls_of, tool_use
 
@@ -50,8 +50,8 @@ def read_chat(body: Mapping[str, Any], backend: LocalBackend) -> ChatRequest:
     tops = count(API, "top_logprobs", top or 0, MOST_TOP_LOGPROBS) if logprobs else None
     constraint = constraint_of(API, body)
     sampling = sampling_of(API, body, backend.options.context_length if constraint is None else None, tops)
-    request = conversation(API, backend, said, tools, sampling, constraint, _options(body))
-    prepare(API, body, backend, request.ask.constraint, tools.allowed)
+    at, options = constraint_field(body), _options(body)
+    request = conversation(API, backend, said, tools, sampling, constraint, at, options)
     return ChatRequest(request, flag(API, body, "stream"), wants_usage(API, body), logprobs)
 
 

@@ -10,10 +10,11 @@ from ....lang.sampling import shown
 from ...base import GenResult
 from ...runtime.local import LocalBackend
 from ...runtime.text.tokenizer import Tokenizer
+from ..calling import prepare
 from ..errors import RequestError
 from ..fields import COMPLETIONS, count, flag
 from ..work import PromptRequest, RequestWork
-from .asked import MOST_TOP_LOGPROBS, constraint_of, prepare, sampling_of, wants_usage
+from .asked import MOST_TOP_LOGPROBS, constraint_field, constraint_of, sampling_of, wants_usage
 from .chat import head, usage_of
 from .logprobs import Shown, of_completion
 
@@ -52,7 +53,7 @@ def read_completion(body: Mapping[str, Any], backend: LocalBackend) -> Completio
     if stream and echo and top is not None:
         raise RequestError(f"{API}: echo with logprobs cannot be streamed; leave out stream", param="stream")
     constraint = constraint_of(API, body)
-    prepare(API, body, backend, constraint)
+    prepare(API, constraint_field(body), backend, constraint)
     sampling = sampling_of(API, body, DEFAULT_TOKENS if constraint is None else None, top)
     if echo and top is not None:
         sampling = replace(sampling, logprob_start_len=0)

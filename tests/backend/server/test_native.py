@@ -91,9 +91,9 @@ def test_operation(server: Served) -> None:
     server.idle()
     assert server.http.post("/flush_cache").status_code == 200
     assert server.http.get("/server_info").json()["cached_tokens"] == 0
-    for path in ("/v1/responses", "/v1/messages", "/api/chat"):
+    for path in ("/v1/embeddings", "/api/embed"):
         refused = server.post(path)
-        assert refused.status_code == 404 and "not supported by this version" in refused.json()["error"]["message"]
+        assert refused.status_code == 404 and "not supported by this version" in refused.text
     assert "/generate" in server.http.get("/nowhere").json()["error"]["message"]
     assert server.http.get("/generate").status_code == 405
 
