@@ -20,7 +20,7 @@ from .serving import Serving
 from .sglang import routes as sglang_routes
 from .wire import Json
 
-LATER = ("/v1/responses", "/v1/embeddings", "/api/embed")
+LATER = ("/v1/embeddings", "/api/embed")
 """Routes of later versions."""
 
 

@@ -163,6 +163,28 @@ GENERATE = FieldTable(
         "custom_logit_processor": ("use a constraint", ()),
     },
 )  # fmt: skip
+RESPONSES = FieldTable(
+    "responses",
+    _SAMPLING - {"n", "max_tokens"}
+    | {"regex", "ebnf", "structural_tag", "model", "input", "instructions", "max_output_tokens", "text", "tools",
+       "tool_choice", "parallel_tool_calls", "top_logprobs", "include", "stream", "stream_options", "reasoning",
+       "chat_template_kwargs"},
+    _INERT
+    | {"prompt_cache_options", "background_options", "access_programs", "truncation", "max_tool_calls", "moderation"},
+    {
+        "previous_response_id": ("this server keeps no responses: send the items so far as input", ()),
+        "conversation": ("this server keeps no conversations: send the items so far as input", ()),
+        "prompt": ("this server keeps no prompts: send it as instructions and input", ()),
+        "background": ("wait for the answer, or stream it", (False,)),
+        "context_management": ("send the items that are to stay", ([],)),
+        "image": ("the model writes text only", ()),
+        "n": ("send the request again, with another seed", (1,)),
+        "max_tokens": ("use max_output_tokens", ()),
+        "messages": ("use input", ()),
+        "response_format": ("use text.format", ()),
+    },
+    tolerant=True,
+)  # fmt: skip
 MESSAGE = FieldTable(
     "chat.completions",
     frozenset(["role", "content", "tool_calls", "tool_call_id"]),

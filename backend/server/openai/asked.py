@@ -6,6 +6,7 @@ What an option may be is the table of `lang/sampling.py`; here its fields have o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ....lang.constraint import Constraint, ebnf, json_schema, regex
@@ -36,12 +37,12 @@ def sampling_of(api: str, body: Mapping[str, Any], default_tokens: int | None, t
     """
     names = [name for name in body if name in _SHARED and name not in ("timeout", "return_logprob")]
     given = {name: body[name] for name in names if body[name] is not None}
-    if (most := body.get("max_completion_tokens")) is not None:
-        if given.get("max_tokens", most) != most:
-            raise RequestError(
-                f"{api}: max_tokens and max_completion_tokens differ; give one of them", param="max_completion_tokens"
-            )
-        given["max_tokens"] = most
+    own = {"max_tokens": "max_tokens"}
+    for name in ("max_completion_tokens", "max_output_tokens"):
+        if (most := body.get(name)) is not None:
+            if given.get("max_tokens", most) != most:
+                raise RequestError(f"{api}: max_tokens and {name} differ; give one of them", param=name)
+            given["max_tokens"], own["max_tokens"] = most, name
     if default_tokens is not None:
         given.setdefault("max_tokens", default_tokens)
     if given.get("stop") in ([], ""):
@@ -50,7 +51,8 @@ def sampling_of(api: str, body: Mapping[str, Any], default_tokens: int | None, t
         try:
             Sampling.of(api, **{name: value})
         except (OptionError, ConstraintError) as error:
-            raise RequestError(str(error), param=name) from None
+            field = own.get(name, name)
+            raise RequestError(str(error).replace(f"{api}: {name}", f"{api}: {field}", 1), param=field) from None
     if top_logprobs is not None:
         given |= {"return_logprob": True, "top_logprobs_num": top_logprobs}
     return Sampling.of(api, **given)
@@ -72,7 +74,8 @@ def wants_usage(api: str, body: Mapping[str, Any]) -> bool:
 
 def constraint_field(body: Mapping[str, Any]) -> str:
     """The field of a request that says its constraint."""
-    return next((name for name in (*_EXTENSIONS, "response_format") if body.get(name) is not None), "tools")
+    named = next((name for name in (*_EXTENSIONS, "response_format") if body.get(name) is not None), None)
+    return named or ("text/format" if isinstance(body.get("text"), Mapping) else "tools")
 
 
 def constraint_of(api: str, body: Mapping[str, Any]) -> Constraint | None:
@@ -80,10 +83,13 @@ def constraint_of(api: str, body: Mapping[str, Any]) -> Constraint | None:
     found: list[tuple[str, Callable[[], Constraint]]] = []
     for name, make in _EXTENSIONS.items():
         if (value := body.get(name)) is not None:
-            found.append((name, lambda make=make, value=value: make(value)))  # type: ignore[misc]
-    form = body.get("response_format")
-    if form is not None and not (isinstance(form, Mapping) and form.get("type") == "text"):
-        found.append(("response_format", lambda: _of_format(api, form)))
+            found.append((name, partial(make, value)))
+    text = body.get("text")
+    forms = {"response_format": body.get("response_format")}
+    forms["text/format"] = text.get("format") if isinstance(text, Mapping) else None
+    for name, form in forms.items():
+        if form is not None and not (isinstance(form, Mapping) and form.get("type") == "text"):
+            found.append((name, partial(_of_format, form, nested=name == "response_format")))
     if len(found) > 1:
         names = " and ".join(name for name, _ in found)
         raise RequestError(f"{api}: {names} together; give one of them", param=found[1][0])
@@ -95,7 +101,8 @@ def constraint_of(api: str, body: Mapping[str, Any]) -> Constraint | None:
     return None
 
 
-def _of_format(api: str, form: Any) -> Constraint:
+def _of_format(form: Any, nested: bool) -> Constraint:
+    """`nested`: the schema is one object further down."""
     kind = form.get("type") if isinstance(form, Mapping) else None
     if kind == "json_object":
         return json_schema({"type": "object"})
@@ -106,7 +113,7 @@ def _of_format(api: str, form: Any) -> Constraint:
             "it must be an object whose type is 'text', 'json_object', 'json_schema' or 'structural_tag', "
             f"got {shown(form)}"
         )
-    inner = form.get("json_schema")
+    inner = form.get("json_schema") if nested else form
     if not isinstance(inner, Mapping) or not isinstance(inner.get("schema"), (Mapping, bool)):
-        raise OptionError("json_schema must be an object with name and schema, and the schema a JSON Schema")
+        raise OptionError("it must have a name and a schema, and the schema be a JSON Schema")
     return json_schema(inner["schema"])

@@ -50,22 +50,23 @@ def read_chat(body: Mapping[str, Any], backend: LocalBackend) -> ChatRequest:
     tops = count(API, "top_logprobs", top or 0, MOST_TOP_LOGPROBS) if logprobs else None
     constraint = constraint_of(API, body)
     sampling = sampling_of(API, body, backend.options.context_length if constraint is None else None, tops)
-    at, options = constraint_field(body), _options(body)
+    at, options = constraint_field(body), template_options(API, body)
     request = conversation(API, backend, said, tools, sampling, constraint, at, options)
     return ChatRequest(request, flag(API, body, "stream"), wants_usage(API, body), logprobs)
 
 
-def _options(body: Mapping[str, Any]) -> dict[str, Any]:
+def template_options(api: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Further variables of the chat template that a request gives. Raises `RequestError`."""
     options = body.get("chat_template_kwargs") or {}
     own = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
     if not isinstance(options, Mapping) or not all(isinstance(name, str) and name not in own for name in options):
         raise RequestError(
-            f"{API}: chat_template_kwargs must be an object, with other names than {', '.join(own)}",
+            f"{api}: chat_template_kwargs must be an object, with other names than {', '.join(own)}",
             param="chat_template_kwargs",
         )
     if not all(value is None or isinstance(value, (bool, int, float)) or _is_word(value) for value in options.values()):
         raise RequestError(
-            f"{API}: chat_template_kwargs may have true, false, numbers and words: the template prints them as its own "
+            f"{api}: chat_template_kwargs may have true, false, numbers and words: the template prints them as its own "
             "text",
             param="chat_template_kwargs",
         )

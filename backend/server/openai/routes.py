@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from ..answer import answered
 from ..serving import Serving
 from ..wire import Json, read_json
-from . import chat, completions
+from . import chat, completions, items, responses
 
 
 def add_routes(app: FastAPI, serving: Serving) -> None:
@@ -31,6 +32,15 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
         work = serving.begin(read.asks, "completions")
         stream = (lambda: completions.events(read, work, serving.model)) if read.stream else None
         return await answered(request, serving, work, lambda: completions.answer(read, work, serving.model), stream)
+
+    @app.post("/v1/responses")
+    async def responded(request: Request) -> Response:
+        body = await read_json(request, limit)
+        read = await serving.read(body, responses.read_responses)
+        work = serving.begin([read.conversation.ask], "responses")
+        stream = partial(items.events, read, work, serving.model) if read.stream else None
+        whole = partial(items.answer, read, work, serving.model)
+        return await answered(request, serving, work, whole, stream, form="typed")
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -61,14 +61,17 @@ def calls_of(api: str, message: Mapping[str, Any], at: str) -> tuple[ToolCall, .
         function = item.get("function") if isinstance(item, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise RequestError(f"{api}: {where} must have a function with name and arguments", param=where)
-        written = function.get("arguments")
-        try:
-            arguments = json.loads(written) if isinstance(written, str) else written
-        except (ValueError, RecursionError):
-            arguments = None
-        if written == "":
-            arguments = {}
-        if not isinstance(arguments, dict):
-            raise RequestError(f"{api}: {where}/function/arguments must be the text of a JSON object", param=where)
+        arguments = arguments_of(api, function.get("arguments"), f"{where}/function")
         calls.append(ToolCall(function["name"], arguments, str(item.get("id") or "")))
     return tuple(calls)
+
+
+def arguments_of(api: str, written: Any, at: str) -> dict[str, Any]:
+    """The arguments of a call, which clients send as text."""
+    try:
+        arguments = json.loads(written or "{}") if isinstance(written, str) else written
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise RequestError(f"{api}: {at}/arguments must be the text of a JSON object", param=at)
+    return arguments
