@@ -14,6 +14,7 @@ serving.py       what all requests share
 work.py          the gens of one request
 conversation.py  a conversation and the message that follows, for every API that has them
 calling.py       the tools of a conversation, and how calls are read
+transcripts.py   messages as they were generated, for conversations that come back
 turns.py         messages as text, with the model's chat template
 openai/          OpenAI's API
 anthropic/       Anthropic's API

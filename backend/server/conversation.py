@@ -7,22 +7,24 @@ Knows nothing of HTTP, nor of any API's fields.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from ...lang.chat import ChatTemplate
 from ...lang.constraint import Constraint
 from ...lang.errors import OptionError
 from ...lang.sampling import Sampling, shown
-from ...lang.syntax import CallBegan, CallEvent, CallReader, CallSyntax, TextDelta, ThinkingMode, syntax_of
+from ...lang.syntax import CallBegan, CallClosed, CallEvent, CallReader, CallSyntax, TextDelta, ThinkingMode, syntax_of
 from ...lang.syntax.matching import shows_tools
-from ...lang.tools.spec import ToolCall
 from ..base import GenResult
 from ..runtime.local import LocalBackend
+from ..runtime.text.tokenizer import Tokenizer
 from .calling import Calling, ToolUse, prepare
 from .errors import RequestError
-from .turns import Pieces, Turn, rendered_turns
+from .serving import Serving
+from .transcripts import ConversationKeys, Said, Transcripts, WrittenMessage, digest
+from .turns import Pieces, Turn, cut, rendered_turns
 from .work import PromptRequest
 
 _TOOL_ROLE = re.compile(r"""["']tool["']""")
@@ -30,33 +32,45 @@ _TOOL_ROLE = re.compile(r"""["']tool["']""")
 _RESULT_ID = re.compile(r"[A-Za-z0-9_.:-]{1,256}")
 
 
-@dataclass(frozen=True)
-class Said:
-    """One message, as a client sent it.
-
-    `role`: system, user, assistant or tool. `calls`: an assistant's. `answers`: the id of the call whose result a
-    tool's message is. `at`: where it stands in the body, and `id_at` where that id stands, for errors.
-    """
-
-    role: str
-    text: str
-    at: str
-    calls: tuple[ToolCall, ...] = ()
-    answers: Any = None
-    id_at: str = "tool_call_id"
+MOST_TRIED = 2
+"""Messages that a conversation may go on from, tried from the last one on: each costs a rendering."""
 
 
 @dataclass(frozen=True)
 class ConversationRequest:
-    """A checked request: what the model is asked, and how its message is read."""
+    """A checked request: what the model is asked, and how its message is read.
 
-    prompt: Pieces
+    `keys`: what was said so far, for `transcripts`, which remember the message.
+    """
+
     ask: PromptRequest
     calling: Calling
+    keys: ConversationKeys
+    transcripts: Transcripts
 
     def reader(self) -> MessageReader:
         """A reader of one message."""
         return MessageReader(self)
+
+    def count(self, tokenizer: Tokenizer) -> int:
+        """The tokens of the prompt."""
+        head, pieces = self.ask.head, cast(Pieces, self.ask.prompt)
+        return len(head) + len(tokenizer.encode(pieces, first=not head))
+
+    def remember(self, result: GenResult) -> None:
+        """Keep a message's tokens, so that the conversation can go on from them."""
+        text, pieces = result.text, cast(Pieces, self.ask.prompt)
+        said = []
+        calls = []
+        for event in self.reader().read(text, result):
+            if isinstance(event, TextDelta):
+                said.append(event.text)
+            elif isinstance(event, CallClosed):
+                calls.append(event.call)
+        key = self.keys.after(Said("assistant", "".join(said), "", tuple(calls)))
+        whole = self.ask.head_text + "".join(text for text, _ in pieces) + text
+        written = WrittenMessage(self.ask.head, pieces, text, tuple(result.token_ids), digest(whole), len(whole))
+        self.transcripts.put(key, written)
 
 
 def template_of(api: str, backend: LocalBackend) -> ChatTemplate:
@@ -68,7 +82,7 @@ def template_of(api: str, backend: LocalBackend) -> ChatTemplate:
 
 def conversation(
     api: str,
-    backend: LocalBackend,
+    serving: Serving,
     said: Sequence[Said],
     tools: ToolUse,
     sampling: Sampling,
@@ -80,7 +94,7 @@ def conversation(
 
     Args:
         api: The API's name, for errors.
-        backend: The runtime.
+        serving: What all requests share.
         said: The messages.
         tools: What may be called.
         sampling: The sampling options.
@@ -92,19 +106,44 @@ def conversation(
         RequestError: A message cannot be shown to this model, or a constraint or tool cannot be enforced; it names
             where that stands.
     """
-    template = template_of(api, backend)
-    controls = backend.tokenizer.control_texts
+    runtime = serving.runtime
+    template = template_of(api, runtime)
+    controls = runtime.tokenizer.control_texts
     syntax = syntax_of(template).for_tokens(set(controls))
     turn = sum(1 for message in said if message.calls)
     calling = Calling(syntax, tools.specs, tools.allowed, tools.choice, tools.most, "none", turn)
     options = dict(options or {})
     if calling.specs and shows_tools(template):
         options["tools"] = [spec.openai() for spec in calling.specs]
-    prompt = rendered_turns(template, _turns(api, said, calling, template), controls, **options)
+    keys = ConversationKeys({**options, "specs": [spec.openai() for spec in calling.specs]})
+    known = [serving.transcripts.get(key) if m.role == "assistant" else None for m, key in zip(said, keys.each(said))]
+
+    def rendered(raw: Mapping[int, str]) -> Pieces:
+        return rendered_turns(template, _turns(api, said, calling, template, raw), controls, **options)
+
+    head, head_text, prompt = _resumed(known, rendered, runtime.tokenizer) or ((), "", rendered({}))
     calling = replace(calling, thinking=_thinking(syntax, prompt, template))
     constraint = calling.constraint(answer)
-    prepare(api, answer_at, backend, constraint, tools.allowed)
-    return ConversationRequest(prompt, PromptRequest(prompt, sampling, sampling.n or 1, constraint), calling)
+    prepare(api, answer_at, runtime, constraint, tools.allowed)
+    ask = PromptRequest(prompt, sampling, sampling.n or 1, constraint, head, head_text)
+    return ConversationRequest(ask, calling, keys, serving.transcripts)
+
+
+def _resumed(
+    known: Sequence[WrittenMessage | None], rendered: Callable[[Mapping[int, str]], Pieces], tokenizer: Tokenizer
+) -> tuple[tuple[int, ...], str, Pieces] | None:
+    """The prompt that goes on after the last message that is known as it was generated, if the template prints it so:
+    its beginning as tokens and as text, and what follows."""
+    last = [i for i, written in enumerate(known) if written is not None]
+    for end in reversed(last[-MOST_TRIED:]):
+        written = cast(WrittenMessage, known[end])
+        pieces = rendered({i: cast(WrittenMessage, known[i]).text for i in last if i <= end})
+        text = "".join(part for part, _ in pieces)
+        if len(text) < written.length or digest(text[: written.length]) != written.whole:
+            continue
+        head = (*written.head, *tokenizer.encode(written.prompt, first=not written.head), *written.token_ids)
+        return head, text[: written.length], cut(pieces, written.length, len(text))
+    return None
 
 
 def reasoning_option(api: str, field: str, backend: LocalBackend, wanted: bool | None) -> dict[str, Any]:
@@ -136,13 +175,15 @@ def _thinking(syntax: CallSyntax, prompt: Pieces, template: ChatTemplate) -> Thi
     return "auto" if syntax.thinking.begin.strip() in template.source else "none"
 
 
-def _turns(api: str, said: Sequence[Said], calling: Calling, template: ChatTemplate) -> list[Turn]:
-    """The turns that the template is rendered with."""
+def _turns(
+    api: str, said: Sequence[Said], calling: Calling, template: ChatTemplate, raw: Mapping[int, str]
+) -> list[Turn]:
+    """The turns that the template is rendered with. `raw`: messages whose text as it was written is known."""
     knows_results = _TOOL_ROLE.search(template.source) is not None
     names: dict[str, str] = {}  # of calls, by id
     turns: list[Turn] = []
     results: list[str] = []
-    for message in said:
+    for i, message in enumerate(said):
         if message.role == "tool":
             turn = _result(api, message, names)
             if knows_results:
@@ -164,7 +205,8 @@ def _turns(api: str, said: Sequence[Said], calling: Calling, template: ChatTempl
                 content = calling.syntax.pieces(message.calls, message.text) if message.calls else None
             except OptionError as error:
                 raise RequestError(f"{api}: {message.at}: its calls: {error}", param=message.at) from None
-            turns.append(Turn("assistant", content or [(message.text, False)]))
+            content = [(raw[i], True)] if i in raw else content or [(message.text, False)]
+            turns.append(Turn("assistant", content))
         else:
             turns.append(Turn(message.role, [(lead + message.text, False)]))
     if results:

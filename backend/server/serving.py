@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ...lang.errors import Cancelled
-from ..base import Handle
+from ..base import GenResult, Handle
 from ..runtime.local import LocalBackend
 from .errors import RequestError
 from .flags import ServeOptions
 from .metrics import Metrics
+from .transcripts import Transcripts
 from .work import PromptRequest, RequestWork
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class Serving:
         self.model = options.served_model_name or runtime.model_name
         self.most = runtime.options.max_running + options.max_queued_requests
         self.metrics = Metrics()
+        self.transcripts = Transcripts()
         self.under_way = 0
         self.ending = False
         self._works: dict[RequestWork, str | None] = {}
@@ -42,17 +44,21 @@ class Serving:
                 status=404, param="model", code="model_not_found",
             )  # fmt: skip
 
-    async def read(self, body: dict[str, Any], read: Callable[[dict[str, Any], LocalBackend], T]) -> T:
-        """`read(body, runtime)`, on a thread where it may take long."""
+    async def read(self, body: dict[str, Any], read: Callable[[dict[str, Any], Serving], T]) -> T:
+        """`read(body, self)`, on a thread where it may take long."""
         self.check_open()
         self.check(body.get("model"))
         if any(body.get(name) for name in _SLOW) or _longer(body, LARGE_BODY):
-            return await asyncio.to_thread(read, body, self.runtime)
-        return read(body, self.runtime)
+            return await asyncio.to_thread(read, body, self)
+        return read(body, self)
 
-    def begin(self, asks: Sequence[PromptRequest], where: str) -> RequestWork:
-        """Start some asks, whose constraints are prepared."""
-        return RequestWork.of(self.runtime, asks, where, self.options.request_timeout)
+    def begin(
+        self, asks: Sequence[PromptRequest], where: str, finished: Callable[[GenResult], None] | None = None
+    ) -> RequestWork:
+        """Start some asks, whose constraints are prepared. `finished` is told each result, before it is answered."""
+        work = RequestWork.of(self.runtime, asks, where, self.options.request_timeout)
+        work.finished = finished
+        return work
 
     @contextmanager
     def tracked(self, work: RequestWork, rid: str | None = None) -> Iterator[RequestWork]:

@@ -89,7 +89,7 @@ def _aligned(whole: str, gaps: list[str] | None, turns: Sequence[Turn]) -> Piece
             end = at + len(said) + len(gap)
             if whole.startswith(said + gap, at) and (not last or end == len(whole)):
                 start = text.find(said) if said else 0
-                pieces += [*_cut(turn.content, start, start + len(said)), (gap, True)]
+                pieces += [*cut(turn.content, start, start + len(said)), (gap, True)]
                 at = end
                 break
         else:
@@ -97,7 +97,7 @@ def _aligned(whole: str, gaps: list[str] | None, turns: Sequence[Turn]) -> Piece
     return [piece for piece in pieces if piece[0]]
 
 
-def _cut(pieces: Pieces, start: int, end: int) -> Pieces:
+def cut(pieces: Pieces, start: int, end: int) -> Pieces:
     """The characters start .. end-1 of pieces."""
     found, at = [], 0
     for text, markup in pieces:

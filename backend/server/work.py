@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,17 @@ from .turns import Pieces
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """One prompt, as pieces (text, whether it is markup) or as token ids, and what is asked of it."""
+    """One prompt, as pieces (text, whether it is markup) or as token ids, and what is asked of it.
+
+    `head`: tokens that the prompt begins with, before these; `head_text`: what they spell.
+    """
 
     prompt: Pieces | list[int]
     sampling: Sampling
     n: int = 1
     constraint: Constraint | None = None
+    head: tuple[int, ...] = ()
+    head_text: str = ""
 
 
 @dataclass(slots=True)
@@ -39,7 +44,8 @@ class Growth:
 class RequestWork:
     """The gens of one request, under way from the moment the object is made.
 
-    `first`: when the first text was there. `owner`: what closes the branches when it is collected, and so is kept.
+    `first`: when the first text was there. `finished` is told each result, before it is
+    answered. `owner`: what closes the branches when it is collected, and so is kept.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class RequestWork:
         self._owner = owner
         self.calls = list(calls)
         self.first: float | None = None
+        self.finished: Callable[[GenResult], None] | None = None
         self._branches = [branch for branch, _ in calls]
 
     @classmethod
@@ -62,6 +69,8 @@ class RequestWork:
             for ask in asks:
                 branch = backend.open(seed=ask.sampling.seed, timeout=timeout)
                 work._branches.append(branch)
+                if ask.head:
+                    branch.append_tokens(list(ask.head))
                 if ask.prompt and isinstance(ask.prompt[0], int):
                     branch.append_tokens(list(ask.prompt))
                 else:
@@ -90,12 +99,19 @@ class RequestWork:
         for branch in self._branches:
             branch.cancel(error)
 
+    def _finish(self, results: list[GenResult]) -> list[GenResult]:
+        """Tell of results before they are answered."""
+        if self.finished is not None:
+            for result in results:
+                self.finished(result)
+        return results
+
     async def results(self) -> list[GenResult]:
         """The results of all gens, in order. Raises the error of the first that failed."""
         found: list[GenResult] = []
         for _, handle in self.calls:
             await self.backend.wait_async(handle)
-            found += handle.value()
+            found += self._finish(handle.value())
             self.first = self.first or time.monotonic()
         return found
 
@@ -133,7 +149,7 @@ class RequestWork:
         while True:
             await self.backend.wait_async(handle, seen)
             done = handle.done  # before the text, which is whole then
-            result = handle.value()[0] if done else None
+            result = self._finish(handle.value())[0] if done else None
             text = result.text if result is not None else handle.text
             so_far = handle.so_far if details else None  # after the text: it has all tokens of it
             self.first = self.first or time.monotonic()

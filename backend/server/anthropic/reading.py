@@ -10,11 +10,12 @@ from ....lang.constraint import Constraint, json_schema
 from ....lang.errors import ConstraintError, OptionError
 from ....lang.sampling import Sampling, shown
 from ....lang.tools.spec import ToolCall
-from ...runtime.local import LocalBackend
 from ..calling import ToolUse, named_tools, read_tools
-from ..conversation import ConversationRequest, Said, conversation, reasoning_option, template_of
+from ..conversation import ConversationRequest, conversation, reasoning_option, template_of
 from ..errors import RequestError
 from ..fields import MESSAGES, flag
+from ..serving import Serving
+from ..transcripts import Said
 
 API = "messages"
 _SAMPLED = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "stop_sequences": "stop", "seed": "seed"}
@@ -31,25 +32,25 @@ class MessagesRequest:
     stream: bool
 
 
-def read_messages(body: Mapping[str, Any], backend: LocalBackend) -> MessagesRequest:
+def read_messages(body: Mapping[str, Any], serving: Serving) -> MessagesRequest:
     """Check a body. Raises `RequestError`, and the errors of constraints, tools and templates."""
-    return _read(body, backend, _sampling(body), flag(API, body, "stream"))
+    return _read(body, serving, _sampling(body), flag(API, body, "stream"))
 
 
-def count_tokens(body: Mapping[str, Any], backend: LocalBackend) -> int:
+def count_tokens(body: Mapping[str, Any], serving: Serving) -> int:
     """The tokens of a body's prompt."""
-    return _read(body, backend, Sampling.of(API, max_tokens=1), True).prompt_tokens
+    return _read(body, serving, Sampling.of(API, max_tokens=1), True).prompt_tokens
 
 
-def _read(body: Mapping[str, Any], backend: LocalBackend, sampling: Sampling, counts: bool) -> MessagesRequest:
+def _read(body: Mapping[str, Any], serving: Serving, sampling: Sampling, counts: bool) -> MessagesRequest:
     MESSAGES.check(body)
-    template_of(API, backend)
-    tools = _tools(body, backend)
+    template_of(API, serving.runtime)
+    tools = _tools(body, serving)
     said = [*_system(body.get("system")), *_messages(body.get("messages"))]
     request = conversation(
-        API, backend, said, tools, sampling, _format(body), "output_config/format", _thinking(body, backend)
+        API, serving, said, tools, sampling, _format(body), "output_config/format", _thinking(body, serving)
     )
-    tokens = len(backend.tokenizer.encode(request.prompt)) if counts else 0
+    tokens = request.count(serving.runtime.tokenizer) if counts else 0
     return MessagesRequest(request, tokens, sampling.stop or (), flag(API, body, "stream"))
 
 
@@ -89,7 +90,7 @@ def _format(body: Mapping[str, Any]) -> Constraint | None:
         ) from None
 
 
-def _thinking(body: Mapping[str, Any], backend: LocalBackend) -> dict[str, Any]:
+def _thinking(body: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
     """What the template is told of reasoning. Raises if reasoning is wanted of a model that writes none."""
     asked = body.get("thinking")
     if asked is None:
@@ -100,11 +101,13 @@ def _thinking(body: Mapping[str, Any], backend: LocalBackend) -> dict[str, Any]:
             f"{API}: thinking must be an object whose type is 'enabled', 'disabled' or 'adaptive', got {shown(asked)}",
             param="thinking",
         )
-    return reasoning_option(API, "thinking", backend, {"enabled": True, "disabled": False, "adaptive": None}[kind])
+    return reasoning_option(
+        API, "thinking", serving.runtime, {"enabled": True, "disabled": False, "adaptive": None}[kind]
+    )
 
 
 # -- tools
-def _tools(body: Mapping[str, Any], backend: LocalBackend) -> ToolUse:
+def _tools(body: Mapping[str, Any], serving: Serving) -> ToolUse:
     choice = body.get("tool_choice")
     if choice is not None and not isinstance(choice, Mapping):
         raise RequestError(f"{API}: tool_choice must be an object, got {shown(choice)}", param="tool_choice")
@@ -120,7 +123,7 @@ def _tools(body: Mapping[str, Any], backend: LocalBackend) -> ToolUse:
     if not isinstance(listed, list):
         raise RequestError(f"{API}: tools must be a list of objects, got {shown(listed)}", param="tools")
     raw = [_tool(tool, f"tools/{i}") for i, tool in enumerate(listed)]
-    specs = read_tools(API, raw, backend.tokenizer.control_texts)
+    specs = read_tools(API, raw, serving.runtime.tokenizer.control_texts)
     one = choice is not None and flag(API, choice, "disable_parallel_tool_use")
     most = 1 if one else None
     if kind == "tool":

@@ -21,7 +21,7 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
     @app.post("/v1/messages")
     async def messages(request: Request) -> Response:
         read = await serving.read(await read_json(request, limit), reading.read_messages)
-        work = serving.begin([read.conversation.ask], "messages")
+        work = serving.begin([read.conversation.ask], "messages", read.conversation.remember)
         stream = (lambda: writing.events(read, work, serving.model)) if read.stream else None
         whole = partial(writing.answer, read, work, serving.model)
         return await answered(request, serving, work, whole, stream, form="typed")

@@ -10,11 +10,12 @@ from ....lang.constraint import Constraint, json_schema
 from ....lang.errors import ConstraintError, OptionError
 from ....lang.sampling import Sampling, shown
 from ....lang.tools.spec import ToolCall, call_id
-from ...runtime.local import LocalBackend
 from ..calling import ToolUse, prepare, read_tools
-from ..conversation import ConversationRequest, Said, conversation, reasoning_option
+from ..conversation import ConversationRequest, conversation, reasoning_option
 from ..errors import RequestError
 from ..fields import OLLAMA_CHAT, OLLAMA_GENERATE, OLLAMA_MESSAGE, OLLAMA_OPTIONS, FieldTable, flag
+from ..serving import Serving
+from ..transcripts import Said
 from ..work import PromptRequest
 
 _SAMPLED = {
@@ -34,19 +35,19 @@ class OllamaRequest:
     stream: bool
 
 
-def read_chat(body: Mapping[str, Any], backend: LocalBackend) -> OllamaRequest:
+def read_chat(body: Mapping[str, Any], serving: Serving) -> OllamaRequest:
     """Check a body of `/api/chat`. Raises `RequestError`."""
     table = OLLAMA_CHAT
     table.check(body)
     tools = ToolUse()
     if body.get("tools"):
-        specs = read_tools(table.api, body["tools"], backend.tokenizer.control_texts)
+        specs = read_tools(table.api, body["tools"], serving.runtime.tokenizer.control_texts)
         tools = ToolUse(specs, specs, "auto")
     said = _messages(table.api, body.get("messages"))
-    return _asked(table, body, backend, said, tools)
+    return _asked(table, body, serving, said, tools)
 
 
-def read_generate(body: Mapping[str, Any], backend: LocalBackend) -> OllamaRequest:
+def read_generate(body: Mapping[str, Any], serving: Serving) -> OllamaRequest:
     """Check a body of `/api/generate`. Raises `RequestError`."""
     table = OLLAMA_GENERATE
     table.check(body)
@@ -54,17 +55,17 @@ def read_generate(body: Mapping[str, Any], backend: LocalBackend) -> OllamaReque
         if not isinstance(body.get(name, ""), str):
             raise RequestError(f"{table.api}: {name} must be a text, got {shown(body[name])}", param=name)
     prompt, system = body.get("prompt", ""), body.get("system", "")
-    if flag(table.api, body, "raw") or backend.chat_template is None:
+    if flag(table.api, body, "raw") or serving.runtime.chat_template is None:
         if system:
             raise RequestError(
                 f"{table.api}: system needs the chat template; put it into the prompt, or leave out raw", param="system"
             )
         constraint = _format(table.api, body)
-        prepare(table.api, "format", backend, constraint)
-        sampling = _sampling(table.api, body, backend, constraint)
+        prepare(table.api, "format", serving.runtime, constraint)
+        sampling = _sampling(table.api, body, serving, constraint)
         return OllamaRequest(PromptRequest([(prompt, True)], sampling, 1, constraint), None, _streams(table.api, body))
     said = [Said("system", system, "system")] if system else []
-    return _asked(table, body, backend, [*said, Said("user", prompt, "prompt")], ToolUse())
+    return _asked(table, body, serving, [*said, Said("user", prompt, "prompt")], ToolUse())
 
 
 def loads_only(body: Mapping[str, Any], chat: bool) -> bool:
@@ -73,13 +74,13 @@ def loads_only(body: Mapping[str, Any], chat: bool) -> bool:
 
 
 def _asked(
-    table: FieldTable, body: Mapping[str, Any], backend: LocalBackend, said: list[Said], tools: ToolUse
+    table: FieldTable, body: Mapping[str, Any], serving: Serving, said: list[Said], tools: ToolUse
 ) -> OllamaRequest:
     constraint = _format(table.api, body)
-    sampling = _sampling(table.api, body, backend, constraint)
+    sampling = _sampling(table.api, body, serving, constraint)
     wanted = None if body.get("think") is None else flag(table.api, body, "think")
-    options = reasoning_option(table.api, "think", backend, wanted)
-    request = conversation(table.api, backend, said, tools, sampling, constraint, "format", options)
+    options = reasoning_option(table.api, "think", serving.runtime, wanted)
+    request = conversation(table.api, serving, said, tools, sampling, constraint, "format", options)
     return OllamaRequest(request.ask, request, _streams(table.api, body))
 
 
@@ -101,7 +102,7 @@ def _format(api: str, body: Mapping[str, Any]) -> Constraint | None:
         raise RequestError(f"{api}: format: {error}", param="format", code="invalid_constraint") from None
 
 
-def _sampling(api: str, body: Mapping[str, Any], backend: LocalBackend, constraint: Constraint | None) -> Sampling:
+def _sampling(api: str, body: Mapping[str, Any], serving: Serving, constraint: Constraint | None) -> Sampling:
     options = body.get("options") or {}
     if not isinstance(options, Mapping):
         raise RequestError(f"{api}: options must be an object, got {shown(options)}", param="options")
@@ -116,7 +117,7 @@ def _sampling(api: str, body: Mapping[str, Any], backend: LocalBackend, constrai
     if isinstance(given.get("seed"), int) and given["seed"] < 0:
         del given["seed"]
     if constraint is None:
-        given.setdefault("max_tokens", backend.options.context_length)
+        given.setdefault("max_tokens", serving.runtime.options.context_length)
     for name, value in given.items():
         try:
             Sampling.of(api, **{name: value})

@@ -62,7 +62,8 @@ async def _answer(request: Request, serving: Serving, chat: bool) -> Response:
         serving.check(body.get("model"))
         return Json(writing.loaded(serving.model, chat))
     read = await serving.read(body, reading.read_chat if chat else reading.read_generate)
-    work = serving.begin([read.ask], "api/chat" if chat else "api/generate")
+    finished = None if read.conversation is None else read.conversation.remember
+    work = serving.begin([read.ask], "api/chat" if chat else "api/generate", finished)
     stream = partial(writing.events, read, work, serving.model, chat) if read.stream else None
     whole = partial(writing.answer, read, work, serving.model, chat)
     return await answered(request, serving, work, whole, stream, form="lines")

@@ -15,11 +15,12 @@ from typing import Any
 from ....lang.sampling import shown
 from ....lang.syntax import ArgumentsDelta, CallBegan, CallEvent, TextDelta, ThinkingDelta
 from ...base import GenResult
-from ...runtime.local import LocalBackend
 from ...runtime.text.tokenizer import Tokenizer
-from ..conversation import ConversationRequest, Said, conversation, template_of
+from ..conversation import ConversationRequest, conversation, template_of
 from ..errors import RequestError
 from ..fields import CHAT, MESSAGE, count, flag
+from ..serving import Serving
+from ..transcripts import Said
 from ..work import RequestWork
 from .asked import MOST_TOP_LOGPROBS, constraint_field, constraint_of, sampling_of, wants_usage
 from .logprobs import Shown, of_chat
@@ -39,19 +40,19 @@ class ChatRequest:
     logprobs: bool
 
 
-def read_chat(body: Mapping[str, Any], backend: LocalBackend) -> ChatRequest:
+def read_chat(body: Mapping[str, Any], serving: Serving) -> ChatRequest:
     """Check a body. Raises `RequestError`, and the errors of constraints, tools and templates."""
     CHAT.check(body)
-    template_of(API, backend)
-    said, tools = _messages(body.get("messages")), tool_use(API, body, backend.tokenizer.control_texts)
+    template_of(API, serving.runtime)
+    said, tools = _messages(body.get("messages")), tool_use(API, body, serving.runtime.tokenizer.control_texts)
     logprobs, top = flag(API, body, "logprobs"), body.get("top_logprobs")
     if top is not None and not logprobs:
         raise RequestError(f"{API}: top_logprobs needs logprobs: true", param="top_logprobs")
     tops = count(API, "top_logprobs", top or 0, MOST_TOP_LOGPROBS) if logprobs else None
     constraint = constraint_of(API, body)
-    sampling = sampling_of(API, body, backend.options.context_length if constraint is None else None, tops)
+    sampling = sampling_of(API, body, serving.runtime.options.context_length if constraint is None else None, tops)
     at, options = constraint_field(body), template_options(API, body)
-    request = conversation(API, backend, said, tools, sampling, constraint, at, options)
+    request = conversation(API, serving, said, tools, sampling, constraint, at, options)
     return ChatRequest(request, flag(API, body, "stream"), wants_usage(API, body), logprobs)
 
 

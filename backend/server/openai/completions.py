@@ -8,11 +8,11 @@ from typing import Any
 
 from ....lang.sampling import shown
 from ...base import GenResult
-from ...runtime.local import LocalBackend
 from ...runtime.text.tokenizer import Tokenizer
 from ..calling import prepare
 from ..errors import RequestError
 from ..fields import COMPLETIONS, count, flag
+from ..serving import Serving
 from ..work import PromptRequest, RequestWork
 from .asked import MOST_TOP_LOGPROBS, constraint_field, constraint_of, sampling_of, wants_usage
 from .chat import head, usage_of
@@ -40,7 +40,7 @@ class CompletionRequest:
         return self.asks[0].n
 
 
-def read_completion(body: Mapping[str, Any], backend: LocalBackend) -> CompletionRequest:
+def read_completion(body: Mapping[str, Any], serving: Serving) -> CompletionRequest:
     """Check a body. Raises `RequestError`, and the errors of constraints."""
     COMPLETIONS.check(body)
     prompts = _prompts(body.get("prompt"))
@@ -53,7 +53,7 @@ def read_completion(body: Mapping[str, Any], backend: LocalBackend) -> Completio
     if stream and echo and top is not None:
         raise RequestError(f"{API}: echo with logprobs cannot be streamed; leave out stream", param="stream")
     constraint = constraint_of(API, body)
-    prepare(API, constraint_field(body), backend, constraint)
+    prepare(API, constraint_field(body), serving.runtime, constraint)
     sampling = sampling_of(API, body, DEFAULT_TOKENS if constraint is None else None, top)
     if echo and top is not None:
         sampling = replace(sampling, logprob_start_len=0)
@@ -63,7 +63,7 @@ def read_completion(body: Mapping[str, Any], backend: LocalBackend) -> Completio
     ]
     if sum(ask.n for ask in asks) > MOST_PROMPTS:
         raise RequestError(f"{API}: prompts times n may be {MOST_PROMPTS} at most", param="n")
-    spell = backend.tokenizer.spell
+    spell = serving.runtime.tokenizer.spell
     echoes = [prompt if isinstance(prompt, str) else spell(prompt) for prompt in prompts] if echo else None
     return CompletionRequest(asks, echoes, top, stream, wants_usage(API, body))
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from ....lang.sampling import shown
 from ....lang.tools.spec import ToolCall
-from ...runtime.local import LocalBackend
-from ..conversation import ConversationRequest, Said, conversation, reasoning_option, template_of
+from ..conversation import ConversationRequest, conversation, reasoning_option, template_of
 from ..errors import RequestError
 from ..fields import RESPONSES, count, flag
+from ..serving import Serving
+from ..transcripts import Said
 from .asked import MOST_TOP_LOGPROBS, constraint_field, constraint_of, sampling_of
 from .chat import template_options
 from .tools import arguments_of, tool_use
@@ -34,20 +35,20 @@ class ResponsesRequest:
     logprobs: bool
 
 
-def read_responses(body: Mapping[str, Any], backend: LocalBackend) -> ResponsesRequest:
+def read_responses(body: Mapping[str, Any], serving: Serving) -> ResponsesRequest:
     """Check a body. Raises `RequestError`, and the errors of constraints, tools and templates."""
     RESPONSES.check(body)
-    template_of(API, backend)
+    template_of(API, serving.runtime)
     said = _said(body)
-    tools = tool_use(API, _with_tools(body), backend.tokenizer.control_texts)
+    tools = tool_use(API, _with_tools(body), serving.runtime.tokenizer.control_texts)
     logprobs = _includes_logprobs(body)
     asked = count(API, "top_logprobs", body.get("top_logprobs") or 0, MOST_TOP_LOGPROBS)
     _check_text(body)
     constraint = constraint_of(API, body)
-    default = backend.options.context_length if constraint is None else None
+    default = serving.runtime.options.context_length if constraint is None else None
     sampling = sampling_of(API, body, default, asked if logprobs else None)
-    options = {**template_options(API, body), **_reasoning(body, backend)}
-    request = conversation(API, backend, said, tools, sampling, constraint, constraint_field(body), options)
+    options = {**template_options(API, body), **_reasoning(body, serving)}
+    request = conversation(API, serving, said, tools, sampling, constraint, constraint_field(body), options)
     _check_stream_options(body)
     return ResponsesRequest(request, body, flag(API, body, "stream"), logprobs)
 
@@ -79,14 +80,14 @@ def _check_text(body: Mapping[str, Any]) -> None:
         )
 
 
-def _reasoning(body: Mapping[str, Any], backend: LocalBackend) -> dict[str, Any]:
+def _reasoning(body: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
     """What the template is told of reasoning. An effort is a wish; only "none" switches reasoning off."""
     asked = body.get("reasoning")
     if asked is None:
         return {}
     if not isinstance(asked, Mapping):
         raise RequestError(f"{API}: reasoning must be an object, got {shown(asked)}", param="reasoning")
-    return reasoning_option(API, "reasoning/effort", backend, False if asked.get("effort") == "none" else None)
+    return reasoning_option(API, "reasoning/effort", serving.runtime, False if asked.get("effort") == "none" else None)
 
 
 def _with_tools(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         read = await serving.read(await read_json(request, limit), chat.read_chat)
-        work = serving.begin([read.conversation.ask], "chat.completions")
+        work = serving.begin([read.conversation.ask], "chat.completions", read.conversation.remember)
         stream = (lambda: chat.events(read, work, serving.model)) if read.stream else None
         return await answered(request, serving, work, lambda: chat.answer(read, work, serving.model), stream)
 
@@ -37,7 +37,7 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
     async def responded(request: Request) -> Response:
         body = await read_json(request, limit)
         read = await serving.read(body, responses.read_responses)
-        work = serving.begin([read.conversation.ask], "responses")
+        work = serving.begin([read.conversation.ask], "responses", read.conversation.remember)
         stream = partial(items.events, read, work, serving.model) if read.stream else None
         whole = partial(items.answer, read, work, serving.model)
         return await answered(request, serving, work, whole, stream, form="typed")

@@ -10,15 +10,15 @@ from typing import Any
 
 from ...meta import call_id
 from ...runtime.generate import GenerateCall, as_dict
-from ...runtime.local import LocalBackend
 from ..errors import RequestError
 from ..fields import GENERATE, flag
+from ..serving import Serving
 from ..work import RequestWork
 
 API = "generate"
 
 
-def read_generate(body: Mapping[str, Any], backend: LocalBackend) -> tuple[GenerateCall, bool]:
+def read_generate(body: Mapping[str, Any], serving: Serving) -> tuple[GenerateCall, bool]:
     """Check a body and queue its gens; the call, and whether it is to be streamed."""
     GENERATE.check(body)
     stream = flag(API, body, "stream")
@@ -33,7 +33,7 @@ def read_generate(body: Mapping[str, Any], backend: LocalBackend) -> tuple[Gener
             params = [{**each, "return_text_in_logprobs": value} for each in params]
     _check_scalars(body)
     call = GenerateCall(
-        backend, body.get("text"), body.get("input_ids"), params,
+        serving.runtime, body.get("text"), body.get("input_ids"), params,
         return_logprob=flag(API, body, "return_logprob"), logprob_start_len=body.get("logprob_start_len"),
         top_logprobs_num=body.get("top_logprobs_num"), stream=False, special_tokens=flag(API, body, "special_tokens"),
     )  # fmt: skip

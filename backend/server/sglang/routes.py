@@ -54,6 +54,7 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
 
     @app.api_route("/flush_cache", methods=["GET", "POST"])
     async def flush_cache() -> Response:
+        serving.transcripts.forget()
         done = serving.runtime.flush_cache()
         said = "The cache is empty." if done else "Requests run, and what they hold was kept."
         return PlainTextResponse(said + "\n", 200 if done else 400)

@@ -33,6 +33,10 @@ class Served:
     def post(self, path: str, **fields: Any) -> httpx.Response:
         return self.http.post(path, json=fields)
 
+    def cached_tokens(self) -> int:
+        """Prompt tokens of all finished requests whose KV was there."""
+        return int(self.server.config.app.state.serving.metrics.cached)
+
     def idle(self) -> None:
         """Wait until nothing holds KV, and check the runtime."""
         end = time.monotonic() + 20
