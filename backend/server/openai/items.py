@@ -153,6 +153,9 @@ class ResponseWriter:
             return
         tokens = self._shown.take(known.logprobs or (), self._text, done)
         last = next((e for e in reversed(events) if e["type"] == "response.output_text.delta"), None)
+        if tokens and last is None and self._open == "message":  # their text was told before
+            last = self._of_part("response.output_text.delta", delta="", logprobs=[])
+            events.append(last)
         if tokens and last is not None:
             told = of_chat(tokens, self._tokenizer)["content"]
             last["logprobs"] = told
