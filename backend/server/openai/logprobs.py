@@ -5,6 +5,7 @@ Told are the tokens that the text shows: not the token that ended it, and of a s
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,32 +17,36 @@ LEAST = -9999.0
 
 
 class Shown:
-    """Which tokens of one growing text were told. `at`: the bytes that they cover."""
+    """Which tokens of one growing text were told. `at`: the characters that they cover."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._decoder = getincrementaldecoder("utf-8")("replace")
         self._count = self._at = 0
 
     def take(self, tokens: Sequence[TokenLogprob], text: str, done: bool) -> list[TokenLogprob]:
-        """The tokens to tell now that `text` is all that was told."""
-        data, taken = text.encode(), []
+        """The tokens to tell now that `text` is all that was told. However it was cut, the same tokens are told."""
+        taken = []
         while self._count < len(tokens):
             token = tokens[self._count]
-            size = len(self._bytes(token.token_id, data))
-            if self._at + size > len(data) and not (done and self._at < len(data)):
-                break
-            if not size and done and self._at >= len(data):
-                break  # the end token
+            before = self._decoder.getstate()
+            spelled = self._bytes(token.token_id, text)
+            size = len(self._decoder.decode(spelled))
+            begun = bool(before[0])  # a character that the text has, or will have
+            ends = self._at >= len(text) or (not spelled and self._at + begun >= len(text))
+            if ends or (self._at + size > len(text) and not done):
+                self._decoder.setstate(before)
+                break  # its text is still held back, or it is the end token
             self._at += size
             self._count += 1
             taken.append(token)
         return taken
 
-    def _bytes(self, token: int, data: bytes) -> bytes:
+    def _bytes(self, token: int, text: str) -> bytes:
         """What the token adds to the text: a control token its name, if the constraint asked for it."""
         own = self._tokenizer.token_bytes[token]
         name = b"" if own else self._tokenizer.spelled([token])
-        return name if name and data.startswith(name, self._at) else own
+        return name if name and text.startswith(name.decode("utf-8", "replace"), self._at) else own
 
 
 def of_chat(tokens: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
