@@ -1,5 +1,5 @@
-"""The command line: `sgl serve`, `sgl models list | pull`, `sgl trace`, `sgl draft train`, `sgl bench speculative`, and
-`sgl --version`.
+"""The command line: `sgl run`, `sgl serve`, `sgl models list | pull`, `sgl trace`, `sgl draft train`,
+`sgl bench speculative`, and `sgl --version`.
 
 Each command is a function that takes its parsed arguments and returns an exit code. An error of sgl is one line on
 stderr and exit code 1. Commands import what they need when they run, so `sgl --help` is instant.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .lang.errors import NotYet, SglError, suggest
+from .lang.errors import SglError, suggest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,17 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-LATER = ("run",)
-"""Commands of later versions."""
-
-
 class _Parser(argparse.ArgumentParser):
     """argparse with the nearest name for a command that does not exist."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            if self.prog == "sgl" and value in LATER:
-                raise NotYet(f"`sgl {value}` is not supported by this version of sgl yet")
             known = list(action.choices)
             raise argparse.ArgumentError(
                 action, f"no command {value!r}{suggest(str(value), known)}; there are: {', '.join(known)}"
@@ -52,6 +46,7 @@ def _parser(serves: bool = False) -> argparse.ArgumentParser:
     parser = _Parser(prog="sgl", description="Programs that call a language model many times, fast.")
     parser.add_argument("--version", action="version", version=f"sgl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="run the program of a file, once or over the rows of a file"))
     serve = commands.add_parser("serve", help="serve a model over HTTP to OpenAI's and SGLang's clients")
     if serves:
         _add_serve(serve)
@@ -60,6 +55,12 @@ def _parser(serves: bool = False) -> argparse.ArgumentParser:
     _add_draft(commands.add_parser("draft", help="train a draft head for a model"))
     _add_bench(commands.add_parser("bench", help="measure what suits your own prompts or program"))
     return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    from .interpreter.command.run import add_arguments
+
+    add_arguments(parser)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

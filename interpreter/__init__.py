@@ -30,5 +30,6 @@ journal/         a batch that continues where it was interrupted
 trace/           what a run did: recorded, drawn, run again, told to OpenTelemetry
 graph/           a program without a model
 agent/           tools at work
+command/         `sgl run`
 partial/         typed values of unfinished text
 """

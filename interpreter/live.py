@@ -64,6 +64,9 @@ class LiveState(ProgramState):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._line.find(name) is not None
 
+    def _names(self) -> list[str]:
+        return self._line.names()
+
     def _read(self, name: str, part: Part) -> Flow[Any]:
         variable = self._look(name) or (yield from self._find(name))
         if handles := variable.handles():

@@ -230,6 +230,10 @@ class StateReads:
         """The result of a read, which a user spells `what`."""
         return block_on(flow())
 
+    def _names(self) -> list[str]:
+        """The variables that there are so far."""
+        raise NotImplementedError
+
     def _refuse_to_wait(self, what: str, instead: str) -> None:
         """Raise where a wait would block the event loop of an async program."""
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from ...lang.errors import OptionError
@@ -118,25 +119,31 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 def program_of(asked: str) -> Any:
     """The program that `FILE.py:FUNCTION` names. Raises `OptionError`."""
     name, _, function = asked.rpartition(":")
-    file = Path(name).expanduser()
     if not name or not function.isidentifier():
         raise OptionError(f"--program {asked!r}: write FILE.py:FUNCTION, as in my_programs.py:extract")
-    if not file.is_file():
-        raise OptionError(f"--program {asked!r}: no such file: {file}")
-    found = importlib.util.spec_from_file_location(file.stem, file)
-    if found is None or found.loader is None:
-        raise OptionError(f"--program {asked!r}: {file} is no Python file")
-    module = importlib.util.module_from_spec(found)
-    sys.modules.setdefault(file.stem, module)  # types that the file defines look for their module
-    sys.path.insert(0, str(file.resolve().parent))  # as `python FILE.py` would
-    try:
-        found.loader.exec_module(module)
-    except BaseException as error:
-        if is_interruption(error):
-            raise
-        raise OptionError(f"--program {asked!r}: {file} cannot be imported: {said(error)}") from error
+    module = module_of(Path(name), f"--program {asked!r}")
     program = getattr(module, function, None)
     if not callable(getattr(program, "run_batch", None)):
         what = "there is no such name" if program is None else f"it is {type(program).__name__}"
         raise OptionError(f"--program {asked!r}: {function} is no @sgl.function: {what}")
     return program
+
+
+def module_of(file: Path, what: str) -> ModuleType:
+    """Import a Python file, as `python FILE` would find its neighbours. `what` begins the `OptionError`s."""
+    file = file.expanduser()
+    if not file.is_file():
+        raise OptionError(f"{what}: no such file: {file}")
+    found = importlib.util.spec_from_file_location(file.stem, file)
+    if found is None or found.loader is None:
+        raise OptionError(f"{what}: {file} is no Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules.setdefault(file.stem, module)  # types that the file defines look for their module
+    sys.path.insert(0, str(file.resolve().parent))
+    try:
+        found.loader.exec_module(module)
+    except BaseException as error:
+        if is_interruption(error):
+            raise
+        raise OptionError(f"{what}: {file} cannot be imported: {said(error)}") from error
+    return module

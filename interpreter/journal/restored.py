@@ -53,6 +53,9 @@ class RestoredState(ProgramState):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._finished.variables
 
+    def _names(self) -> list[str]:
+        return list(self._row().variables)
+
     def _kept(self, name: str) -> Kept:
         variables = self._row().variables
         if not isinstance(name, str) or name not in variables:

@@ -120,13 +120,13 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["--version"], 0, f"sgl {sgl.__version__}"),
         (["model"], 2, "no command 'model'; did you mean 'models'?"),
         (["models", "lst"], 2, "did you mean 'list'"),
-        (["quit"], 2, "there are: models, trace"),
+        (["quit"], 2, "there are: run, serve, models, trace"),
     ):
         with pytest.raises(SystemExit) as ended:
             cli.main(argv)
         out = capsys.readouterr()
         assert ended.value.code == code and says in out.out + out.err
-    assert cli.main(["serve"]) == 1 and "not supported by this version" in capsys.readouterr().err
+    assert cli.main(["run", "gone.py"]) == 1 and "no such file" in capsys.readouterr().err
 
 
 # -- in a notebook: no files of source, and an event loop that runs already
