@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import anthropic
 import ollama
 import openai
 import pytest
 
+import sgl
 from sgl import Runtime
 
 from .served import Served, served
@@ -62,3 +64,23 @@ def test_ollamas_client(server: Served) -> None:
     form = {"type": "object", "properties": {"capital": {"type": "string", "maxLength": 20}}, "required": ["capital"]}
     parts = client.chat(server.runtime.model_name, question, format=form, options={"temperature": 0}, stream=True)
     assert json.loads("".join(part.message.content for part in parts))["capital"] == "Paris"
+
+
+def test_sgls_own_endpoint(server: Served) -> None:
+    @sgl.function
+    def review(s: Any, subject: str) -> None:
+        s += sgl.user(f"Write one line about {subject}.")
+        s += sgl.assistant(sgl.gen("line", max_tokens=16, temperature=0, stop="\n"))
+        s += sgl.user("Is it hot or cold?") + sgl.assistant(sgl.select("kind", ["hot", "cold"]))
+        forks = s.fork(2)
+        for i, fork in enumerate(forks):
+            fork += sgl.user(f"Say more ({i}).") + sgl.assistant(sgl.gen("more", max_tokens=8, temperature=0))
+        forks.join()
+        s += sgl.user("A year?") + sgl.assistant(sgl.gen("year", regex="[0-9]{4}", temperature=0))
+
+    rows = [{"subject": subject} for subject in ("tea", "ice", "the sun")]
+    far = review.run_batch(rows, backend=sgl.RuntimeEndpoint(server.url))
+    near = review.run_batch(rows, backend=server.runtime)
+    assert [state["line"] for state in far] == [state["line"] for state in near]
+    assert [state["kind"] for state in far] == [state["kind"] for state in near]
+    assert all(state["year"].isdecimal() and len(state["year"]) == 4 for state in far)
