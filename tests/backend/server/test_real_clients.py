@@ -69,14 +69,14 @@ def test_ollamas_client(server: Served) -> None:
 def test_sgls_own_endpoint(server: Served) -> None:
     @sgl.function
     def review(s: Any, subject: str) -> None:
-        s += sgl.user(f"Write one line about {subject}.")
-        s += sgl.assistant(sgl.gen("line", max_tokens=16, temperature=0, stop="\n"))
-        s += sgl.user("Is it hot or cold?") + sgl.assistant(sgl.select("kind", ["hot", "cold"]))
+        s += f"Here is one line about {subject}:"
+        s += sgl.gen("line", max_tokens=16, temperature=0, stop="\n")
+        s += "\nIt is" + sgl.select("kind", [" hot", " cold"])
         forks = s.fork(2)
         for i, fork in enumerate(forks):
-            fork += sgl.user(f"Say more ({i}).") + sgl.assistant(sgl.gen("more", max_tokens=8, temperature=0))
+            fork += f".\nMore ({i}):" + sgl.gen("more", max_tokens=8, temperature=0)
         forks.join()
-        s += sgl.user("A year?") + sgl.assistant(sgl.gen("year", regex="[0-9]{4}", temperature=0))
+        s += ".\nYear: " + sgl.gen("year", regex="[0-9]{4}", temperature=0)
 
     rows = [{"subject": subject} for subject in ("tea", "ice", "the sun")]
     far = review.run_batch(rows, backend=sgl.RuntimeEndpoint(server.url))
