@@ -1,5 +1,5 @@
 """The command line: `sgl run`, `sgl serve`, `sgl models list | pull`, `sgl trace`, `sgl draft train`,
-`sgl bench speculative`, and `sgl --version`.
+`sgl bench serving | speculative`, and `sgl --version`.
 
 Each command is a function that takes its parsed arguments and returns an exit code. An error of sgl is one line on
 stderr and exit code 1. Commands import what they need when they run, so `sgl --help` is instant.
@@ -118,8 +118,10 @@ def _add_draft(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     from .backend.bench.command import add_arguments
+    from .backend.bench.serving.command import add_arguments as add_serving
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_serving(commands.add_parser("serving", help="time requests to a server, ours or another"))
     add_arguments(commands.add_parser("speculative", help="compare ways to draft tokens"))
 
 

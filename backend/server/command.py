@@ -74,8 +74,12 @@ def serve(
     options: ServeOptions,
     listener: socket.socket,
     started: Callable[[Any], None] | None = None,
+    greets: bool = True,
 ) -> None:
-    """Serve a runtime until SIGTERM or SIGINT. `started` gets uvicorn's server before it runs."""
+    """Serve a runtime until SIGTERM or SIGINT. `started` gets uvicorn's server before it runs.
+
+    `greets`: say how it is configured, and when it has ended.
+    """
     import uvicorn
 
     from .app import build_app
@@ -97,7 +101,8 @@ def serve(
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            print(greeting(runtime, options, listener.getsockname()[1]), flush=True)
+            if greets:
+                print(greeting(runtime, options, listener.getsockname()[1]), flush=True)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             serving.ending = True
@@ -118,7 +123,8 @@ def serve(
     finally:
         for number, handler_before in before.items():
             signal.signal(number, handler_before)
-    print("the server has ended", file=sys.stderr, flush=True)
+    if greets:
+        print("the server has ended", file=sys.stderr, flush=True)
 
 
 def greeting(runtime: LocalBackend, options: ServeOptions, port: int) -> str:
