@@ -1,0 +1,61 @@
+"""Several tools at once: `python examples/parallel_tools.py`.
+
+The model writes three calls in one turn. Each tool starts as soon as its own arguments are closed, while the model
+writes the next call. So three tools that wait half a second each take little more than half a second together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from math import asin, cos, radians, sin, sqrt
+from typing import Literal
+
+from common import session
+
+import sgl
+
+PLACES = {"Rome": (41.9, 12.5), "Oslo": (59.9, 10.8), "Lima": (-12.0, -77.0), "Cairo": (30.0, 31.2)}
+Place = Literal["Rome", "Oslo", "Lima", "Cairo"]
+
+
+@sgl.tool(timeout=10)
+async def distance(start: Place, end: Place) -> str:
+    """Tell how far two cities are from each other."""
+    await asyncio.sleep(0.5)  # as long as a web service would take
+    (a, b), (c, d) = (map(radians, PLACES[place]) for place in (start, end))
+    half = sin((c - a) / 2) ** 2 + cos(a) * cos(c) * sin((d - b) / 2) ** 2
+    return f"{2 * 6371 * asin(sqrt(half)):,.0f} km from {start} to {end}"
+
+
+@sgl.function
+def ask(s: sgl.ProgramState, question: str) -> list[str]:
+    began = time.perf_counter()
+    s += sgl.system("Use the tools.", tools=[distance])
+    s += sgl.user(question)
+    told = []
+    # `parallel=3`: at most three calls in a turn. `stream=True`: the events of the loop as they happen.
+    for event in sgl.agent(s, [distance], min_tool_calls=3, parallel=3, max_steps=4, max_tokens=100, stream=True):
+        at = f"{time.perf_counter() - began:5.2f} s  "
+        if isinstance(event, sgl.StepBegan):
+            told.append(f"{at}turn {event.number} begins")
+        elif isinstance(event, sgl.CallClosed):
+            told.append(f"{at}started:  {event.call.name}({event.call.arguments})")
+        elif isinstance(event, sgl.ToolFinished):
+            told.append(f"{at}finished: {event.result.text}  ({event.result.seconds:.2f} s)")
+        elif isinstance(event, sgl.AgentResult):
+            told.append(f"{at}stopped: {event.reason}, after {len(event.results)} calls in {event.steps} turns")
+            told.append(f"         {event.answer.strip()}")
+    return told
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with session(__doc__, argv):
+        state = ask.run("How far is it from Rome to Oslo, from Rome to Lima, and from Rome to Cairo?", temperature=0)
+        print("\n".join(state.ret_value))
+        print(f"\n{state.usage}")
+
+
+if __name__ == "__main__":
+    main()
