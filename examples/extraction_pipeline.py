@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 right += sum(str(number) in document.replace(",", "") for number in record.numbers)
         print(f"last record: {record!r}\n  of: {document:.100}...")
         print(f"{len(states.errors)} rows failed; {right} of {total} numbers are in their documents")
-        print(f"\n{first.usage.total + states.usage.total}")
+        print(f"\n{states.usage.total}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Several judges of one text: `python examples/judge_panel.py`.
 
 Each judge is a fork with a criterion of its own, so the text is computed once for all of them. Every judge gives a
-mark, which is one of five choices, and a reason. The mark of the panel is the mean under the model's probabilities of the
-marks, which says more than the one mark that each judge names.
+mark, which is one of five choices, and a reason. The mark of the panel is the mean under the model's probabilities of
+the marks, which says more than the one mark that each judge names.
 """
 
 from __future__ import annotations

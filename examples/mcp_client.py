@@ -16,31 +16,30 @@ from common import session
 import sgl
 
 
-def notes_server() -> Any:
-    """Make a server that keeps notes in memory."""
+def unit_server() -> Any:
+    """Make a server that converts units."""
     from mcp.server.mcpserver import MCPServer
 
-    server, notes = MCPServer("notes"), dict[str, str]()
+    server = MCPServer("units")
 
     @server.tool()
-    def write_note(title: str, text: str) -> str:
-        """Write a note."""
-        notes[title] = text
-        return f"noted; there are {len(notes)} notes"
+    def to_kilometres(miles: float) -> str:
+        """Convert miles to kilometres."""
+        return f"{miles * 1.609344:.1f} kilometres"
 
     @server.tool()
-    def list_notes() -> list[str]:
-        """List the titles of all notes."""
-        return sorted(notes)
+    def to_celsius(fahrenheit: float) -> str:
+        """Convert a temperature from Fahrenheit to Celsius."""
+        return f"{(fahrenheit - 32) / 1.8:.1f} degrees Celsius"
 
     return server
 
 
 @sgl.function
 def assist(s: sgl.ProgramState, task: str, tools: Any) -> sgl.AgentResult:
-    s += sgl.system("You keep notes. Use the tools.", tools=tools)
+    s += sgl.system("You convert units. Use the tools.", tools=tools)
     s += sgl.user(task)
-    answer = sgl.regex("(Done|Sorry)[a-zA-Z ,]{0,60}[.]")
+    answer = sgl.regex("It is -?[0-9]{1,5}[.][0-9] (kilometres|degrees Celsius)[.]")
     result: sgl.AgentResult = sgl.agent(
         s, tools, min_tool_calls=1, parallel=1, max_steps=2, answer=answer, max_tokens=80
     )
@@ -49,20 +48,19 @@ def assist(s: sgl.ProgramState, task: str, tools: Any) -> sgl.AgentResult:
 
 def main(argv: Sequence[str] | None = None) -> None:
     try:
-        server = notes_server()
+        server = unit_server()
     except ImportError:
         sys.exit('this example needs the package mcp, version 2: pip install "sgl[mcp]"')
     with session(__doc__, argv), sgl.mcp_tools(server) as tools:
         for tool in tools:
             print(f"{tool.name}: {tool.spec.description} {sorted(tool.spec.parameters.schema['properties'])}")
-        for task in ("Write a note with the title Milk: buy two bottles.", "Write a note with the title Train: 9:15."):
+        for task in ("How many kilometres are 26 miles?", "How many degrees Celsius are 86 degrees Fahrenheit?"):
             state = assist.run(task, tools, temperature=0)
             print(f"\n{task}")
             for result in state.ret_value.results:
                 print(f"    {result.call.name}({result.call.arguments}) -> {result.text}")
             print(f"    {state.ret_value.answer}")
-        [listed] = sgl.run_tools([sgl.ToolCall("list_notes", {}, "call00000")], tools)
-        print(f"\nthe server has now: {listed.text}\n\n{state.usage}")
+        print(f"\n{state.usage}")
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ from common import session
 
 import sgl
 
-PLACES = {"Rome": (41.9, 12.5), "Oslo": (59.9, 10.8), "Lima": (-12.0, -77.0), "Cairo": (30.0, 31.2)}
-Place = Literal["Rome", "Oslo", "Lima", "Cairo"]
+ROME = (41.9, 12.5)  # degrees north and east
+CITIES = {"Oslo": (59.9, 10.8), "Lima": (-12.0, -77.0), "Cairo": (30.0, 31.2)}
 
 
 @sgl.tool(timeout=10)
-async def distance(start: Place, end: Place) -> str:
-    """Tell how far two cities are from each other."""
+async def distance(city: Literal["Oslo", "Lima", "Cairo"]) -> str:
+    """Tell how far a city is from Rome."""
     await asyncio.sleep(0.5)  # as long as a web service would take
-    (a, b), (c, d) = (map(radians, PLACES[place]) for place in (start, end))
+    (a, b), (c, d) = (map(radians, place) for place in (ROME, CITIES[city]))
     half = sin((c - a) / 2) ** 2 + cos(a) * cos(c) * sin((d - b) / 2) ** 2
-    return f"{2 * 6371 * asin(sqrt(half)):,.0f} km from {start} to {end}"
+    return f"{2 * 6371 * asin(sqrt(half)):,.0f} km from Rome to {city}"
 
 
 @sgl.function
@@ -35,8 +35,10 @@ def ask(s: sgl.ProgramState, question: str) -> list[str]:
     s += sgl.system("Use the tools.", tools=[distance])
     s += sgl.user(question)
     told = []
+    answer = sgl.regex("The distance to (Oslo|Lima|Cairo) is [0-9]{1,2},[0-9]{3} km[.]")
     # `parallel=3`: at most three calls in a turn. `stream=True`: the events of the loop as they happen.
-    for event in sgl.agent(s, [distance], min_tool_calls=3, parallel=3, max_steps=4, max_tokens=100, stream=True):
+    loop = {"min_tool_calls": 3, "parallel": 3, "max_steps": 4, "max_tokens": 100, "answer": answer}
+    for event in sgl.agent(s, [distance], stream=True, **loop):
         at = f"{time.perf_counter() - began:5.2f} s  "
         if isinstance(event, sgl.StepBegan):
             told.append(f"{at}turn {event.number} begins")
@@ -46,13 +48,13 @@ def ask(s: sgl.ProgramState, question: str) -> list[str]:
             told.append(f"{at}finished: {event.result.text}  ({event.result.seconds:.2f} s)")
         elif isinstance(event, sgl.AgentResult):
             told.append(f"{at}stopped: {event.reason}, after {len(event.results)} calls in {event.steps} turns")
-            told.append(f"         {event.answer.strip()}")
+            told.append(f"         {event.answer}")
     return told
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with session(__doc__, argv):
-        state = ask.run("How far is it from Rome to Oslo, from Rome to Lima, and from Rome to Cairo?", temperature=0)
+        state = ask.run("How far is it from Rome to Oslo, to Lima and to Cairo?", temperature=0)
         print("\n".join(state.ret_value))
         print(f"\n{state.usage}")
 

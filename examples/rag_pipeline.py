@@ -1,8 +1,8 @@
 """Questions about documents, with a full-text index: `python examples/rag_pipeline.py`.
 
 The documents are the pages of `docs/`. SQLite's FTS5 indexes their sections and finds the best ones for a question (by
-BM25). The model answers from those, and the page that the answer comes from is known. All questions run as one batch;
-what their prompts share is computed once.
+BM25). The model picks a sentence of them by `select`, so the quotation is exact and its page is known. Then it says the
+same in short. All questions run as one batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common import session
 import sgl
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SECTION_CHARACTERS = 900  # of each section that the model is shown
+MOST_SENTENCES = 12  # of each section, for the model to read
 QUESTIONS = [
     "What does resume= do in a batch?",
     "How can a select be sampled?",
@@ -45,12 +45,20 @@ def search(store: sqlite3.Connection, question: str, most: int) -> list[tuple[st
     return store.execute(found, (query, most)).fetchall()
 
 
+def sentences(text: str) -> list[str]:
+    plain = re.sub(r"```.*?```|`+|\*+", "", text.split("\n\n|")[0], flags=re.S)
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z])|\n\n|^- ", plain, flags=re.M)
+    return list(dict.fromkeys(" ".join(part.split()) for part in parts if 20 < len(part) < 250))[:MOST_SENTENCES]
+
+
 @sgl.function
 def answer(s: sgl.ProgramState, question: str, found: list[tuple[str, str, str]]) -> None:
-    s += sgl.system("You answer from the given text, in one short sentence.")
-    text = "\n\n".join(f"## {title}\n{body[:SECTION_CHARACTERS]}" for _, title, body in found)
-    s += sgl.user(f"{text}\n\nQuestion: {question}")
-    s += sgl.assistant(sgl.gen("answer", max_tokens=48, stop="\n"))
+    s += sgl.system("You answer from the given text.")
+    known = [sentence for _, _, text in found for sentence in sentences(text)]
+    s += sgl.user("\n".join(known) + f"\n\nQuestion: {question}")
+    with s.assistant():
+        s += "The text says: " + sgl.select("quote", known)  # a sentence of the text, word by word
+        s += "\nIn short, " + sgl.gen("answer", max_tokens=32, stop=["\n", "."])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         states = answer.run_batch(rows, temperature=0)
         for row, state in zip(rows, states):
             sources = ", ".join(f"{page}: {title}" for page, title, _ in row["found"])
-            print(f"{row['question']}\n    {state['answer'].strip()}\n    [{sources}]")
+            print(f"{row['question']}\n    {state['quote']}\n    In short, {state['answer']}.\n    [{sources}]")
         print(f"\n{states.usage.total}")
 
 

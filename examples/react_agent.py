@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from common import session
-from pydantic import BaseModel
 
 import sgl
 
@@ -26,29 +25,26 @@ def population(city: Literal["Tokyo", "Delhi", "Cairo", "Paris", "Lima", "Oslo"]
 TOOLS = [population]
 
 
-class Answer(BaseModel):
-    larger_city: Literal["Tokyo", "Delhi", "Cairo", "Paris", "Lima", "Oslo"]
-
-
 @sgl.function
-def react(s: sgl.ProgramState, question: str, steps: int) -> Answer | None:
-    s += sgl.system("Look up both cities, one after the other. Then answer.", tools=TOOLS)
+def react(s: sgl.ProgramState, question: str, most_steps: int) -> str:
+    s += sgl.system("You look up what you need to know, then you answer.", tools=TOOLS)
     s += sgl.user(question)
-    for step in range(steps):
-        s += sgl.assistant_begin()
-        s += "Thought: I" + sgl.gen("thought", max_tokens=24, stop=["\n", ".", "<"]) + ".\n"
-        # Two look-ups are asked for; later the model may also answer, and in the last step it must.
-        choice = "none" if step == steps - 1 else "required" if step < 2 else "auto"
-        s += sgl.call("step", TOOLS, choice, calls=1, answer=Answer, max_tokens=60)
-        s += sgl.assistant_end()
-        print(f"  thought: I{s['thought']}.")
-        found = s.value("step")  # a list of calls, or an Answer
-        if isinstance(found, Answer):
-            return found
-        for call, result in zip(found, sgl.run_tools(found, TOOLS)):
-            print(f"  {call.name}({call.arguments['city']}) -> {result.text}")
+    cities = [city for city in MILLIONS if city in question]
+    unknown = list(cities)
+    for _ in range(most_steps):
+        if not unknown:
+            break
+        # The thought picks what to look up next. A large model can think freely: sgl.gen("thought", stop="\n").
+        s += sgl.assistant_begin() + "Thought: I need the population of " + sgl.select("next", unknown) + ".\n"
+        s += sgl.call("step", TOOLS, choice="population", max_tokens=40) + sgl.assistant_end()
+        print(f"  thought: I need the population of {s['next']}.")
+        calls = s.value("step")
+        for call, result in zip(calls, sgl.run_tools(calls, TOOLS)):
+            print(f"  action: {call.name}({call.arguments['city']})\n  observation: {result.text}")
             s.tool_result(call, result)
-    return None
+        unknown.remove(s["next"])
+    s += sgl.assistant("Thought: I know enough. The larger city is " + sgl.select("answer", cities) + ".")
+    return str(s["answer"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for question in ("Which city is larger, Cairo or Oslo?", "Which city is larger, Lima or Tokyo?"):
             print(question)
             state = react.run(question, args.steps, temperature=0)
-            print(f"  answer: {state.ret_value!r}")
+            print(f"  answer: {state.ret_value}")
         print(f"\n{state.usage}")
 
 

@@ -6,48 +6,64 @@ arXiv:2203.11171). `gen(n=...)` draws the samples side by side; the prompt is co
 
 from __future__ import annotations
 
-import json
+import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from common import session
 
 import sgl
 
-DATA = Path(__file__).resolve().parent / "data" / "gsm8k-200.jsonl"
-SHOWN = """Problem: Tom has 3 boxes with 4 pens in each box. He gives 5 pens away. How many pens are left?
-Solution: Tom has 3 * 4 = 12 pens. After giving 5 away he has 12 - 5 = 7 pens. The answer is 7.
-
-Problem: A shirt costs $20 and a hat costs $8 less than the shirt. What do they cost together?
-Solution: The hat costs 20 - 8 = 12 dollars. Together they cost 20 + 12 = 32 dollars. The answer is 32.
-
+SHOWN = """Problem: Tom has 3 pens and buys 5 more. How many pens does he have now?
+Solution: Tom has 3 + 5 = 8 pens now. The answer is 8.
+Problem: Eva has 9 cards and gives 4 away. How many cards are left?
+Solution: Eva has 9 - 4 = 5 cards left. The answer is 5.
+Problem: There are 4 boxes with 6 eggs in each box. How many eggs are there?
+Solution: There are 4 * 6 = 24 eggs in the boxes. The answer is 24.
 """
-WORKED = r"[A-Z][^\n]{20,160}\. The answer is [0-9]{1,5}\."  # a solution that ends with a number
+WORKED = r"[A-Z][^\n.]{10,60}\. The answer is [0-9]{1,3}\."  # a solution that ends with a number
+
+
+def problems(rows: int) -> list[tuple[str, int]]:
+    """Make problems with their answers."""
+    draw, made = random.Random(1), []
+    for i in range(rows):
+        a, b = draw.randint(6, 20), draw.randint(2, 5)
+        made.append(
+            [
+                (f"Ben has {a} coins and finds {b} more. How many coins does he have now?", a + b),
+                (f"Lisa has {a} apples and eats {b} of them. How many apples are left?", a - b),
+                (f"There are {b} bags with {a} nuts in each bag. How many nuts are there?", a * b),
+            ][i % 3]
+        )
+    return made
 
 
 @sgl.function
 def solve(s: sgl.ProgramState, problem: str, samples: int) -> Counter[str]:
-    s += f"{SHOWN}Problem: {problem}\nSolution: "
-    s += sgl.gen("solutions", n=samples, regex=WORKED, max_tokens=80, temperature=0.7, seed=1)
+    s += SHOWN
+    s += f"Problem: {problem}\nSolution: "
+    s += sgl.gen("solutions", n=samples, regex=WORKED, max_tokens=40, temperature=0.7, seed=1)
     solutions = [s["solutions"]] if samples == 1 else s["solutions"]
     return Counter(re.findall(r"(\d+)\.$", solution)[0] for solution in solutions)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, rows=4, samples=6) as args:
-        problems = [json.loads(line) for line in DATA.read_text().splitlines()[: args.rows]]
-        rows = [{"problem": problem["question"], "samples": args.samples} for problem in problems]
-        states = solve.run_batch(rows)
+    with session(__doc__, argv, rows=6, samples=6) as args:
+        made = problems(args.rows)
+        states = solve.run_batch([{"problem": problem, "samples": args.samples} for problem, _ in made])
         right = 0
-        for problem, state in zip(problems, states):
-            truth = problem["answer"].rpartition("#### ")[2].replace(",", "")
+        for (problem, truth), state in zip(made, states):
             [(voted, votes), *_] = state.ret_value.most_common()
-            right += voted == truth
-            print(f"{problem['question']:.70}...")
-            print(f"    {votes} of {args.samples} votes for {voted}, right is {truth}; {dict(state.ret_value)}")
-        print(f"{right} of {len(problems)} right; a model of 135 M parameters solves few of these, with any vote")
+            right += int(voted) == truth
+            print(
+                f"{problem}\n    {votes} of {args.samples} votes for {voted}, right is {truth}; {dict(state.ret_value)}"
+            )
+        single = sum(state.ret_value[str(truth)] for (_, truth), state in zip(made, states))
+        print(
+            f"by vote {right} of {len(made)} are right; of the single solutions {single} of {len(made) * args.samples}"
+        )
         print(f"\n{states.usage.total}")
 
 

@@ -49,7 +49,7 @@ def ask(s: sgl.ProgramState, question: str) -> list[sgl.ToolResult]:
     results = sgl.run_tools(calls, TOOLS)
     for call, result in zip(calls, results):
         s.tool_result(call, result)
-    s += sgl.assistant("The answer is " + sgl.gen("answer", max_tokens=12, stop=["\n", "."]))
+    s += sgl.assistant("According to the tool, it is " + sgl.gen("answer", max_tokens=12, stop=["\n", "."]))
     return results
 
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(question)
             for result in state.ret_value:
                 print(f"    {result.call.name}({result.call.arguments}) -> {result.text}")
-            print(f"    The answer is {state['answer']}.")
+            print(f"    According to the tool, it is {state['answer']}.")
         print(f"\n{states.usage.total}")
 
 
