@@ -19,15 +19,15 @@ ACCOUNT = {"balance": 1000}
 
 
 @sgl.tool(requires_approval=True)
-def pay(name: str, amount: int) -> str:
+def pay(payee: str, amount: int) -> str:
     """Pay somebody.
 
     Args:
-        name: Who gets the money.
+        payee: Who gets the money.
         amount: How many euros.
     """
     ACCOUNT["balance"] -= amount
-    return f"paid {amount} euros to {name}; {ACCOUNT['balance']} are left"
+    return f"paid {amount} euros to {payee}; {ACCOUNT['balance']} are left"
 
 
 def by_rule(call: sgl.ToolCall) -> bool | str | sgl.ToolCall:

@@ -12,28 +12,26 @@ from common import session
 
 import sgl
 
-SHOWN = [
-    ("Is a rose a flower?", "Yes"),
-    ("Is a hammer a flower?", "No"),
-    ("Is a salmon a fish?", "Yes"),
-    ("Is a table an animal?", "No"),
-]
+DRAFTS = """Name things of a kind.
+tool: hammer, saw, drill, spade, axe
+fish: salmon, trout, carp, shark, tuna
+"""
+KINDS = ["tool", "fish", "fruit", "bird", "colour"]
+CHECKED = [("hammer", "tool"), ("trout", "fish"), ("pear", "fruit"), ("crow", "bird"), ("green", "colour")]
 
 
 @sgl.function
-def list_things(s: sgl.ProgramState, kind: str, count: int) -> tuple[list[str], list[str]]:
-    s += sgl.system("You answer with Yes or No, or with the list that is asked for.")
-    for question, reply in SHOWN:
-        s += sgl.user(question) + sgl.assistant(reply)
-    checks = s.fork(count)  # they begin before the draft: the same examples, nothing of the list
-    s += sgl.user(f"List {count} {kind}s.")
-    with s.assistant():
-        for i in range(count):
-            s += f"{i + 1}. " + sgl.gen(f"item{i}", regex="[A-Z]?[a-z]{3,12}", max_tokens=8, temperature=0.8) + "\n"
-    items = [s[f"item{i}"].lower() for i in range(count)]
-    checks += [sgl.user(f"Is {'an' if item[0] in 'aeiou' else 'a'} {item} a {kind}?") for item in items]
-    checks += sgl.assistant(sgl.select("verdict", ["Yes", "No"]))
-    return items, [check["verdict"] for check in checks]
+def list_things(s: sgl.ProgramState, kind: str, count: int) -> list[tuple[str, str]]:
+    checker = s.fork(1)[0]  # it begins before the draft, and never sees it
+    checker += "Say of each thing what kind it is.\n" + "".join(f"{thing}: {what}\n" for thing, what in CHECKED)
+    s += DRAFTS + f"{kind}: "
+    for i in range(count):
+        s += sgl.gen(f"item{i}", regex="[a-z]{3,12}", max_tokens=8, temperature=0.9) + ", "
+    items = [s[f"item{i}"] for i in range(count)]
+    checks = checker.fork(count)  # one question for each item, side by side
+    checks += [f"{item}: " for item in items]
+    checks += sgl.select("verdict", KINDS)
+    return [(item, check["verdict"]) for item, check in zip(items, checks)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         kinds = ["fruit", "bird", "colour"]
         states = list_things.run_batch([{"kind": kind, "count": args.count} for kind in kinds], seed=3)
         for kind, state in zip(kinds, states):
-            items, verdicts = state.ret_value
-            kept = [item for item, verdict in zip(items, verdicts) if verdict == "Yes"]
-            print(f"{kind}: the draft has {', '.join(items)}")
+            kept = [item for item, verdict in state.ret_value if verdict == kind]
+            print(f"{kind}: the draft has {', '.join(f'{item} ({verdict}?)' for item, verdict in state.ret_value)}")
             print(f"    verified: {', '.join(dict.fromkeys(kept)) or 'nothing'}")
         print(f"\n{states.usage.total}")
 

@@ -1,8 +1,8 @@
 """Several judges of one text: `python examples/judge_panel.py`.
 
-Each judge is a fork with a criterion of its own, so the text is computed once for all of them. Every judge gives a
-mark, which is one of five choices, and a reason. The mark of the panel is the mean under the model's probabilities of
-the marks, which says more than the one mark that each judge names.
+Each judge is a fork with a question of its own, so the text is computed once for all of them. A judge picks one of two
+words and gives a reason. The probability of its word says more than the word: a small model may call everything polite,
+and still find one letter more polite than the other. So the panel compares means of probabilities.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp
 from statistics import mean
+from typing import Any
 
 from common import session
 
 import sgl
 
-CRITERIA = ["clear", "polite", "helpful"]
-MARKS = ["1", "2", "3", "4", "5"]
+PAIRS = [("polite", "rude"), ("clear", "unclear"), ("helpful", "useless")]
 LETTERS = [
+    "What do you want now? Your thing is somewhere. Do not write again, nobody reads this, stupid.",
     "Thank you for your order. It left our house today and will be with you on Friday. If anything is wrong with it, "
     "write to us and we will send you a new one.",
-    "What do you want now? Your thing is somewhere. Do not write again, nobody reads this, stupid.",
 ]
 
 
-def expected(meta: dict[str, list[float]]) -> float:
-    weights = [exp(logprob) for logprob in meta["normalized_prompt_logprobs"]]
-    return sum(int(mark) * weight for mark, weight in zip(MARKS, weights)) / sum(weights)
+def first_choice(meta: dict[str, Any]) -> float:
+    """Give the probability of the first of two choices."""
+    good, bad = (exp(sum(logprob for logprob, *_ in tokens)) for tokens in meta["input_token_logprobs"])
+    return good / (good + bad)
 
 
 @sgl.function
@@ -34,23 +35,26 @@ def panel(s: sgl.ProgramState, letter: str) -> list[float]:
     s += sgl.system("You judge letters of a shop to its customers.")
     s += sgl.user(f"Read this letter.\n\n{letter}")
     s += sgl.assistant("I have read it.")
-    judges = s.fork(len(CRITERIA))
-    judges += [sgl.user(f"How {what} is it, from 1 (not at all) to 5 (very)?") for what in CRITERIA]
-    judges += sgl.assistant(sgl.select("mark", MARKS) + ", because" + sgl.gen("why", max_tokens=20, stop=[".", "\n"]))
-    marks = [expected(judge.get_meta_info("mark")) for judge in judges]
-    judges.join()  # s["mark"] and s["why"] are lists now, one item a judge
-    return marks
+    judges = s.fork(len(PAIRS))
+    for judge, (good, bad) in zip(judges, PAIRS):
+        judge += sgl.user(f"Is the letter {good} or {bad}?")
+        word = sgl.select("word", [good, bad], choices_method=sgl.sequence_likelihood)
+        judge += sgl.assistant("The letter is " + word + ", because" + sgl.gen("why", max_tokens=20, stop=[".", "\n"]))
+    chances = [first_choice(judge.get_meta_info("word")) for judge in judges]
+    judges.join()  # s["word"] and s["why"] are lists now, one item a judge
+    return chances
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with session(__doc__, argv):
         states = panel.run_batch([{"letter": letter} for letter in LETTERS], temperature=0)
-        for letter, state in zip(LETTERS, states):
-            print(f"{letter:.60}...")
-            for what, named, value, why in zip(CRITERIA, state["mark"], state.ret_value, state["why"]):
-                print(f"    {what}: {named} (expected {value:.2f}), because{why}")
-            print(f"    the panel: {mean(state.ret_value):.2f}")
-        print(f"\n{states.usage.total}")
+        for i, (letter, state) in enumerate(zip(LETTERS, states), 1):
+            print(f"letter {i}: {letter:.60}...")
+            for (good, _), chance, word, why in zip(PAIRS, state.ret_value, state["word"], state["why"]):
+                print(f"    {100 * chance:3.0f} % {good}. It is {word}, because{why}.")
+            print(f"    the panel: {100 * mean(state.ret_value):.0f} %")
+        best = max(range(len(LETTERS)), key=lambda i: mean(states[i].ret_value))
+        print(f"the panel prefers letter {best + 1}\n\n{states.usage.total}")
 
 
 if __name__ == "__main__":

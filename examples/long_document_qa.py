@@ -30,12 +30,12 @@ def answer_all(s: sgl.ProgramState, document: str, questions: list[str]) -> None
     s += sgl.assistant("I have read it.")
     forks = s.fork(len(questions))
     forks += [sgl.user(question) for question in questions]
-    forks += sgl.assistant(sgl.gen("answer", max_tokens=32, stop="\n", temperature=0))
+    forks += sgl.assistant(sgl.gen("answer", max_tokens=32, stop=["\n", "."], temperature=0))
     forks.join()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, document=str(DOCS / "tools.md"), characters=6000) as args:
+    with session(__doc__, argv, document=str(DOCS / "tools.md"), characters=4000) as args:
         document = Path(args.document).read_text()[: args.characters]
         began = time.perf_counter()
         state = answer_all.run(document, QUESTIONS)

@@ -30,7 +30,7 @@ def chat(s: sgl.ProgramState, turns: Iterable[str], echo: bool) -> None:
     s += sgl.system("You are a friendly assistant. You answer in one short sentence.")
     for turn in turns:
         s += sgl.user(turn)
-        s += sgl.assistant(sgl.gen("reply", max_tokens=40, temperature=0))
+        s += sgl.assistant(sgl.gen("reply", max_tokens=40, stop=[".", "\n"], temperature=0))
         if echo:
             print(f"you: {turn}")
         print("model: ", end="")

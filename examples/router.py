@@ -43,13 +43,20 @@ def complaint(s: sgl.ProgramState) -> str:
 
 @sgl.function
 def small_talk(s: sgl.ProgramState) -> str:
-    s += sgl.user("Reply in one friendly sentence.")
-    s += sgl.assistant(sgl.gen("reply", max_tokens=30, stop="\n"))
+    s += sgl.user("Write a friendly greeting.")
+    s += sgl.assistant(sgl.gen("reply", max_tokens=30, stop=["\n", ".", "!"]))
     return str(s["reply"]).strip()
 
 
 ROUTES = {"calculation": arithmetic, "complaint": complaint, "greeting": small_talk}
-SHOWN = [("How much is 5 plus 6?", "calculation"), ("My lamp is broken!", "complaint"), ("Hi there!", "greeting")]
+SHOWN = [
+    ("How much is 5 plus 6?", "calculation"),
+    ("My lamp is broken!", "complaint"),
+    ("Hi there!", "greeting"),
+    ("What is 3 times 8?", "calculation"),
+    ("The door does not close.", "complaint"),
+    ("Hello, how are you?", "greeting"),
+]
 REQUESTS = ["What is 31 times 12?", "The app crashes when I open it.", "Good morning!", "How much is 90 minus 18?"]
 
 
@@ -57,8 +64,8 @@ REQUESTS = ["What is 31 times 12?", "The app crashes when I open it.", "Good mor
 def handle(s: sgl.ProgramState, request: str) -> str:
     s += sgl.system("You sort requests into calculation, complaint and greeting.")
     for shown, route in SHOWN:
-        s += sgl.user(shown) + sgl.assistant(route)
-    s += sgl.user(request) + sgl.assistant(sgl.select("route", list(ROUTES)))
+        s += sgl.user(f"Request: {shown}") + sgl.assistant(f"Kind: {route}")
+    s += sgl.user(f"Request: {request}") + sgl.assistant("Kind: " + sgl.select("route", list(ROUTES)))
     return str(ROUTES[s["route"]](s))  # a program runs on the state of another
 
 

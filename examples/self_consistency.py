@@ -57,13 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for (problem, truth), state in zip(made, states):
             [(voted, votes), *_] = state.ret_value.most_common()
             right += int(voted) == truth
-            print(
-                f"{problem}\n    {votes} of {args.samples} votes for {voted}, right is {truth}; {dict(state.ret_value)}"
-            )
+            print(f"{problem}\n    {votes} votes for {voted}, right is {truth}; all votes: {dict(state.ret_value)}")
         single = sum(state.ret_value[str(truth)] for (_, truth), state in zip(made, states))
-        print(
-            f"by vote {right} of {len(made)} are right; of the single solutions {single} of {len(made) * args.samples}"
-        )
+        print(f"right by vote: {right} of {len(made)}; single solutions: {single} of {len(made) * args.samples}")
         print(f"\n{states.usage.total}")
 
 

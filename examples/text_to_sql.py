@@ -37,6 +37,10 @@ Question: How many cities are in Italy?
 SELECT count(*) FROM city WHERE country = 'Italy';
 Question: Which city is the largest?
 SELECT name FROM city ORDER BY population DESC LIMIT 1;
+Question: Which two cities are the smallest?
+SELECT name FROM city ORDER BY population LIMIT 2;
+Question: How many cities are in Peru?
+SELECT count(*) FROM city WHERE country = 'Peru';
 Question: How many people live in Milan?
 SELECT population FROM city WHERE name = 'Milan';
 """
