@@ -24,10 +24,10 @@ CHECKED = [("hammer", "tool"), ("trout", "fish"), ("pear", "fruit"), ("crow", "b
 def list_things(s: sgl.ProgramState, kind: str, count: int) -> list[tuple[str, str]]:
     checker = s.fork(1)[0]  # it begins before the draft, and never sees it
     checker += "Say of each thing what kind it is.\n" + "".join(f"{thing}: {what}\n" for thing, what in CHECKED)
-    s += DRAFTS + f"{kind}: "
+    s += DRAFTS + f"{kind}:"
     for i in range(count):
-        s += sgl.gen(f"item{i}", regex="[a-z]{3,12}", max_tokens=8, temperature=0.9) + ", "
-    items = [s[f"item{i}"] for i in range(count)]
+        s += sgl.gen(f"item{i}", regex=" [a-z]{3,12}", max_tokens=8, temperature=0.7) + ","
+    items = [s[f"item{i}"].strip() for i in range(count)]
     checks = checker.fork(count)  # one question for each item, side by side
     checks += [f"{item}: " for item in items]
     checks += sgl.select("verdict", KINDS)

@@ -1,7 +1,7 @@
 """Several tools at once: `python examples/parallel_tools.py`.
 
-The model writes three calls in one turn. Each tool starts as soon as its own arguments are closed, while the model
-writes the next call. So three tools that wait half a second each take little more than half a second together.
+The model writes two calls in one turn. Each tool starts as soon as its own arguments are closed, while the model
+writes the next call. So two tools that wait half a second each take little more than half a second together.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def ask(s: sgl.ProgramState, question: str) -> list[str]:
     s += sgl.user(question)
     told = []
     answer = sgl.regex("The distance to (Oslo|Lima|Cairo) is [0-9]{1,2},[0-9]{3} km[.]")
-    # `parallel=3`: at most three calls in a turn. `stream=True`: the events of the loop as they happen.
-    loop = {"min_tool_calls": 3, "parallel": 3, "max_steps": 4, "max_tokens": 100, "answer": answer}
+    # `parallel=3`: at most two calls in a turn. `stream=True`: the events of the loop as they happen.
+    loop = {"min_tool_calls": 2, "parallel": 2, "max_steps": 3, "max_tokens": 100, "answer": answer}
     for event in sgl.agent(s, [distance], stream=True, **loop):
         at = f"{time.perf_counter() - began:5.2f} s  "
         if isinstance(event, sgl.StepBegan):
@@ -54,7 +54,7 @@ def ask(s: sgl.ProgramState, question: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     with session(__doc__, argv):
-        state = ask.run("How far is it from Rome to Oslo, to Lima and to Cairo?", temperature=0)
+        state = ask.run("How far is it from Rome to Oslo, and to Lima?", temperature=0)
         print("\n".join(state.ret_value))
         print(f"\n{state.usage}")
 

@@ -58,7 +58,7 @@ def answer(s: sgl.ProgramState, question: str, found: list[tuple[str, str, str]]
     s += sgl.user("\n".join(known) + f"\n\nQuestion: {question}")
     with s.assistant():
         s += "The text says: " + sgl.select("quote", known)  # a sentence of the text, word by word
-        s += "\nIn short, " + sgl.gen("answer", max_tokens=32, stop=["\n", "."])
+        s += "\nIn short:" + sgl.gen("answer", regex=r" [A-Za-z][^.\n]{10,90}\.", max_tokens=32)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         states = answer.run_batch(rows, temperature=0)
         for row, state in zip(rows, states):
             sources = ", ".join(f"{page}: {title}" for page, title, _ in row["found"])
-            print(f"{row['question']}\n    {state['quote']}\n    In short, {state['answer']}.\n    [{sources}]")
+            print(f"{row['question']}\n    {state['quote']}\n    In short:{state['answer']}\n    [{sources}]")
         print(f"\n{states.usage.total}")
 
 

@@ -22,7 +22,7 @@ Solution: Eva has 9 - 4 = 5 cards left. The answer is 5.
 Problem: There are 4 boxes with 6 eggs in each box. How many eggs are there?
 Solution: There are 4 * 6 = 24 eggs in the boxes. The answer is 24.
 """
-WORKED = r"[A-Z][^\n.]{10,60}\. The answer is [0-9]{1,3}\."  # a solution that ends with a number
+WORKED = r" [A-Z][^\n.]{10,60}\. The answer is [0-9]{1,3}\."  # a solution that ends with a number
 
 
 def problems(rows: int) -> list[tuple[str, int]]:
@@ -43,7 +43,7 @@ def problems(rows: int) -> list[tuple[str, int]]:
 @sgl.function
 def solve(s: sgl.ProgramState, problem: str, samples: int) -> Counter[str]:
     s += SHOWN
-    s += f"Problem: {problem}\nSolution: "
+    s += f"Problem: {problem}\nSolution:"
     s += sgl.gen("solutions", n=samples, regex=WORKED, max_tokens=40, temperature=0.7, seed=1)
     solutions = [s["solutions"]] if samples == 1 else s["solutions"]
     return Counter(re.findall(r"(\d+)\.$", solution)[0] for solution in solutions)

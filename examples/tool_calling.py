@@ -16,9 +16,10 @@ import sgl
 
 
 @sgl.tool
-def calculate(a: int, operation: Literal["plus", "minus", "times"], b: int) -> int:
+def calculate(a: int, operation: Literal["plus", "minus", "times"], b: int) -> str:
     """Calculate with two whole numbers."""
-    return {"plus": a + b, "minus": a - b, "times": a * b}[operation]
+    result = {"plus": a + b, "minus": a - b, "times": a * b}[operation]
+    return f"{a} {operation} {b} is {result}"
 
 
 @sgl.tool
@@ -28,7 +29,7 @@ def weekday(day: date) -> str:
     Args:
         day: The date, as YYYY-MM-DD.
     """
-    return f"{day:%A}"
+    return f"{day} is a {day:%A}"
 
 
 TOOLS = [calculate, weekday]
@@ -49,7 +50,7 @@ def ask(s: sgl.ProgramState, question: str) -> list[sgl.ToolResult]:
     results = sgl.run_tools(calls, TOOLS)
     for call, result in zip(calls, results):
         s.tool_result(call, result)
-    s += sgl.assistant("According to the tool, it is " + sgl.gen("answer", max_tokens=12, stop=["\n", "."]))
+    s += sgl.assistant("The tool says that" + sgl.gen("answer", max_tokens=24, stop=["\n", "."]))
     return results
 
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(question)
             for result in state.ret_value:
                 print(f"    {result.call.name}({result.call.arguments}) -> {result.text}")
-            print(f"    According to the tool, it is {state['answer']}.")
+            print(f"    The tool says that{state['answer']}.")
         print(f"\n{states.usage.total}")
 
 
