@@ -16,8 +16,8 @@ DRAFTS = """Name things of a kind.
 tool: hammer, saw, drill, spade, axe
 fish: salmon, trout, carp, shark, tuna
 """
-KINDS = ["tool", "fish", "fruit", "bird", "colour"]
-CHECKED = [("hammer", "tool"), ("trout", "fish"), ("pear", "fruit"), ("crow", "bird"), ("green", "colour")]
+KINDS = ["tool", "fish", "fruit", "bird", "metal"]
+CHECKED = [("hammer", "tool"), ("trout", "fish"), ("pear", "fruit"), ("crow", "bird"), ("iron", "metal")]
 
 
 @sgl.function

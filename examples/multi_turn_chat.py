@@ -13,10 +13,10 @@ from common import session
 import sgl
 
 TURNS = [
-    "Hello! My name is Ada, and I have a cat called Tom.",
-    "What is the name of my cat?",
-    "What should a cat eat?",
-    "Write one short sentence about Tom.",
+    "What is the capital of France?",
+    "And the capital of Italy?",
+    "What can I eat there?",
+    "Thank you! How do I say goodbye in Italian?",
 ]
 
 

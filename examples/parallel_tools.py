@@ -37,7 +37,7 @@ def ask(s: sgl.ProgramState, question: str) -> list[str]:
     told = []
     answer = sgl.regex("The distance to (Oslo|Lima|Cairo) is [0-9]{1,2},[0-9]{3} km[.]")
     # `parallel=3`: at most two calls in a turn. `stream=True`: the events of the loop as they happen.
-    loop = {"min_tool_calls": 2, "parallel": 2, "max_steps": 3, "max_tokens": 100, "answer": answer}
+    loop = {"min_tool_calls": 2, "parallel": 2, "max_steps": 2, "max_tokens": 100, "answer": answer}
     for event in sgl.agent(s, [distance], stream=True, **loop):
         at = f"{time.perf_counter() - began:5.2f} s  "
         if isinstance(event, sgl.StepBegan):

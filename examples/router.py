@@ -44,8 +44,8 @@ def complaint(s: sgl.ProgramState) -> str:
 @sgl.function
 def small_talk(s: sgl.ProgramState) -> str:
     s += sgl.user("Write a friendly greeting.")
-    s += sgl.assistant(sgl.gen("reply", max_tokens=30, stop=["\n", ".", "!"]))
-    return str(s["reply"]).strip()
+    s += sgl.user("Say hello.") + sgl.assistant("Hello!" + sgl.gen("reply", max_tokens=30, stop=["\n", ".", "?"]))
+    return f"Hello!{s['reply']}"
 
 
 ROUTES = {"calculation": arithmetic, "complaint": complaint, "greeting": small_talk}

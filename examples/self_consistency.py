@@ -16,13 +16,13 @@ from common import session
 import sgl
 
 SHOWN = """Problem: Tom has 3 pens and buys 5 more. How many pens does he have now?
-Solution: Tom has 3 + 5 = 8 pens now. The answer is 8.
+Solution: 3 + 5 = 8. The answer is 8.
 Problem: Eva has 9 cards and gives 4 away. How many cards are left?
-Solution: Eva has 9 - 4 = 5 cards left. The answer is 5.
+Solution: 9 - 4 = 5. The answer is 5.
 Problem: There are 4 boxes with 6 eggs in each box. How many eggs are there?
-Solution: There are 4 * 6 = 24 eggs in the boxes. The answer is 24.
+Solution: 4 * 6 = 24. The answer is 24.
 """
-WORKED = r" [A-Z][^\n.]{10,60}\. The answer is [0-9]{1,3}\."  # a solution that ends with a number
+WORKED = r" [0-9]{1,3} [+*-] [0-9]{1,3} = [0-9]{1,3}\. The answer is [0-9]{1,3}\."  # a solution that ends with a number
 
 
 def problems(rows: int) -> list[tuple[str, int]]:

@@ -35,8 +35,8 @@ def fact(s: sgl.ProgramState, animal: str) -> None:
 
 @sgl.function
 def record(s: sgl.ProgramState, animal: str) -> None:
-    s += sgl.user("Describe the duck as JSON.")
-    s += sgl.assistant('{"name": "duck", "legs": 2, "home": "water"}')
+    s += sgl.user("Describe the cow as JSON.")
+    s += sgl.assistant('{"name": "cow", "legs": 4, "home": "land"}')
     s += sgl.user(f"Describe the {animal} as JSON.")
     s += sgl.assistant(sgl.gen("animal", schema=Animal, max_tokens=60))
 

@@ -48,7 +48,7 @@ QUESTIONS = [
     "Which cities are in Peru?",
     "How many people live in Oslo?",
     "How many cities are in Norway?",
-    "Which city is the smallest?",
+    "Which three cities are the largest?",
     "Which cities have more than 1000000 people?",
 ]
 
