@@ -32,6 +32,8 @@ log = logging.getLogger("sgl")
 class Usage:
     """Token counts of one call, one branch or one program (sums of its calls). `a + b` adds them up.
 
+    `str(usage)` says in one line what matters; `repr(usage)` has every field.
+
     Attributes:
         calls: Gens and selects.
         prompt: Tokens of context that the calls started from: what a runtime that re-sends the text would process.
@@ -86,6 +88,16 @@ class Usage:
         total.add(self)
         total.add(other)
         return total
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.calls} calls, {self.prompt} prompt ({self.reused} reused), {self.computed} computed, "
+            f"{self.generated} generated"
+        )
+        text += f" ({self.forced} forced)" if self.forced else ""
+        text += f", {self.accepted} of {self.drafted} drafted accepted" if self.drafted else ""
+        text += f", {self.steps} steps"
+        return text + (f", {self.recomputed} recomputed" if self.recomputed else "")
 
 
 @dataclass(slots=True)

@@ -127,8 +127,8 @@ class UsageTree:
         lines = []
         for tree, depth in self._walk():
             indent = "  " * depth
-            lines.append(f"{indent}{tree.label}: {_counts(tree.total)}")
-            lines += [f"{indent}  {call.where}: {_counts(call.usage)}" for call in tree.calls]
+            lines.append(f"{indent}{tree.label}: {tree.total}")
+            lines += [f"{indent}  {call.where}: {call.usage}" for call in tree.calls]
         return "\n".join(lines)
 
 
@@ -142,17 +142,6 @@ def _grown(flat: list[tuple[int, str, Usage, list[Call]]]) -> UsageTree:
             path[-1].branches.append(tree)
         path.append(tree)
     return path[0]
-
-
-def _counts(usage: Usage) -> str:
-    text = (
-        f"{usage.calls} calls, {usage.prompt} prompt ({usage.reused} reused), {usage.computed} computed, "
-        f"{usage.generated} generated"
-    )
-    text += f" ({usage.forced} forced)" if usage.forced else ""
-    text += f", {usage.accepted} of {usage.drafted} drafted accepted" if usage.drafted else ""
-    text += f", {usage.steps} steps"
-    return text + (f", {usage.recomputed} recomputed" if usage.recomputed else "")
 
 
 class Ledger:
