@@ -1,21 +1,25 @@
-"""A person, or a rule, between the model and a tool: `python examples/approval.py --ask 1`.
+"""A rule, or a person, between the model and a tool.
 
-A tool with `requires_approval=True` never runs by itself. `approve=` gets the call and gives True, False, a reason
-against it, or the call with other arguments. The model is told what was decided, and the loop goes on. Without `--ask`
-a rule decides: small sums pass, middle ones are cut down, large ones are refused.
+A tool with `requires_approval=True` never runs by itself. `approve=` is asked about each call. It gives True, False, a
+text (refused, and why), or the call with other arguments. The model reads what was decided, and the loop goes on.
+
+Run: python examples/approval.py          a rule decides: small sums pass, larger ones are cut down, the largest refused
+     python examples/approval.py --ask    you decide
+
+Expect of a model of 135M parameters: calls with the right name and sum. What became of the money is in the tool's
+result; the model's own sentence about it is not to be trusted.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-from common import session
 
 import sgl
 
-ACCOUNT = {"balance": 1000}
+account = {"balance": 1000}
 
 
 @sgl.tool(requires_approval=True)
@@ -26,15 +30,17 @@ def pay(payee: str, amount: int) -> str:
         payee: Who gets the money.
         amount: How many euros.
     """
-    ACCOUNT["balance"] -= amount
-    return f"paid {amount} euros to {payee}; {ACCOUNT['balance']} are left"
+    account["balance"] -= amount
+    return f"paid {amount} euros to {payee}; {account['balance']} are left"
 
 
 def by_rule(call: sgl.ToolCall) -> bool | str | sgl.ToolCall:
     amount = call.arguments["amount"]
     if not 0 < amount <= 400:
         return f"{amount} euros is not a sum that may be paid"
-    return dataclasses.replace(call, arguments={**call.arguments, "amount": min(amount, 100)})
+    if amount > 100:
+        return dataclasses.replace(call, arguments={**call.arguments, "amount": 100})
+    return True
 
 
 def by_asking(call: sgl.ToolCall) -> bool | str:
@@ -45,21 +51,26 @@ def by_asking(call: sgl.ToolCall) -> bool | str:
 @sgl.function
 def clerk(s: sgl.ProgramState, task: str, approve: Callable[[sgl.ToolCall], Any]) -> sgl.AgentResult:
     s += sgl.system("You pay bills with the tool.", tools=[pay]) + sgl.user(task)
-    answer = sgl.regex("The bill is (not )?paid[.]")
+    answer = sgl.regex(r"The tool says: [^.<{\n]{3,60}\.")
     result: sgl.AgentResult = sgl.agent(
         s, [pay], min_tool_calls=1, parallel=1, max_steps=2, approve=approve, answer=answer, max_tokens=60
     )
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, ask=0) as args:
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ask", action="store_true", help="ask you, not the rule")
+    args = parser.parse_args()
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
         for task in ("Pay 30 euros to Anna.", "Pay 300 euros to Ben.", "Pay 9000 euros to Carl."):
-            state = clerk.run(task, by_asking if args.ask else by_rule, temperature=0)
-            [result] = state.ret_value.results
-            print(f"{task}\n    the call: {result.call.arguments}\n    the result: {result.text}")
+            print(task)
+            state = clerk.run(task, by_asking if args.ask else by_rule, backend=runtime, temperature=0)
+            for result in state.ret_value.results:
+                print(f"    {result.call.name}({result.call.arguments}) -> {result.text}")
             print(f"    the model: {state.ret_value.answer}")
-        print(f"\n{state.usage}")
+            print(f"    {state.usage.total}")
+        print(f"{account['balance']} euros are left")
 
 
 if __name__ == "__main__":

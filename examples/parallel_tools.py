@@ -1,18 +1,20 @@
-"""Several tools at once: `python examples/parallel_tools.py`.
+"""Several tools at once, and the events of an agent's loop.
 
-The model writes two calls in one turn. Each tool starts as soon as its own arguments are closed, while the model
-writes the next call. So two tools that wait half a second each take little more than half a second together.
+The model writes two calls in one turn. A tool starts as soon as its own arguments are closed, while the model writes
+the next call. So two tools that wait half a second each take little more than half a second together.
+
+Run: python examples/parallel_tools.py
+
+Expect of a model of 135M parameters: two valid calls, of the two cities that were asked for, since `min_tool_calls=2`
+and the grammar lead it. Its answer then names only one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from math import asin, cos, radians, sin, sqrt
 from typing import Literal
-
-from common import session
 
 import sgl
 
@@ -30,32 +32,36 @@ async def distance(city: Literal["Oslo", "Lima", "Cairo"]) -> str:
 
 
 @sgl.function
-def ask(s: sgl.ProgramState, question: str) -> list[str]:
+def ask(s: sgl.ProgramState, question: str) -> None:
     began = time.perf_counter()
     s += sgl.system("Use the tools.", tools=[distance])
     s += sgl.user(question)
-    told = []
-    answer = sgl.regex("The distance to (Oslo|Lima|Cairo) is [0-9]{1,2},[0-9]{3} km[.]")
-    # `parallel=3`: at most two calls in a turn. `stream=True`: the events of the loop as they happen.
-    loop = {"min_tool_calls": 2, "parallel": 2, "max_steps": 2, "max_tokens": 100, "answer": answer}
-    for event in sgl.agent(s, [distance], stream=True, **loop):
-        at = f"{time.perf_counter() - began:5.2f} s  "
-        if isinstance(event, sgl.StepBegan):
-            told.append(f"{at}turn {event.number} begins")
-        elif isinstance(event, sgl.CallClosed):
-            told.append(f"{at}started:  {event.call.name}({event.call.arguments})")
-        elif isinstance(event, sgl.ToolFinished):
-            told.append(f"{at}finished: {event.result.text}  ({event.result.seconds:.2f} s)")
-        elif isinstance(event, sgl.AgentResult):
-            told.append(f"{at}stopped: {event.reason}, after {len(event.results)} calls in {event.steps} turns")
-            told.append(f"         {event.answer}")
-    return told
+    loop = sgl.agent(
+        s,
+        [distance],
+        min_tool_calls=2,
+        parallel=2,  # at most two calls in a turn
+        max_tool_calls=2,  # then the model has to answer
+        answer=sgl.regex("The distance to (Oslo|Lima|Cairo) is [0-9]{1,2},[0-9]{3} km[.]"),
+        stream=True,  # the events of the loop as they happen
+        max_tokens=100,
+    )
+    for event in loop:
+        at = f"{time.perf_counter() - began:5.2f} s "
+        match event:
+            case sgl.StepBegan():
+                print(at, f"turn {event.number} begins")
+            case sgl.CallClosed():
+                print(at, f"started:  {event.call.name}({event.call.arguments})")
+            case sgl.ToolFinished():
+                print(at, f"finished: {event.result.text} ({event.result.seconds:.2f} s)")
+            case sgl.AgentResult():
+                print(at, f"answer:   {event.answer} ({len(event.results)} calls in {event.steps} turns)")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv):
-        state = ask.run("How far is it from Rome to Oslo, and to Lima?", temperature=0)
-        print("\n".join(state.ret_value))
+def main() -> None:
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        state = ask.run("How far is it from Rome to Oslo, and to Lima?", backend=runtime, temperature=0)
         print(f"\n{state.usage}")
 
 

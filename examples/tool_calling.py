@@ -1,16 +1,18 @@
-"""One call of a tool, its result, an answer: `python examples/tool_calling.py`.
+"""One call of a tool, its result, an answer.
 
-`sgl.call` is the turn in which the model calls a tool. The grammar holds the name and the arguments to the tool's own
-types, so every call can be run. The result goes back with `s.tool_result`, and nothing before it is computed again.
+`sgl.call` is the turn in which the model calls a tool. The grammar holds the tool's name and its arguments to their
+types, so every call can be run. The result goes back with `s.tool_result`. Nothing before it is computed again.
+
+Run: python examples/tool_calling.py
+
+Expect of a model of 135M parameters: calls that are valid, always, and here also right. It was never trained on tools,
+so `choice="required"` makes it call one. A larger model can be asked with `choice="auto"`, and may answer directly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import date
 from typing import Literal
-
-from common import session
 
 import sgl
 
@@ -46,7 +48,7 @@ def ask(s: sgl.ProgramState, question: str) -> list[sgl.ToolResult]:
     s += sgl.system("You answer questions. Use the tools.", tools=TOOLS)
     s += sgl.user(question)
     s += sgl.assistant(sgl.call("step", TOOLS, choice="required", calls=1, max_tokens=60))
-    calls = s.value("step")  # a list of sgl.ToolCall; date and number are valid, whatever the model is
+    calls = s.value("step")  # a list of sgl.ToolCall
     results = sgl.run_tools(calls, TOOLS)
     for call, result in zip(calls, results):
         s.tool_result(call, result)
@@ -54,9 +56,9 @@ def ask(s: sgl.ProgramState, question: str) -> list[sgl.ToolResult]:
     return results
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv):
-        states = ask.run_batch([{"question": question} for question in QUESTIONS], temperature=0)
+def main() -> None:
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        states = ask.run_batch([{"question": question} for question in QUESTIONS], backend=runtime, temperature=0)
         for question, state in zip(QUESTIONS, states):
             print(question)
             for result in state.ret_value:
