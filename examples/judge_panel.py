@@ -1,18 +1,19 @@
-"""Several judges of one text: `python examples/judge_panel.py`.
+"""Several judges of one text.
 
 Each judge is a fork with a question of its own, so the text is computed once for all of them. A judge picks one of two
-words and gives a reason. The probability of its word says more than the word: a small model may call everything polite,
-and still find one letter more polite than the other. So the panel compares means of probabilities.
+words by `select`, and gives a reason. The probability of its word says more than the word: a small model may call every
+letter polite, and still find one more polite than the other. So the panel compares means of probabilities.
+
+Run: python examples/judge_panel.py
+
+Expect of a model of 135M parameters: the right letter wins. Single words are often wrong, and reasons empty phrases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import exp
 from statistics import mean
 from typing import Any
-
-from common import session
 
 import sgl
 
@@ -24,10 +25,10 @@ LETTERS = [
 ]
 
 
-def first_choice(meta: dict[str, Any]) -> float:
-    """Give the probability of the first of two choices."""
-    good, bad = (exp(sum(logprob for logprob, *_ in tokens)) for tokens in meta["input_token_logprobs"])
-    return good / (good + bad)
+def probability_of_first(meta: dict[str, Any]) -> float:
+    """Give the probability of the first of two choices, from their tokens' log-probabilities."""
+    first, second = (exp(sum(logprob for logprob, *_ in tokens)) for tokens in meta["input_token_logprobs"])
+    return first / (first + second)
 
 
 @sgl.function
@@ -40,18 +41,18 @@ def panel(s: sgl.ProgramState, letter: str) -> list[float]:
         judge += sgl.user(f"Is the letter {good} or {bad}?")
         word = sgl.select("word", [good, bad], choices_method=sgl.sequence_likelihood)
         judge += sgl.assistant("The letter is " + word + ", because" + sgl.gen("why", max_tokens=20, stop=[".", "\n"]))
-    chances = [first_choice(judge.get_meta_info("word")) for judge in judges]
-    judges.join()  # s["word"] and s["why"] are lists now, one item a judge
-    return chances
+    probabilities = [probability_of_first(judge.get_meta_info("word")) for judge in judges]
+    judges.join()  # s["word"] and s["why"] are lists now, one item for each judge
+    return probabilities
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv):
-        states = panel.run_batch([{"letter": letter} for letter in LETTERS], temperature=0)
+def main() -> None:
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        states = panel.run_batch([{"letter": letter} for letter in LETTERS], backend=runtime, temperature=0)
         for i, (letter, state) in enumerate(zip(LETTERS, states), 1):
             print(f"letter {i}: {letter:.60}...")
-            for (good, _), chance, word, why in zip(PAIRS, state.ret_value, state["word"], state["why"]):
-                print(f"    {100 * chance:3.0f} % {good}. It is {word}, because{why}.")
+            for (good, _), probability, word, why in zip(PAIRS, state.ret_value, state["word"], state["why"]):
+                print(f"    {100 * probability:3.0f} % {good}. It is {word}, because{why}.")
             print(f"    the panel: {100 * mean(state.ret_value):.0f} %")
         best = max(range(len(LETTERS)), key=lambda i: mean(states[i].ret_value))
         print(f"the panel prefers letter {best + 1}\n\n{states.usage.total}")

@@ -1,20 +1,23 @@
-"""Many questions about one long document: `python examples/long_document_qa.py`.
+"""Many questions about one long document.
 
-The document is read once. Every question is a fork of the state behind it, so it costs its own words only, and the
-questions are answered side by side. `--document` takes a file of your own.
+The document is read once. Every question is a fork of the state behind it, so it costs its own words only, and all
+questions are answered side by side.
+
+Run: python examples/long_document_qa.py [--document FILE] [--characters 4000]
+
+Expect of a model of 135M parameters: good answers to questions that a sentence of the text answers, vague ones to
+others. It reads 4,000 characters in about a second on a laptop, and its context has room for about 25,000.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
-
-from common import session
 
 import sgl
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+TOOLS_PAGE = Path(__file__).resolve().parents[1] / "docs" / "tools.md"
 QUESTIONS = [
     "What is the document about?",
     "What is a tool?",
@@ -24,27 +27,31 @@ QUESTIONS = [
 
 
 @sgl.function
-def answer_all(s: sgl.ProgramState, document: str, questions: list[str]) -> None:
+def answer_all(s: sgl.ProgramState, document: str) -> None:
     s += sgl.system("You answer questions about a document, in one short sentence.")
     s += sgl.user(f"{document}\n\nRead this document.")
     s += sgl.assistant("I have read it.")
-    forks = s.fork(len(questions))
-    forks += [sgl.user(question) for question in questions]
-    forks += sgl.assistant(sgl.gen("answer", max_tokens=32, stop=["\n", "."], temperature=0))
-    forks.join()
+    forks = s.fork(len(QUESTIONS))
+    forks += [sgl.user(question) for question in QUESTIONS]  # one for each fork
+    forks += sgl.assistant(sgl.gen("answer", max_tokens=40, stop=["\n", "."], temperature=0))  # the same for all
+    forks.join()  # s["answer"] is a list now
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, document=str(DOCS / "tools.md"), characters=4000) as args:
-        document = Path(args.document).read_text()[: args.characters]
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--document", type=Path, default=TOOLS_PAGE, help="a text file; default: docs/tools.md")
+    parser.add_argument("--characters", type=int, default=4000, help="how much of it is read; default: 4000")
+    args = parser.parse_args()
+    document = args.document.read_text(encoding="utf-8")[: args.characters]
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
         began = time.perf_counter()
-        state = answer_all.run(document, QUESTIONS)
+        state = answer_all.run(document, backend=runtime)
         for question, answer in zip(QUESTIONS, state["answer"]):
             print(f"{question}\n    {answer.strip()}")
-        cost = state.usage.total
+        usage = state.usage.total
         print(f"\n{len(document):,} characters, {len(QUESTIONS)} questions, {time.perf_counter() - began:.1f} s")
-        print(f"a server would have got {cost.prompt:,} tokens of prompt; {cost.computed:,} tokens were computed")
-        print(f"\n{cost}")
+        print(f"Sent one by one, the prompts have {usage.prompt:,} tokens; {usage.computed:,} tokens were computed.")
+        print(f"\n{usage}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""A request goes to one of several programs: `python examples/router.py`.
+"""A request goes to one of several programs.
 
-A `select` decides which one. The programs go on with the same state, so nothing of the request is computed again. What
-each of them needs (a tool, a record, plain text) is its own affair.
+A `select` decides which one. The program that it names goes on with the same state, so nothing of the request is
+computed again. What each needs (a tool, a typed record, plain text) is its own affair.
+
+Run: python examples/router.py
+
+Expect of a model of 135M parameters: right routes, since six examples are shown, and valid calls and tickets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-from common import session
 from pydantic import BaseModel, Field
 
 import sgl
@@ -44,8 +46,8 @@ def complaint(s: sgl.ProgramState) -> str:
 @sgl.function
 def small_talk(s: sgl.ProgramState) -> str:
     s += sgl.user("Write a friendly greeting.")
-    s += sgl.user("Say hello.") + sgl.assistant("Hello!" + sgl.gen("reply", max_tokens=30, stop=["\n", ".", "?"]))
-    return f"Hello!{s['reply']}"
+    s += sgl.assistant("Dear friend," + sgl.gen("reply", max_tokens=30, stop=["\n", "."]))
+    return f"Dear friend,{s['reply']}."
 
 
 ROUTES = {"calculation": arithmetic, "complaint": complaint, "greeting": small_talk}
@@ -66,12 +68,13 @@ def handle(s: sgl.ProgramState, request: str) -> str:
     for shown, route in SHOWN:
         s += sgl.user(f"Request: {shown}") + sgl.assistant(f"Kind: {route}")
     s += sgl.user(f"Request: {request}") + sgl.assistant("Kind: " + sgl.select("route", list(ROUTES)))
-    return str(ROUTES[s["route"]](s))  # a program runs on the state of another
+    chosen = ROUTES[s["route"]]
+    return str(chosen(s))  # it runs on this state
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv):
-        states = handle.run_batch([{"request": request} for request in REQUESTS], temperature=0)
+def main() -> None:
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        states = handle.run_batch([{"request": request} for request in REQUESTS], backend=runtime, temperature=0)
         for request, state in zip(REQUESTS, states):
             print(f"{request}\n    {state['route']}: {state.ret_value}")
         print(f"\n{states.usage.total}")

@@ -1,65 +1,61 @@
-"""Many solutions, one vote: `python examples/self_consistency.py --rows 8 --samples 20`.
+"""Many ways to an answer, one vote.
 
-The model solves a problem several times at a temperature above 0, and the most frequent answer wins (Wang et al. 2023,
-arXiv:2203.11171). `gen(n=...)` draws the samples side by side; the prompt is computed once.
+The model reasons about a question several times at a high temperature, and the most frequent answer wins (Wang et al.
+2023, arXiv:2203.11171). `gen(n=...)` draws the samples side by side; the prompt is computed once.
+
+Run: python examples/self_consistency.py [--rows 6] [--samples 10]
+
+Expect of a model of 135M parameters: single samples that are wrong now and then, and votes that are right. That holds
+for what the model knows. Of two-digit sums it does not, and no vote helps there.
 """
 
 from __future__ import annotations
 
-import random
+import argparse
 import re
 from collections import Counter
-from collections.abc import Sequence
-
-from common import session
 
 import sgl
 
-SHOWN = """Problem: Tom has 3 pens and buys 5 more. How many pens does he have now?
-Solution: 3 + 5 = 8. The answer is 8.
-Problem: Eva has 9 cards and gives 4 away. How many cards are left?
-Solution: 9 - 4 = 5. The answer is 5.
-Problem: There are 4 boxes with 6 eggs in each box. How many eggs are there?
-Solution: 4 * 6 = 24. The answer is 24.
+SHOWN = """Question: On which continent is Peru?
+Reasoning: Peru lies next to Brazil, and Brazil is in South America. The answer is South America.
+Question: On which continent is Spain?
+Reasoning: Spain lies next to France, and France is in Europe. The answer is Europe.
+Question: On which continent is Laos?
+Reasoning: Laos lies next to China, and China is in Asia. The answer is Asia.
+Question: On which continent is Kenya?
+Reasoning: Kenya lies next to Uganda, and Uganda is in Africa. The answer is Africa.
 """
-WORKED = r" [0-9]{1,3} [+*-] [0-9]{1,3} = [0-9]{1,3}\. The answer is [0-9]{1,3}\."  # a solution that ends with a number
-
-
-def problems(rows: int) -> list[tuple[str, int]]:
-    """Make problems with their answers."""
-    draw, made = random.Random(1), []
-    for i in range(rows):
-        a, b = draw.randint(6, 20), draw.randint(2, 5)
-        made.append(
-            [
-                (f"Ben has {a} coins and finds {b} more. How many coins does he have now?", a + b),
-                (f"Lisa has {a} apples and eats {b} of them. How many apples are left?", a - b),
-                (f"There are {b} bags with {a} nuts in each bag. How many nuts are there?", a * b),
-            ][i % 3]
-        )
-    return made
+CONTINENT = "(Africa|Asia|Europe|North America|South America)"
+COUNTRY = "[A-Z][a-z]{2,11}( [A-Z][a-z]{2,9})?"
+REASONING = f" {COUNTRY}, and {COUNTRY} is in {CONTINENT}[.] The answer is {CONTINENT}[.]"
+TRUTH = {"Angola": "Africa", "Canada": "North America", "Nepal": "Asia", "Austria": "Europe", "Ghana": "Africa"}
+TRUTH |= {"Bolivia": "South America", "Vietnam": "Asia", "Sweden": "Europe", "Chile": "South America", "Egypt": "Africa"}
 
 
 @sgl.function
-def solve(s: sgl.ProgramState, problem: str, samples: int) -> Counter[str]:
-    s += SHOWN
-    s += f"Problem: {problem}\nSolution:"
-    s += sgl.gen("solutions", n=samples, regex=WORKED, max_tokens=40, temperature=0.7, seed=1)
-    solutions = [s["solutions"]] if samples == 1 else s["solutions"]
-    return Counter(re.findall(r"(\d+)\.$", solution)[0] for solution in solutions)
+def solve(s: sgl.ProgramState, country: str, samples: int) -> Counter[str]:
+    s += SHOWN + f"Question: On which continent is {country}?\nReasoning: {country} lies next to"
+    s += sgl.gen("reasoning", n=samples, regex=REASONING, max_tokens=60, temperature=1.0, seed=1)
+    return Counter(re.findall(r"The answer is (.+)[.]$", text)[0] for text in s["reasoning"])  # a list, as n > 1
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, rows=6, samples=6) as args:
-        made = problems(args.rows)
-        states = solve.run_batch([{"problem": problem, "samples": args.samples} for problem, _ in made])
-        right = 0
-        for (problem, truth), state in zip(made, states):
-            [(voted, votes), *_] = state.ret_value.most_common()
-            right += int(voted) == truth
-            print(f"{problem}\n    {votes} votes for {voted}, right is {truth}; all votes: {dict(state.ret_value)}")
-        single = sum(state.ret_value[str(truth)] for (_, truth), state in zip(made, states))
-        print(f"right by vote: {right} of {len(made)}; single solutions: {single} of {len(made) * args.samples}")
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=6, help=f"countries, at most {len(TRUTH)}; default: 6")
+    parser.add_argument("--samples", type=int, default=10, help="for each country, at least 2; default: 10")
+    args = parser.parse_args()
+    countries = list(TRUTH)[: args.rows]
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        states = solve.run_batch([{"country": c, "samples": args.samples} for c in countries], backend=runtime)
+        voted = single = 0
+        for country, state in zip(countries, states):
+            votes: Counter[str] = state.ret_value
+            [(winner, _)] = votes.most_common(1)
+            voted += winner == TRUTH[country]
+            single += votes[TRUTH[country]]
+            print(f"{country}: {winner}   votes: {dict(votes)}\n    for example: {country} lies next to{state['reasoning'][0]}")
+        print(f"right by vote: {voted} of {len(countries)}; single samples: {single} of {votes.total() * len(countries)}")
         print(f"\n{states.usage.total}")
 
 
