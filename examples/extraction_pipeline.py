@@ -1,20 +1,23 @@
-"""Documents to validated records, with a journal: `python examples/extraction_pipeline.py --rows 200`.
+"""Documents to validated records, hundreds at once, with a journal.
 
-Every document becomes a record of the type `Problem`, all of them side by side. Each finished row is noted in a journal
-at once. Here the batch is stopped in the middle and started again: the rows that are there do not run a second time.
-The types always hold. Whether the *content* is right is another matter, so that is checked: numbers that a record names
-must be in its document.
+Every document becomes a record of the type `Problem`, all side by side. Each finished row is noted in a journal at
+once. Here the batch is stopped in the middle and started again: what the journal has does not run a second time.
+
+Run: python examples/extraction_pipeline.py [--rows 200] [--journal FILE]
+
+Expect of a model of 135M parameters: every record is of its type, always. Whether its content is right is another
+matter, so that is measured: a number of a record must be in its document. Two in three are.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import Literal
 
-from common import session
 from pydantic import BaseModel, Field
 
 import sgl
@@ -34,27 +37,41 @@ def extract(s: sgl.ProgramState, document: str) -> None:
     s += sgl.user("Anna has 3 hens. Each lays 12 eggs a week. How many eggs does she get?")
     s += sgl.assistant('{"person": "Anna", "topic": "animals", "numbers": [3, 12]}')
     s += sgl.user(document)
-    s += sgl.assistant(sgl.gen("record", schema=Problem, max_tokens=60))
+    s += sgl.assistant(sgl.gen("record", schema=Problem, max_tokens=60, temperature=0))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, rows=24, journal="") as args, tempfile.TemporaryDirectory() as folder:
-        journal = Path(args.journal or Path(folder) / "records.jsonl")
-        documents = [json.loads(line)["question"] for line in DATA.read_text().splitlines()[: args.rows]]
-        rows = [{"document": document} for document in documents]
-        first = extract.run_batch(rows[: len(rows) // 2], resume=journal, on_error="keep", temperature=0)
-        print(f"stopped after {len(first)} rows; {journal.name} has {len(journal.read_text().splitlines())} lines")
-        states = extract.run_batch(rows, resume=journal, on_error="keep", temperature=0)
-        print(f"started again: {sum(s.restored for s in states)} of {len(states)} rows come from the journal")
-        right = total = 0
-        for document, state in zip(documents, states):
-            if state.error() is None:
-                record = sgl.schema(Problem).parse(state["record"])  # a row of the journal is text
-                total += len(record.numbers)
-                right += sum(str(number) in document.replace(",", "") for number in record.numbers)
-        print(f"last record: {record!r}\n  of: {document:.100}...")
-        print(f"{len(states.errors)} rows failed; {right} of {total} numbers are in their documents")
-        print(f"\n{states.usage.total}")
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=200, help="documents, at most 200; default: 200")
+    parser.add_argument("--journal", type=Path, help="keep the journal in this file; default: a file that is deleted")
+    args = parser.parse_args()
+    documents = [json.loads(line)["question"] for line in DATA.read_text(encoding="utf-8").splitlines()[: args.rows]]
+    rows = [{"document": document} for document in documents]
+
+    with sgl.Runtime(random_seed=0) as runtime, tempfile.TemporaryDirectory() as folder:
+        journal = args.journal or Path(folder) / "records.jsonl"
+        batch = extract.run_batch(rows, backend=runtime, resume=journal, on_error="keep", generator_style=True)
+        for done, _ in enumerate(batch, 1):
+            if done == len(rows) // 2:
+                batch.close()  # the rows that are under way are cancelled, as at Ctrl-C
+                break
+        print(f"stopped after {done} rows")
+
+        began = time.perf_counter()
+        states = extract.run_batch(rows, backend=runtime, resume=journal, on_error="keep")
+        restored = sum(state.restored for state in states)
+        print(f"started again: {restored} of {len(states)} rows come from the journal")
+        print(f"the others took {time.perf_counter() - began:.1f} s; {len(states.errors)} rows failed")
+
+    right = total = 0
+    for document, state in zip(documents, states):
+        if state.error() is None:
+            record = sgl.schema(Problem).parse(state["record"])  # a Problem; a row of the journal is text
+            total += len(record.numbers)
+            right += sum(str(number) in document.replace(",", "") for number in record.numbers)
+    print(f"the last one: {record!r}\n    of: {document:.90}...")
+    print(f"{right} of {total} numbers are in their documents")
+    print(f"\n{states.usage.total}")
 
 
 if __name__ == "__main__":

@@ -1,38 +1,39 @@
-"""Tools of an MCP server: `python examples/mcp_client.py`. It needs `pip install "sgl[mcp]"`.
+"""Tools of an MCP server.
 
-The server is an object of this process, so the example runs anywhere. `sgl.mcp_tools` takes a URL or the command of a
-child process in its place, and the program stays the same. A server's tools look like any others: their arguments are
-held to the server's own schemas.
+`sgl.mcp_tools` opens a server as a tuple of tools, which look like any others. Their arguments are held to the server's
+own schemas. Here the server is an object of this process, so the example runs anywhere. A URL, or the command of a child
+process, can stand in its place (`mcp.StdioServerParameters(command="...")`), and the program stays the same.
+
+Run: python examples/mcp_client.py        it needs: pip install "sgl[mcp]"
+
+Expect of a model of 135M parameters: the right tool with the right number, and an answer whose form a grammar holds.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
-
-from common import session
 
 import sgl
 
-
-def unit_server() -> Any:
-    """Make a server that converts units."""
+try:
     from mcp.server.mcpserver import MCPServer
+except ImportError:
+    sys.exit('this example needs the package mcp, version 2: pip install "sgl[mcp]"')
 
-    server = MCPServer("units")
+units = MCPServer("units")
 
-    @server.tool()
-    def to_kilometres(miles: float) -> str:
-        """Convert miles to kilometres."""
-        return f"{miles * 1.609344:.1f} kilometres"
 
-    @server.tool()
-    def to_celsius(fahrenheit: float) -> str:
-        """Convert a temperature from Fahrenheit to Celsius."""
-        return f"{(fahrenheit - 32) / 1.8:.1f} degrees Celsius"
+@units.tool()
+def to_kilometres(miles: float) -> str:
+    """Convert miles to kilometres."""
+    return f"{miles * 1.609344:.1f} kilometres"
 
-    return server
+
+@units.tool()
+def to_celsius(fahrenheit: float) -> str:
+    """Convert a temperature from Fahrenheit to Celsius."""
+    return f"{(fahrenheit - 32) / 1.8:.1f} degrees Celsius"
 
 
 @sgl.function
@@ -46,21 +47,17 @@ def assist(s: sgl.ProgramState, task: str, tools: Any) -> sgl.AgentResult:
     return result
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        server = unit_server()
-    except ImportError:
-        sys.exit('this example needs the package mcp, version 2: pip install "sgl[mcp]"')
-    with session(__doc__, argv), sgl.mcp_tools(server) as tools:
+def main() -> None:
+    # The default model; or sgl.Runtime("path/to/a/model").
+    with sgl.Runtime(random_seed=0) as runtime, sgl.mcp_tools(units) as tools:
         for tool in tools:
             print(f"{tool.name}: {tool.spec.description} {sorted(tool.spec.parameters.schema['properties'])}")
         for task in ("How many kilometres are 26 miles?", "How many degrees Celsius are 86 degrees Fahrenheit?"):
-            state = assist.run(task, tools, temperature=0)
+            state = assist.run(task, tools, backend=runtime, temperature=0)
             print(f"\n{task}")
             for result in state.ret_value.results:
                 print(f"    {result.call.name}({result.call.arguments}) -> {result.text}")
-            print(f"    {state.ret_value.answer}")
-        print(f"\n{state.usage}")
+            print(f"    {state.ret_value.answer}\n{state.usage}")
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ def complaint(s: sgl.ProgramState) -> str:
 @sgl.function
 def small_talk(s: sgl.ProgramState) -> str:
     s += sgl.user("Write a friendly greeting.")
-    s += sgl.assistant("Dear friend," + sgl.gen("reply", max_tokens=30, stop=["\n", "."]))
-    return f"Dear friend,{s['reply']}."
+    s += sgl.assistant(sgl.gen("reply", regex=r"(Hello|Good|Welcome|How)[^\n.!?]{5,60}[.!?]", max_tokens=30))
+    return str(s["reply"])
 
 
 ROUTES = {"calculation": arithmetic, "complaint": complaint, "greeting": small_talk}
