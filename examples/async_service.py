@@ -1,23 +1,26 @@
-"""A service in one process: `python examples/async_service.py --clients 16`.
+"""A service in one process, in front of your own protocol.
 
-A TCP server answers one line with the model's words, as they are written. The programs are coroutines: requests that
-come together go through the model together, and the event loop is free meanwhile. A client that leaves cancels its
-program, and a program that takes too long fails alone. The clients here are in the same script and use real sockets.
-(`sgl serve` speaks OpenAI's protocol; this shows how to put programs behind your own.)
+A TCP server answers a line with the model's words, as they are written. Its programs are coroutines: requests that come
+together go through the model together, and the event loop is free meanwhile. A client that leaves cancels its program. A
+program that takes too long fails alone. The clients are in the same script and use real sockets.
+
+Run: python examples/async_service.py [--clients 6]
+
+Expect of a model of 135M parameters: right capitals, and sixteen clients served in little more time than one.
+For the protocols of OpenAI, Anthropic and Ollama there is `sgl serve`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Any
-
-from common import session
 
 import sgl
 
-USAGE: list[sgl.Usage] = []
+COUNTRIES = ["France", "Italy", "Japan", "Egypt", "Spain", "Norway"]
+spent: list[sgl.Usage] = []
 
 
 @sgl.function
@@ -27,50 +30,51 @@ async def reply(s: Any, question: str) -> None:
     await s["answer"]
 
 
-async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    state = None
+async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, runtime: sgl.Runtime) -> None:
+    question = (await reader.readline()).decode().strip()
+    state = reply.run(question, stream=True, timeout=30, backend=runtime, temperature=0)
     try:
-        question = (await reader.readline()).decode().strip()
-        state = reply.run(question, stream=True, timeout=30, temperature=0)
         async for piece in state.text_async_iter("answer"):
             writer.write(piece.encode())
             await writer.drain()
-        USAGE.append(state.usage.total)
+        spent.append(state.usage.total)
     except sgl.SglError as error:
         writer.write(f"error: {error}".encode())
     except ConnectionError:
         print("a client has left")
     finally:
-        if state is not None:
-            state.cancel()  # without effect on a program that is finished
+        state.cancel()  # has no effect on a program that is finished
         writer.close()
 
 
-async def client(port: int, country: str) -> tuple[str, float]:
+async def ask(port: int, country: str) -> tuple[str, float]:
     began = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"What is the capital of {country}?\n".encode())
-    answer = (await reader.read()).decode()
+    answer = (await reader.read()).decode()  # until the server closes
     writer.close()
     return answer, time.perf_counter() - began
 
 
-async def everything(clients: int) -> None:
-    server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
+async def serve_clients(clients: int, runtime: sgl.Runtime) -> None:
+    server = await asyncio.start_server(lambda r, w: serve_one(r, w, runtime), "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        countries = [("France", "Italy", "Japan", "Egypt", "Spain", "Norway")[i % 6] for i in range(clients)]
+        countries = [COUNTRIES[i % len(COUNTRIES)] for i in range(clients)]
         began = time.perf_counter()
-        answers = await asyncio.gather(*(client(port, country) for country in countries))
+        answers = await asyncio.gather(*(ask(port, country) for country in countries))
         for country, (answer, seconds) in zip(countries, answers):
             print(f"{seconds:5.2f} s  {country}: {answer.strip()}")
         print(f"{clients} clients were served in {time.perf_counter() - began:.2f} s")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, clients=6) as args:
-        asyncio.run(everything(args.clients))
-        print(f"\n{sum(USAGE, sgl.Usage())}")
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clients", type=int, default=6, help="how many ask at once; default: 6")
+    args = parser.parse_args()
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        asyncio.run(serve_clients(args.clients, runtime))
+    print(f"\n{sum(spent, sgl.Usage())}")
 
 
 if __name__ == "__main__":

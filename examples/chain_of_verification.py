@@ -1,47 +1,56 @@
-"""A draft, questions about it, and what is left of it: `python examples/chain_of_verification.py`.
+"""A draft, a question about each of its items, and what is left of it.
 
-The model lists things. Then every item is checked by a question of its own, in a fork that does not see the draft. So
-an error in the draft is not repeated (Dhuliawala et al. 2023, arXiv:2309.11495). What is not confirmed is dropped.
+The model lists things of a kind. Then every item is checked by a question of its own, in a fork that never saw the
+draft. So an error of the draft is not repeated (Dhuliawala et al. 2023, arXiv:2309.11495). What is not confirmed is
+dropped.
+
+Run: python examples/chain_of_verification.py [--items 5]
+
+Expect of a model of 135M parameters: lists of fruits and birds that are mostly right. It lists no colours, and the
+check finds that out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from common import session
+import argparse
 
 import sgl
 
-DRAFTS = """Name things of a kind.
+SHOWN = """Name things of a kind.
 tool: hammer, saw, drill, spade, axe
 fish: salmon, trout, carp, shark, tuna
 """
-KINDS = ["tool", "fish", "fruit", "bird", "metal"]
-CHECKED = [("hammer", "tool"), ("trout", "fish"), ("pear", "fruit"), ("crow", "bird"), ("iron", "metal")]
+CHECKED = "Say of each thing what kind it is.\nhammer: tool\ntrout: fish\npear: fruit\ncrow: bird\nblue: colour\n"
+KINDS = ["tool", "fish", "fruit", "bird", "colour"]
 
 
 @sgl.function
-def list_things(s: sgl.ProgramState, kind: str, count: int) -> list[tuple[str, str]]:
-    checker = s.fork(1)[0]  # it begins before the draft, and never sees it
-    checker += "Say of each thing what kind it is.\n" + "".join(f"{thing}: {what}\n" for thing, what in CHECKED)
-    s += DRAFTS + f"{kind}:"
-    for i in range(count):
+def list_things(s: sgl.ProgramState, kind: str, items: int) -> list[tuple[str, str]]:
+    [checker] = s.fork(1)  # it begins before the draft
+    checker += CHECKED
+    s += SHOWN + f"{kind}:"
+    for i in range(items):
         s += sgl.gen(f"item{i}", regex=" [a-z]{3,12}", max_tokens=8, temperature=0.7) + ","
-    items = [s[f"item{i}"].strip() for i in range(count)]
-    checks = checker.fork(count)  # one question for each item, side by side
-    checks += [f"{item}: " for item in items]
+    draft = [s[f"item{i}"].strip() for i in range(items)]
+    checks = checker.fork(items)  # one for each item, side by side
+    checks += [f"{item}: " for item in draft]
     checks += sgl.select("verdict", KINDS)
-    return [(item, check["verdict"]) for item, check in zip(items, checks)]
+    return [(item, check["verdict"]) for item, check in zip(draft, checks)]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, count=5) as args:
-        kinds = ["fruit", "bird", "colour"]
-        states = list_things.run_batch([{"kind": kind, "count": args.count} for kind in kinds], seed=3)
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--items", type=int, default=5, help="items of each list; default: 5")
+    args = parser.parse_args()
+    kinds = ["fruit", "bird", "colour"]
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        rows = [{"kind": kind, "items": args.items} for kind in kinds]
+        states = list_things.run_batch(rows, backend=runtime, seed=3)
         for kind, state in zip(kinds, states):
-            kept = [item for item, verdict in state.ret_value if verdict == kind]
-            print(f"{kind}: the draft has {', '.join(f'{item} ({verdict}?)' for item, verdict in state.ret_value)}")
-            print(f"    verified: {', '.join(dict.fromkeys(kept)) or 'nothing'}")
+            verdicts: list[tuple[str, str]] = state.ret_value
+            kept = dict.fromkeys(item for item, verdict in verdicts if verdict == kind)
+            print(f"{kind}: the draft has {', '.join(f'{item} ({verdict}?)' for item, verdict in verdicts)}")
+            print(f"    verified: {', '.join(kept) or 'nothing'}")
         print(f"\n{states.usage.total}")
 
 

@@ -1,15 +1,17 @@
-"""Labels for a batch of texts, and how sure the model is: `python examples/classification.py`.
+"""Labels for a batch of texts, and how sure the model is.
 
-A `select` scores every label as a continuation of the text, in one step. The scores are probabilities of the labels, so
-a program can leave out what it is not sure of. The choice method says how the scores of long and short labels compare.
+A `select` scores every label as a continuation of the text, in one step. The scores are probabilities, so a program can
+leave out what it is not sure of. The choice method says how the scores of long and short labels compare.
+
+Run: python examples/classification.py [--percent 60]
+
+Expect of a model of 135M parameters: eight right labels, of which one is not sure enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from math import exp
-
-from common import session
 
 import sgl
 
@@ -38,22 +40,24 @@ def classify(s: sgl.ProgramState, text: str, method: str) -> float:
     s += f"Review: {text}\nSentiment: " + sgl.select("label", LABELS, choices_method=METHODS[method])
     meta = s.get_meta_info("label")
     weights = [exp(sum(logprob for logprob, *_ in tokens)) for tokens in meta["input_token_logprobs"]]
-    return weights[meta["index"]] / sum(weights)
+    return 100 * weights[meta["index"]] / sum(weights)  # percent
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, percent=60) as args:
-        cost = sgl.Usage()
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--percent", type=int, default=60, help="how sure the model has to be; default: 60")
+    args = parser.parse_args()
+    total = sgl.Usage()
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
         for method in METHODS:
-            states = classify.run_batch([{"text": text, "method": method} for text, _ in TEXTS])
+            states = classify.run_batch([{"text": text, "method": method} for text, _ in TEXTS], backend=runtime)
             right = sum(state["label"] == label for (_, label), state in zip(TEXTS, states))
             print(f"{method}: {right} of {len(TEXTS)} are right")
-            cost += states.usage.total
-        for (text, label), state in zip(TEXTS, states):
-            sure = 100 * state.ret_value
-            said = state["label"] if sure >= args.percent else f"not sure enough ({state['label']}?)"
-            print(f"    {sure:3.0f} %  {said:28}  {label}: {text}")
-        print(f"\n{cost}")
+            total += states.usage.total
+    for (text, _), state in zip(TEXTS, states):
+        label = state["label"] if state.ret_value >= args.percent else f"not sure ({state['label']}?)"
+        print(f"    {state.ret_value:3.0f} %  {label:21}  {text}")
+    print(f"\n{total}")
 
 
 if __name__ == "__main__":

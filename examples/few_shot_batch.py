@@ -1,14 +1,16 @@
-"""One prompt, many rows: `python examples/few_shot_batch.py --rows 100`.
+"""One prompt with examples in it, many rows.
 
-The examples of a few-shot prompt are the same text in every row, so they are computed once for the whole batch. The
-rows ask for the plural of a word, and a rule of a few lines says which answers are right.
+The examples of the prompt are the same text in every row, so they are computed once for the whole batch. The rows ask
+for the plural of a word. A rule of a few lines says which answers are right.
+
+Run: python examples/few_shot_batch.py [--rows 25]
+
+Expect of a model of 135M parameters: nine in ten are right, and nine in ten tokens of the prompts are reused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from common import session
+import argparse
 
 import sgl
 
@@ -36,16 +38,20 @@ def ask(s: sgl.ProgramState, word: str) -> None:
     s += f"{word} ->" + sgl.gen("plural", max_tokens=8, stop="\n")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv, rows=16) as args:
-        words = [WORDS[i % len(WORDS)] for i in range(args.rows)]
-        states = ask.run_batch([{"word": word} for word in words], temperature=0)
-        right = sum(state["plural"].strip() == plural(word) for word, state in zip(words, states))
-        for word, state in list(zip(words, states))[:8]:
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=len(WORDS), help=f"default: {len(WORDS)}; more repeat the words")
+    args = parser.parse_args()
+    words = [WORDS[i % len(WORDS)] for i in range(args.rows)]
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        states = ask.run_batch([{"word": word} for word in words], backend=runtime, temperature=0, progress_bar=True)
+        right = 0
+        for word, state in zip(words, states):
+            right += state["plural"].strip() == plural(word)
             print(f"{word} ->{state['plural']}")
-        print(f"{right} of {len(words)} are right")
-        cost = states.usage.total
-        print(f"{cost.reused:,} of {cost.prompt:,} tokens of prompt were reused\n\n{cost}")
+        usage = states.usage.total
+        print(f"{right} of {len(words)} are right; {usage.reused} of {usage.prompt} tokens of prompt were reused")
+        print(f"\n{usage}")
 
 
 if __name__ == "__main__":

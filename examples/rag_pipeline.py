@@ -1,13 +1,13 @@
 """Questions about documents: search in a full-text index, an exact quotation, an answer.
 
 The documents are the pages of `docs/`. SQLite's FTS5 indexes their sentences, and finds the best few for a question by
-BM25. The model reads them and picks one by `select`, so the quotation is exact and its page is known. Then it says it
-in its own words. All questions run as one batch. The index is a part of Python; there is nothing to install.
+BM25. The model reads them and answers. Then it picks the sentence that says so, by `select`: the quotation is exact, and
+its page is known. All questions run as one batch. The index is a part of Python; there is nothing to install.
 
 Run: python examples/rag_pipeline.py [QUESTION ...]
 
-Expect of a model of 135M parameters: the right sentence, when the question has words of the documents. Rely on the
-quotation: the model's own words repeat it, or lose its point.
+Expect of a model of 135M parameters: mostly a sentence that answers, when the question has words of the documents. The
+model's own words are often wrong, which is why the sentence stands above them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ Found = tuple[str, str, str]  # page, title of the section, sentence
 def sentences(text: str) -> list[str]:
     """Split a section into its sentences, without code, tables and marks."""
     plain = re.sub(r"```.*?```|^\|.*?$|<!--.*?-->|`+|\*+", "", text, flags=re.S | re.M)
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", plain)  # the text of a link
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z])|\n\n|^- ", plain, flags=re.M)
     whole = (" ".join(part.split()) for part in parts)
     return [sentence for sentence in whole if 20 < len(sentence) < 250 and sentence[-1] in ".!?"]
@@ -65,9 +66,8 @@ def answer(s: sgl.ProgramState, question: str, found: list[Found]) -> Found:
     known = [sentence for _, _, sentence in found]
     s += sgl.system("You answer from the given text.")
     s += sgl.user("\n".join(known) + f"\n\nQuestion: {question}")
-    s += sgl.assistant("The text says: " + sgl.select("quote", known))
-    s += sgl.user("Say that in a few words.")
     s += sgl.assistant(sgl.gen("answer", max_tokens=40, stop=["\n", ". "]))
+    s += sgl.user("Which sentence of the text says that?") + sgl.assistant(sgl.select("quote", known))
     return found[known.index(s["quote"])]
 
 
@@ -83,7 +83,7 @@ def main() -> None:
         states = answer.run_batch(rows, backend=runtime, temperature=0)
         for row, state in zip(rows, states):
             page, title, quote = state.ret_value
-            print(f'{row["question"]}\n    "{quote}" ({page}, {title})\n    the model: {state["answer"].strip()}')
+            print(f'\n{row["question"]}\n    "{quote}" ({page}, {title})\n    the model: {state["answer"].strip()}')
         print(f"\n{states.usage.total}")
 
 
