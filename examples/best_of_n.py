@@ -23,7 +23,7 @@ THINGS = [("a bakery that makes bread", "bread"), ("a shop for bicycles", "bicyc
 def slogans(s: sgl.ProgramState, thing: str, drafts: int) -> None:
     s += sgl.user(f"Write a slogan for {thing}. One short sentence.")
     s += sgl.assistant(
-        sgl.gen("slogan", n=drafts, max_tokens=24, stop=["\n", "."], temperature=0.9, return_logprob=True)
+        sgl.gen("slogan", n=drafts, max_tokens=24, stop=["\n", "."], temperature=0.7, return_logprob=True)
     )
 
 

@@ -6,8 +6,8 @@ dropped.
 
 Run: python examples/chain_of_verification.py [--items 5]
 
-Expect of a model of 135M parameters: lists of fruits and birds that are mostly right. It lists no colours, and the
-check finds that out.
+Expect of a model of 135M parameters: fruits and birds that are mostly right. As metals it lists wood and stone, and the
+check drops them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ SHOWN = """Name things of a kind.
 tool: hammer, saw, drill, spade, axe
 fish: salmon, trout, carp, shark, tuna
 """
-CHECKED = "Say of each thing what kind it is.\nhammer: tool\ntrout: fish\npear: fruit\ncrow: bird\nblue: colour\n"
-KINDS = ["tool", "fish", "fruit", "bird", "colour"]
+CHECKED = "Say of each thing what kind it is.\nhammer: tool\ntrout: fish\npear: fruit\ncrow: bird\niron: metal\n"
+CHECKED += "cotton: material\n"
+KINDS = ["tool", "fish", "fruit", "bird", "metal", "material"]
 
 
 @sgl.function
@@ -42,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=5, help="items of each list; default: 5")
     args = parser.parse_args()
-    kinds = ["fruit", "bird", "colour"]
+    kinds = ["fruit", "bird", "metal"]
     with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
         rows = [{"kind": kind, "items": args.items} for kind in kinds]
         states = list_things.run_batch(rows, backend=runtime, seed=3)

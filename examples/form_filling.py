@@ -1,18 +1,20 @@
-"""A form, hole by hole: `python examples/form_filling.py`.
+"""A form, filled in from a letter, and the same as one typed record.
 
 The program writes the form and the model fills its holes. Each hole has a constraint of its own: a date, a choice, a
-number, a pattern. The text around the holes is never generated, so the form is always whole. Beside it the same letter
-as one typed record.
+number, a pattern. The text around the holes is never generated, so the form is always whole.
+
+Run: python examples/form_filling.py
+
+Expect of a model of 135M parameters: every field has its form, and what is copied is right. The breakfast, which
+has to be understood, is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal
 
-from common import session
 from pydantic import Field
 
 import sgl
@@ -38,24 +40,22 @@ def fill(s: sgl.ProgramState, letter: str) -> Booking:
         s += "BOOKING"
         s += "\nName: " + sgl.gen("name", regex="[A-Z][a-z]{1,12} [A-Z][a-z]{1,12}")
         s += "\nArrival (YYYY-MM-DD): " + sgl.gen("arrival", regex=r"20\d\d-(0[1-9]|1[0-2])-([0-2]\d|3[01])")
-        s += "\nNights: " + sgl.gen("nights", regex="[1-9]|[12][0-9]|30")
+        s += "\nStay: " + sgl.gen("stay", regex="([1-9]|[12][0-9]|30) nights?")  # with the unit, it ends at 3
         s += "\nRoom: " + sgl.select("room", ["single", "double", "suite"])
         s += "\nPhone: " + sgl.gen("phone", regex=r"\d{3}-\d{4}")
         s += "\nBreakfast: " + sgl.select("breakfast", ["yes", "no"])
-    with s.copy() as copy:  # the same again, as a record
-        copy += sgl.user("Now as JSON, with name, arrival, nights and room.")
-        copy += sgl.assistant(sgl.gen("booking", schema=Booking, max_tokens=80))
-        booking: Booking = copy.value("booking")
+    s += sgl.user("Write that as JSON.")
+    s += sgl.assistant(sgl.gen("booking", schema=Booking, max_tokens=80))
+    booking: Booking = s.value("booking")
     return booking
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with session(__doc__, argv):
-        state = fill.run(LETTER, temperature=0)
-        print(state.messages()[-1]["content"])
-        print(f"\n{state.ret_value!r}")
-        receipt = state.get_meta_info("arrival")["constraint"]
-        print(f"how the date was held to its form: {receipt}")
+def main() -> None:
+    with sgl.Runtime(random_seed=0) as runtime:  # the default model; or sgl.Runtime("path/to/a/model")
+        state = fill.run(LETTER, backend=runtime, temperature=0)
+        print(state.messages()[1]["content"])
+        print(f"\nas a record: {state.ret_value!r}")
+        print(f"how the date was held to its form: {state.get_meta_info('arrival')['constraint']}")
         print(f"\n{state.usage}")
 
 
