@@ -2,6 +2,10 @@
 
 KV is what the model keeps of the text that it has read, so that the text need not be read again. A node of the tree is
 text that all branches below it share, kept once; `live x3` counts those branches. `own` are the tokens of one branch.
+
+Run: python examples/tree.py
+
+Expect of a model of 135M parameters: three dishes that are much alike. The tree is what to look at.
 """
 
 from __future__ import annotations

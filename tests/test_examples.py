@@ -57,7 +57,7 @@ EXAMPLES: dict[str, tuple[str, list[str]]] = {
         "",
         [r"(( +\d+ % (polite|clear|helpful)\. .*\n){3} +the panel: [\s\S]*){2}", r"prefers letter 2"],
     ),
-    "long_document_qa": ("--characters 1200", [r"(\?\n +\S.*\n){4}", r"1,200 characters, 4 questions"]),
+    "long_document_qa": ("--characters 1200", [r"(.*\?\n +\S.*\n){4}", r"1,200 characters, 4 questions"]),
     "map_reduce": ("--sections 2", [r"# Install\n +about \w.*\n#.*\n +about .*\ntitle: \w"]),
     "mcp_client": (
         "",
@@ -85,7 +85,7 @@ EXAMPLES: dict[str, tuple[str, list[str]]] = {
     ),
     "rag_pipeline": (
         "",
-        [r"[1-9]\d\d+ sentences are indexed", r'(\?\n +".{20,}" \([\w-]+\.md, .*\)\n +the model: .*\n\n){5}'],
+        [r"[1-9]\d\d+ sentences are indexed", r'(.*\?\n +".{20,}" \([\w-]+\.md, .*\)\n +the model: .*\n\n){5}'],
     ),
     "react_agent": (
         "",
@@ -116,7 +116,10 @@ EXAMPLES: dict[str, tuple[str, list[str]]] = {
             r"branch 2 of 3: 2 calls, \d+ prompt \([1-9]\d+ reused\)",
         ],
     ),
-    "synthetic_data": ("--rows 4", [r'(\{"first_name":"[A-Z].*"interests":\[.*\]\}\n){4}', "4 records, [2-4] different"]),
+    "synthetic_data": (
+        "--rows 4",
+        [r'(\{"first_name":"[A-Z].*"interests":\[.*\]\}\n){4}', "4 records, [2-4] different"],
+    ),
     "testing_programs": ("", [r"(passed: test_\w+\n){3}", r"on the model: (refund, order \d+ is|question, sent to a)"]),
     "text_to_sql": ("", [r"(SELECT .* FROM city.*;\n +\[.*\]\n[\s\S]*){5}", r"\['Lima', 'Cusco'\]"]),
     "tool_calling": ("", [r"-> 23 times 17 is 391", r"(\w+\(\{.*\}\) -> .*\n +The tool says that.*\n[\s\S]*){4}"]),
@@ -130,7 +133,7 @@ EXAMPLES: dict[str, tuple[str, list[str]]] = {
 SLOW = {"tour"}
 """It takes half a minute; on the toy model it runs in tests/test_docs.py."""
 
-USAGE = r"[1-9]\d* calls(, | had )\d+ (prompt \([1-9]\d* reused\), [1-9]\d* computed|tokens)"
+USAGE = r"[1-9]\d* calls(, | had )[\d,]+ (prompt \([1-9]\d* reused\), [1-9]\d* computed|tokens)"
 
 
 @pytest.fixture(scope="module")
