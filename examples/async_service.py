@@ -1,8 +1,8 @@
 """A service in one process, in front of your own protocol.
 
 A TCP server answers a line with the model's words, as they are written. Its programs are coroutines: requests that come
-together go through the model together, and the event loop is free meanwhile. A client that leaves cancels its program. A
-program that takes too long fails alone. The clients are in the same script and use real sockets.
+together go through the model together, and the event loop is free meanwhile. A client that leaves cancels its program.
+A program that takes too long fails alone. The clients are in the same script and use real sockets.
 
 Run: python examples/async_service.py [--clients 6]
 

@@ -40,7 +40,8 @@ def classify(s: sgl.ProgramState, text: str, method: str) -> float:
     s += f"Review: {text}\nSentiment: " + sgl.select("label", LABELS, choices_method=METHODS[method])
     meta = s.get_meta_info("label")
     weights = [exp(sum(logprob for logprob, *_ in tokens)) for tokens in meta["input_token_logprobs"]]
-    return 100 * weights[meta["index"]] / sum(weights)  # percent
+    percent: float = 100 * weights[meta["index"]] / sum(weights)
+    return percent
 
 
 def main() -> None:

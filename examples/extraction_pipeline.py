@@ -50,11 +50,9 @@ def main() -> None:
 
     with sgl.Runtime(random_seed=0) as runtime, tempfile.TemporaryDirectory() as folder:
         journal = args.journal or Path(folder) / "records.jsonl"
-        batch = extract.run_batch(rows, backend=runtime, resume=journal, on_error="keep", generator_style=True)
-        for done, _ in enumerate(batch, 1):
-            if done == len(rows) // 2:
-                batch.close()  # the rows that are under way are cancelled, as at Ctrl-C
-                break
+        for done, _ in enumerate(extract.run_batch(rows, backend=runtime, resume=journal, generator_style=True), 1):
+            if done >= len(rows) // 2:
+                break  # the batch is closed: the rows that are under way are cancelled, as at Ctrl-C
         print(f"stopped after {done} rows")
 
         began = time.perf_counter()

@@ -1,8 +1,8 @@
 """Tools of an MCP server.
 
 `sgl.mcp_tools` opens a server as a tuple of tools, which look like any others. Their arguments are held to the server's
-own schemas. Here the server is an object of this process, so the example runs anywhere. A URL, or the command of a child
-process, can stand in its place (`mcp.StdioServerParameters(command="...")`), and the program stays the same.
+own schemas. Here the server is an object of this process, so the example runs anywhere. A URL, or the command of a
+child process, can stand in its place (`mcp.StdioServerParameters(command="...")`), and the program stays the same.
 
 Run: python examples/mcp_client.py        it needs: pip install "sgl[mcp]"
 

@@ -1,8 +1,8 @@
 """Questions about documents: search in a full-text index, an exact quotation, an answer.
 
 The documents are the pages of `docs/`. SQLite's FTS5 indexes their sentences, and finds the best few for a question by
-BM25. The model reads them and answers. Then it picks the sentence that says so, by `select`: the quotation is exact, and
-its page is known. All questions run as one batch. The index is a part of Python; there is nothing to install.
+BM25. The model reads them and answers. Then it picks the sentence that says so, by `select`: the quotation is exact,
+and its page is known. All questions run as one batch. The index is a part of Python; there is nothing to install.
 
 Run: python examples/rag_pipeline.py [QUESTION ...]
 

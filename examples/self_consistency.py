@@ -29,13 +29,15 @@ Reasoning: Kenya lies next to Uganda, and Uganda is in Africa. The answer is Afr
 CONTINENT = "(Africa|Asia|Europe|North America|South America)"
 COUNTRY = "[A-Z][a-z]{2,11}( [A-Z][a-z]{2,9})?"
 REASONING = f" {COUNTRY}, and {COUNTRY} is in {CONTINENT}[.] The answer is {CONTINENT}[.]"
-TRUTH = {"Angola": "Africa", "Canada": "North America", "Nepal": "Asia", "Austria": "Europe", "Ghana": "Africa"}
-TRUTH |= {
+TRUTH = {
+    "Angola": "Africa",
+    "Canada": "North America",
+    "Nepal": "Asia",
+    "Austria": "Europe",
+    "Ghana": "Africa",
     "Bolivia": "South America",
     "Vietnam": "Asia",
     "Sweden": "Europe",
-    "Chile": "South America",
-    "Egypt": "Africa",
 }
 
 
@@ -60,12 +62,10 @@ def main() -> None:
             [(winner, _)] = votes.most_common(1)
             voted += winner == TRUTH[country]
             single += votes[TRUTH[country]]
-            print(
-                f"{country}: {winner}   votes: {dict(votes)}\n    for example: {country} lies next to{state['reasoning'][0]}"
-            )
-        print(
-            f"right by vote: {voted} of {len(countries)}; single samples: {single} of {votes.total() * len(countries)}"
-        )
+            print(f"{country}: {winner}   votes: {dict(votes)}")
+            print(f"    for example: {country} lies next to{state['reasoning'][0]}")
+        samples = args.samples * len(countries)
+        print(f"right by vote: {voted} of {len(countries)}; single samples: {single} of {samples}")
         print(f"\n{states.usage.total}")
 
 
