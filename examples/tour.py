@@ -4,7 +4,7 @@ Seven programs: few-shot questions, a chat, a select, a fork with a join, typed 
 stream. A program is a function marked `@sgl.function`; its first parameter `s` is the text so far, and `s += ...` goes
 on with it. At the end a table shows what each part cost: tokens asked for, computed and reused, and seconds.
 
-Run: python examples/tour.py      (about half a minute on a laptop)
+Run: python examples/tour.py      (well under a minute on a laptop)
 
 Expect of a model of 135M parameters: answers that are often wrong. Their cost does not depend on that, and every record
 has its type.
