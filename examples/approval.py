@@ -6,8 +6,8 @@ text (refused, and why), or the call with other arguments. The model reads what 
 Run: python examples/approval.py          a rule decides: small sums pass, larger ones are cut down, the largest refused
      python examples/approval.py --ask    you decide
 
-Expect of a model of 135M parameters: calls with the right name and sum. What became of the money is in the tool's
-result; the model's own sentence about it is not to be trusted.
+Expect of a model of 135M parameters: calls with the right name and sum, and answers that repeat what the tool said.
+What became of the money is in the tool's result, never in the model's words.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def by_asking(call: sgl.ToolCall) -> bool | str:
 @sgl.function
 def clerk(s: sgl.ProgramState, task: str, approve: Callable[[sgl.ToolCall], Any]) -> sgl.AgentResult:
     s += sgl.system("You pay bills with the tool.", tools=[pay]) + sgl.user(task)
+    # A small model is led: one call, then an answer that repeats the result. A large one needs neither.
     answer = sgl.regex(r"The tool says: [^.<{\n]{3,60}\.")
     result: sgl.AgentResult = sgl.agent(
         s, [pay], min_tool_calls=1, parallel=1, max_steps=2, approve=approve, answer=answer, max_tokens=60

@@ -40,6 +40,7 @@ def to_celsius(fahrenheit: float) -> str:
 def assist(s: sgl.ProgramState, task: str, tools: Any) -> sgl.AgentResult:
     s += sgl.system("You convert units. Use the tools.", tools=tools)
     s += sgl.user(task)
+    # A small model is led: one call, then an answer in this form.
     answer = sgl.regex("It is -?[0-9]{1,5}[.][0-9] (kilometres|degrees Celsius)[.]")
     result: sgl.AgentResult = sgl.agent(
         s, tools, min_tool_calls=1, parallel=1, max_steps=2, answer=answer, max_tokens=80

@@ -5,7 +5,7 @@ The chat is one state that grows. A turn computes its own words and the reply, n
 Run: python examples/multi_turn_chat.py           four turns that are written here
      python examples/multi_turn_chat.py --type    you write the turns; an empty line ends the chat
 
-Expect of a model of 135M parameters: simple facts are right, and it follows what was said before only now and then.
+Expect of a model of 135M parameters: simple facts are mostly right, and what was said before is followed now and then.
 Look at the numbers under each reply: nearly all tokens before it were there already.
 """
 

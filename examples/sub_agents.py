@@ -39,6 +39,7 @@ TOOLS = [count_lines]
 
 async def look_at(branch: Any, file: str) -> sgl.AgentResult:
     branch += sgl.user(f"How many lines has the file {file}?")
+    # A small model is led: one call, then an answer in this form.
     answer = sgl.regex(rf"The file {re.escape(file)} has [0-9]{{1,4}} lines\.")
     result: sgl.AgentResult = await sgl.agent(
         branch, TOOLS, min_tool_calls=1, parallel=1, max_steps=2, answer=answer, max_tokens=60, name="finding"
