@@ -58,6 +58,7 @@ class Tab:
         self.timeout, self._sent, self._buffer = timeout, 0, b""
         self._session: str | None = None
         self.complaints: list[str] = []
+        self.home: tuple[str, ...] = ()  # where requests may go to
         flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"]
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, str(to_read), str(to_write), program, *flags, "about:blank"],
@@ -116,7 +117,7 @@ class Tab:
             self.complaints.append(params["entry"]["text"])
         elif event == "Network.requestWillBeSent":
             url = params["request"]["url"]
-            if not url.startswith(("file:", "data:", "about:")):
+            if not url.startswith(("file:", "data:", "about:", *self.home)):
                 self.complaints.append(f"a request to {url}")
         elif event == "Page.javascriptDialogOpening":
             self.complaints.append(f"a dialog: {params['message']}")
@@ -130,6 +131,13 @@ class Tab:
         self.send("Page.navigate", url=path.resolve().as_uri() + fragment)
         self.until("document.documentElement?.dataset.ready === 'yes'")
         return time.monotonic() - began
+
+    def visit(self, url: str) -> None:
+        """Load a page of a server, which may ask that server alone."""
+        self.home = (url,)
+        self.send("Page.navigate", url="about:blank")
+        self.send("Page.navigate", url=url)
+        self.until("document.documentElement?.dataset.ready === 'yes'")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression (JSON data); an exception is an AssertionError."""

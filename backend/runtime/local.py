@@ -18,7 +18,8 @@ from ...lang.kept import DEFINITIONS
 from ..base import BackendBranch, Capabilities, Handle, StepRecord
 from . import invariants
 from .engine import Engine
-from .kv.draw import draw_tree
+from .kv.cursor import Cursor
+from .kv.draw import draw_tree, tree_rows
 from .kv.tree import NODE_BYTES, RUN_BYTES, TOKEN_BYTES
 from .options import EngineOptions
 from .program.branch import Branch
@@ -306,10 +307,17 @@ class LocalBackend:
             True
         """
         with self.engine.drive.held():
-            self.engine.branches.take_news()
-            branches = sorted(self.engine.branches.attached, key=lambda b: b.order)
-            cursors = [(".".join(map(str, branch.order)), branch.cursor) for branch in branches]
-            return draw_tree(self.engine.tree, cursors, self.tokenizer, width)
+            return draw_tree(self.engine.tree, self._cursors(), self.tokenizer, width)
+
+    def tree_rows(self, most: int, texts: bool = False) -> tuple[list[dict[str, Any]], int]:
+        """The tree of KV as data, of at most `most` rows, with or without texts; and how many rows were left out."""
+        with self.engine.drive.held():
+            return tree_rows(self.engine.tree, self._cursors(), self.tokenizer if texts else None, most)
+
+    def _cursors(self) -> list[tuple[str, Cursor]]:
+        self.engine.branches.take_news()
+        branches = sorted(self.engine.branches.attached, key=lambda b: b.order)
+        return [(".".join(map(str, branch.order)), branch.cursor) for branch in branches]
 
     def _check_open(self) -> None:
         self.engine.drive.check_process()

@@ -20,6 +20,7 @@ openai/          OpenAI's API
 anthropic/       Anthropic's API
 ollama/          Ollama's API
 sglang/          SGLang's own API
+page/            the page at /: a playground, and what the runtime does now
 operation.py     the routes of operation: health and metrics
 metrics.py       /metrics, in Prometheus' text form
 """

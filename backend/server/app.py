@@ -16,6 +16,7 @@ from .flags import ServeOptions
 from .gate import RequestGate
 from .ollama import routes as ollama_routes
 from .openai import routes as openai_routes
+from .page import routes as page_routes
 from .serving import Serving
 from .sglang import routes as sglang_routes
 from .wire import Json
@@ -36,7 +37,7 @@ def build_app(runtime: LocalBackend, options: ServeOptions | None = None) -> Fas
     app.add_exception_handler(Exception, _failed)
     app.add_exception_handler(404, _no_route)
     app.add_exception_handler(405, _no_route)
-    for routes in (openai_routes, anthropic_routes, ollama_routes, sglang_routes, operation):
+    for routes in (openai_routes, anthropic_routes, ollama_routes, sglang_routes, operation, page_routes):
         routes.add_routes(app, serving)
     return app
 

@@ -29,6 +29,8 @@ class ServeOptions:
         request_timeout: Seconds after which a request fails. Default: none.
         shutdown_timeout: Seconds that running requests have to finish after SIGTERM or Ctrl-C. Default 30.
         log_requests: Log a line for each request, without its contents. Default False.
+        show_texts: Show the texts of all requests in the tree of KV at `/` and `/live`, not its shape alone. Default
+            False.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +42,7 @@ class ServeOptions:
     request_timeout: float | None = None
     shutdown_timeout: int = 30
     log_requests: bool = False
+    show_texts: bool = False
 
 
 class Flag(NamedTuple):

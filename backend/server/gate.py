@@ -13,8 +13,8 @@ from .serving import Serving
 from .wire import Json
 
 log = logging.getLogger("sgl.access")
-OPEN = frozenset(["/health", "/health_generate"])
-"""Routes that need no key: probes have none."""
+OPEN = frozenset(["/", "/health", "/health_generate"])
+"""Routes that need no key: probes have none, and the page asks for one."""
 WORK = frozenset([
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/chat", "/api/generate",
     "/generate",
