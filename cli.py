@@ -60,7 +60,13 @@ def _parser(serves: bool = False) -> argparse.ArgumentParser:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     from .interpreter.command.run import add_arguments
 
-    add_arguments(parser)
+    add_arguments(parser, _runtime)
+
+
+def _runtime(options: dict[str, Any]) -> Any:
+    from .backend.runtime.runtime import Runtime
+
+    return Runtime(**options)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

@@ -189,6 +189,8 @@ class Tab:
 
     def press(self, key: str) -> None:
         code = {"windowsVirtualKeyCode": KEYS[key]} if key in KEYS else {"text": key}
+        if key == "Enter":
+            code["text"] = "\r"  # else no form is submitted
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **code)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
         self.frame()

@@ -49,6 +49,7 @@ def test_the_wheel_has_every_module_and_nothing_else(wheel: Path) -> None:
     modules = [p for room in rooms for p in room.rglob("*.py")] + [p for p in ROOT.glob("*.py") if p.name != "setup.py"]
     data = [
         ROOT / "interpreter/trace/page.html",
+        ROOT / "backend/server/page/page.html",
         ROOT / "py.typed",
         ROOT / "backend/runtime/model/llama/tuned_h200.json",
         *(ROOT / "backend/runtime/model/cpu/native").iterdir(),

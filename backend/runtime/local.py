@@ -310,7 +310,24 @@ class LocalBackend:
             return draw_tree(self.engine.tree, self._cursors(), self.tokenizer, width)
 
     def tree_rows(self, most: int, texts: bool = False) -> tuple[list[dict[str, Any]], int]:
-        """The tree of KV as data, of at most `most` rows, with or without texts; and how many rows were left out."""
+        """The tree of KV as data, for pages and tools.
+
+        Args:
+            most: Most rows.
+            texts: Tell the text of each row too. Default False.
+
+        Returns:
+            Rows, depth first, and how many were left out. A row has `depth` and `tokens`; a node `live` (branches
+            beneath), a branch its name as `branch`.
+
+        Example:
+            >>> import sgl
+            >>> runtime = sgl.Runtime.toy()
+            >>> length = runtime.cache_prefix("The rules are: ")
+            >>> rows, left_out = runtime.tree_rows(10)
+            >>> sorted(rows[0]), left_out
+            (['depth', 'live', 'tokens'], 0)
+        """
         with self.engine.drive.held():
             return tree_rows(self.engine.tree, self._cursors(), self.tokenizer if texts else None, most)
 

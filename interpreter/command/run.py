@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,8 +24,8 @@ _RUNTIME = ("model_path", "device", "dtype", "context_length", "max_total_tokens
 """Options of `Runtime` that have a flag here."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `sgl run`."""
+def add_arguments(parser: argparse.ArgumentParser, make_runtime: Callable[[dict[str, Any]], Any]) -> None:
+    """Declare the options of `sgl run`. `make_runtime` loads a model, with options of `Runtime`."""
     add = parser.add_argument
     add("file", metavar="FILE.py[:FUNCTION]", help="a file with an @sgl.function; name it if there are several")
     add("--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of the program: JSON, or a text")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in _RUNTIME:
         kind = int if name in ("context_length", "max_total_tokens", "random_seed") else str
         add("--" + name.replace("_", "-"), type=kind, help=f"as in sgl.Runtime({name}=...)")
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, make_runtime=make_runtime)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,9 +106,7 @@ def _backend(args: argparse.Namespace) -> Any:
         from ...backend.remote.endpoint import RuntimeEndpoint
 
         return RuntimeEndpoint(args.server)
-    from ...backend.runtime.runtime import Runtime
-
-    return Runtime(**options)
+    return args.make_runtime(options)
 
 
 def _once(program: Any, given: Mapping[str, Any], backend: Any, output: TextIO, as_data: bool) -> int:
