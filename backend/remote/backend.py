@@ -18,7 +18,7 @@ from .branch import RemoteBranch
 from .caller import Caller
 from .options import check_sampling, number, one_of
 from .policy import NATIVE, REFUSE, VALIDATE, Policy
-from .service import Messages, Service
+from .service import Messages, PromptText, Service
 from .turns import TURNS, messages_of
 
 
@@ -138,7 +138,7 @@ class RemoteBackend:
         """The prompt that the pieces of a branch say, and whether a call goes on with an open turn."""
         name = self._service.name
         if not self._chat:
-            return "".join(text for text, _ in pieces), False
+            return PromptText.of(pieces), False
         messages, role = messages_of(pieces, name)
         if role != "assistant":
             raise CapabilityError(

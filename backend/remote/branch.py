@@ -22,7 +22,7 @@ from ..base import GenRequest, GenResult, Handle, ScoreRequest, ScoreResult, Usa
 from .caller import Caller
 from .loop import soon
 from .policy import Place, Policy, pick, write
-from .service import Messages
+from .service import Messages, WrittenText
 
 T = TypeVar("T")
 
@@ -267,7 +267,7 @@ class RemoteBranch:
         finally:
             self.usage.add(spent)
         if text:
-            self._pieces.append((text, False))
+            self._pieces.append((_written(text, result), False))
         if request.trace:
             self._told = len(self._pieces)
         op.handle.finish(result)
@@ -287,6 +287,16 @@ def _mixed(seed: int, *places: int) -> int:
         seed = (seed * 0x9E3779B97F4A7C15 + place * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & (2**64 - 1)
         seed = ((seed ^ (seed >> 31)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     return seed >> 33
+
+
+def _written(text: str, result: Any) -> str:
+    """The text of a result, with its tokens where the service told them."""
+    ids = result[0].token_ids if isinstance(result, list) else ()
+    if not ids:
+        return text
+    written = WrittenText(text)
+    written.token_ids = tuple(ids)
+    return written
 
 
 def _closed() -> Cancelled:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ...lang.chat import ChatTemplate
 from ...lang.constant import constant_pieces
 from ...lang.constraint import Choices, Constraint, Grammar, JsonSchema, Regex
-from ...lang.errors import OptionError, ServiceError, SglError
+from ...lang.errors import CapabilityError, OptionError, ServiceError, SglError
 from ...lang.expr import Appendable, as_expr
 from ..base import TokenLogprob
 from .backend import RemoteBackend
@@ -22,7 +22,7 @@ from .http import HttpClient, HttpFailure
 from .loop import blocking
 from .openai import UNTOLD, template_given
 from .options import as_fields, number
-from .service import Ask, Delta, Garbled, NativeForm, Scored, Taken
+from .service import Ask, Delta, Garbled, NativeForm, PromptText, Scored, Taken, WrittenText
 
 _TAKEN: Mapping[str, Taken] = {
     "min_tokens": Taken("min_new_tokens"),
@@ -59,6 +59,20 @@ class SGLangService:
         self.client = client
         self.name = f"SGLang at {client.host}:{client.port}"
         self.unreachable = client.unreachable
+        self.takes_parts = False
+        """Whether prompts go in parts: text with markup told apart, and tokens of what was written before."""
+
+    def _prompt(self, prompt: str, more: str = "") -> dict[str, Any]:
+        """The fields of a request that say its prompt, with more text at its end."""
+        if not self.takes_parts or not isinstance(prompt, PromptText):
+            return {"text": prompt + more}
+        parts: list[Any] = []
+        for text, markup in (*prompt.pieces, (more, False)):
+            if isinstance(text, WrittenText):
+                parts.append(list(text.token_ids))
+            elif text:
+                parts.append([text, markup])
+        return {"parts": parts} if parts else {"text": ""}
 
     def native(self, constraint: Constraint, where: str) -> NativeForm:
         if isinstance(constraint, JsonSchema):
@@ -81,7 +95,7 @@ class SGLangService:
             parameters["n"] = ask.n
         if ask.seed is not None:
             parameters["sampling_seed"] = ask.seed
-        data: dict[str, Any] = {"text": ask.prompt, "sampling_params": parameters, "stream": True}
+        data = {**self._prompt(cast(str, ask.prompt)), "sampling_params": parameters, "stream": True}
         if sampling.return_logprob:
             start = -1 if sampling.logprob_start_len is None else sampling.logprob_start_len
             data |= {"return_logprob": True, "return_text_in_logprobs": True, "logprob_start_len": start}
@@ -102,10 +116,13 @@ class SGLangService:
 
     async def scores(self, prompt: str, choices: Sequence[str], alone: bool) -> Scored:
         none = {"max_new_tokens": 0, "temperature": 0}
-        whole = _told(await self.client.json("POST", "/generate", {"text": prompt, "sampling_params": none}), 1)[0]
+        data = {**self._prompt(prompt), "sampling_params": none}
+        whole = _told(await self.client.json("POST", "/generate", data), 1)[0]
         before = whole["prompt_tokens"]
         asked = {"sampling_params": none, "return_logprob": True, "return_text_in_logprobs": True}
-        data = {"text": [prompt + choice for choice in choices], **asked, "logprob_start_len": max(before - 2, 0)}
+        said = [self._prompt(prompt, choice) for choice in choices]
+        field = next(iter(said[0]))
+        data = {field: [each[field] for each in said], **asked, "logprob_start_len": max(before - 2, 0)}
         told = _told(await self.client.json("POST", "/generate", data), len(choices))
         found = [_scored(each, choice, each["prompt_tokens"] - before) for each, choice in zip(told, choices)]
         told.append(whole)
@@ -230,8 +247,10 @@ class RuntimeEndpoint(RemoteBackend):
     Args:
         url: Where the server is.
         api_key: Its key; default none.
-        chat_template: How roles are written: "chatml", a file, or a Jinja template's text. Default none: roles raise.
-            `sgl.OpenAI(..., base_url=..., server="sglang")` lets the server write them.
+        chat_template: How roles are written: "chatml", a file, or a Jinja template's text; or "server": as `sgl serve`
+            tells, which is asked at once. Then prompts go in parts, so that only the template's own text may spell
+            control tokens, and what was written before comes back as the same tokens. Default none: roles raise.
+            `sgl.OpenAI(..., base_url=..., server="sglang")` lets an SGLang server write them.
         constrain: "native" (default: the server enforces a constraint), "validate" (each answer is checked, and asked
             for again), or "refuse". Answers are always checked.
         repairs: With "validate", how often an answer is asked for again; default 2.
@@ -243,6 +262,8 @@ class RuntimeEndpoint(RemoteBackend):
 
     Raises:
         OptionError: An option has a value that it cannot have.
+        CapabilityError: With `chat_template="server"`, the server tells no chat template.
+        ServiceError: With it, the server cannot be reached.
 
     Example:
         >>> import sgl
@@ -267,11 +288,13 @@ class RuntimeEndpoint(RemoteBackend):
             raise OptionError(f"RuntimeEndpoint: url must be a string, got {url!r:.60}")
         number("RuntimeEndpoint: timeout", timeout, 0.001)
         self._client = HttpClient(url, api_key, timeout, verify)
+        asks = chat_template == "server"
+        service = SGLangService(self._client)
         super().__init__(
-            SGLangService(self._client),
+            service,
             model=url,
             chat=False,
-            template=template_given(chat_template),
+            template=None if asks else template_given(chat_template),
             native=("json_schema", "choices", "regex", "ebnf"),
             logprobs=True,
             select="logprobs",
@@ -281,6 +304,18 @@ class RuntimeEndpoint(RemoteBackend):
             max_concurrency=max_concurrency,
         )
         self._info: dict[str, Any] | None = None
+        if asks:
+            self.chat_template = self._servers_template()
+            service.takes_parts = True
+
+    def _servers_template(self) -> ChatTemplate:
+        info = self.model_info
+        source = info.get("chat_template") if isinstance(info, dict) and info.get("server") == "sgl" else None
+        if not isinstance(source, str):
+            raise CapabilityError(
+                f"RuntimeEndpoint: {self._service.name} tells no chat template; give one, as in chat_template='chatml'"
+            )
+        return ChatTemplate(source, str(info.get("bos_token") or ""), str(info.get("eos_token") or ""), "chat template")
 
     @property
     def model_info(self) -> dict[str, Any]:

@@ -30,6 +30,25 @@ class NativeForm:
     opened: Callable[[str], str] | None = None
 
 
+class WrittenText(str):
+    """A text that a service wrote, with its tokens."""
+
+    token_ids: Sequence[int] = ()
+
+
+class PromptText(str):
+    """A prompt as text, which knows the pieces that it was said in: text, and whether it is markup."""
+
+    pieces: Sequence[tuple[str, bool]] = ()
+
+    @staticmethod
+    def of(pieces: Sequence[tuple[str, bool]]) -> PromptText:
+        """The prompt that pieces say."""
+        prompt = PromptText("".join(text for text, _ in pieces))
+        prompt.pieces = tuple(pieces)
+        return prompt
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One request. `prompt` is a text, or the messages of a chat; `continues`: the last of them is to be gone on with.

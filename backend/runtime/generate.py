@@ -26,6 +26,7 @@ SAMPLING_NAMES = frozenset(option.name for option in OPTIONS) | set(_CONSTRAINTS
 
 class GenerateCall:
     """One call of `generate`: a branch a prompt, whose gens are queued when the object is made. `calls` are these.
+    `single`: one prompt was given, not a list of them.
 
     Raises `OptionError` for wrong parameters, `NotYet` for those of a later version, `ConstraintError`.
     """
@@ -42,6 +43,7 @@ class GenerateCall:
         top_logprobs_num: int | None,
         stream: bool,
         special_tokens: bool,
+        parts: Sequence[Any] | None = None,
         **others: Any,
     ) -> None:
         _refuse(others)
@@ -51,7 +53,7 @@ class GenerateCall:
         if special_tokens and prompt is None:
             raise OptionError("generate: special_tokens= is for a prompt of text; input_ids have their control tokens")
         self._backend = backend
-        self._single, prompts = _prompts(prompt, input_ids)
+        self.single, prompts = _prompts(prompt, input_ids) if parts is None else _of_parts(parts)
         asked = []
         for each in _params(params, prompts):
             given, constraint = _constraint(each)
@@ -68,6 +70,8 @@ class GenerateCall:
             branch = backend.open(seed=sampling.seed)
             if isinstance(each, str):
                 branch.append(each, markup=special_tokens)
+            elif isinstance(each, tuple):
+                _append(branch, each)
             else:
                 branch.append_tokens(each)
             request = GenRequest(sampling, sampling.n or 1, "generate", constraint)
@@ -84,7 +88,7 @@ class GenerateCall:
             for _, handle in self.calls:
                 samples = [as_dict(result) for result in handle.value()]
                 out.append(samples[0] if len(samples) == 1 else samples)
-            return out[0] if self._single else out
+            return out[0] if self.single else out
         finally:
             _call_all(self._closers)
 
@@ -163,6 +167,36 @@ def _prompts(prompt: Any, input_ids: Any) -> tuple[bool, list[Any]]:
     if hasattr(input_ids[0], "__index__"):
         return True, [_ids(input_ids)]
     return False, [_ids(ids) for ids in input_ids]
+
+
+def _of_parts(parts: Any) -> tuple[bool, list[Any]]:
+    """Prompts in parts. A part is a text and whether it is markup, or a list of token ids; a prompt a list of parts."""
+    if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
+        raise OptionError("parts must be a list of parts, or a list of such lists")
+    if all(isinstance(each, Sequence) and each and _is_part(each[0]) for each in parts):
+        return False, [tuple(map(_part, each)) for each in parts]
+    return True, [tuple(map(_part, parts))]
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, Sequence) and not isinstance(part, str)
+
+
+def _part(part: Any) -> tuple[str, bool] | list[int]:
+    if _is_part(part):
+        if len(part) == 2 and isinstance(part[0], str) and isinstance(part[1], bool):
+            return part[0], part[1]
+        if part and not isinstance(part[0], str):
+            return _ids(part)
+    raise OptionError(f"a part must be [text, whether it is markup] or a list of token ids, got {part!r:.60}")
+
+
+def _append(branch: Branch, parts: Sequence[tuple[str, bool] | list[int]]) -> None:
+    for part in parts:
+        if isinstance(part, tuple):
+            branch.append(part[0], markup=part[1])
+        else:
+            branch.append_tokens(part)
 
 
 def _params(params: Any, prompts: list[Any]) -> list[Mapping[str, Any]]:

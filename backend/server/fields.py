@@ -147,7 +147,8 @@ COMPLETIONS = FieldTable(
 GENERATE = FieldTable(
     "generate",
     frozenset([
-        "text", "input_ids", "sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num", "stream",
+        "text", "input_ids", "parts", "sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num",
+        "stream",
         "special_tokens", "rid", "return_text_in_logprobs",
     ]),
     frozenset(["model", "priority", "log_metrics", "background"]),

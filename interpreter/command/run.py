@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ...backend.bench.work import module_of, read_rows
-from ...lang.errors import OptionError, suggest
+from ...lang.errors import CapabilityError, OptionError, suggest
 from ..plain import plain
 from ..run import is_async
 from ..state import ProgramState
@@ -105,7 +105,10 @@ def _backend(args: argparse.Namespace) -> Any:
             raise OptionError(f"{flag} is for a model that runs here; leave it or --server out")
         from ...backend.remote.endpoint import RuntimeEndpoint
 
-        return RuntimeEndpoint(args.server)
+        try:
+            return RuntimeEndpoint(args.server, chat_template="server")
+        except CapabilityError:  # an SGLang server: programs with roles need a template of their own
+            return RuntimeEndpoint(args.server)
     return args.make_runtime(options)
 
 

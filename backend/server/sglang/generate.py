@@ -32,10 +32,14 @@ def read_generate(body: Mapping[str, Any], serving: Serving) -> tuple[GenerateCa
         elif isinstance(params, list) and all(isinstance(each, Mapping) for each in params):
             params = [{**each, "return_text_in_logprobs": value} for each in params]
     _check_scalars(body)
+    given = [name for name in ("text", "input_ids", "parts") if body.get(name) is not None]
+    if len(given) != 1:
+        raise RequestError(f"{API}: give one of text, input_ids and parts", param=given[1] if given else "text")
     call = GenerateCall(
         serving.runtime, body.get("text"), body.get("input_ids"), params,
         return_logprob=flag(API, body, "return_logprob"), logprob_start_len=body.get("logprob_start_len"),
         top_logprobs_num=body.get("top_logprobs_num"), stream=False, special_tokens=flag(API, body, "special_tokens"),
+        parts=body.get("parts"),
     )  # fmt: skip
     return call, stream
 

@@ -29,8 +29,7 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
         call, stream = await serving.read(said, native.read_generate)
         work, rid = RequestWork(serving.runtime, call.calls, owner=call), said.get("rid")
         rid = rid if isinstance(rid, str) else None
-        batch = isinstance(said.get("text"), list) or isinstance((said.get("input_ids") or [0])[0], list)
-        events = (lambda: native.events(work, rid, batch)) if stream else None
+        events = (lambda: native.events(work, rid, not call.single)) if stream else None
 
         async def whole() -> Any:
             await work.results()
@@ -45,7 +44,12 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
     @app.get("/model_info")
     async def get_model_info() -> Response:
         name = serving.runtime.model_name
-        return Json({"model_path": name, "tokenizer_path": name, "is_generation": True})
+        told: dict[str, Any] = {"model_path": name, "tokenizer_path": name, "is_generation": True, "server": "sgl"}
+        told["chat_template"] = None
+        if (template := serving.runtime.chat_template) is not None:
+            told["chat_template"] = template.source
+            told |= {"bos_token": template.bos_token, "eos_token": template.eos_token}
+        return Json(told)
 
     @app.get("/server_info")
     @app.get("/get_server_info")

@@ -67,7 +67,7 @@ def test_a_stream_ends_with_the_whole_answer(server: Served) -> None:
 
 def test_what_generate_refuses(server: Served) -> None:
     for fields, said in (
-        ({}, "prompt= or input_ids="),
+        ({}, "one of text, input_ids and parts"),
         ({"text": "a", "sampling_params": {"temprature": 1}}, "did you mean 'temperature'"),
         ({"text": "a", "image_data": "x"}, "text only"),
         ({"text": "a", "max_tokens": 3}, "unknown field"),
