@@ -6,7 +6,7 @@ A program that takes too long fails alone. The clients are in the same script an
 
 Run: python examples/async_service.py [--clients 6]
 
-Expect of a model of 135M parameters: right capitals, and sixteen clients served in little more time than one.
+Expect of a model of 135M parameters: right capitals. The clients are served side by side, so their times are alike.
 For the protocols of OpenAI, Anthropic and Ollama there is `sgl serve`.
 """
 

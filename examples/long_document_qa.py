@@ -6,7 +6,7 @@ questions are answered side by side.
 Run: python examples/long_document_qa.py [--document FILE] [--characters 4000]
 
 Expect of a model of 135M parameters: good answers to questions that a sentence of the text answers, vague ones to
-others. On two cores it reads 4,000 characters in two seconds. Its context has room for about 25,000.
+others. Its context has room for about 25,000 characters.
 """
 
 from __future__ import annotations

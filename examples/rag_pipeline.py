@@ -56,6 +56,8 @@ def index() -> sqlite3.Connection:
 
 def search(store: sqlite3.Connection, question: str) -> list[Found]:
     words = [word for word in re.findall(r"\w+", question.lower()) if word not in COMMON]
+    if not words:
+        return []
     query = " OR ".join(f'"{word}"' for word in words)
     best = "select page, title, text from sentence where sentence match ? order by bm25(sentence, 0, 1, 1) limit ?"
     return store.execute(best, (query, MOST_FOUND)).fetchall()

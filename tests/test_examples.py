@@ -203,3 +203,10 @@ def test_an_example_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
     with pytest.raises(SystemExit, match=r"pip install \"sgl\[mcp\]\""):
         runpy.run_path(str(FOLDER / "mcp_client.py"))
+
+
+def test_a_question_without_a_word_to_search_for_finds_nothing() -> None:
+    rag = runpy.run_path(str(FOLDER / "rag_pipeline.py"))
+    store = rag["index"]()
+    assert rag["search"](store, "What is that?") == []
+    assert len(rag["search"](store, "What is a batch?")) == rag["MOST_FOUND"]
