@@ -16,7 +16,7 @@ from .backend.fake import FakeBackend
 from .interpreter.agent.events import AgentResult, StepBegan, ToolFinished
 from .interpreter.agent.loop import agent
 from .interpreter.agent.mcp import mcp_tools
-from .interpreter.agent.running import arun_tools, run_tools
+from .interpreter.agent.running import PAUSE, arun_tools, run_tools
 from .interpreter.defaults import flush_cache, get_server_info, set_default_backend
 from .interpreter.function import SglFunction, function
 from .interpreter.join import ProgramStateGroup, first
@@ -87,6 +87,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "PAUSE",
     "AgentResult",
     "Anthropic",
     "ArgumentsDelta",

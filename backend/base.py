@@ -342,6 +342,12 @@ class BackendBranch(Protocol):
     def cancel(self, error: BaseException | None = None) -> None:
         """Fail the branch now (`Cancelled` by default): pending handles complete with the error, KV is freed."""
 
+    def saved(self) -> Handle[dict[str, Any]]:
+        """The text so far and its noise as JSON data, for `restore`. Only where `capabilities.saves`."""
+
+    def restore(self, data: dict[str, Any]) -> None:
+        """Put back what `saved` gave, of the same model, on a branch without text: it goes on as that one would."""
+
     def close(self) -> None:
         """Drop the branch and its queued ops. Idempotent, safe from a finaliser."""
 
@@ -361,6 +367,7 @@ class Capabilities:
     `turns`: it takes the messages of a chat, not text. A call is then in a turn of the assistant, and no text stands
     outside of turns. `continues`: of such a backend, whether a call may follow text in its turn. `check` raises
     `CapabilityError` for a call (its options resolved; where it is) that the backend cannot carry out as it is said.
+    `saves`: whether its branches can be saved.
     """
 
     name: str
@@ -373,6 +380,7 @@ class Capabilities:
     turns: bool = False
     continues: bool = True
     check: Callable[[Gen | Select, str], None] | None = None
+    saves: bool = False
 
 
 class Backend(Protocol):

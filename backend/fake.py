@@ -89,7 +89,7 @@ class FakeBackend:
                 f"FakeBackend: replies must be a list of texts, a dict by name, or a function, got {replies!r:.60}"
             )
         self.chat_template = chat_template
-        self.capabilities = Capabilities("FakeBackend", logprobs=False, constraints=KINDS)
+        self.capabilities = Capabilities("FakeBackend", logprobs=False, constraints=KINDS, saves=True)
         self.calls: list[FakeCall] = []
         self._replies = replies
         self._next: dict[str | None, int] = {}  # how many replies were taken, of a name or (None) of the list
@@ -274,6 +274,14 @@ class FakeBranch:
         handle: Handle[None] = Handle("sync")
         handle.finish(None, self.error)
         return handle
+
+    def saved(self) -> Handle[dict[str, Any]]:
+        handle: Handle[dict[str, Any]] = Handle("save")
+        handle.finish({"text": self.text}, self.error)
+        return handle
+
+    def restore(self, data: dict[str, Any]) -> None:
+        self.text = data["text"]
 
     def cancel(self, error: BaseException | None = None) -> None:
         self.error = self.error or error or Cancelled("the branch was cancelled")

@@ -164,6 +164,18 @@ class Line:
                     self._say(part, "")
         self.pulse.beat()
 
+    def restore(self, saved: dict[str, Any], text: Sequence[Sequence[Any]], roles: dict[str, Any], turns: int) -> None:
+        """Put back the text of another line, which goes on here; see `BackendBranch.restore`."""
+        with self._writing:
+            self.branch.restore(saved)
+            for part, markup in text:
+                if self.record is not None:
+                    self.record.constant(part)
+                self.segments.append(Segment(part, markup=markup))
+            self.roles.restore(roles)
+            self.turns = turns
+        self.pulse.beat()
+
     def flush(self) -> None:
         """Append the text that an open role held back, and results of tools."""
         if self.roles.holds_back:

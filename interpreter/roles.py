@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ..backend.base import Capabilities
 from ..lang.chat import ChatTemplate
@@ -22,7 +23,7 @@ from ..lang.errors import CapabilityError, OptionError
 from ..lang.expr import Gen, RoleBegin, RoleEnd, Select, Text, ToolTurn
 from ..lang.syntax import CallSyntax, shows_tools
 from ..lang.tools.spec import ToolCall, ToolSpec
-from .transcript import Segment
+from .transcript import Segment, joined
 
 Pieces = list[tuple[str, bool]]
 TOOL_ROLE = re.compile(r"""["']tool["']""")
@@ -226,6 +227,22 @@ class Roles:
         self.messages.pop()
         self._held = self.open = None
         self._after = ""
+
+    def saved(self) -> dict[str, Any]:
+        """The turns so far as JSON data, for `restore`. No role is open."""
+        assert self.open is None
+        return {
+            "messages": [[message.role, joined(message.parts)] for message in self.messages],
+            "results": list(self._results),
+            "conversation": None if self._conversation is None else self._conversation.saved(),
+        }
+
+    def restore(self, data: dict[str, Any]) -> None:
+        """Put back what `saved` gave, with the same chat template."""
+        self.messages = [Message(role, [Segment(text)]) for role, text in data["messages"]]
+        self._results = list(data["results"])
+        if data["conversation"] is not None:
+            self._conversation = Conversation.restored(self._template, data["conversation"])
 
     def copy(self) -> Roles:
         """Copy for a fork. Closed messages never change and are shared; the open one goes on separately."""

@@ -70,7 +70,7 @@ class Conversation:
     message's text cannot be told from what was said. A call that raises changes nothing.
     """
 
-    __slots__ = ("_options", "_place", "_prints", "_rendered", "_shared", "_template")
+    __slots__ = ("_began", "_options", "_place", "_prints", "_rendered", "_shared", "_template")
 
     def __init__(self, template: ChatTemplate | None, **options: Any) -> None:
         self._template = template
@@ -78,7 +78,8 @@ class Conversation:
         self._shared = template is not None and not options and "strftime_now" not in template.source
         self._prints = template.prints if template is not None and self._shared else TemplatePrints()
         # A template that prints the time must not change what it printed while the conversation goes on.
-        self._options = {"strftime_now": clock(datetime.now()), **options}
+        self._began = datetime.now()
+        self._options = {"strftime_now": clock(self._began), **options}
         self._place = _Place()
         self._rendered: dict[tuple[object, ...], str] = {}  # what one turn is rendered from, until it was said
 
@@ -87,7 +88,38 @@ class Conversation:
         twin = object.__new__(Conversation)
         twin._template, twin._prints, twin._shared = self._template, self._prints, self._shared
         twin._options, twin._place, twin._rendered = self._options, self._place, {}
+        twin._began = self._began
         return twin
+
+    def saved(self) -> dict[str, Any]:
+        """Give the position as JSON data, for `restored`. No message is open."""
+        assert self._place.opened is None
+        return {
+            "began": self._began.isoformat(),
+            "options": {name: value for name, value in self._options.items() if name != "strftime_now"},
+            "tail": self._place.tail,
+            **{part: list(map(self._spelled, getattr(self._place, part))) for part in ("said", "held")},
+        }
+
+    @staticmethod
+    def restored(template: ChatTemplate | None, data: dict[str, Any]) -> Conversation:
+        """The conversation whose position was `saved`, with the same template."""
+        made = Conversation(template, **data["options"])
+        made._began = datetime.fromisoformat(data["began"])
+        made._options["strftime_now"] = clock(made._began)
+        said, held = (tuple(map(made._read, data[part])) for part in ("said", "held"))
+        made._place = _Place(said, data["tail"], held)
+        return made
+
+    def _spelled(self, m: _Said) -> list[Any]:
+        """A message as JSON data. A mark is spelled as its number, since marks differ from process to process."""
+        content = int(m.content[len(self._mark(0)) - 8 : -1]) if self._is_mark(m.content) else m.content
+        return [m.role, content, m.gap, [list(pair) for pair in m.more]]
+
+    def _read(self, spelled: list[Any]) -> _Said:
+        role, content, gap, more = spelled
+        text = content if isinstance(content, str) else self._mark(content)
+        return _Said(role, text, gap, tuple((name, value) for name, value in more))
 
     @property
     def role(self) -> str | None:

@@ -46,7 +46,9 @@ class LocalBackend:
         self.options = options
         self.engine = Engine(model, tokenizer, options)
         controls = frozenset(tokenizer.control_texts)
-        self.capabilities = Capabilities(name=f"Runtime({name})", constraints=CONSTRAINTS, control_tokens=controls)
+        self.capabilities = Capabilities(
+            name=f"Runtime({name})", constraints=CONSTRAINTS, control_tokens=controls, saves=True
+        )
         self._pinned: dict[tuple[tuple[str, bool], ...], Branch] = {}
         log.info("runtime %s: %s", name, options)
 

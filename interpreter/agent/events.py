@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ...lang.syntax import CallEvent
 from ...lang.tools.result import ToolResult
+from ...lang.tools.spec import ToolCall
 
-Reason = Literal["answered", "max_steps", "max_tool_calls", "repeated", "budget", "timeout", "failed"]
+Reason = Literal["answered", "max_steps", "max_tool_calls", "repeated", "paused", "budget", "timeout", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,12 @@ class AgentResult:
         answer: The value of the final answer (`answer=`), or its text; None if there is none.
         reason: Why it stopped. "answered": the model gave its answer. "max_steps", "max_tool_calls", "repeated" (it
             made a call that it had made before): it was asked for its answer without tools, and gave it. "budget",
-            "timeout", "failed": there is no answer.
+            "timeout", "failed": there is no answer. "paused": some calls wait for an approval.
         steps: Turns of the model.
         results: The results of all calls, in the order in which the calls were written.
         error: What is behind "budget", "timeout" and "failed".
+        pending: Of "paused": the calls that wait.
+        saved: Of "paused": JSON data with which `sgl.agent(..., resume=saved)` goes on, in another process too.
     """
 
     answer: Any
@@ -44,6 +47,8 @@ class AgentResult:
     steps: int
     results: tuple[ToolResult, ...] = ()
     error: BaseException | None = None
+    pending: tuple[ToolCall, ...] = ()
+    saved: dict[str, Any] | None = field(default=None, repr=False)
 
 
 AgentEvent = CallEvent | StepBegan | ToolFinished | AgentResult

@@ -10,12 +10,11 @@ The loop is one flow, so threads, event loops and streams share it. It says what
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import fields, replace
 from typing import Any, Literal
 
-from ...backend.base import Handle
+from ...backend.base import Handle, Usage
 from ...backend.waiting import AtHandle, Flow, StreamFlow, Wait, iterate, iterate_async
 from ...lang.errors import BudgetExceeded, OptionError, ProgramTimeout, ToolError
 from ...lang.messages import user
@@ -27,6 +26,7 @@ from ..state import ProgramState
 from .events import AgentEvent, AgentResult, Reason, StepBegan, ToolFinished
 from .rules import MOST_STEPS, AgentRules
 from .running import ToolRunner
+from .saving import AgentWork, call_key, restored, saved
 
 
 def agent(
@@ -44,6 +44,7 @@ def agent(
     validate: Callable[[Any], object] | None = None,
     repairs: int = 2,
     approve: Callable[[ToolCall], Any] | None = None,
+    resume: Mapping[str, Any] | None = None,
     given: Mapping[Any, Any] | None = None,
     name: str = "step",
     stream: bool = False,
@@ -69,7 +70,10 @@ def agent(
             "keep": it is the result's `error`. Errors of tools are always said to the model.
         validate: A function of the answer. What it raises is said to the model, which answers again; default none.
         repairs: How many times it may answer again; default 2.
-        approve: A function that is asked about each call of a tool with `requires_approval=True`.
+        approve: A function that is asked about each call of a tool with `requires_approval=True`. Where it gives
+            `sgl.PAUSE`, the agent ends when its other tools have, with the reason "paused".
+        resume: The `saved` of an agent that was paused; default none. Its text is put back on a state without text, its
+            waiting calls are asked about again, and it goes on as if there had been no pause.
         given: Values of the tools' injected parameters, by name or by type.
         name: The variable of each turn; default "step".
         stream: Give the events of the loop, an `AgentResult` last: an iterator, or in an async program an async one.
@@ -79,7 +83,7 @@ def agent(
         An `sgl.AgentResult`; in an async program it is awaited. With `stream=True` the events.
 
     Raises:
-        OptionError: An argument is wrong.
+        OptionError: An argument is wrong; `resume` is damaged, of another model, or the state has text.
         BudgetExceeded: The budget is spent (`on_error="raise"`); `ProgramTimeout`: the time is over.
 
     Example:
@@ -115,6 +119,8 @@ def agent(
     known = tool_list(tools)
     runner = ToolRunner(known, approve=approve, given={ProgramState: s, **(given or {})}, loop=s._body.loop)
     loop = _AgentLoop(s, known, runner, rules, name)
+    if resume is not None:
+        loop.resume(resume)
     if not stream:
         return s._run("sgl.agent(...)", loop.result)
     return iterate_async(loop.events()) if s._body.is_on_its_loop() else iterate(loop.events())
@@ -131,6 +137,24 @@ class _AgentLoop:
         self._waiting: list[tuple[ToolCall, Handle[ToolResult]]] = []  # calls whose results are not said yet
         self._results: list[ToolResult] = []
         self._steps = self._repaired = 0
+        self._again: list[
+            tuple[ToolCall, ToolResult | None]
+        ] = []  # calls from before a pause, to be answered
+
+    def resume(self, data: Any) -> None:
+        """Put back what was saved. The calls that wait are started with the loop."""
+        work = restored(self._s._line, data)
+        self._steps, self._repaired, self._why, self._results = work.steps, work.repaired, work.why, work.results
+        self._began = _minus(self._began, work.spent)
+        self._rules.used(work.seconds)
+        self._made = {key: _over(result) for key, result in work.made.items() if result is not None}
+        self._again = work.waiting
+        if lost := [
+            call.name for call, result in self._again if result is None and self._tools.named(call.name) is None
+        ]:
+            raise OptionError(
+                f"agent: resume= got an agent whose call of {lost[0]!r} waits: that tool is not in tools="
+            )
 
     def result(self) -> Flow[AgentResult]:
         """The flow of an agent that nobody watches."""
@@ -146,6 +170,11 @@ class _AgentLoop:
     def events(self) -> StreamFlow[AgentEvent]:
         """The flow of the loop. Whatever ends it, each call that was written has a result in the text."""
         try:
+            for call, result in self._again:
+                if result is None:
+                    self._start(call)
+                else:
+                    self._waiting.append((call, _over(result)))
             yield from self._turns()
         except Exception as error:
             if self._rules.on_error == "raise":
@@ -158,6 +187,8 @@ class _AgentLoop:
 
     def _turns(self) -> StreamFlow[AgentEvent]:
         while True:
+            if self._waiting and (yield from self._say_results()):
+                return
             self._rules.check(self._s._line.ledger.total(), self._began)
             self._steps += 1
             last = self._steps >= self._rules.max_steps + self._repaired
@@ -169,7 +200,6 @@ class _AgentLoop:
                 if isinstance(event, CallClosed):
                     self._start(event.call)
             if self._waiting:
-                yield from self._say_results()
                 continue
             answer = yield from self._s._read(self._name, "typed" if self._rules.answer is not None else "value")
             if (complaint := self._rules.complaint(answer)) is None:
@@ -182,24 +212,49 @@ class _AgentLoop:
 
     def _start(self, call: ToolCall) -> None:
         """Start a tool, unless this call was made before or there were enough of them."""
-        key = json.dumps([call.name, call.arguments], sort_keys=True)
+        key = call_key(call)
         if (before := self._made.get(key)) is not None:
             self._why = self._why or "repeated"
             handle = before
         elif self._rules.max_tool_calls is not None and len(self._made) >= self._rules.max_tool_calls:
             self._why = self._why or "max_tool_calls"
-            handle = Handle("tool")
-            handle.finish(ToolResult(call, "Error: not run, since there were enough calls. Answer now.", "limit"))
+            handle = _over(ToolResult(call, "Error: not run, since there were enough calls. Answer now.", "limit"))
         else:
             handle = self._made[key] = self._runner.start(call, self._rules.seconds_left())
         self._waiting.append((call, handle))
 
-    def _say_results(self) -> StreamFlow[AgentEvent]:
+    def _say_results(self) -> Generator[AgentEvent | Wait, None, bool]:
+        """Say the results in order. Whether the agent pauses at one of them."""
         while self._waiting:
             _, handle = self._waiting[0]
             if not handle.done:
                 yield AtHandle(self._s._line.backend, handle)
+            if handle.value().error == "paused":
+                yield from self._pause()
+                return True
             yield ToolFinished(self._say_next())
+        return False
+
+    def _pause(self) -> StreamFlow[AgentEvent]:
+        """End here, when the other tools have ended, too."""
+        for _, handle in self._waiting:
+            if not handle.done:
+                yield AtHandle(self._s._line.backend, handle)
+        found = [(call, replace(handle.value(), call=call)) for call, handle in self._waiting]
+        work = AgentWork(
+            self._steps,
+            self._repaired,
+            self._why,
+            {key: _unless_paused(handle.value()) for key, handle in self._made.items()},
+            [(call, _unless_paused(result)) for call, result in found],
+            self._results,
+            _minus(self._s._line.ledger.total(), self._began),
+            self._rules.seconds_used(),
+        )
+        data = yield from saved(self._s._line, work)
+        results = (*self._results, *(result for _, result in found))
+        pending = tuple(call for call, result in found if result.error == "paused")
+        yield AgentResult(None, "paused", self._steps, results, pending=pending, saved=data)
 
     def _say_next(self) -> ToolResult:
         """Say the result of the oldest call."""
@@ -212,6 +267,21 @@ class _AgentLoop:
 
     def _ended(self, answer: Any, reason: Reason, error: BaseException | None = None) -> AgentResult:
         return AgentResult(answer, reason, self._steps, tuple(self._results), error)
+
+
+def _over(result: ToolResult) -> Handle[ToolResult]:
+    """The handle of a tool that need not run."""
+    handle = Handle[ToolResult]("tool")
+    handle.finish(result)
+    return handle
+
+
+def _unless_paused(result: ToolResult) -> ToolResult | None:
+    return None if result.error == "paused" else result
+
+
+def _minus(total: Usage, part: Usage) -> Usage:
+    return Usage(**{f.name: getattr(total, f.name) - getattr(part, f.name) for f in fields(Usage)})
 
 
 def _reason_of(error: BaseException) -> Reason:

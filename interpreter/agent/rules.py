@@ -53,6 +53,7 @@ class AgentRules:
         self._parallel, self._validate, self._sampling = parallel, validate, sampling
         self._budget = None if budget is None else Budget("agent", budget)
         self._timeout = timeout
+        self._began = time.monotonic()
         self._deadline = None if timeout is None else time.monotonic() + timeout
 
     def turn(self, name: str, tools: Sequence[Any], made: int, last: bool) -> Seq:
@@ -72,6 +73,15 @@ class AgentRules:
     def seconds_left(self) -> float | None:
         """Seconds until the timeout, above 0; None without one."""
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 1e-3)
+
+    def seconds_used(self) -> float:
+        """Seconds that count against the timeout."""
+        return time.monotonic() - self._began
+
+    def used(self, seconds: float) -> None:
+        """Count what the agent has used before it was paused."""
+        self._began -= seconds
+        self._deadline = None if self._deadline is None else self._deadline - seconds
 
     def complaint(self, answer: Any) -> str | None:
         """What the validator says against an answer, for the model to read; None if nothing."""

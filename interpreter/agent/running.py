@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 from ...backend.base import Handle
@@ -31,7 +32,20 @@ from .trying import LATE, Outcome, ask, attempt
 MOST_PARALLEL = 16
 """Calls that run at the same time, unless the caller says otherwise."""
 Approve = Callable[[ToolCall], Any]
-"""Gives True, False, a text (denied, and why), or the call with other arguments."""
+"""Gives True, False, a text (denied, and why), the call with other arguments, or `PAUSE`."""
+
+
+class Pause(Enum):
+    """The type of `sgl.PAUSE`."""
+
+    PAUSE = "sgl.PAUSE"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+PAUSE = Pause.PAUSE
+"""What `approve=` gives for "not yet": nobody has decided. The call is not run, and its error is "paused"."""
 
 
 class ToolRunner:
@@ -162,13 +176,17 @@ class ToolRunner:
             return _failed(call, "denied", why, outcome.error)
         if said is True:
             return call
+        if said is PAUSE:
+            return _failed(call, "paused", "the call waits for an approval")
         if isinstance(said, ToolCall) and said.name == call.name:
             return replace(call, arguments=dict(said.arguments))
         if said is False:
             return _failed(call, "denied", "the call was not approved")
         if isinstance(said, str):
             return _failed(call, "denied", said or "the call was not approved")
-        return _failed(call, "denied", f"approve= gave {said!r:.60}; it gives True, False, a reason or the call")
+        return _failed(
+            call, "denied", f"approve= gave {said!r:.60}; it gives True, False, a reason, the call or sgl.PAUSE"
+        )
 
     async def _tried(self, tool: Tool[Any, Any], call: ToolCall) -> ToolResult:
         began, outcome, tries = time.monotonic(), LATE, 0
@@ -240,7 +258,8 @@ def run_tools(
         tools: A list of tools, as in `sgl.call`.
         given: Values of the tools' injected parameters, by name or by type; default none.
         approve: Asked about each call of a tool with `requires_approval`, one call at a time; plain or async. It gives
-            True, False, a text (denied, and why), or the call with other arguments.
+            True, False, a text (denied, and why), the call with other arguments, or `sgl.PAUSE` (not yet: it is not
+            run, and its error is "paused").
         cut: `cut(text, n)` gives the beginning of a text that has at most n tokens; default: four characters count as
             a token.
         most_parallel: Calls that run at the same time; default 16.

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from .spec import ToolCall
 
-ToolFault = Literal["unknown", "arguments", "denied", "raised", "timeout", "cancelled", "limit"]
+ToolFault = Literal["unknown", "arguments", "denied", "raised", "timeout", "cancelled", "limit", "paused", "unrecorded"]
 """Why a call has no value: no such tool; arguments of another type; not approved; the tool raised (a lost MCP server
-too); it took too long; the program was cancelled; there were enough calls."""
+too); it took too long; the program was cancelled; there were enough calls; it waits for an approval; it is run again
+(`sgl.replay`) and the trace has no such call."""
 Cut = Callable[[str, int], str]
 """`cut(text, n)`: the longest beginning of `text` that has at most n tokens."""
 
@@ -39,7 +40,7 @@ class ToolResult:
         call: The call, with the arguments that it was run with.
         text: What the model is told: the value as text, or a short message that begins with "Error".
         error: Why there is no value: "unknown", "arguments", "denied", "raised", "timeout",
-            "cancelled" or "limit"; else None.
+            "cancelled", "limit", "paused" or "unrecorded"; else None.
         seconds: How long it took, with all tries and without waiting for other tools.
         truncated: Whether `text` is only the beginning of the result.
         value: What the tool returned; None if it failed.

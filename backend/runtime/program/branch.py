@@ -61,6 +61,13 @@ class SyncOp:
     handle: Handle[None]
 
 
+@dataclass(frozen=True, slots=True)
+class SaveOp:
+    """Give the text so far as data."""
+
+    handle: Handle[dict[str, Any]]
+
+
 class RestOp:
     pass
 
@@ -176,6 +183,17 @@ class Branch:
 
     def sync(self) -> Handle[None]:
         return self._enqueue(SyncOp(Handle("sync"))).handle  # type: ignore[no-any-return]
+
+    def saved(self) -> Handle[dict[str, Any]]:
+        return self._enqueue(SaveOp(Handle("save"))).handle  # type: ignore[no-any-return]
+
+    def restore(self, data: dict[str, Any]) -> None:
+        self.program.repeat(data["seed"])
+        self.path = data["path"]
+        if data["tokens"]:
+            self.append_tokens(data["tokens"])
+        for text, markup in data["pieces"]:
+            self.append(text, markup=markup)
 
     def rest(self) -> None:
         self._enqueue(RestOp())
@@ -359,5 +377,5 @@ def refuse(op: Op, error: BaseException) -> None:
             if child.life is Life.UNBORN:
                 child.life = Life.IDLE
             child.doom(error)
-    elif isinstance(op, (GenOp, ScoreOp, SyncOp, WarmOp)):
+    elif isinstance(op, (GenOp, ScoreOp, SyncOp, WarmOp, SaveOp)):
         op.handle.finish(None, error)

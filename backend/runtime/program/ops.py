@@ -16,7 +16,7 @@ from ..job.constrained_gen import ConstrainedGenJob
 from ..job.gen import GenJob, Samples
 from ..job.job import Job, JobContext
 from ..job.select import SelectJob
-from .branch import Branch, ForkOp, GenOp, HoldOp, RestOp, ScoreOp, SyncOp, TokensOp, WarmOp, refuse
+from .branch import Branch, ForkOp, GenOp, HoldOp, RestOp, SaveOp, ScoreOp, SyncOp, TokensOp, WarmOp, refuse
 
 
 class Ops:
@@ -60,6 +60,10 @@ class Ops:
                 raise
         elif isinstance(op, SyncOp):
             op.handle.finish(None)
+        elif isinstance(op, SaveOp):
+            noise = {"seed": branch.seed, "path": branch.path}
+            pieces = [list(piece) for piece in branch.pending]  # their tokens may depend on what follows
+            op.handle.finish({**noise, "tokens": list(map(int, branch.cursor.path_tokens())), "pieces": pieces})
         elif isinstance(op, RestOp):
             if all(isinstance(op, SyncOp) for op in branch.ops.copy()):
                 branch.park()

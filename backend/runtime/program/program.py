@@ -60,6 +60,10 @@ class Program:
         self.inner = caller is not None
         self.account: Account = Account(number) if caller is None else caller.account
 
+    def repeat(self, seed: int) -> None:
+        """Take the noise of another program, which goes on here."""
+        self.seed, self.noise = seed, mix(seed)
+
     def is_overdue(self, now: float) -> bool:
         return self.deadline is not None and now > self.deadline
 

@@ -1,0 +1,155 @@
+"""A paused agent as JSON data, and back: the text it has come to, what it did, and the calls that wait.
+
+Knows nothing of the loop, nor of who decides. The text goes on with the same tokens and the same noise, so what comes
+after is what would have come without the pause.
+
+1. Data that was changed on the way is refused: it holds a digest of itself.
+2. The text is put back whole or not at all, on a state without text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ...backend.base import Usage
+from ...backend.waiting import AtHandle, Flow
+from ...lang.errors import CapabilityError, OptionError
+from ...lang.tools.result import ToolResult
+from ...lang.tools.spec import ToolCall
+from ..line import Line
+from ..transcript import Segment
+from .events import Reason
+
+SAVED_VERSION = 1
+"""The version of the data, as its "sgl_agent" says."""
+
+
+@dataclass
+class AgentWork:
+    """What an agent has done. A result that is None is one that waits.
+
+    `made`: the result of each call that was started, by its name and arguments. `waiting`: the calls whose results are
+    not said yet, in order. `results`: what was said. `spent`, `seconds`: against its budget and its timeout.
+    """
+
+    steps: int = 0
+    repaired: int = 0
+    why: Reason | None = None
+    made: dict[str, ToolResult | None] = field(default_factory=dict)
+    waiting: list[tuple[ToolCall, ToolResult | None]] = field(default_factory=list)
+    results: list[ToolResult] = field(default_factory=list)
+    spent: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+
+
+def call_key(call: ToolCall) -> str:
+    """What calls have in common that ask for the same: name and arguments."""
+    return json.dumps([call.name, call.arguments], sort_keys=True)
+
+
+# -- saving
+def saved(line: Line, work: AgentWork) -> Flow[dict[str, Any]]:
+    """Give the agent on `line` as JSON data. Waits until everything said so far is done."""
+    can = line.backend.capabilities
+    if not can.saves:
+        raise CapabilityError(f"agent: it cannot be paused, as backend {can.name!r} cannot save a text")
+    handle = line.branch.saved()
+    if not handle.done:
+        yield AtHandle(line.backend, handle)
+    data = {
+        "sgl_agent": SAVED_VERSION,
+        "model": can.name,
+        "template": _digest(_template(line)),
+        "text": [list(piece) for segment in line.segments for piece in _pieces(segment)],
+        "branch": handle.value(),
+        "roles": line.roles.saved(),
+        "turns": line.turns,
+        "steps": work.steps,
+        "repaired": work.repaired,
+        "why": work.why,
+        "made": [[key, _result_data(result)] for key, result in work.made.items()],
+        "waiting": [[_call_data(call), _result_data(result)] for call, result in work.waiting],
+        "results": list(map(_result_data, work.results)),
+        "spent": {f.name: getattr(work.spent, f.name) for f in fields(Usage)},
+        "seconds": work.seconds,
+    }
+    return {**data, "digest": _digest(data)}
+
+
+def _pieces(segment: Segment) -> list[tuple[str, bool]]:
+    return [(segment.text, segment.markup)] if segment.handle is None else segment.pieces
+
+
+def _template(line: Line) -> Any:
+    template = line.backend.chat_template
+    return None if template is None else [template.source, template.bos_token, template.eos_token]
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _call_data(call: ToolCall) -> dict[str, Any]:
+    return {"name": call.name, "arguments": call.arguments, "id": call.id}
+
+
+def _result_data(result: ToolResult | None) -> dict[str, Any] | None:
+    """A result without what the tool returned or raised, which need not be JSON."""
+    if result is None:
+        return None
+    kept = {f.name: getattr(result, f.name) for f in fields(ToolResult) if f.compare}
+    return {**kept, "call": _call_data(result.call)}
+
+
+# -- going on
+def restored(line: Line, data: Any) -> AgentWork:
+    """Put the text of a saved agent on `line`, and give what it did. Raises `OptionError` if it does not fit."""
+    _check(line, data)
+    work = AgentWork(
+        data["steps"],
+        data["repaired"],
+        data["why"],
+        {key: _result(result) for key, result in data["made"]},
+        [(ToolCall(**call), _result(result)) for call, result in data["waiting"]],
+        [result for each in data["results"] if (result := _result(each)) is not None],
+        Usage(**data["spent"]),
+        data["seconds"],
+    )
+    line.restore(data["branch"], data["text"], data["roles"], data["turns"])
+    return work
+
+
+def _result(data: dict[str, Any] | None) -> ToolResult | None:
+    return None if data is None else ToolResult(**{**data, "call": ToolCall(**data["call"])})
+
+
+def _check(line: Line, data: Any) -> None:
+    if not isinstance(data, dict) or "sgl_agent" not in data:
+        raise OptionError(f"agent: resume= takes the `saved` of an agent that was paused, got {data!r:.60}")
+    if data["sgl_agent"] != SAVED_VERSION:
+        raise OptionError(
+            f"agent: resume= got an agent of version {data['sgl_agent']!r:.40}, and this sgl reads version "
+            f"{SAVED_VERSION}: go on with the sgl that paused it"
+        )
+    try:
+        whole = data.get("digest") == _digest({name: part for name, part in data.items() if name != "digest"})
+    except (TypeError, ValueError, RecursionError):  # no JSON data
+        whole = False
+    if not whole:
+        raise OptionError("agent: resume= got damaged data: it is not what the paused agent gave; keep it as it is")
+    can = line.backend.capabilities
+    if data["model"] != can.name:
+        raise OptionError(
+            f"agent: resume= got an agent that was paused on {data['model']}, and this backend is {can.name}: "
+            "pass backend= with that model"
+        )
+    if data["template"] != _digest(_template(line)):
+        raise OptionError("agent: resume= got an agent that was paused with another chat template: pass chat_template=")
+    if line.segments or line.roles.messages or line.log is not None:
+        raise OptionError(
+            "agent: resume= puts back the whole text, so it needs a program's own state without text: say nothing "
+            "before sgl.agent(s, ..., resume=...)"
+        )
