@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 from ..backend.base import Backend, Handle, StepRecord
 from ..lang.expr import Gen, Select
+from ..lang.tools.result import ToolResult
+from ..lang.tools.spec import ToolCall
 from .arguments import Arguments, Options
 from .plain import plain
 
@@ -43,11 +45,38 @@ class CallRecord:
             self.ended = time.monotonic()
 
 
+class ToolRecord:
+    """One call of a tool. Its result is in its handle. `began` and `ended` are `time.monotonic()` seconds.
+
+    `after`: how many calls of the model its branch had made.
+    """
+
+    __slots__ = ("after", "began", "call", "ended", "handle")
+
+    def __init__(self, call: ToolCall, handle: Handle[ToolResult], after: int, began: float) -> None:
+        self.call, self.handle, self.after, self.began = call, handle, after, began
+        self.ended: float | None = None
+        handle.listen(self._look)
+
+    def _look(self) -> None:
+        if self.handle.done and self.ended is None:
+            self.ended = time.monotonic()
+
+
+ToolScript = Callable[[str, ToolCall], ToolResult]
+"""Gives the result of a tool that is not to be run, by the branch's id and the call."""
+within_tool: contextvars.ContextVar[object] = contextvars.ContextVar("sgl within a tool", default=None)
+"""The program one of whose tools runs here. What a tool does is its own: it is done again only if the tool is."""
+
+
 class Listener(Protocol):
     """Hears of one program as it runs, in the thread that runs it. Must not raise."""
 
     def called(self, branch: BranchRecord, call: CallRecord) -> None:
         """A gen or select is enqueued; `branch.unread()` is the text that no call before it has read."""
+
+    def ran(self, branch: BranchRecord, tool: ToolRecord) -> None:
+        """A tool is started."""
 
     def ended(self, record: ProgramRecord) -> None:
         """The body has ended."""
@@ -56,10 +85,11 @@ class Listener(Protocol):
 class BranchRecord:
     """One line of a program. `events`, in order: constant texts, calls, and the branches that were forked here.
 
-    `lead`: what the parent had said since its last call when this branch was forked.
+    `lead`: what the parent had said since its last call when this branch was forked. `id`: "0", of its child 2 "0.2".
+    `tools`: the calls of tools, in order. `script`: where their results come from in place of the tools, in a replay.
     """
 
-    __slots__ = ("events", "joined", "label", "lead", "listener", "tokens")
+    __slots__ = ("events", "id", "joined", "label", "lead", "listener", "script", "tokens", "tools")
 
     def __init__(self, label: str, tokens: bool, listener: Listener | None = None, lead: tuple[str, ...] = ()) -> None:
         self.label = label
@@ -68,6 +98,9 @@ class BranchRecord:
         self.lead = lead
         self.events: list[Event] = []
         self.joined: str | None = None
+        self.id = "0"
+        self.tools: list[ToolRecord] = []
+        self.script: ToolScript | None = None
 
     def constant(self, text: str) -> None:
         self.events.append(text)
@@ -78,8 +111,25 @@ class BranchRecord:
             self.listener.called(self, call)
         self.events.append(call)
 
+    def tool(self, call: ToolCall, start: Callable[[], Handle[ToolResult]]) -> Handle[ToolResult]:
+        """Note a call of a tool, which `start` starts; in a replay its result is there already."""
+        began = time.monotonic()
+        if self.script is None:
+            handle = start()
+        else:
+            handle = Handle(f"tool {call.name}")
+            handle.finish(self.script(self.id, call))
+        after = sum(isinstance(event, CallRecord) for event in self.events)
+        tool = ToolRecord(call, handle, after, began)
+        if self.listener is not None:
+            self.listener.ran(self, tool)
+        self.tools.append(tool)
+        return handle
+
     def fork(self, label: str) -> BranchRecord:
         child = BranchRecord(label, self.tokens, self.listener, self.unread())
+        child.id = f"{self.id}.{sum(isinstance(event, BranchRecord) for event in self.events)}"
+        child.script = self.script
         self.events.append(child)
         return child
 
@@ -121,6 +171,7 @@ class ProgramRecord:
     value: Any = None
     error: BaseException | None = None
     listener: Listener | None = None
+    in_tool: bool = field(default_factory=lambda: within_tool.get() is not None)  # a tool started it
 
     def __post_init__(self) -> None:
         self.root = BranchRecord(self.name, self.tokens)

@@ -117,7 +117,8 @@ def agent(
         sampling,
     )
     known = tool_list(tools)
-    runner = ToolRunner(known, approve=approve, given={ProgramState: s, **(given or {})}, loop=s._body.loop)
+    given = {ProgramState: s, **(given or {})}
+    runner = ToolRunner(known, approve=approve, given=given, loop=s._body.loop, record=s._line.record)
     loop = _AgentLoop(s, known, runner, rules, name)
     if resume is not None:
         loop.resume(resume)
@@ -137,9 +138,7 @@ class _AgentLoop:
         self._waiting: list[tuple[ToolCall, Handle[ToolResult]]] = []  # calls whose results are not said yet
         self._results: list[ToolResult] = []
         self._steps = self._repaired = 0
-        self._again: list[
-            tuple[ToolCall, ToolResult | None]
-        ] = []  # calls from before a pause, to be answered
+        self._again: list[tuple[ToolCall, ToolResult | None]] = []  # calls from before a pause, to be answered
 
     def resume(self, data: Any) -> None:
         """Put back what was saved. The calls that wait are started with the loop."""

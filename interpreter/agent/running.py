@@ -25,6 +25,8 @@ from ...lang.tools.listing import tool_list
 from ...lang.tools.result import MOST_NOTE_CHARACTERS, Cut, ToolFault, ToolResult, cut_text
 from ...lang.tools.spec import ToolCall
 from ...lang.tools.tool import Tool, check_seconds
+from ..record import BranchRecord, within_tool
+from ..run import running
 from .gate import Gate
 from .threads import loop_thread
 from .trying import LATE, Outcome, ask, attempt
@@ -58,6 +60,7 @@ class ToolRunner:
         cut: cuts texts to so many tokens; default: four characters count as a token.
         most_parallel: calls that run at the same time.
         loop: the event loop of an async program, on which its async tools run. None: a sync program.
+        record: where a trace notes the calls; None: nowhere.
 
     Raises:
         ToolError: a tool cannot be run: it has no function, an injected parameter has no value, or nobody approves.
@@ -72,12 +75,14 @@ class ToolRunner:
         cut: Cut | None = None,
         most_parallel: int = MOST_PARALLEL,
         loop: asyncio.AbstractEventLoop | None = None,
+        record: BranchRecord | None = None,
     ) -> None:
         self.tools, self._given, self._approve, self._cut = tool_list(tools), dict(given or {}), approve, cut
         if isinstance(most_parallel, bool) or not isinstance(most_parallel, int) or most_parallel < 1:
             raise OptionError(f"most_parallel must be a whole number above 0, got {most_parallel!r:.60}")
         for tool in self.tools:
             self._check(tool)
+        self._record = record
         self._at_home = loop is not None
         self._loop = loop or loop_thread("tools").loop
         self._gate, self._asking = Gate(most_parallel), Gate(1)
@@ -99,9 +104,15 @@ class ToolRunner:
             call: the call.
             seconds: what is left for it, all tries and waiting included; default None: any time.
         """
+        if self._record is None:
+            return self._started(call, seconds)
+        return self._record.tool(call, lambda: self._started(call, seconds))
+
+    def _started(self, call: ToolCall, seconds: float | None) -> Handle[ToolResult]:
         handle = Handle[ToolResult](f"tool {call.name}")
         self._open[handle] = call, None
         context = contextvars.copy_context()
+        context.run(within_tool.set, running.get())
         until = None if seconds is None else time.monotonic() + seconds
 
         def begin() -> None:
@@ -281,7 +292,9 @@ def run_tools(
         ['0.5', 'Error: ZeroDivisionError: division by zero']
     """
     check_seconds("run_tools", timeout)
-    runner = ToolRunner(tools, given=given, approve=approve, cut=cut, most_parallel=most_parallel)
+    runner = ToolRunner(
+        tools, given=given, approve=approve, cut=cut, most_parallel=most_parallel, record=_record_here()
+    )
     try:
         handles = [runner.start(call, timeout) for call in _calls(calls)]
         for handle in handles:
@@ -318,7 +331,9 @@ async def arun_tools(
     """
     check_seconds("arun_tools", timeout)
     loop = asyncio.get_running_loop()
-    runner = ToolRunner(tools, given=given, approve=approve, cut=cut, most_parallel=most_parallel, loop=loop)
+    runner = ToolRunner(
+        tools, given=given, approve=approve, cut=cut, most_parallel=most_parallel, loop=loop, record=_record_here()
+    )
     try:
         handles = [runner.start(call, timeout) for call in _calls(calls)]
         for handle in handles:
@@ -328,6 +343,12 @@ async def arun_tools(
         return [handle.value() for handle in handles]
     finally:
         runner.cancel()
+
+
+def _record_here() -> BranchRecord | None:
+    """Where the calls of a program's body are noted; None outside of one. What a tool calls is a part of its run."""
+    program = running.get()
+    return None if program is None or program.record is None or within_tool.get() is program else program.record.root
 
 
 def _calls(calls: Iterable[ToolCall]) -> list[ToolCall]:

@@ -13,10 +13,13 @@ compared. A call that times out only now is a difference.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from .mocks import tool_key
 
 Data = Mapping[str, Any]
 Rank = tuple[int, float]
@@ -96,6 +99,8 @@ def compare(old: Data, new: Data, findings: ReplayFindings) -> None:
         before = _text_before(branch, recorded)
         if name in now:
             _compare_branch(title, branch, now[name], before, raced, findings)
+            if not raced and findings.skipped == skipped:
+                _compare_tools(title, branch, now[name], findings)
         elif branch["calls"] or branch["tail"]:
             rank = (0, branch["calls"][0]["enqueued"]) if branch["calls"] else (2, 0.0)
             findings.note(rank, Difference(title, name, None, "the branch", branch["label"], ABSENT, before))
@@ -144,6 +149,29 @@ def _compare_branch(title: str, old: Data, new: Data, before: str, raced: bool, 
     elif old["tail"] != new["tail"]:
         rank = (2, -float(str(name).count(".")))  # children first: their parents may say what they said
         findings.note(rank, Difference(title, name, None, "the last text", old["tail"], new["tail"], before))
+
+
+def _compare_tools(title: str, old: Data, new: Data, findings: ReplayFindings) -> None:
+    """Compare the calls of tools on a branch, in whatever order they were started."""
+    left = list(old.get("tools", ()))
+    for tool in new.get("tools", ()):
+        same = next((each for each in left if tool_key(each) == tool_key(tool)), None)
+        if same is None:
+            following = old["calls"][tool["after"] :]
+            rank = (0, following[0]["enqueued"] - 1e-7) if following else (1, 0.0)
+            findings.note(rank, Difference(title, old["id"], None, "the call of a tool", ABSENT, _shown_tool(tool)))
+            continue
+        left.remove(same)
+        if same["error"] not in ("cancelled", "timeout") and same["text"] != tool["text"]:
+            what, where = "the result", f"tool {tool['name']}"
+            findings.note((0, same["began"]), Difference(title, old["id"], where, what, same["text"], tool["text"]))
+    for lost in left:
+        rank = (0, lost["began"])
+        findings.note(rank, Difference(title, old["id"], None, "the call of a tool", _shown_tool(lost), ABSENT))
+
+
+def _shown_tool(tool: Data) -> str:
+    return f"{tool['name']}({json.dumps(tool['arguments'], ensure_ascii=False)})"
 
 
 def _first_difference(old: Data, new: Data) -> tuple[str, Any, Any, str] | None:

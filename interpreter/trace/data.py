@@ -34,7 +34,7 @@ from ...lang.constraint import (
 from ...lang.expr import Gen, Sampling, Select
 from ..arguments import Options
 from ..plain import plain
-from ..record import BranchRecord, CallRecord, ProgramRecord
+from ..record import BranchRecord, CallRecord, ProgramRecord, ToolRecord
 from ..source import error_line
 from ..usage import spent
 from .page import VERSION
@@ -129,6 +129,7 @@ def program_data(record: ProgramRecord, frame: TraceFrame) -> dict[str, Any]:
         "ended": None if None in ends else max(ends),
         "error": failed or branches[0]["error"],
         "value": record.value,
+        **({"in_tool": True} if record.in_tool else {}),
         "branches": branches,
     }
 
@@ -185,11 +186,29 @@ def _branches(record: ProgramRecord, frame: TraceFrame) -> list[dict[str, Any]]:
                 "error": next((call["error"] for call in calls if call["error"] is not None), None),
                 "joined": branch.joined,
                 "calls": calls,
+                **({"tools": [tool_data(tool, frame) for tool in list(branch.tools)]} if branch.tools else {}),
                 "tail": "".join(texts),
             }
         )
         todo += reversed(children)
     return found
+
+
+def tool_data(tool: ToolRecord, frame: TraceFrame) -> dict[str, Any]:
+    """Give one call of a tool. `text` is what the model is told, None while it runs."""
+    result = tool.handle.result
+    return {
+        "name": tool.call.name,
+        "arguments": plain(tool.call.arguments),
+        "id": tool.call.id,
+        "after": tool.after,
+        "began": frame.time(tool.began),
+        "ended": frame.moment(tool.ended),
+        "text": None if result is None else result.text,
+        "error": None if result is None else result.error,
+        "value": None if result is None else plain(result.value),
+        "tries": 0 if result is None else result.tries,
+    }
 
 
 # -- a call

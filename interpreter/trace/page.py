@@ -107,6 +107,11 @@ def _faithful(program: Mapping[str, Any]) -> dict[str, Any]:
             shown[name] = _exact(program.get(name))
         except RecursionError:
             shown[name] = {"repr": "<nested too deeply to be shown>"}
+    if any("tools" in branch for branch in program["branches"]):
+        shown["branches"] = [
+            {**branch, "tools": _exact(branch["tools"])} if "tools" in branch else branch
+            for branch in program["branches"]
+        ]
     return shown
 
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ...backend.base import Backend
 from ...lang.errors import OptionError
@@ -27,6 +27,7 @@ from ..plain import is_spelled, plain
 from ..record import ProgramRecord
 from ..run import Instance, is_async, start_thread
 from .compare import ABSENT, Data, Difference, ReplayFindings, compare, title_of
+from .mocks import ToolMocks
 from .page import VERSION, check_parts, load
 from .recording import Trace, calls_of
 
@@ -90,18 +91,23 @@ def replay(
     program: Any = None,
     *,
     backend: Any = None,
+    tools: Literal["recorded", "run"] = "recorded",
 ) -> ReplayReport:
     """Run the programs of a trace again and compare each of their calls with the record.
 
     Compared are texts, token ids, choices, error types, and what the body returned. Programs that a body starts are run
-    by that body. The bodies really run: what they do besides (write a file, send a mail) happens again. An error of a
-    program is part of the comparison and is not raised.
+    by that body. The bodies really run: what they do besides (write a file, send a mail) happens again. But tools
+    (`sgl.agent`, `sgl.run_tools`) are not run, nor are approvals asked for: each call has its recorded result. An error
+    of a program is part of the comparison and is not raised.
 
     Args:
         trace: What `sgl.trace()` gave, its `to_dict()`, or the name of its file.
         program: The function to run, or a dict of functions by name such as `{"qa": qa}`. A file needs it; a live trace
             knows its functions (default None).
         backend: Where to run. Default: for a live trace the recorded backend, for a file the default backend.
+        tools: "recorded" (default): a call of a tool has the result of the recorded call of the same name and arguments;
+            one that the trace does not have is not run, and is a difference. "run": tools run, and what they return is
+            compared.
 
     Returns:
         A report that is true if nothing differs; its `difference` is the first one, and it prints in words.
@@ -122,6 +128,8 @@ def replay(
     """
     if not isinstance(trace, (Trace, Mapping, str, os.PathLike)):
         raise OptionError(f"replay: a trace, its dict or the name of its file is needed, got {trace!r:.60}")
+    if tools not in ("recorded", "run"):
+        raise OptionError(f"replay: tools must be 'recorded' or 'run', got {tools!r:.60}")
     records = list(trace.programs) if isinstance(trace, Trace) else []
     data = trace.to_dict() if isinstance(trace, Trace) else trace if isinstance(trace, Mapping) else load(trace)
     _check_whole(data)
@@ -130,7 +138,7 @@ def replay(
         for i, old in enumerate(data["programs"])
         if old["caller"] is None
     ]
-    script = ReplayScript(data["programs"])
+    script = ReplayScript(data["programs"], tools == "recorded")
     records = _run(plan, script)
     now = {id(record): new for record, new in zip(script.programs, script.to_dict()["programs"])}
     return ReplayReport(tuple(_report(run.old, record, now, script) for run, record in zip(plan, records)))
@@ -140,6 +148,7 @@ _PARTS = {
     "trace": ("backend", "programs"),
     "program": ("id", "name", "caller", "row", "module", "args", "options", "seed", "began", "ended", "error", "value"),
     "branch": ("id", "parent", "after", "label", "calls", "tail"),
+    "tool": ("name", "arguments", "after", "began", "text", "error", "value", "tries"),
     "call": ("kind", "name", "where", "params", "constraint", "enqueued", "ended", "error", "prompt", "samples"),
 }
 
@@ -157,6 +166,8 @@ def _check_part(kind: str, part: Any) -> None:
     lacks = [name for name in _PARTS[kind] if not isinstance(part, Mapping) or name not in part]
     if lacks:
         raise OptionError(f"replay: this is not a whole trace: a {kind} in it has no {lacks[0]!r}; record it again")
+    for tool in part.get("tools", ()) if kind == "branch" else ():
+        _check_part("tool", tool)
 
 
 # -- what is to run
@@ -264,8 +275,9 @@ class ReplayScript(Trace):
     with the same arguments is taken; if none has them, the first.
     """
 
-    def __init__(self, programs: Sequence[Data]) -> None:
+    def __init__(self, programs: Sequence[Data], mocks: bool) -> None:
         super().__init__()
+        self.mocks = mocks  # tools are not run
         self.old: dict[int, Data] = {}  # by the id of a new record: the recorded program that it repeats
         self.started: dict[int, list[ProgramRecord]] = {}  # by the id of a new record: the programs of its body
         self._waiting: dict[int, list[Data]] = {}  # by the id of the caller: its programs that did not start again
@@ -293,8 +305,14 @@ class ReplayScript(Trace):
             self.started.setdefault(id(caller), []).append(record)
             found = self._claimed.pop((id(caller), record.seed), None)
             found = found or self._claim(caller, record.name, record.call, record.row)
-            if found is not None:
-                self.old[id(record)] = found
+            self.play(record, found)
+
+    def play(self, record: ProgramRecord, old: Data | None) -> None:
+        """Let the new program repeat the recorded one, if there is one."""
+        if old is not None:
+            self.old[id(record)] = old
+        if self.mocks:
+            record.root.script = ToolMocks(old).result
 
     def _claim(self, caller: ProgramRecord, name: str, call: Arguments, row: int | None) -> Data | None:
         old = self.old.get(id(caller))
@@ -310,7 +328,8 @@ class ReplayScript(Trace):
 
     def never_started(self, old: Data) -> list[Data]:
         """The programs that the body of `old` ran, and the new body did not."""
-        return self._waiting.get(old["id"], [])
+        left = self._waiting.get(old["id"], [])
+        return [each for each in left if not (self.mocks and each.get("in_tool"))]
 
 
 def _run(plan: Sequence[ReplayRun], script: ReplayScript) -> list[ProgramRecord]:
@@ -330,7 +349,7 @@ def _run(plan: Sequence[ReplayRun], script: ReplayScript) -> list[ProgramRecord]
         run = plan[i]
         instance = Instance(run.func, run.old["name"], run.call, run.backend, run.options, run.old["row"])
         assert instance.record is not None  # the script hears of it
-        script.old[id(instance.record)] = run.old
+        script.play(instance.record, run.old)
         records[i] = instance.record
         instances.append(instance)
         return instance

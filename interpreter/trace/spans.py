@@ -4,7 +4,8 @@ Hears of a program through its record, as a trace does. Knows nothing of the dat
 follow the semantic conventions for generative AI (`gen_ai.*`, status "development", v1.41).
 
 1. This module is imported only where the application has imported `opentelemetry.trace` itself.
-2. A program is an `invoke_workflow` span, and a gen or select a `text_completion` span under it. Both are INTERNAL.
+2. A program is an `invoke_workflow` span; a gen or select is a `text_completion` span under it, and the run of a tool an
+   `execute_tool` span. All are INTERNAL.
 3. The parent of a program's span is the span that is current where the program starts. In the body of another program
    that opened no span of its own there, it is that program's span.
 4. Texts are recorded only where OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is "true".
@@ -27,7 +28,7 @@ from ...backend.base import GenResult, ScoreResult, Usage
 from ...backend.contain import is_interruption, message_of
 from ...lang.constraint import JsonSchema
 from ...lang.expr import Gen
-from ..record import BranchRecord, CallRecord, Listener, ProgramRecord
+from ..record import BranchRecord, CallRecord, Listener, ProgramRecord, ToolRecord
 from .data import results_of
 
 log = logging.getLogger("sgl")
@@ -110,6 +111,25 @@ class ProgramSpan:
 
         call.handle.listen(look)
 
+    def ran(self, branch: BranchRecord, tool: ToolRecord) -> None:
+        try:
+            if not self.span.is_recording():
+                return
+        except BaseException as error:
+            return _left_out(error, "telemetry: the span of tool %s could not be recorded", tool.call.name)
+        with self._count:
+            self._left += 1
+
+        def look() -> None:
+            if tool.handle.done:
+                try:
+                    self._tool(tool)
+                except BaseException as error:
+                    _left_out(error, "telemetry: the span of tool %s could not be recorded", tool.call.name)
+                self._one_less(tool.ended or tool.began)
+
+        tool.handle.listen(look)
+
     def ended(self, record: ProgramRecord) -> None:
         with self._count:
             again, self._body_over = self._body_over, True  # a body can end while it is given up
@@ -157,6 +177,33 @@ class ProgramSpan:
                 span.set_attributes(_content(before, results))
             _fail(span, handle.error, self._time(ended))
         span.end(self._time(ended))
+
+    def _tool(self, tool: ToolRecord) -> None:
+        call, result = tool.call, tool.handle.value()
+        ended = self._time(tool.ended if tool.ended is not None else time.monotonic())
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": call.name,
+            "gen_ai.tool.call.id": call.id,
+            "gen_ai.tool.type": "function",
+            "sgl.tries": result.tries,
+        }
+        if _captures():
+            arguments = json.dumps(call.arguments)
+            attributes.update({"gen_ai.tool.call.arguments": arguments, "gen_ai.tool.call.result": result.text})
+        span = self._tracer.start_span(
+            f"execute_tool {call.name}",
+            context=self.context,
+            kind=SpanKind.INTERNAL,
+            attributes=attributes,
+            start_time=self._time(tool.began),
+        )
+        if result.exception is not None:
+            _fail(span, result.exception, ended)
+        elif result.error is not None:
+            span.set_attribute("error.type", result.error)
+            span.set_status(Status(StatusCode.ERROR, result.text if _captures() else result.error))
+        span.end(ended)
 
     def _time(self, when: float) -> int:
         """Convert a moment on the monotonic clock to nanoseconds since 1970."""

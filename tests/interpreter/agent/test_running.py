@@ -201,7 +201,7 @@ def test_approvals(run: Run) -> None:
             "paid 0",
             "Error (denied): the call was not approved",
             "Error (denied): too much",
-            "Error (denied): approve= gave None; it gives True, False, a reason or the call",
+            "Error (denied): approve= gave None; it gives True, False, a reason, the call or sgl.PAUSE",
             "paid 40",
             "2",
         ]

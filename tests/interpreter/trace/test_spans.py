@@ -244,3 +244,34 @@ def test_sgl_does_not_import_opentelemetry() -> None:
         "assert not any(m.startswith('opentelemetry') for m in sys.modules), 'imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("captures", [False, True])
+def test_tools_have_spans_under_their_program(spans: Spans, monkeypatch: pytest.MonkeyPatch, captures: bool) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", str(captures).lower())
+
+    @sgl.tool
+    def look(where: str) -> str:
+        if where == "nowhere":
+            raise ValueError("nothing is there")
+        time.sleep(0.01)
+        return "a cat"
+
+    @sgl.function
+    def agent(s: Any) -> Any:
+        return sgl.agent(s, [look]).answer
+
+    calls = [{"name": "look", "arguments": {"where": where}} for where in ("here", "nowhere")]
+    text = "\n".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in calls)
+    assert agent.run(backend=sgl.FakeBackend([text, "A cat."])).ret_value == "A cat."
+    program = spans.program("agent")
+    good, bad = sorted(spans.named("execute_tool look"), key=lambda span: span.attributes["gen_ai.tool.call.id"])
+    for span in (good, bad):
+        assert span.parent.span_id == program.context.span_id and span.kind is SpanKind.INTERNAL
+        assert program.start_time <= span.start_time <= span.end_time <= program.end_time
+        assert span.attributes["gen_ai.operation.name"] == "execute_tool"
+        assert span.attributes["gen_ai.tool.name"] == "look" and span.attributes["gen_ai.tool.type"] == "function"
+    assert good.end_time - good.start_time >= 10_000_000 and good.status.status_code is StatusCode.UNSET
+    assert bad.attributes["error.type"] == "ValueError" and bad.status.status_code is StatusCode.ERROR
+    assert good.attributes.get("gen_ai.tool.call.result") == ("a cat" if captures else None)
+    assert good.attributes.get("gen_ai.tool.call.arguments") == ('{"where": "here"}' if captures else None)
