@@ -105,9 +105,9 @@ def replay(
         program: The function to run, or a dict of functions by name such as `{"qa": qa}`. A file needs it; a live trace
             knows its functions (default None).
         backend: Where to run. Default: for a live trace the recorded backend, for a file the default backend.
-        tools: "recorded" (default): a call of a tool has the result of the recorded call of the same name and arguments;
-            one that the trace does not have is not run, and is a difference. "run": tools run, and what they return is
-            compared.
+        tools: "recorded" (default): a call of a tool has the result of the recorded call of the same name and
+            arguments; one that the trace does not have is not run, and is a difference. "run": tools run, and what they
+            return is compared.
 
     Returns:
         A report that is true if nothing differs; its `difference` is the first one, and it prints in words.

@@ -4,8 +4,8 @@ Hears of a program through its record, as a trace does. Knows nothing of the dat
 follow the semantic conventions for generative AI (`gen_ai.*`, status "development", v1.41).
 
 1. This module is imported only where the application has imported `opentelemetry.trace` itself.
-2. A program is an `invoke_workflow` span; a gen or select is a `text_completion` span under it, and the run of a tool an
-   `execute_tool` span. All are INTERNAL.
+2. A program is an `invoke_workflow` span. Under it a gen or select is a `text_completion` span, and the run of a tool
+   an `execute_tool` span. All are INTERNAL.
 3. The parent of a program's span is the span that is current where the program starts. In the body of another program
    that opened no span of its own there, it is that program's span.
 4. Texts are recorded only where OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is "true".
@@ -181,7 +181,7 @@ class ProgramSpan:
     def _tool(self, tool: ToolRecord) -> None:
         call, result = tool.call, tool.handle.value()
         ended = self._time(tool.ended if tool.ended is not None else time.monotonic())
-        attributes = {
+        attributes: dict[str, Any] = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": call.name,
             "gen_ai.tool.call.id": call.id,
