@@ -367,7 +367,7 @@ class Capabilities:
     `turns`: it takes the messages of a chat, not text. A call is then in a turn of the assistant, and no text stands
     outside of turns. `continues`: of such a backend, whether a call may follow text in its turn. `check` raises
     `CapabilityError` for a call (its options resolved; where it is) that the backend cannot carry out as it is said.
-    `saves`: whether its branches can be saved.
+    `saves` gives a text that tells its model and vocabulary from others, for branches that are saved; None: they cannot.
     """
 
     name: str
@@ -380,7 +380,7 @@ class Capabilities:
     turns: bool = False
     continues: bool = True
     check: Callable[[Gen | Select, str], None] | None = None
-    saves: bool = False
+    saves: Callable[[], str] | None = None
 
 
 class Backend(Protocol):

@@ -30,6 +30,7 @@ from .base import (
     TokenLogprob,
     Usage,
 )
+from .shapes import misfit
 from .waiting import sleep_until, sleep_until_async
 
 _WORD = re.compile(r"\s*\S+|\s+")
@@ -89,7 +90,7 @@ class FakeBackend:
                 f"FakeBackend: replies must be a list of texts, a dict by name, or a function, got {replies!r:.60}"
             )
         self.chat_template = chat_template
-        self.capabilities = Capabilities("FakeBackend", logprobs=False, constraints=KINDS, saves=True)
+        self.capabilities = Capabilities("FakeBackend", logprobs=False, constraints=KINDS, saves=lambda: "text")
         self.calls: list[FakeCall] = []
         self._replies = replies
         self._next: dict[str | None, int] = {}  # how many replies were taken, of a name or (None) of the list
@@ -281,6 +282,8 @@ class FakeBranch:
         return handle
 
     def restore(self, data: dict[str, Any]) -> None:
+        if (wrong := misfit(data, {"text": str})) is not None:
+            raise OptionError(f"restore: this is not what a branch has saved ({wrong}); keep the data as they were")
         self.text = data["text"]
 
     def cancel(self, error: BaseException | None = None) -> None:

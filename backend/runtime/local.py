@@ -6,6 +6,7 @@ found or loaded, nor of what its options mean.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,10 +48,22 @@ class LocalBackend:
         self.engine = Engine(model, tokenizer, options)
         controls = frozenset(tokenizer.control_texts)
         self.capabilities = Capabilities(
-            name=f"Runtime({name})", constraints=CONSTRAINTS, control_tokens=controls, saves=True
+            name=f"Runtime({name})", constraints=CONSTRAINTS, control_tokens=controls, saves=self._identity
         )
         self._pinned: dict[tuple[tuple[str, bool], ...], Branch] = {}
+        self._digest: str | None = None
+        self._sizes = (model.vocab_size, model.context_length)
         log.info("runtime %s: %s", name, options)
+
+    def _identity(self) -> str:
+        """What a saved text must have in common with this runtime: its tokens, and the sizes of its model."""
+        if self._digest is None:
+            tokens = hashlib.sha256()
+            for token in range(self.tokenizer.vocab_size):
+                spelled = self.tokenizer.spelled([token])
+                tokens.update(b"%d %b" % (len(spelled), spelled))
+            self._digest = "{} {} {}".format(*self._sizes, tokens.hexdigest())
+        return self._digest
 
     def prepare(self, constraint: Constraint, where: str = "constraint") -> None:
         """Compile a constraint now, on this thread, and keep it. `where` begins the message of an error.

@@ -83,7 +83,8 @@ def agent(
         An `sgl.AgentResult`; in an async program it is awaited. With `stream=True` the events.
 
     Raises:
-        OptionError: An argument is wrong; `resume` is damaged, of another model, or the state has text.
+        OptionError: An argument is wrong; `resume` is damaged, of another model, chat template, list of tools or version
+            (the message says which), or the state has text.
         BudgetExceeded: The budget is spent (`on_error="raise"`); `ProgramTimeout`: the time is over.
 
     Example:
@@ -142,18 +143,12 @@ class _AgentLoop:
 
     def resume(self, data: Any) -> None:
         """Put back what was saved. The calls that wait are started with the loop."""
-        work = restored(self._s._line, data)
+        work = restored(self._s._line, data, self._tools)
         self._steps, self._repaired, self._why, self._results = work.steps, work.repaired, work.why, work.results
         self._began = _minus(self._began, work.spent)
         self._rules.used(work.seconds)
         self._made = {key: _over(result) for key, result in work.made.items() if result is not None}
         self._again = work.waiting
-        if lost := [
-            call.name for call, result in self._again if result is None and self._tools.named(call.name) is None
-        ]:
-            raise OptionError(
-                f"agent: resume= got an agent whose call of {lost[0]!r} waits: that tool is not in tools="
-            )
 
     def result(self) -> Flow[AgentResult]:
         """The flow of an agent that nobody watches."""
@@ -250,7 +245,7 @@ class _AgentLoop:
             _minus(self._s._line.ledger.total(), self._began),
             self._rules.seconds_used(),
         )
-        data = yield from saved(self._s._line, work)
+        data = yield from saved(self._s._line, work, self._tools)
         results = (*self._results, *(result for _, result in found))
         pending = tuple(call for call, result in found if result.error == "paused")
         yield AgentResult(None, "paused", self._steps, results, pending=pending, saved=data)

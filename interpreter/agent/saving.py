@@ -3,7 +3,7 @@
 Knows nothing of the loop, nor of who decides. The text goes on with the same tokens and the same noise, so what comes
 after is what would have come without the pause.
 
-1. Data that was changed on the way is refused: it holds a digest of itself.
+1. Data that was changed on the way is refused: it holds a digest of itself. So is data of another shape, whoever made it.
 2. The text is put back whole or not at all, on a state without text.
 """
 
@@ -12,11 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 from ...backend.base import Usage
+from ...backend.contain import message_of
+from ...backend.shapes import Either, maybe, misfit, short
 from ...backend.waiting import AtHandle, Flow
 from ...lang.errors import CapabilityError, OptionError
+from ...lang.tools.listing import ToolList
 from ...lang.tools.result import ToolResult
 from ...lang.tools.spec import ToolCall
 from ..line import Line
@@ -51,10 +55,10 @@ def call_key(call: ToolCall) -> str:
 
 
 # -- saving
-def saved(line: Line, work: AgentWork) -> Flow[dict[str, Any]]:
+def saved(line: Line, work: AgentWork, tools: ToolList) -> Flow[dict[str, Any]]:
     """Give the agent on `line` as JSON data. Waits until everything said so far is done."""
     can = line.backend.capabilities
-    if not can.saves:
+    if can.saves is None:
         raise CapabilityError(f"agent: it cannot be paused, as backend {can.name!r} cannot save a text")
     handle = line.branch.saved()
     if not handle.done:
@@ -62,7 +66,9 @@ def saved(line: Line, work: AgentWork) -> Flow[dict[str, Any]]:
     data = {
         "sgl_agent": SAVED_VERSION,
         "model": can.name,
+        "identity": can.saves(),
         "template": _digest(_template(line)),
+        "tools": _tools(tools),
         "text": [list(piece) for segment in line.segments for piece in _pieces(segment)],
         "branch": handle.value(),
         "roles": line.roles.saved(),
@@ -88,6 +94,10 @@ def _template(line: Line) -> Any:
     return None if template is None else [template.source, template.bos_token, template.eos_token]
 
 
+def _tools(tools: ToolList) -> dict[str, str]:
+    return {spec.name: _digest(spec.openai()) for spec in tools.specs}
+
+
 def _digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -105,9 +115,10 @@ def _result_data(result: ToolResult | None) -> dict[str, Any] | None:
 
 
 # -- going on
-def restored(line: Line, data: Any) -> AgentWork:
+def restored(line: Line, data: Any, tools: ToolList) -> AgentWork:
     """Put the text of a saved agent on `line`, and give what it did. Raises `OptionError` if it does not fit."""
-    _check(line, data)
+    _check_whole(data)
+    _check_fits(line, data, tools)
     work = AgentWork(
         data["steps"],
         data["repaired"],
@@ -126,30 +137,80 @@ def _result(data: dict[str, Any] | None) -> ToolResult | None:
     return None if data is None else ToolResult(**{**data, "call": ToolCall(**data["call"])})
 
 
-def _check(line: Line, data: Any) -> None:
+def _check_whole(data: Any) -> None:
+    """Raise `OptionError` for what `saved` did not give."""
     if not isinstance(data, dict) or "sgl_agent" not in data:
-        raise OptionError(f"agent: resume= takes the `saved` of an agent that was paused, got {data!r:.60}")
+        raise OptionError(f"agent: resume= takes the `saved` of an agent that was paused, got {short(data)}")
     if data["sgl_agent"] != SAVED_VERSION:
         raise OptionError(
-            f"agent: resume= got an agent of version {data['sgl_agent']!r:.40}, and this sgl reads version "
+            f"agent: resume= got an agent of version {short(data['sgl_agent'])}, and this sgl reads version "
             f"{SAVED_VERSION}: go on with the sgl that paused it"
         )
     try:
-        whole = data.get("digest") == _digest({name: part for name, part in data.items() if name != "digest"})
-    except (TypeError, ValueError, RecursionError):  # no JSON data
-        whole = False
-    if not whole:
-        raise OptionError("agent: resume= got damaged data: it is not what the paused agent gave; keep it as it is")
-    can = line.backend.capabilities
-    if data["model"] != can.name:
+        wrong = misfit(data, _SAVED)
+        if wrong is None and data["digest"] != _digest({name: part for name, part in data.items() if name != "digest"}):
+            wrong = "its digest is another one"
+        if wrong is None and (conversation := data["roles"]["conversation"]) is not None:
+            datetime.fromisoformat(conversation["began"])
+    except (TypeError, ValueError, RecursionError) as error:  # no JSON data
+        wrong = message_of(error)
+    if wrong is not None:
         raise OptionError(
-            f"agent: resume= got an agent that was paused on {data['model']}, and this backend is {can.name}: "
-            "pass backend= with that model"
+            f"agent: resume= got damaged data ({wrong:.200}): it is not what the paused agent gave; keep it as it is"
+        )
+
+
+def _check_fits(line: Line, data: dict[str, Any], tools: ToolList) -> None:
+    """Raise `OptionError` for another model, template or list of tools, and where there is text."""
+    can, began = line.backend.capabilities, "agent: resume= got an agent that was paused"
+    if data["model"] != can.name:
+        raise OptionError(f"{began} on {data['model']}, and this backend is {can.name}: pass backend= with that model")
+    if can.saves is None or data["identity"] != can.saves():
+        raise OptionError(
+            f"{began} on another model of the name {can.name}: its tokens, or its sizes, differ; use the one that paused it"
         )
     if data["template"] != _digest(_template(line)):
-        raise OptionError("agent: resume= got an agent that was paused with another chat template: pass chat_template=")
+        raise OptionError(f"{began} with another chat template: pass chat_template=")
+    then, now = data["tools"], _tools(tools)
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            what = "is not in tools= now" if name not in now else "was not there" if name not in then else ""
+            raise OptionError(
+                f"{began} with other tools: {name!r} {what or 'has another description or other parameters now'}; "
+                "pass the tools that it had"
+            )
     if line.segments or line.roles.messages or line.log is not None:
         raise OptionError(
             "agent: resume= puts back the whole text, so it needs a program's own state without text: say nothing "
             "before sgl.agent(s, ..., resume=...)"
         )
+
+
+# -- what the data look like
+_CALL = {"name": str, "arguments": dict, "id": str}
+_RESULT = {"call": _CALL, "text": str, "error": maybe(str), "seconds": float, "truncated": bool, "tries": int}
+_MESSAGES = [(str, Either(str, int), maybe(str), [(str, str)])]
+_SAVED: dict[str, Any] = {
+    "sgl_agent": int,
+    "model": str,
+    "identity": str,
+    "template": str,
+    "tools": dict,
+    "text": [(str, bool)],
+    "branch": dict,
+    "roles": {
+        "messages": [(str, str)],
+        "results": [str],
+        "conversation": maybe({"began": str, "options": dict, "tail": str, "said": _MESSAGES, "held": _MESSAGES}),
+    },
+    "turns": int,
+    "steps": int,
+    "repaired": int,
+    "why": maybe(str),
+    "made": [(str, maybe(_RESULT))],
+    "waiting": [(_CALL, maybe(_RESULT))],
+    "results": [_RESULT],
+    "spent": {f.name: float for f in fields(Usage)},
+    "seconds": float,
+    "digest": str,
+}

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ....lang.errors import Cancelled
+from ....lang.errors import Cancelled, OptionError
 from ...base import GenRequest, GenResult, Handle, ScoreRequest, ScoreResult, Usage
+from ...shapes import misfit
 from ..kv.cursor import Cursor
 from ..kv.tree import Tree
 from ..sample.noise import mix
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Piece = tuple[str, bool]
 """Constant text and whether it is markup (a chat template's own text, which may spell control tokens)."""
+_SAVED = {"seed": int, "path": int, "forks": int, "tokens": [int], "pieces": [(str, bool)]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,10 @@ class Branch:
         return self._enqueue(SaveOp(Handle("save"))).handle  # type: ignore[no-any-return]
 
     def restore(self, data: dict[str, Any]) -> None:
+        if (wrong := misfit(data, _SAVED)) is not None:
+            raise OptionError(f"restore: this is not what a branch has saved ({wrong}); keep the data as they were")
         self.program.repeat(data["seed"])
-        self.path = data["path"]
+        self.path, self.forks = data["path"], data["forks"]
         if data["tokens"]:
             self.append_tokens(data["tokens"])
         for text, markup in data["pieces"]:

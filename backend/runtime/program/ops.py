@@ -61,7 +61,7 @@ class Ops:
         elif isinstance(op, SyncOp):
             op.handle.finish(None)
         elif isinstance(op, SaveOp):
-            noise = {"seed": branch.seed, "path": branch.path}
+            noise = {"seed": branch.seed, "path": branch.path, "forks": branch.forks}
             pieces = [list(piece) for piece in branch.pending]  # their tokens may depend on what follows
             op.handle.finish({**noise, "tokens": list(map(int, branch.cursor.path_tokens())), "pieces": pieces})
         elif isinstance(op, RestOp):
