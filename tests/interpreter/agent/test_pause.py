@@ -65,11 +65,11 @@ def outcome(state: Any) -> list[Any]:
 CHILD = """
 import json, sys
 import sgl
-from sgl_paused import ask, outcome, yes, WRITES
-saved, seed = json.load(sys.stdin)
+from sgl_paused import ask, outcome, yes
+saved, seed, writes = json.load(sys.stdin)
 make = {"toy": lambda: sgl.Runtime.toy(speculative_num_draft_tokens=0), "real": sgl.Runtime}[sys.argv[1]]
 with make() as runtime:
-    state = ask.run(saved, {**WRITES, "approve": yes}, backend=runtime, seed=seed)
+    state = ask.run(saved, {**writes, "approve": yes}, backend=runtime, seed=seed)
     print(json.dumps([outcome(state), state.usage.total.generated, state.usage.total.computed]))
 """
 
@@ -93,10 +93,13 @@ with make() as runtime:
     ],
 )
 def test_another_process_goes_on_as_if_there_had_been_no_pause(model: str, seed: int, tmp_path: Path) -> None:
+    writes = (
+        WRITES if model == "toy" else {**WRITES, "min_tool_calls": 1, "parallel": 2, "max_steps": 3, "max_tokens": 60}
+    )
     with sgl.Runtime.toy(speculative_num_draft_tokens=0) if model == "toy" else sgl.Runtime() as runtime:
-        whole = ask.run(None, {**WRITES, "approve": yes}, backend=runtime, seed=seed)
+        whole = ask.run(None, {**writes, "approve": yes}, backend=runtime, seed=seed)
         expected, written, rows = outcome(whole), whole.usage.total.generated, whole.usage.total.computed
-        paused = ask.run(None, {**WRITES, "approve": later}, backend=runtime, seed=seed)
+        paused = ask.run(None, {**writes, "approve": later}, backend=runtime, seed=seed)
         before, first = paused.usage.total.generated, paused.ret_value
     assert first.reason == "paused" and first.answer is None and first.pending
     assert {call.name for call in first.pending} == {"add"}
@@ -104,7 +107,7 @@ def test_another_process_goes_on_as_if_there_had_been_no_pause(model: str, seed:
     paths = os.pathsep.join([str(tmp_path), str(Path(sgl.__file__).parents[1])])
     child = subprocess.run(
         [sys.executable, "-c", CHILD, model],
-        input=json.dumps([first.saved, seed + 100]),
+        input=json.dumps([first.saved, seed + 100, writes]),
         capture_output=True,
         text=True,
         timeout=300,
