@@ -367,7 +367,8 @@ class Capabilities:
     `turns`: it takes the messages of a chat, not text. A call is then in a turn of the assistant, and no text stands
     outside of turns. `continues`: of such a backend, whether a call may follow text in its turn. `check` raises
     `CapabilityError` for a call (its options resolved; where it is) that the backend cannot carry out as it is said.
-    `saves` gives a text that tells its model and vocabulary from others, for branches that are saved; None: they cannot.
+    `saves` gives a text that tells its model and vocabulary from others, for branches that are saved; None: they cannot
+    be.
     """
 
     name: str

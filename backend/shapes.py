@@ -29,8 +29,8 @@ def maybe(shape: Any) -> Either:
 def misfit(data: Any, shape: Any, at: str = "") -> str | None:
     """Where `data` is not of the shape, in words; None if it is.
 
-    A shape is a type (a float may be an int), a dict of names, a list of one shape, a tuple of shapes for a list of that
-    length, or `Either`.
+    A shape is a type (a float may be an int), a dict of names, a list of one shape, a tuple of shapes for a list of
+    that length, or `Either`.
     """
     if isinstance(shape, Either):
         found = [misfit(data, each, at) for each in shape.shapes]

@@ -83,8 +83,8 @@ def agent(
         An `sgl.AgentResult`; in an async program it is awaited. With `stream=True` the events.
 
     Raises:
-        OptionError: An argument is wrong; `resume` is damaged, of another model, chat template, list of tools or version
-            (the message says which), or the state has text.
+        OptionError: An argument is wrong; `resume` is damaged, or of another model, chat template, list of tools or
+            version (the message says which); or the state has text.
         BudgetExceeded: The budget is spent (`on_error="raise"`); `ProgramTimeout`: the time is over.
 
     Example:

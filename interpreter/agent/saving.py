@@ -3,7 +3,8 @@
 Knows nothing of the loop, nor of who decides. The text goes on with the same tokens and the same noise, so what comes
 after is what would have come without the pause.
 
-1. Data that was changed on the way is refused: it holds a digest of itself. So is data of another shape, whoever made it.
+1. Data that was changed on the way is refused: it holds a digest of itself. So is data of another shape, whoever made
+   it.
 2. The text is put back whole or not at all, on a state without text.
 """
 
@@ -167,7 +168,8 @@ def _check_fits(line: Line, data: dict[str, Any], tools: ToolList) -> None:
         raise OptionError(f"{began} on {data['model']}, and this backend is {can.name}: pass backend= with that model")
     if can.saves is None or data["identity"] != can.saves():
         raise OptionError(
-            f"{began} on another model of the name {can.name}: its tokens, or its sizes, differ; use the one that paused it"
+            f"{began} on another model of the name {can.name}: its tokens or its sizes differ; use the one that "
+            "paused it"
         )
     if data["template"] != _digest(_template(line)):
         raise OptionError(f"{began} with another chat template: pass chat_template=")
