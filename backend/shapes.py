@@ -6,13 +6,14 @@ Knows nothing of what the data mean.
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 short = reprlib.repr
 """The `repr` of a value of any depth and size, cut."""
 
 
-class Either:
+class AnyShape:
     """One of several shapes."""
 
     __slots__ = ("shapes",)
@@ -21,34 +22,39 @@ class Either:
         self.shapes = shapes
 
 
-def maybe(shape: Any) -> Either:
+def maybe(shape: Any) -> AnyShape:
     """The shape, or None."""
-    return Either(type(None), shape)
+    return AnyShape(type(None), shape)
 
 
 def misfit(data: Any, shape: Any, at: str = "") -> str | None:
     """Where `data` is not of the shape, in words; None if it is.
 
     A shape is a type (a float may be an int), a dict of names, a list of one shape, a tuple of shapes for a list of
-    that length, or `Either`.
+    that length, or `AnyShape`.
     """
-    if isinstance(shape, Either):
+    if isinstance(shape, AnyShape):
         found = [misfit(data, each, at) for each in shape.shapes]
         return None if None in found else found[-1]
-    if isinstance(shape, type):
-        fits = type(data) is shape or (shape is float and type(data) is int)
-        return None if fits else f"{at or 'it'} is {short(data)}"
+    kind = shape if isinstance(shape, type) else dict if isinstance(shape, dict) else list
+    fits = type(data) is kind or (kind is float and type(data) is int)
+    if not fits or (isinstance(shape, tuple) and len(data) != len(shape)):
+        return f"{at or 'it'} is {short(data)}"
     if isinstance(shape, dict):
-        if not isinstance(data, dict):
-            return f"{at or 'it'} is {short(data)}"
-        if lacks := sorted(shape.keys() - data.keys()):
-            return f"{at}/{lacks[0]} is missing"
-        if more := sorted(map(short, data.keys() - shape.keys())):
-            return f"{at or 'it'} has {more[0]}, which nobody knows"
-        parts = [(data[name], each, f"{at}/{name}") for name, each in shape.items()]
-    else:
-        if not isinstance(data, list) or (isinstance(shape, tuple) and len(data) != len(shape)):
-            return f"{at or 'it'} is {short(data)}"
-        shapes = shape if isinstance(shape, tuple) else shape * len(data)
-        parts = [(part, each, f"{at}/{i}") for i, (part, each) in enumerate(zip(data, shapes))]
+        return _misfit_of_names(data, shape, at)
+    if isinstance(shape, type):
+        return None
+    shapes = shape if isinstance(shape, tuple) else shape * len(data)
+    return _first((part, each, f"{at}/{i}") for i, (part, each) in enumerate(zip(data, shapes)))
+
+
+def _misfit_of_names(data: dict[str, Any], shape: dict[str, Any], at: str) -> str | None:
+    if lacks := sorted(shape.keys() - data.keys()):
+        return f"{at}/{lacks[0]} is missing"
+    if more := sorted(map(short, data.keys() - shape.keys())):
+        return f"{at or 'it'} has {more[0]}, which nobody knows"
+    return _first((data[name], each, f"{at}/{name}") for name, each in shape.items())
+
+
+def _first(parts: Iterable[tuple[Any, Any, str]]) -> str | None:
     return next((wrong for part in parts if (wrong := misfit(*part)) is not None), None)

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...backend.base import Usage
 from ...backend.contain import message_of
-from ...backend.shapes import Either, maybe, misfit, short
+from ...backend.shapes import AnyShape, maybe, misfit, short
 from ...backend.waiting import AtHandle, Flow
 from ...lang.errors import CapabilityError, OptionError
 from ...lang.tools.listing import ToolList
@@ -191,7 +191,7 @@ def _check_fits(line: Line, data: dict[str, Any], tools: ToolList) -> None:
 # -- what the data look like
 _CALL = {"name": str, "arguments": dict, "id": str}
 _RESULT = {"call": _CALL, "text": str, "error": maybe(str), "seconds": float, "truncated": bool, "tries": int}
-_MESSAGES = [(str, Either(str, int), maybe(str), [(str, str)])]
+_MESSAGES = [(str, AnyShape(str, int), maybe(str), [(str, str)])]
 _SAVED: dict[str, Any] = {
     "sgl_agent": int,
     "model": str,
