@@ -208,6 +208,8 @@ def tool_data(tool: ToolRecord, frame: TraceFrame) -> dict[str, Any]:
         "error": None if result is None else result.error,
         "value": None if result is None else plain(result.value),
         "tries": 0 if result is None else result.tries,
+        "seconds": 0.0 if result is None else result.seconds,
+        "truncated": result is not None and result.truncated,
     }
 
 

@@ -37,7 +37,8 @@ class ToolMocks:
         if tool["text"] is None:
             return ToolResult(call, "Error (cancelled): the trace ends before the tool did", "cancelled")
         value = None if is_spelled(tool["value"]) else tool["value"]
-        return ToolResult(call, tool["text"], tool["error"], value=value, tries=tool["tries"])
+        told = {name: tool[name] for name in ("seconds", "truncated", "tries")}
+        return ToolResult(call, tool["text"], tool["error"], value=value, **told)
 
 
 def tool_key(tool: Mapping[str, Any]) -> str:

@@ -148,7 +148,7 @@ _PARTS = {
     "trace": ("backend", "programs"),
     "program": ("id", "name", "caller", "row", "module", "args", "options", "seed", "began", "ended", "error", "value"),
     "branch": ("id", "parent", "after", "label", "calls", "tail"),
-    "tool": ("name", "arguments", "after", "began", "text", "error", "value", "tries"),
+    "tool": ("name", "arguments", "after", "began", "text", "error", "value", "tries", "seconds", "truncated"),
     "call": ("kind", "name", "where", "params", "constraint", "enqueued", "ended", "error", "prompt", "samples"),
 }
 

@@ -51,7 +51,7 @@ class ToolResult:
     call: ToolCall
     text: str
     error: ToolFault | None = None
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, repr=False)  # two runs of a program print the same
     truncated: bool = False
     value: Any = field(default=None, compare=False, repr=False)
     exception: BaseException | None = field(default=None, compare=False, repr=False)

@@ -163,6 +163,28 @@ def test_equal_calls_have_their_results_in_order() -> None:
     assert not sgl.replay(traced, tools="run")
 
 
+def test_a_program_that_returns_what_its_agent_gave() -> None:
+    """How long a tool took is no difference, nor is what a result says of itself."""
+
+    @sgl.tool(max_result_tokens=5)
+    def long() -> str:
+        """Take time."""
+        time.sleep(0.002)
+        return "word " * 40
+
+    @sgl.function
+    def program(s: Any) -> Any:
+        s += sgl.user("Go on.")
+        return sgl.agent(s, [long], min_tool_calls=1, max_steps=3, max_tokens=60)
+
+    with sgl.trace() as traced:
+        results = program.run(backend=TOY, seed=1).ret_value.results
+    assert results and all(result.truncated for result in results)
+    for tools in ("recorded", "run"):
+        report = sgl.replay(traced, tools=tools)
+        assert report, report
+
+
 def test_a_tool_that_runs_while_the_trace_is_looked_at() -> None:
     @sgl.tool
     def sleeps() -> str:
