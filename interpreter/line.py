@@ -16,15 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..backend.asked import Constraints
 from ..backend.base import Backend, BackendBranch, GenRequest, Handle, ScoreRequest
 from ..backend.contain import said
-from ..lang.advice import advice
 from ..lang.budget import default_budget
-from ..lang.constraint import Constraint, kinds
-from ..lang.errors import Cancelled, CapabilityError, ConstraintError, OptionError, ToolError
+from ..lang.errors import Cancelled, CapabilityError, OptionError
 from ..lang.expr import CallTools, Expr, Gen, RoleBegin, RoleEnd, Sampling, Select, Text, ToolTurn, flat
-from ..lang.syntax import CallSyntax, syntax_for
-from ..lang.tools.spec import ToolSpec
 from .body import Pulse
 from .record import BranchRecord
 from .roles import Pieces, Roles
@@ -53,10 +50,10 @@ class Line:
         self.segments: list[Segment] = []
         self.own: dict[str, Variable] = {}  # defined here, in order
         self.inherited: dict[str, Variable] = {}
-        self.roles = Roles(backend.chat_template, self.syntax, backend.capabilities)
+        self.asking = Constraints(backend, branch)
+        self.roles = Roles(backend.chat_template, self.asking.syntax, backend.capabilities)
         self.turns = 0  # calls of tools so far
         self.ledger = ledger
-        self.defers = False  # in a coroutine: a constraint is compiled on a thread, and the branch waits for it
         self.record = record  # where a trace notes what is said here
         self._bond: Bond | None = None  # the siblings that a failure of this branch cancels
         self.joined: list[Line] = []  # children whose variables were gathered here
@@ -72,7 +69,9 @@ class Line:
     def say(self, expr: Expr) -> None:
         """Enqueue an expression. Raises only for a fault of the expression itself, before any of it is said."""
         at = program_line()
-        parts = [self._resolved(part, at) for part in flat(expr)]
+        parts = list(flat(expr))
+        begun = self.roles.in_thought(parts, self.asking.syntax) if any(isinstance(p, CallTools) for p in parts) else ()
+        parts = [self._resolved(replace(p, in_thought=True) if i in begun else p, at) for i, p in enumerate(parts)]
         with self._writing:
             self._check_open()
             self.roles.check(parts)
@@ -134,7 +133,7 @@ class Line:
             return Picked(segment)
         if isinstance(part, CallTools):
             self.turns += 1
-            return Called(segment, part, self.syntax(), self.turns - 1)
+            return Called(segment, part, self.asking.syntax(), self.turns - 1)
         return Generated(segment, part.n, part.constraint)
 
     def _append(self, pieces: Pieces) -> None:
@@ -192,7 +191,7 @@ class Line:
         if not isinstance(part, Gen):
             return part
         if isinstance(part, CallTools):
-            part = self._constrained(part, at)
+            part = self.asking.of_call(part, _where(part, at))
         sampling = part.sampling.over(self.defaults)
         if can.check is not None:
             can.check(replace(part, sampling=sampling, n=sampling.n or 1), _where(part, at))
@@ -203,76 +202,13 @@ class Line:
             raise OptionError(f"{_where(part, at)}: {option}= needs return_logprob=True")
         least = sampling.min_tokens or 0
         if part.constraint is not None:
-            self._prepare(part.constraint, _where(part, at))
+            self.asking.prepare(part.constraint, _where(part, at), part)
         most = sampling.max_tokens
         if most is None:
             sampling = replace(sampling, max_tokens=default_budget(part.constraint, least))
         elif least > most:
             raise OptionError(f"{_where(part, at)}: min_tokens={least} is more than max_tokens={most}")
         return replace(part, sampling=sampling, n=sampling.n or 1)
-
-    def _constrained(self, part: CallTools, at: str) -> CallTools:
-        """`part` with its constraint. A tool that the backend refuses is left out, unless it is the program's own."""
-        if self.backend.capabilities.turns:
-            raise CapabilityError(
-                f"{_where(part, at)}: backend {self.backend.capabilities.name!r} is not told of tools by this version "
-                "of sgl; run the program on an sgl.Runtime(...)"
-            )
-        wanted = self.syntax().constraint(
-            part.tools, choice=part.choice, calls=(part.least, part.most), answer=part.answer
-        )
-        try:
-            if not self.defers:
-                self._prepare(wanted, _where(part, at))
-        except ConstraintError:
-            refused = self._refused(part.tools)
-            left = tuple(tool for tool in part.tools if tool.name not in refused)
-            if not refused or not left:
-                raise
-            for name, why in refused.items():
-                if name in part.own or name == part.choice:
-                    raise ToolError(f"{_where(part, at)}: {why}") from None
-                advice.give(("refused tool", name), f"{why}; this tool is left out")
-            return self._constrained(replace(part, tools=left), at)
-        return replace(part, constraint=wanted)
-
-    def _refused(self, tools: Sequence[ToolSpec]) -> dict[str, str]:
-        """The tools whose arguments the backend cannot enforce, and why."""
-        found = {}
-        for tool in tools:
-            try:
-                self.backend.prepare(tool.parameters, f"tool {tool.name}, parameters")
-            except ConstraintError as error:
-                found[tool.name] = str(error)
-        return found
-
-    def _prepare(self, constraint: Constraint, where: str) -> None:
-        can = self.backend.capabilities
-        lacks = kinds(constraint) - can.constraints
-        if lacks:
-            raise CapabilityError(
-                f"{where}: backend {can.name!r} cannot enforce {', '.join(sorted(lacks))} constraints"
-            )
-        if not self.defers or self.backend.prepared(constraint):
-            self.backend.prepare(constraint, where)
-            return
-        ready: Handle[None] = Handle(where)
-
-        def prepare() -> None:
-            try:
-                self.backend.prepare(constraint, where)
-            except BaseException as error:
-                ready.finish(None, error)
-            else:
-                ready.finish(None)
-
-        threading.Thread(target=prepare, name="sgl-prepare", daemon=True).start()
-        self.branch.hold(ready)
-
-    def syntax(self) -> CallSyntax:
-        """How this backend's model writes calls of tools."""
-        can = self.backend.capabilities
-        return syntax_for(self.backend.chat_template, can.call_syntax, can.control_tokens)
 
     # -- names
     def find(self, name: str) -> Variable | None:
@@ -317,7 +253,7 @@ class Line:
     def _child(self, branch: BackendBranch, label: str) -> Line:
         record = None if self.record is None else self.record.fork(label)
         child = type(self)(self.backend, branch, self.defaults, self.pulse, Ledger(label, branch), record)
-        child.defers = self.defers
+        child.asking.defers = self.asking.defers
         child.segments = list(self.segments)
         child.log = []
         known = {**self.inherited, **self.own}

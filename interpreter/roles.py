@@ -21,6 +21,7 @@ from ..lang.chat import ChatTemplate
 from ..lang.conversation import Conversation
 from ..lang.errors import CapabilityError, OptionError
 from ..lang.expr import Gen, RoleBegin, RoleEnd, Select, Text, ToolTurn
+from ..lang.kept import kept
 from ..lang.syntax import CallSyntax, shows_tools
 from ..lang.tools.spec import ToolCall, ToolSpec
 from .transcript import Segment, joined
@@ -38,6 +39,15 @@ class Message:
     def __init__(self, role: str, parts: list[Segment]) -> None:
         self.role = role
         self.parts = parts
+
+
+@kept(64)
+def _prompt_of(template: ChatTemplate) -> str:
+    """What a template prints for the model to go on."""
+    try:
+        return template.render([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+    except OptionError:
+        return ""
 
 
 class Roles:
@@ -114,6 +124,23 @@ class Roles:
                     f"{what} goes on with a turn that has text already, which backend {name!r} was not told to do: "
                     "begin the turn with it, or make the backend with prefill=True if its service can do that"
                 )
+
+    def in_thought(self, parts: Sequence[object], syntax: Callable[[], CallSyntax]) -> set[int]:
+        """Which of `parts` the model begins within reasoning, which the template's prompt for a turn has begun."""
+        if self._template is None or not syntax().opens_thinking(_prompt_of(self._template)):
+            return set()
+        found, now = set(), self.open
+        empty, said = now is not None and not self.messages[-1].parts, len(self.messages)
+        for i, part in enumerate(parts):
+            if isinstance(part, (RoleBegin, ToolTurn)):
+                now, empty, said = part.role if isinstance(part, RoleBegin) else None, True, said + 1
+            elif isinstance(part, Text):
+                empty = empty and not part.text
+            else:
+                if now == "assistant" and empty and said > 1:  # the first turn of a chat has no such prompt
+                    found.add(i)
+                empty = False
+        return found
 
     def begin(self, role: str, tools: Sequence[ToolSpec] = ()) -> Pieces:
         """Begin a turn. `tools` are shown to the model in it, by the template if it can and this is the first turn."""

@@ -77,7 +77,7 @@ class Instance:
         )
         root = None if self.record is None else self.record.root
         self.line = self.line_type(backend, branch, options.sampling, self.body.pulse, ledger, root)
-        self.line.defers = self.body.is_async
+        self.line.asking.defers = self.body.is_async
         self.state = self.state_type(self.line, self.body, root=True)
 
     @property

@@ -130,7 +130,8 @@ class Called(Generated):
 
     def reader(self) -> CallReader:
         """A reader of the text from its start."""
-        return self._syntax.reader(self._asked.tools, turn=self._turn)
+        thinking: Any = "open" if self._asked.in_thought else "none"
+        return self._syntax.reader(self._asked.tools, thinking=thinking, turn=self._turn)
 
     def typed(self) -> Any:
         return self._each(self._meaning)

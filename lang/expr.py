@@ -83,7 +83,8 @@ class CallTools(Gen):
     """The model writes calls of tools here, or text, or an answer. Its constraint follows from the backend's model.
 
     `least` and `most` calls (None: any number). `choice`: "auto", "required", "none" or the name of a tool. `own`: the
-    names of tools that are the program's own functions: what is wrong with one of them is an error.
+    names of tools that are the program's own functions: what is wrong with one of them is an error. `in_thought`: the
+    chat template has begun the reasoning of the turn, so the model ends it first.
     """
 
     tools: tuple[ToolSpec, ...] = ()
@@ -92,6 +93,7 @@ class CallTools(Gen):
     most: int | None = None
     answer: Constraint | None = None
     own: frozenset[str] = frozenset()
+    in_thought: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ...backend.base import Handle, Usage
 from ...backend.waiting import AtHandle, Flow, StreamFlow, Wait, iterate, iterate_async
 from ...lang.errors import BudgetExceeded, OptionError, ProgramTimeout, ToolError
 from ...lang.messages import user
-from ...lang.syntax import CallClosed
+from ...lang.syntax import CallClosed, TextDelta
 from ...lang.tools.listing import ToolList, tool_list
 from ...lang.tools.result import ToolResult
 from ...lang.tools.spec import ToolCall
@@ -189,13 +189,17 @@ class _AgentLoop:
             self._why = self._why or ("max_steps" if last else None)
             yield StepBegan(self._steps)
             self._s += self._rules.turn(self._name, self._tools, len(self._results), self._why is not None)
+            said = ""
             for event in self._s._events(self._name):
                 yield event
+                said += event.text if isinstance(event, TextDelta) else ""
                 if isinstance(event, CallClosed):
                     self._start(event.call)
             if self._waiting:
                 continue
-            answer = yield from self._s._read(self._name, "typed" if self._rules.answer is not None else "value")
+            typed = self._rules.answer is not None
+            answer = yield from self._s._read(self._name, "typed" if typed else "value")
+            answer = answer if typed else said  # without reasoning
             if (complaint := self._rules.complaint(answer)) is None:
                 yield self._ended(answer, self._why or "answered")
                 return

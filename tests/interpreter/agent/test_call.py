@@ -297,6 +297,59 @@ def test_one_bad_schema_does_not_take_the_others_down(toy: Any) -> None:
         asks.run([raw], backend=toy)
 
 
+def test_an_async_program_leaves_a_strangers_bad_tool_out_too(toy: Any) -> None:
+    bad = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 7, "maximum": 2}}, "required": ["n"]}
+    raw = {"name": "spoilt", "description": "Broken.", "parameters": bad}
+
+    @sgl.function
+    async def asks(s: Any, tools: Any, choice: str = "required") -> Any:
+        s += sgl.user("Go on.") + sgl.assistant(sgl.call("step", tools, choice, 1, max_tokens=150))
+        return await s.value("step")
+
+    for seed in range(3):
+        [call] = asyncio.run(asks.arun([add, raw], backend=toy, seed=seed)).ret_value
+        assert call.name == "add"
+    own = sgl.tool(name="spoilt", parameters=bad)(lambda n: n)
+    for tools, choice in (([add, own], "required"), ([add, raw], "spoilt"), ([raw], "required")):
+        with pytest.raises(sgl.SglError, match="spoilt"):
+            asyncio.run(asks.arun(tools, choice, backend=toy))
+
+
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}{# <tool_call> 'tool' #}"
+)
+
+
+def test_a_template_that_begins_the_reasoning() -> None:
+    """The model ends the reasoning before it calls or answers; a call after text of the turn is in no reasoning."""
+    written = 'Two numbers.\n</think>\n\n<tool_call>{"name": "add", "arguments": {"a": 1, "b": 2}}</tool_call>'
+    template = sgl.ChatTemplate(THINKS)
+
+    @sgl.function
+    def asks(s: Any, lead: str = "") -> Any:
+        s += sgl.user("1 + 2?")
+        s += sgl.assistant(lead + sgl.call("step", [add], max_tokens=200))
+        events = list(s.event_iter("step"))
+        return s.value("step"), "".join(e.text for e in events if isinstance(e, sgl.ThinkingDelta))
+
+    calls, thought = asks.run(backend=sgl.FakeBackend([written], chat_template=template)).ret_value
+    assert [call.arguments for call in calls] == [{"a": 1, "b": 2}] and thought.strip() == "Two numbers."
+    after = written[written.index("<tool_call>") :]
+    calls, thought = asks.run("So: ", backend=sgl.FakeBackend([after], chat_template=template)).ret_value
+    assert len(calls) == 1 and not thought
+
+    @sgl.function
+    def agent(s: Any) -> Any:
+        s += sgl.user("1 + 2?")
+        return sgl.agent(s, [add], max_tokens=200)
+
+    turns = [written, "I know it.\n</think>\n\nThree."]
+    state = agent.run(backend=sgl.FakeBackend(turns, chat_template=template))
+    assert state.ret_value.answer == "Three." and [r.text for r in state.ret_value.results] == ["3"]
+    assert state.text().count("<think>") == state.text().count("</think>") == 2
+
+
 def test_a_compiled_program_and_its_graph_know_the_calls(toy: Any) -> None:
     compiled = one.compile(toy)
     assert compiled.run(choice="required", seed=1).ret_value
