@@ -70,8 +70,11 @@ class Line:
         """Enqueue an expression. Raises only for a fault of the expression itself, before any of it is said."""
         at = program_line()
         parts = list(flat(expr))
-        begun = self.roles.in_thought(parts, self.asking.syntax) if any(isinstance(p, CallTools) for p in parts) else ()
-        parts = [self._resolved(replace(p, in_thought=True) if i in begun else p, at) for i, p in enumerate(parts)]
+        if any(isinstance(part, CallTools) for part in parts):
+            for i in self.roles.in_thought(parts, self.asking.syntax):
+                if isinstance(part := parts[i], CallTools):
+                    parts[i] = replace(part, in_thought=True)
+        parts = [self._resolved(part, at) for part in parts]
         with self._writing:
             self._check_open()
             self.roles.check(parts)
