@@ -19,7 +19,7 @@ BY_FILE = loadfile --no-loadscope-reorder --max-worker-restart 0
 KERNEL_TESTS = $(addprefix tests/backend/,$(addsuffix .py,model/test_kernels model/test_matmul \
 	model/test_transformers_device attention/test_tree_attention sample/test_device_sampler cuda/test_device_executor))
 
-.PHONY: install docs demo test test-docs test-native test-neon format test-slow test-gpu test-browser fuzz bench bench-cpu bench-gpu model lint clean
+.PHONY: install docs demo test test-clients test-docs test-native test-neon format test-slow test-gpu test-browser fuzz bench bench-cpu bench-gpu model lint clean
 
 PIP       = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ifeq ($(TORCH),)
@@ -34,7 +34,7 @@ demo: model
 	$(BIN)/python examples/tour.py
 
 test: model lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(call with_workers,$(BIN)/python,$(WORKERS),$(BY_FILE))
+	$(BIN)/python -m pytest -m "not slow and not gpu and not clients" $(call with_workers,$(BIN)/python,$(WORKERS),$(BY_FILE))
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -85,6 +85,18 @@ test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),model)
 # The trace page in a real headless Chromium (skipped where there is none).
 test-browser: $(READY)
 	$(BIN)/python -m pytest -m browser
+
+# Clients of other people against the server, in environments of their own under build/; minutes. JavaScript's need node.
+CLIENTS = langchain-openai langchain-anthropic litellm instructor "pydantic-ai-slim[openai]"
+build/clients/.ready:
+	$(PYTHON) -m venv build/clients
+	build/clients/bin/python -m pip install --quiet --disable-pip-version-check $(CLIENTS)
+	mkdir -p build/clients-node && echo '{"private": true}' > build/clients-node/package.json
+	-cd build/clients-node && npm install --silent --no-fund --no-audit openai @openai/codex @anthropic-ai/claude-code opencode-ai
+	touch $@
+
+test-clients: model build/clients/.ready
+	$(BIN)/python -m pytest -m clients tests/clients
 
 # Random hostile constraints for the grammar engines, in a child process; minutes.
 fuzz: $(READY)

@@ -50,7 +50,7 @@ class FieldTable:
                     code="unsupported_field",
                 )
             if self.tolerant:
-                self._warn(at + str(name))
+                self.warn(at + str(name))
                 continue
             known = [*self.obeyed, *self.inert, *self.refused]
             raise RequestError(
@@ -59,11 +59,12 @@ class FieldTable:
                 code="unknown_field",
             )
 
-    def _warn(self, name: str) -> None:
+    def warn(self, name: str) -> None:
+        """Say in the log, once, that something of a request is left out."""
         key = (self.api, name[:120])
         if key not in _warned and len(_warned) < MOST_WARNINGS:
             _warned.add(key)
-            log.warning("%s: unknown field %.120r is left out; further ones are not told", *key)
+            log.warning("%s: %.120r is not known here and left out; this is told once", *key)
 
     def describe(self) -> str:
         """The table in Markdown, for the documentation."""

@@ -99,6 +99,8 @@ class ResponseWriter:
             return [*begun, self._of_part("response.reasoning_text.delta", delta=event.text)]
         if isinstance(event, CallBegan):
             call = {"type": "function_call", "call_id": event.id, "name": event.name, "arguments": ""}
+            if (space := self._request.spaces.get(event.name)) is not None:
+                call["namespace"] = space
             return [*self._close(), self._add("function_call", "fc", call)]
         if isinstance(event, ArgumentsDelta):
             self._items[-1]["arguments"] += event.json

@@ -22,17 +22,23 @@ from .tools import arguments_of, tool_use
 
 API = "responses"
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_LEFT_OUT = ("web_search", "web_search_preview", "web_search_2025_08_26")
+"""Tools of other services that are left out with a warning, unless the model must use them."""
 _LOGPROBS = "message.output_text.logprobs"
 
 
 @dataclass(frozen=True)
 class ResponsesRequest:
-    """A checked request. `body`: as it came, for the fields that an answer tells again."""
+    """A checked request. `body`: as it came, for the fields that an answer tells again.
+
+    `spaces`: the namespaces of functions that are of one.
+    """
 
     conversation: ConversationRequest
     body: Mapping[str, Any]
     stream: bool
     logprobs: bool
+    spaces: Mapping[str, str]
 
 
 def read_responses(body: Mapping[str, Any], serving: Serving) -> ResponsesRequest:
@@ -40,7 +46,8 @@ def read_responses(body: Mapping[str, Any], serving: Serving) -> ResponsesReques
     RESPONSES.check(body)
     template_of(API, serving.runtime)
     said = _said(body)
-    tools = tool_use(API, _with_tools(body), serving.runtime.tokenizer.control_texts)
+    told, spaces = _with_tools(body)
+    tools = tool_use(API, told, serving.runtime.tokenizer.control_texts)
     logprobs = _includes_logprobs(body)
     asked = count(API, "top_logprobs", body.get("top_logprobs") or 0, MOST_TOP_LOGPROBS)
     _check_text(body)
@@ -50,7 +57,7 @@ def read_responses(body: Mapping[str, Any], serving: Serving) -> ResponsesReques
     options = {**template_options(API, body), **_reasoning(body, serving)}
     request = conversation(API, serving, said, tools, sampling, constraint, constraint_field(body), options)
     _check_stream_options(body)
-    return ResponsesRequest(request, body, flag(API, body, "stream"), logprobs)
+    return ResponsesRequest(request, body, flag(API, body, "stream"), logprobs, spaces)
 
 
 def _includes_logprobs(body: Mapping[str, Any]) -> bool:
@@ -90,23 +97,38 @@ def _reasoning(body: Mapping[str, Any], serving: Serving) -> dict[str, Any]:
     return reasoning_option(API, "reasoning/effort", serving.runtime, False if asked.get("effort") == "none" else None)
 
 
-def _with_tools(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The body, with its tools as functions."""
+def _with_tools(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """The body, with its tools as functions, and the namespaces that functions are of."""
     tools = body.get("tools")
     if not isinstance(tools, list):
-        return body
-    functions = []
+        return body, {}
+    functions: list[dict[str, Any]] = []
+    spaces: dict[str, str] = {}
     for i, tool in enumerate(tools):
         kind = tool.get("type") if isinstance(tool, Mapping) else None
-        if kind != "function":
+        if kind == "function":
+            functions.append(_function(tool))
+        elif kind == "namespace" and isinstance(tool.get("tools"), list):
+            own = [_function(each) for each in tool["tools"] if isinstance(each, Mapping)]
+            spaces |= {str(each["name"]): str(tool.get("name")) for each in own}
+            functions += own
+        elif kind in _LEFT_OUT and _names(body.get("tool_choice")) != kind:
+            RESPONSES.warn(f"tools of type {kind}")  # coding clients offer them to every server
+        else:
             raise RequestError(
                 f"{API}: tools/{i} must be of type 'function', got {shown(kind)}; this server runs no tools of its own",
                 param=f"tools/{i}",
             )
-        parameters = tool.get("parameters") or {"type": "object", "properties": {}}
-        name, description = tool.get("name"), tool.get("description") or ""
-        functions.append({"name": name, "description": description, "parameters": parameters})
-    return {**body, "tools": functions}
+    return {**body, "tools": functions}, spaces
+
+
+def _function(tool: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = tool.get("parameters") or {"type": "object", "properties": {}}
+    return {"name": tool.get("name"), "description": tool.get("description") or "", "parameters": parameters}
+
+
+def _names(choice: Any) -> Any:
+    return choice.get("type") if isinstance(choice, Mapping) else None
 
 
 # -- items

@@ -181,7 +181,8 @@ def test_the_client_parses_and_goes_on(server: Served, client: openai.OpenAI) ->
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "c"}, "conversation"),
         ({"background": True}, "background"),
-        ({"tools": [{"type": "web_search"}]}, "tools/0"),
+        ({"tools": [{"type": "file_search"}]}, "tools/0"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "tools/0"),
         ({"tools": [{"type": "function", "name": "f", "parameters": {"type": "intger"}}]}, "tool f"),
         ({"tool_choice": "required"}, "without tools"),
         ({"input": []}, "input"),
@@ -220,3 +221,12 @@ def test_fields_of_clients_are_left_out_with_a_warning(server: Served, caplog: p
         more = {"agent_turn": 3, "store": True, "client_metadata": {"a": "b"}, "reasoning": {"effort": "low"}}
         assert post(server, **more).json()["output"][0]["content"] == plain
     assert caplog.text.count("agent_turn") == 1
+
+
+def test_functions_of_a_namespace_are_called_by_it(server: Served) -> None:
+    space = {"type": "namespace", "name": "sums", "description": "Sums.", "tools": [ADD]}
+    more = {"max_output_tokens": 200, "tool_choice": "required", "parallel_tool_calls": False}
+    said = post(server, tools=[space, {"type": "web_search"}], **more).json()
+    call = next(item for item in said["output"] if item["type"] == "function_call")
+    assert call["namespace"] == "sums" and call["name"] == "add"
+    Response.model_validate(said)
