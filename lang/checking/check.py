@@ -11,6 +11,7 @@ more than a fraction of a second, and what cannot be decided is a `Mismatch`.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from ..constraint import Choices, Constraint, Control, Either, Exactly, Grammar, JsonSchema, Regex, Repeated, Sequenced
@@ -32,6 +33,10 @@ class Mismatch(ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class OutOfRange(Mismatch):
+    """A number of a JSON text that no double holds. Within other text no mask can tell."""
 
 
 def check(constraint: Constraint, text: str) -> Any:
@@ -72,11 +77,15 @@ def check(constraint: Constraint, text: str) -> Any:
 
 def _check_either(constraint: Either, text: str) -> Any:
     reasons = []
+    beyond: OutOfRange | None = None
     for branch in constraint.branches:
         try:
             return check(branch, text)
         except Mismatch as mismatch:
             reasons.append(mismatch.reason)
+            beyond = mismatch if isinstance(mismatch, OutOfRange) else beyond
+    if beyond is not None:
+        raise beyond
     raise Mismatch("no branch matches: " + "; ".join(reasons))
 
 
@@ -109,18 +118,26 @@ def _fullmatch(pattern: str, text: str) -> bool:
 
 
 def _splits(parts: tuple[Constraint, ...], text: str) -> bool:
+    """Whether a text can be split into the parts. Raises `OutOfRange` if only a number is in the way."""
+    beyond: list[OutOfRange] = []
+
+    def fits(part: Constraint, piece: str) -> bool:
+        try:
+            check(part, piece)
+        except OutOfRange as mismatch:
+            beyond.append(mismatch)
+            return False
+        except Mismatch:
+            return False
+        return True
+
     try:
-        return splits(parts, text, _fits)
+        found = splits(parts, text, fits)
     except Slow as slow:
         raise Mismatch(f"{brief(text)} as a sequence: {slow}") from None
-
-
-def _fits(part: Constraint, text: str) -> bool:
-    try:
-        check(part, text)
-    except Mismatch:
-        return False
-    return True
+    if not found and beyond:
+        raise beyond[0]
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------------- JSON
@@ -132,7 +149,7 @@ def _check_json(constraint: JsonSchema, text: str) -> Any:
         try:
             return parse(constraint.type, text)
         except ValueError as error:
-            raise Mismatch(str(error)) from error
+            raise (OutOfRange if _beyond(value) else Mismatch)(str(error)) from error
     return _validated(_validator(constraint.source), value)
 
 
@@ -148,9 +165,12 @@ def _validated(validator: Any, value: Any) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Parse strict JSON: a `Mismatch` for repeated keys, NaN, Infinity, numbers beyond a double, lone surrogates."""
+    """Parse strict JSON: a `Mismatch` for repeated keys, NaN, Infinity, numbers beyond a double
+    (`OutOfRange`), lone surrogates."""
     try:
-        value = json.loads(text, object_pairs_hook=_members, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_members, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+        )
     except Mismatch:
         raise
     except RecursionError:
@@ -177,8 +197,27 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(number: str) -> float:
     value = float(number)
     if value in (float("inf"), float("-inf")):
-        raise Mismatch(f"{brief(number)} is out of the range of numbers")
+        raise OutOfRange(f"{brief(number)} is out of the range of numbers")
     return value
+
+
+def _whole(number: str) -> int:
+    try:
+        return int(number)
+    except ValueError:  # Python reads at most 4,300 digits
+        raise OutOfRange(f"{brief(number)} is out of the range of numbers") from None
+
+
+def _beyond(value: Any) -> bool:
+    """Whether data have an integer that no double holds."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, (dict, list)):
+            left += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, int) and abs(one) > sys.float_info.max:
+            return True
+    return False
 
 
 def _no_constant(name: str) -> Any:

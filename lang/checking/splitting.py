@@ -118,9 +118,11 @@ class _SplitWalk:
                 yield end
 
     def _json_ends(self, start: int) -> Iterator[int]:
-        """The positions where JSON text may end: a number after any of its digits, other values in one place."""
-        if (number := _NUMBER.match(self.text, start, start + LONGEST_NUMBER_CHARACTERS)) is not None:
-            yield from range(start + 1, number.end() + 1)
+        """The positions where JSON text may end: a number after any of its digits, a long one and any
+        other value in one place: masks let no text follow a number that it may go on with."""
+        if (number := _NUMBER.match(self.text, start)) is not None:
+            most = start + LONGEST_NUMBER_CHARACTERS
+            yield from range(start + 1 if number.end() <= most else number.end(), number.end() + 1)
             return
         try:
             yield json.JSONDecoder().raw_decode(self.text, start)[1]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from ....lang.checking.check import Mismatch
+from ....lang.checking.check import Mismatch, OutOfRange
 from ....lang.errors import ConstraintError, Truncated
 from ...base import GenRequest, GenResult
 from ..grammar.compile import Prepared
@@ -201,6 +201,11 @@ class ConstrainedGenJob(GenJob):
                 why = f"the stop {self.matcher.matched!r} cut the text where it was not complete"
             elif checked:
                 why = f"{self.attempt} samples in a row broke what only a check can enforce ({', '.join(checked)})"
+            elif isinstance(mismatch, OutOfRange):
+                why = (
+                    "the text has a number that no double holds, which a mask within other text cannot rule out; bound "
+                    "the number with minimum= and maximum=, or ask for an integer"
+                )
             else:
                 why = "the text breaks its constraint, although the mask allowed it; please report this"
             raise ConstraintError(f"{self.where}: {why}: {mismatch}. The text: {self.matcher.text!r:.400}")

@@ -297,3 +297,22 @@ def test_explain_has_a_row_for_each_part() -> None:
     for words in ("at least 1 time, at most 2 times", "without '<call>'", f"the token {CONTROL}", "/properties/name"):
         assert words in told
     assert "part 1: each: part 3: /properties/x" in told
+
+
+def test_a_number_beyond_a_double_within_text_is_said_plainly(runtime: Any) -> None:
+    number = "v=" + sgl.schema(float) + ";"
+    assert runtime.accepts(number, "v=1e30;") and runtime.accepts(number, f"v={'9' * 300}.5;")
+    assert "out of the range of numbers" in runtime.accepts(number, f"v={'9' * 900}.5;").why
+    assert "out of the range of numbers" in runtime.accepts(number, "v=1e999;").why
+    assert "out of the range of numbers" in runtime.accepts(number, f"v={'9' * 5000};").why
+    assert "out of the range" in runtime.accepts(number | "w=" + sgl.schema(float), "w=1e999").why
+
+    @sgl.function
+    def writes(s: Any) -> None:
+        s += "x" + sgl.gen("text", constraint=number, max_tokens=60, temperature=0, logit_bias=bias)
+
+    (nine, power) = runtime.tokenizer.encode([("9e", False)], first=False)
+    bias = {nine: 50.0, power: 100.0}
+    with pytest.raises(sgl.ConstraintError, match=r"a number that no double holds.*minimum=") as caught:
+        writes.run(backend=runtime)["text"]
+    assert "please report" not in str(caught.value)
