@@ -34,7 +34,7 @@ from .engines.watched import WatchedGrammar, WatchedMatcher
 from .engines.worker import START_SECONDS, Build, GrammarWorker, cached
 from .engines.xgrammar import XGrammar
 from .lark import plainly_written, schemas, to_source
-from .lexemes import lexeme_rules, regular
+from .lexemes import LexemeRules, lexeme_rules, regular
 from .once import OnceCache
 from .protocol import CompiledGrammar, Matcher
 from .raw import checked_text, raw_source
@@ -248,13 +248,20 @@ class Grammars:
         if ways is not None and (why := too_long(ways.automata)):
             raise ConstraintError(why)
         masks = {part: low.engine_schema for part, low in lowered.items()}
-        compiled = self._engine(constraint, masks, named, vocabulary)
+        rules = None  # of parts that are joined, made once: of a long list of tools they take the most time
+        if (
+            self.backend in ("auto", "llguidance")
+            and not isinstance(constraint, Grammar)
+            and regular(constraint) is None
+        ):
+            rules = lexeme_rules(constraint, masks)
+        compiled = self._engine(constraint, masks, named, vocabulary, rules)
         checked = [pointer for part, low in lowered.items() for pointer in _unenforced(part, low)]
         joined = not isinstance(constraint, JsonSchema)  # within other text the mask does not follow an object's keys
         if any(open_keys(low.document) if joined else few_keys(low.document) for low in lowered.values()):
             checked.append("repeated keys")
         if isinstance(compiled, LLGuidanceGrammar):
-            compiled = CachedGrammar(compiled, _state_keys(constraint, lowered, masks), self.budget)
+            compiled = CachedGrammar(compiled, _state_keys(constraint, lowered, rules), self.budget)
         elif compiled.engine == "xgrammar":
             compiled = WatchedGrammar(compiled, f"{constraint!r:.200}")
         prepared = Prepared(
@@ -301,7 +308,12 @@ class Grammars:
             return None
 
     def _engine(
-        self, constraint: Constraint, masks: dict[JsonSchema, Any], named: dict[str, int], vocabulary: Vocabulary
+        self,
+        constraint: Constraint,
+        masks: dict[JsonSchema, Any],
+        named: dict[str, int],
+        vocabulary: Vocabulary,
+        rules: LexemeRules | None,
     ) -> CompiledGrammar | LLGuidanceGrammar:
         wanted = self.backend
         if isinstance(constraint, Grammar):
@@ -312,11 +324,11 @@ class Grammars:
             return self._tried(raw_source(constraint))
         if wanted in ("xgrammar", "outlines"):
             return self._asked(wanted, constraint, masks)
-        source = to_source(constraint, masks, named)
+        source = to_source(constraint, masks, named, rules)
         if isinstance(constraint, JsonSchema):  # it was tried when it was lowered
             return self.llguidance.compile_lark(source, json=True)
         compiled = self.llguidance.compile_lark(source, vocabulary=vocabulary)
-        try_writing(to_source(constraint, masks) if named else source)
+        try_writing(to_source(constraint, masks, rules=rules) if named else source)
         return compiled
 
     def _tried(self, source: str) -> LLGuidanceGrammar:
@@ -349,7 +361,7 @@ def _try(prepared: Prepared) -> None:
     _ = prepared.length
 
 
-def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered], masks: dict[JsonSchema, Any]) -> StateKeys:
+def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered], rules: LexemeRules | None) -> StateKeys:
     if isinstance(constraint, JsonSchema):
         return SchemaKeys(lowered[constraint].document)
     if isinstance(constraint, Grammar):
@@ -357,8 +369,7 @@ def _state_keys(constraint: Constraint, lowered: dict[JsonSchema, Lowered], mask
     node = regular(constraint)
     if node is not None:
         return PatternKeys(node) if node.plain else TextKeys()
-    rules = lexeme_rules(constraint, masks)
-    if not plainly_written(rules):
+    if rules is None or not plainly_written(rules):
         return TextKeys()
     return LexemeKeys(rules, {part: low.document for part, low in lowered.items()}, controls(constraint))
 

@@ -31,13 +31,19 @@ def schemas(constraint: Constraint) -> list[JsonSchema]:
     return [found for part in constraint.inner for found in schemas(part)]
 
 
-def to_source(constraint: Constraint, masks: dict[JsonSchema, Any], controls: Mapping[str, int] | None = None) -> str:
+def to_source(
+    constraint: Constraint,
+    masks: dict[JsonSchema, Any],
+    controls: Mapping[str, int] | None = None,
+    rules: LexemeRules | None = None,
+) -> str:
     """The grammar of a constraint. `masks`: for each JSON Schema in it, the schema that the mask enforces. `controls`:
-    the ids of its control tokens; None: of a trial without a vocabulary."""
-    node = regular(constraint)
+    the ids of its control tokens; None: of a trial without a vocabulary. `rules`: its lexeme rules, if they are made
+    already."""
+    node = regular(constraint) if rules is None else None
     if node is not None:
         return f"start: T\nT: {_printed(node)}\n"
-    return LarkRules(masks, controls).grammar(lexeme_rules(constraint, masks))
+    return LarkRules(masks, controls).grammar(lexeme_rules(constraint, masks) if rules is None else rules)
 
 
 def plainly_written(rules: LexemeRules) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sgl
+from sgl.backend.runtime.grammar import lexemes
 from sgl.backend.runtime.grammar.compile import Grammars
 from sgl.backend.runtime.grammar.sharing.lexeme_keys import LexemeKeys
 from sgl.backend.runtime.grammar.sharing.mask_cache import CachedGrammar
@@ -316,3 +317,13 @@ def test_a_number_beyond_a_double_within_text_is_said_plainly(runtime: Any) -> N
     with pytest.raises(sgl.ConstraintError, match=r"a number that no double holds.*minimum=") as caught:
         writes.run(backend=runtime)["text"]
     assert "please report" not in str(caught.value)
+
+
+def test_how_parts_join_is_read_once(monkeypatch: pytest.MonkeyPatch, grammars: Grammars) -> None:
+    """Of a long list of tools that takes the most time of compiling."""
+    read: list[Constraint] = []
+    rules = lexemes._LexemeWriter.rules
+    monkeypatch.setattr(lexemes._LexemeWriter, "rules", lambda self, of: read.append(of) or rules(self, of))
+    once = "once " + ARGUMENTS + sgl.control(CONTROL) + sgl.regex("[a-z]{2}")
+    assert grammars.prepare(once).compiled.engine == "llguidance"
+    assert read == [once]
