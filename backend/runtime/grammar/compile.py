@@ -112,6 +112,10 @@ class Prepared:
         """The length in tokens of the shortest text known, 0 if none is. To find it may take a second, once."""
         return len(self._fewest[0] or ())
 
+    def knows(self, budget: int) -> bool:
+        """Whether `text_within` and `refusal` answer at once."""
+        return self.length <= budget or "_fewest" in self.__dict__
+
     def text_within(self, budget: int) -> list[int] | None:
         """A text of at most `budget` tokens, if one is known."""
         text = self._text if self.length <= budget else self._fewest[0]

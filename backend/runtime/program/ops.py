@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any
 
 from ....lang.errors import ContextOverflow, OptionError
+from ...base import Handle
 from ..grammar.compile import Grammars
 from ..job.constrained_gen import ConstrainedGenJob
 from ..job.gen import GenJob, Samples
@@ -46,6 +48,8 @@ class Ops:
                 self._carry_out(branch, op)
 
     def _carry_out(self, branch: Branch, op: Any) -> None:
+        if isinstance(op, GenOp) and self._searches_first(branch, op):
+            return
         if isinstance(op, (GenOp, ScoreOp, WarmOp)):
             try:
                 self._begin(branch, op)
@@ -72,6 +76,35 @@ class Ops:
             branch.wait_outside(op.until)
         elif isinstance(op, TokensOp):
             self._append(branch, op.tokens)
+
+    def _searches_first(self, branch: Branch, op: GenOp) -> bool:
+        """Whether the text of the fewest tokens is looked for before a gen begins, since its budget is small.
+
+        That takes up to seconds. So a thread does it, the branch is held until then, and others go on.
+        """
+        request = op.request
+        if request.constraint is None or request.on_budget == "partial" or not self.grammars.has(request.constraint):
+            return False
+        prepared = self.grammars.prepare(request.constraint, request.where)
+        budget = self.context.context_length - branch.cursor.length
+        if request.sampling.max_tokens is not None:
+            budget = min(budget, request.sampling.max_tokens)
+        if prepared.knows(budget):
+            return False
+        found: Handle[None] = Handle(request.where)
+
+        def search() -> None:
+            try:
+                prepared.text_within(budget)
+            except BaseException as error:
+                found.finish(None, error)
+            else:
+                found.finish(None)
+
+        branch.ops.appendleft(op)
+        branch.wait_outside(found)
+        Thread(target=search, name="sgl-search", daemon=True).start()
+        return True
 
     def _begin(self, branch: Branch, op: GenOp | ScoreOp | WarmOp) -> None:
         """Begin an op that needs the model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -127,6 +128,31 @@ def test_the_fewest_tokens_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) 
         except ConstraintError:
             assert budget < 5
     assert len(looked) == 1
+
+
+def test_the_fewest_tokens_are_looked_for_while_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search waits for another program to end, which it would for ever on the thread that drives."""
+    runtime, ended, run = favouring("", ends=-40.0), threading.Event(), FewestSearch.run
+
+    def search(self: FewestSearch, *given: Any) -> Any:
+        assert ended.wait(60), "no other program could go on"
+        return run(self, *given)
+
+    monkeypatch.setattr(FewestSearch, "run", search)
+    constraint, fewest = FEWER_TOKENS["letters"]
+
+    @sgl.function
+    def tight(s: Any) -> None:
+        s += "x" + sgl.gen("a", constraint=constraint, max_tokens=fewest)
+
+    @sgl.function
+    def other(s: Any) -> None:
+        s += "y" + sgl.gen("a", max_tokens=5)
+
+    waits = tight.run(backend=runtime, stream=True)
+    assert other.run(backend=runtime)["a"]
+    ended.set()
+    assert waits["a"]
 
 
 def test_a_search_that_stops_says_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
