@@ -36,8 +36,8 @@ _DEPTH_CLASS = [d if d <= 3 else 4 if d <= 5 else 5 if d <= 8 else 6 if d <= 16 
 class SuffixTree:
     """The contexts that were seen. Nodes are numbers; the lists have one entry a node."""
 
-    def __init__(self, most_nodes: int = MOST_NODES) -> None:
-        self.most_nodes = most_nodes
+    def __init__(self, most_nodes: int | None = None) -> None:
+        self.most_nodes = MOST_NODES if most_nodes is None else most_nodes
         self.generation = 0
         self.forget()
 
