@@ -23,7 +23,6 @@ from .eagle.head import Eagle3Head
 from .eagle.packed_head import pack_head
 from .eagle.propose import Drafter
 from .head_source import HeadSource
-from .trials import Trials
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("sgl")
 SHIPPED_HEAD = Path(__file__).parent / "eagle" / "smollm2-135m"
 """The head of the embedded model."""
-HEAD_TRIALS = 0, 2
-"""With a head it is never sure that drafts pay, since it takes time of its own (`Trials`)."""
 
 
 @runtime_checkable
@@ -103,7 +100,6 @@ class HeadDrafter:
         longest = min(options.context_length, options.pool_tokens) + options.chain_drafts + 1
         drafter = Drafter(self.head, lambda ids: _embedded(model, ids), positions=longest)
         speculation = engine.speculation
-        speculation.trials = Trials(*HEAD_TRIALS)
         speculation.proposers.append(
             HeadSource(drafter, model, speculation.sites, options.chain_drafts, engine.tokenizer.vocab_size)
         )

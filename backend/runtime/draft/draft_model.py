@@ -19,11 +19,8 @@ from ..step.executor import executor_of
 from ..step.packed import Model
 from ..text.tokenizer import Tokenizer
 from .model_source import DraftModelSource
-from .trials import Trials
 
 log = logging.getLogger("sgl")
-MODEL_TRIALS = 0, 2
-"""With a draft model it is never sure that drafts pay, since it takes time of its own (`Trials`)."""
 
 Load = Callable[[str], tuple[Model, Tokenizer, Any, str]]
 """Load a model for the device and in the form of the target: the model, its tokenizer, its template, its name."""
@@ -61,7 +58,6 @@ class DraftModel:
         except OutOfMemory as error:
             raise OutOfMemory(f"speculative_draft_model_path: {self.name}: {error}") from error
         alone = replace(options, overlap=False, cuda_graph_max_bs=0)  # its steps wait, and none is captured
-        speculation.trials = Trials(*MODEL_TRIALS)
         speculation.proposers.append(
             DraftModelSource(
                 executor_of(self.model, engine.tokenizer.vocab_size, alone),

@@ -29,8 +29,6 @@ log = logging.getLogger("sgl")
 
 AHEAD_TOKENS = 1.0
 """Tokens a step that running ahead is worth, on a device."""
-HOST_TRIALS, DEVICE_TRIALS = (2, 64), (0, 4)
-"""Up to how many branches drafts always pay, and are tried first (`Trials`)."""
 DEVICE_BRANCHES = 4
 """With more branches nothing is drafted on a device: steps of a millisecond do not hide what that costs the host."""
 PROMPT_ROWS = 4
@@ -47,7 +45,7 @@ class Speculation:
         self, proposers: Sequence[Proposer] | None, slope: float, most: int = DRAFT_TOKENS, device: bool = False
     ) -> None:
         self.most_branches = DEVICE_BRANCHES if device else MOST_BRANCHES
-        self.trials = Trials(*(DEVICE_TRIALS if device else HOST_TRIALS))
+        self.trials = Trials()
         self.sites = Sites()
         self.proposers: list[Proposer] = [SuffixSource(self.sites)] if proposers is None else list(proposers)
         self.cost = StepCost(slope)
@@ -56,9 +54,15 @@ class Speculation:
         self._last = 0.0
         self._tokens = 0
         self._drafting = False
+        self._guessing = 0.0
 
     def propose(self, running: Sequence[Branch]) -> None:
         """Give drafts to the jobs of these branches, for the next plan."""
+        began = time.monotonic()
+        self._propose(running)
+        self._guessing = time.monotonic() - began
+
+    def _propose(self, running: Sequence[Branch]) -> None:
         if not self.proposers or not self.most:
             return
         share = self.cost.share(len(running))
@@ -118,10 +122,11 @@ class Speculation:
         """Learn from a step whose answers were handed out. `tokens`: generated since the start."""
         now, drafted = time.monotonic(), 0
         if all(len(span.want) and span.chain is None for span in step.spans):
-            seconds, drafted = now - max(step.began, self._last), sum(len(span.draft) for span in step.spans)
-            self.cost.learn(step.rows, seconds)
+            drafted = sum(len(span.draft) for span in step.spans)
+            self.cost.learn(step.rows, now - max(step.began, self._last))
             if step.rows - drafted <= PROMPT_ROWS * len(step.spans):
-                self.trials.learn(len(step.spans), tokens - self._tokens, seconds)
+                whole = now - max(step.began - self._guessing, self._last)
+                self.trials.learn(len(step.spans), tokens - self._tokens, whole, self._drafting)
         self._last, self._tokens = now, tokens
         if self._drafting:
             for proposer in list(self.proposers):

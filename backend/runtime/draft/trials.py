@@ -1,94 +1,116 @@
-"""Whether drafting pays at all, found by trying. Knows nothing of drafts.
+"""Whether drafting pays at all, found by trying, and with a bound on what trying costs. Knows nothing of drafts.
 
-For each number of branches (by its power of two) the tokens a second are measured with drafts and without, some steps
-at a time. The better way goes on, and the other one is tried again now and then, the more rarely the more often it
-lost. So whatever drafting costs beside rows (guessing, masks, steps that cannot overlap) is counted too.
+For each number of branches the seconds of a token without drafts are known from steps without. So each step with
+drafts gained or lost a known time, and an account of it is kept: its *credit*. Losses are paid from it, gains and a
+small part of all time are added to it. Without credit nothing is drafted. So drafts never cost more than that part of
+the time, beside the credit of the beginning, whatever they cost it by: rows, guessing, masks, steps that cannot overlap.
+Credit has a greatest value, so drafts that paid for long and no longer do are soon given up.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
+from statistics import median
 
-BLOCK_STEPS, TRIAL_STEPS = 16, 8
-"""Steps of the better way before it is looked at again, and of a trial of the other way."""
-MOST_BLOCKS = 32
-"""Blocks between two trials, at most."""
-UNSETTLED_STEPS = 2
-"""Steps after a change that do not count: they were begun in the other way."""
-MARGIN = 1.03
-"""How much faster the way without drafts must be to be taken."""
-KEPT = 0.5
-"""What an older measurement counts beside a new one."""
-
-
-@dataclass(slots=True)
-class _Way:
-    tokens: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
+ALLOWANCE, LEAST_ALLOWANCE = 0.02, 0.005
+"""The part of all time that drafts may lose. It halves each time they are given up, and is whole again when they won."""
+FIRST_CREDIT, TRIAL_CREDIT, MOST_CREDIT = 6.0, 3.0, 16.0
+"""Credit at the start, before drafts are tried again, and at most; in steps without drafts."""
+LEAST_GAIN = 0.02
+"""Drafts that are not faster by this lose."""
+MOST_LOSS = 1.5
+"""What one step may lose, in steps without drafts, and how many times the median of such steps one may take: more is a
+disturbance."""
+PACE_STEPS, AGAIN_STEPS = 6, 3
+"""Steps without drafts before drafts are tried, and when their pace is looked at again."""
+FIRST_BLOCK, MOST_BLOCK = 16, 256
+"""Steps with drafts before that: twice as many each time."""
+UNSETTLED_STEPS = 1
+"""Steps after drafts stop that do not count: on a device they were begun with drafts."""
+KEPT_STEPS = 32
+"""Steps without drafts that the pace is a mean of."""
 
 
 @dataclass(slots=True)
 class _Class:
-    """What is known of one number of branches. `left`: steps until the next decision."""
+    """What is known of one number of branches. `plain`: tokens and seconds of the latest steps without drafts; `step`
+    and `pace`: seconds of one of them, and of a token. `left`: steps until drafts may begin, or until they pause."""
 
-    drafting: bool
-    with_drafts: _Way = field(default_factory=_Way)
-    without: _Way = field(default_factory=_Way)
-    now: _Way = field(default_factory=_Way)
-    left: int = BLOCK_STEPS
+    drafting: bool = False
+    plain: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=KEPT_STEPS))
+    step: float = 0.0
+    pace: float = 0.0
+    credit: float = FIRST_CREDIT
+    needed: float = 0.0
+    allowance: float = ALLOWANCE
+    block: int = FIRST_BLOCK
+    left: int = PACE_STEPS
     unsettled: int = 0
-    trying: bool = False
-    wait: int = 1
-    blocks: int = 0
+    won: bool = False
 
 
 class Trials:
-    """`sure`: with up to so many branches drafts always pay. `likely`: with up to so many they are tried first."""
+    """Says of each step whether it may draft, and learns from what came of it."""
 
-    def __init__(self, sure: int, likely: int) -> None:
-        self._sure, self._likely = sure, likely
+    def __init__(self) -> None:
         self._classes: dict[int, _Class] = {}
 
     def drafting(self, branches: int) -> bool:
         """Whether the next step of so many branches may draft."""
-        return branches <= self._sure or self._class(branches).drafting
+        return self._class(branches).drafting
 
-    def _class(self, branches: int) -> _Class:
-        at = branches.bit_length()
-        found = self._classes.get(at)
-        if found is None:
-            found = self._classes[at] = _Class(branches <= self._likely)
-        return found
-
-    def learn(self, branches: int, tokens: int, seconds: float) -> None:
-        """Learn from a step that generated `tokens` in so many seconds."""
-        if branches <= self._sure:
-            return
+    def learn(self, branches: int, tokens: int, seconds: float, drafted: bool) -> None:
+        """Learn from a step that generated `tokens` in so many seconds. `drafted`: whether it was one that might."""
         one = self._class(branches)
         if one.unsettled:
             one.unsettled -= 1
-            return
-        one.now.tokens += tokens
-        one.now.seconds += seconds
-        one.left -= 1
-        if not one.left:
-            self._decide(one)
+        elif drafted:
+            self._learn_drafted(one, tokens, seconds)
+        else:
+            self._learn_plain(one, tokens, seconds)
 
-    def _decide(self, one: _Class) -> None:
-        way = one.with_drafts if one.drafting else one.without
-        way.tokens = KEPT * way.tokens + one.now.tokens
-        way.seconds = KEPT * way.seconds + one.now.seconds
-        one.now = _Way()
-        one.blocks += 1
-        before, best = one.drafting, one.without.rate < MARGIN * one.with_drafts.rate
-        if one.trying:  # back to the better way, which may be this one
-            one.wait = 1 if best == before else min(MOST_BLOCKS, 2 * one.wait)
-            one.trying, one.blocks, one.drafting = False, 0, best
-        elif one.blocks >= one.wait:
-            one.trying, one.drafting = True, not before
-        one.left = TRIAL_STEPS if one.trying else BLOCK_STEPS
-        one.unsettled = UNSETTLED_STEPS if before and not one.drafting else 0  # what beginning costs does count
+    def _class(self, branches: int) -> _Class:
+        """The class of a number of branches: 1, 2, ... 7, 8-9, 10-11, ... 16-19, ... A new one takes over what its
+        nearest neighbour found, but for the pace."""
+        shift = max(0, branches.bit_length() - 3)
+        at = 4 * shift + (branches >> shift)
+        found = self._classes.get(at)
+        if found is None:
+            found = self._classes[at] = _Class()
+            near = min((other for other in self._classes if other != at), key=lambda other: abs(other - at), default=at)
+            other = self._classes[near]
+            found.credit, found.needed = min(found.credit, other.credit), other.needed
+            found.allowance = other.allowance
+        return found
+
+    def _learn_plain(self, one: _Class, tokens: int, seconds: float) -> None:
+        one.plain.append((tokens, seconds))
+        one.credit = min(MOST_CREDIT, one.credit + one.allowance)
+        one.left -= 1
+        if one.left <= 0 and one.credit >= one.needed:
+            most = MOST_LOSS * median(seconds for _, seconds in one.plain)
+            whole = sum(min(most, seconds) for _, seconds in one.plain)
+            one.step, one.pace = whole / len(one.plain), whole / max(1, sum(tokens for tokens, _ in one.plain))
+            one.drafting, one.left = True, one.block
+
+    def _learn_drafted(self, one: _Class, tokens: int, seconds: float) -> None:
+        if not one.step:
+            return
+        gain = (tokens * one.pace * (1 - LEAST_GAIN) - seconds) / one.step
+        one.credit += max(-MOST_LOSS, gain) + one.allowance
+        one.left -= 1
+        if one.credit <= 0:
+            one.allowance = max(LEAST_ALLOWANCE, one.allowance / 2)
+            one.needed, one.block = TRIAL_CREDIT, FIRST_BLOCK
+            self._pause(one)
+            return
+        if one.credit >= MOST_CREDIT:
+            one.credit, one.needed, one.allowance, one.won = MOST_CREDIT, 0.0, ALLOWANCE, True
+        if one.left <= 0:
+            one.block = min(MOST_BLOCK, 2 * one.block) if one.won else FIRST_BLOCK
+            one.won = False
+            self._pause(one)
+
+    def _pause(self, one: _Class) -> None:
+        one.drafting, one.left, one.unsettled = False, AGAIN_STEPS, UNSETTLED_STEPS
