@@ -55,12 +55,13 @@ class Speculation:
         self._tokens = 0
         self._drafting = False
         self._guessing = 0.0
+        self._running = 0
 
     def propose(self, running: Sequence[Branch]) -> None:
         """Give drafts to the jobs of these branches, for the next plan."""
         began = time.monotonic()
         self._propose(running)
-        self._guessing = time.monotonic() - began
+        self._guessing, self._running = time.monotonic() - began, len(running)
 
     def _propose(self, running: Sequence[Branch]) -> None:
         if not self.proposers or not self.most:
@@ -126,7 +127,7 @@ class Speculation:
             self.cost.learn(step.rows, now - max(step.began, self._last))
             if step.rows - drafted <= PROMPT_ROWS * len(step.spans):
                 whole = now - max(step.began - self._guessing, self._last)
-                self.trials.learn(len(step.spans), tokens - self._tokens, whole, self._drafting)
+                self.trials.learn(self._running, tokens - self._tokens, whole, self._drafting)
         self._last, self._tokens = now, tokens
         if self._drafting:
             for proposer in list(self.proposers):

@@ -3,7 +3,7 @@
 For each number of branches the seconds of a token without drafts are known from steps without. So each step with
 drafts gained or lost a known time, and an account of it is kept: its *credit*. Losses are paid from it, gains and a
 small part of all time are added to it. Without credit nothing is drafted. So drafts never cost more than that part of
-the time, beside the credit of the beginning, whatever they cost it by: rows, guessing, masks, steps that cannot overlap.
+the time, beside the credit of the beginning, whatever costs it: rows, guessing, masks, steps that cannot overlap.
 Credit has a greatest value, so drafts that paid for long and no longer do are soon given up.
 """
 
@@ -13,41 +13,39 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
-ALLOWANCE, LEAST_ALLOWANCE = 0.02, 0.005
-"""The part of all time that drafts may lose. It halves each time they are given up, and is whole again when they won."""
-FIRST_CREDIT, TRIAL_CREDIT, MOST_CREDIT = 6.0, 3.0, 16.0
-"""Credit at the start, before drafts are tried again, and at most; in steps without drafts."""
+ALLOWANCE = 0.012
+"""The part of all time that drafts may lose."""
+FIRST_CREDIT, TRIAL_CREDIT, MOST_CREDIT = 6.0, 2.0, 24.0
+"""Credit at the start, before drafts that lost are tried again, and at most; in steps without drafts."""
 LEAST_GAIN = 0.02
 """Drafts that are not faster by this lose."""
 MOST_LOSS = 1.5
-"""What one step may lose, in steps without drafts, and how many times the median of such steps one may take: more is a
-disturbance."""
-PACE_STEPS, AGAIN_STEPS = 6, 3
-"""Steps without drafts before drafts are tried, and when their pace is looked at again."""
-FIRST_BLOCK, MOST_BLOCK = 16, 256
-"""Steps with drafts before that: twice as many each time."""
+"""What one step with drafts may lose, in steps without; and how many times their median one without may take. More is a
+disturbance of the machine."""
+PACE_STEPS, AGAIN_STEPS, KEPT_STEPS = 6, 3, 16
+"""Steps without drafts before drafts begin, each time their pace is looked at again, and the latest that it is of."""
+FIRST_BLOCK, MOST_BLOCK = 16, 128
+"""Steps with drafts before the pace is looked at again: twice as many each time, where they win."""
 UNSETTLED_STEPS = 1
 """Steps after drafts stop that do not count: on a device they were begun with drafts."""
-KEPT_STEPS = 32
-"""Steps without drafts that the pace is a mean of."""
 
 
 @dataclass(slots=True)
 class _Class:
-    """What is known of one number of branches. `plain`: tokens and seconds of the latest steps without drafts; `step`
-    and `pace`: seconds of one of them, and of a token. `left`: steps until drafts may begin, or until they pause."""
+    """What is known of one number of branches. `left`: steps until drafts may begin, or until they pause. `plain`:
+    tokens and seconds of the latest steps without drafts; `step` and `pace`: seconds of one of them, and of a token.
+    `needed`: the credit with which drafts begin. `won`: whether they had the most credit since they last paused."""
 
     drafting: bool = False
+    left: int = PACE_STEPS
+    unsettled: int = 0
     plain: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=KEPT_STEPS))
     step: float = 0.0
     pace: float = 0.0
     credit: float = FIRST_CREDIT
     needed: float = 0.0
-    allowance: float = ALLOWANCE
-    block: int = FIRST_BLOCK
-    left: int = PACE_STEPS
-    unsettled: int = 0
     won: bool = False
+    block: int = FIRST_BLOCK
 
 
 class Trials:
@@ -81,12 +79,11 @@ class Trials:
             near = min((other for other in self._classes if other != at), key=lambda other: abs(other - at), default=at)
             other = self._classes[near]
             found.credit, found.needed = min(found.credit, other.credit), other.needed
-            found.allowance = other.allowance
         return found
 
     def _learn_plain(self, one: _Class, tokens: int, seconds: float) -> None:
         one.plain.append((tokens, seconds))
-        one.credit = min(MOST_CREDIT, one.credit + one.allowance)
+        one.credit = min(MOST_CREDIT, one.credit + ALLOWANCE)
         one.left -= 1
         if one.left <= 0 and one.credit >= one.needed:
             most = MOST_LOSS * median(seconds for _, seconds in one.plain)
@@ -98,15 +95,14 @@ class Trials:
         if not one.step:
             return
         gain = (tokens * one.pace * (1 - LEAST_GAIN) - seconds) / one.step
-        one.credit += max(-MOST_LOSS, gain) + one.allowance
+        one.credit += max(-MOST_LOSS, gain) + ALLOWANCE
         one.left -= 1
         if one.credit <= 0:
-            one.allowance = max(LEAST_ALLOWANCE, one.allowance / 2)
             one.needed, one.block = TRIAL_CREDIT, FIRST_BLOCK
             self._pause(one)
             return
         if one.credit >= MOST_CREDIT:
-            one.credit, one.needed, one.allowance, one.won = MOST_CREDIT, 0.0, ALLOWANCE, True
+            one.credit, one.needed, one.won = MOST_CREDIT, 0.0, True
         if one.left <= 0:
             one.block = min(MOST_BLOCK, 2 * one.block) if one.won else FIRST_BLOCK
             one.won = False

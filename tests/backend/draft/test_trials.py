@@ -97,6 +97,18 @@ def test_a_machine_that_becomes_slower_and_faster(gain: float) -> None:
         assert machine.total <= 1.12 * machine.best, seed
 
 
+@pytest.mark.parametrize("gain", [0.5, 0.97, 1.5])
+def test_a_neighbour_that_takes_half_of_the_machine_now_and_then(gain: float) -> None:
+    for seed in SEEDS:
+        trials, machine, chance, busy = Trials(), Machine(seed, noise=0.2), random.Random(seed), 0
+        for _ in range(3000):
+            busy = busy - 1 if busy else chance.randrange(10, 150) if chance.random() < 1 / 300 else 0
+            machine.pace = 0.02 if busy else 0.01
+            machine.step(trials, 8, gain)
+        assert machine.total <= MOST * machine.never, seed
+        assert machine.total <= 1.3 * machine.best, seed
+
+
 @pytest.mark.parametrize("gain", [0.5, 1 / 1.1, 1.2])
 def test_a_batch_that_becomes_smaller(gain: float) -> None:
     """Each number of branches is met for a short time, again and again."""
