@@ -8,6 +8,7 @@ speculation.py  who gets a draft in a step, and how long it is
 proposer.py     what every source of drafts is asked
 suffix.py       a tree of what followed the same text before, with counts
 suffix_source.py  a source: the tree, and how far it has read each branch
+grammar_source.py  a source: what a constraint forces, spelled as text is
 head_source.py  a source: an EAGLE-3 head
 model_source.py  a source: a smaller model that shares the target's slots
 path_names.py   a number for each position of a text that names all tokens up to there

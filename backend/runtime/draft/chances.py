@@ -10,6 +10,7 @@ FIRST_CHANCES = (
     *(0.1, 0.3, 0.5, 0.7) * 8,  # the tree's, by how sure it is
     *(0.1, 0.25, 0.4, 0.55, 0.7, 0.82, 0.92, 0.97) * 2,  # a model's, by its probability
     *(0.6,) * 16,  # a model's, by the place
+    0.9,  # a grammar's
 )
 """What is assumed of each kind before anything is known."""
 PRIOR_GUESSES = 3.0

@@ -13,8 +13,9 @@ from ..job.gen import GenJob
 from ..step.step import Step
 
 Kind = int
-"""A number below `KINDS`: first those of the tree, then those of a model by its probability, then by the place."""
-MODEL_KIND, PLACE_KIND, KINDS = 32, 48, 64
+"""A number below `KINDS`: first those of the tree, then those of a model by its probability, then by the place, then
+the one of a grammar."""
+MODEL_KIND, PLACE_KIND, GRAMMAR_KIND, KINDS = 32, 48, 64, 65
 _CLASSES = (0.2, 0.35, 0.5, 0.65, 0.77, 0.88, 0.95)
 
 

@@ -21,8 +21,8 @@ from ..program.branch import Branch
 from ..step.step import Step
 from .chances import Sites
 from .cost import StepCost
+from .grammar_source import GrammarSource
 from .proposer import Guess, Proposer, Terms
-from .suffix_source import SuffixSource
 from .trials import Trials
 
 log = logging.getLogger("sgl")
@@ -42,12 +42,13 @@ class Speculation:
     `device`: whether steps overlap, so that a draft costs that too."""
 
     def __init__(
-        self, proposers: Sequence[Proposer] | None, slope: float, most: int = DRAFT_TOKENS, device: bool = False
+        self, proposers: Sequence[Proposer], slope: float, most: int = DRAFT_TOKENS, device: bool = False
     ) -> None:
         self.most_branches = DEVICE_BRANCHES if device else MOST_BRANCHES
         self.trials = Trials()
         self.sites = Sites()
-        self.proposers: list[Proposer] = [SuffixSource(self.sites)] if proposers is None else list(proposers)
+        sources = [SuffixSource(self.sites), GrammarSource(self.sites)] if proposers is None else proposers
+        self.proposers: list[Proposer] = list(sources)
         self.cost = StepCost(slope)
         self.counts: dict[str, Count] = {}
         self.most = most

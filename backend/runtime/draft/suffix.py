@@ -16,7 +16,7 @@ are is known without spending a row on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .proposer import Guess, Kind
 
@@ -34,10 +34,15 @@ _DEPTH_CLASS = [d if d <= 3 else 4 if d <= 5 else 5 if d <= 8 else 6 if d <= 16 
 
 
 class SuffixTree:
-    """The contexts that were seen. Nodes are numbers; the lists have one entry a node."""
+    """The contexts that were seen. Nodes are numbers; the lists have one entry a node.
 
-    def __init__(self, most_nodes: int | None = None) -> None:
+    `bare`: tokens that begin with a space, and what they are without it. In a context both are the same, so that a word
+    behind a quote goes on as it does in a sentence.
+    """
+
+    def __init__(self, most_nodes: int | None = None, bare: Mapping[int, int] | None = None) -> None:
         self.most_nodes = MOST_NODES if most_nodes is None else most_nodes
+        self._bare = bare or {}
         self.generation = 0
         self.forget()
 
@@ -58,7 +63,7 @@ class SuffixTree:
 
     def _make(self, parent: int, token: int, text: list[int], at: int) -> int:
         node = len(self._token)
-        self._child[parent, token] = node
+        self._child[parent, self._bare.get(token, token)] = node
         self._token.append(token)
         self._count.append(1)
         self._best.append(-1)
@@ -76,12 +81,12 @@ class SuffixTree:
 
     def add(self, ends: list[int], text: list[int], token: int) -> list[int]:
         """Append a token to `text`, whose ends are the nodes `ends` (the shortest first); its new ends."""
-        count, get = self._count, self._child.get
+        count, get, bare = self._count, self._child.get, self._bare.get(token, token)
         text.append(token)
         at = len(text)
         found = [_ROOT]
         for node in ends[:DEPTH]:
-            child = get((node, token))
+            child = get((node, bare))
             if child is None:
                 self._make(node, token, text, at)
                 break  # nor was a longer context followed by this token
@@ -91,6 +96,7 @@ class SuffixTree:
                 if then < len(before):
                     self._make(child, before[then], before, then + 1)
             self._follow(node, child)
+            self._token[child] = token
             self._text[child], self._at[child] = text, at
             found.append(child)
         return found
@@ -101,7 +107,7 @@ class SuffixTree:
         for token in tokens[-DEPTH:]:
             more = [_ROOT]
             for node in ends[:DEPTH]:
-                child = self._child.get((node, token))
+                child = self._child.get((node, self._bare.get(token, token)))
                 if child is None:
                     break
                 more.append(child)

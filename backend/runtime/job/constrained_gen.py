@@ -84,6 +84,10 @@ class ConstrainedGenJob(GenJob):
         asks, masks = super().ask_drafted(draft), self.rule.masks_ahead()
         return [asks[0], *(ask._replace(mask=mask, banned=()) for ask, mask in zip(asks[1:], masks))]
 
+    def likely(self) -> tuple[int, ...]:
+        """Tokens that the grammar nearly forces: the text is, how it is spelled is not."""
+        return self.rule.likely()
+
     def legal(self, draft: Sequence[int]) -> list[int]:
         return self.rule.legal(super().legal(draft))
 

@@ -122,6 +122,15 @@ class Rule:
         return row, ends
 
     # -- a draft
+    def likely(self) -> tuple[int, ...]:
+        """Tokens that spell what the grammar forces, although others could spell it too, or begin within it. () where
+        the engine does not tell."""
+        try:
+            return self.matcher.likely() if isinstance(self.matcher, CachedMatcher) else ()
+        except BaseException as error:
+            _contained(error)
+            return ()
+
     def legal(self, draft: Sequence[int]) -> list[int]:
         """As much of a draft as the grammar allows. Tokens that it forces are put where the draft has others. Where the
         engine fails, the draft ends: the error is met again, and told, where the text comes to this place."""

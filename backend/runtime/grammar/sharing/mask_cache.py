@@ -177,6 +177,12 @@ class CachedMatcher:
         self.sure = known.forced
         return list(known.forced)
 
+    def likely(self) -> tuple[int, ...]:
+        """The canonical tokens of the bytes that are forced here. The last of them could be longer ones."""
+        self.entry()
+        forces = self.trail[-1].forces
+        return self._spelled(forces) if forces else ()
+
     def can_end(self) -> bool:
         state = self.trail[-1]
         if state.can_end is None:
@@ -215,14 +221,16 @@ class CachedMatcher:
     def _known(self, state: CachedState) -> CachedMask:
         if not state.forces:
             return state.known
-        owner = self.compiled.inner.owner
-        spelled = owner.spelled_behind(self.tokens[-1] if self.tokens else None, state.forces)
+        spelled = self._spelled(state.forces)
         found = state.spelled.get(spelled)
         if found is None:
             found = state.spelled.setdefault(spelled, CachedMask())
             if state.key is not None:
                 self.compiled.budget.hold(self.compiled, _SPELLED_BYTES)
         return found
+
+    def _spelled(self, forces: bytes) -> tuple[int, ...]:
+        return self.compiled.inner.owner.spelled_behind(self.tokens[-1] if self.tokens else None, forces)
 
 
 def masks(matchers: Sequence[CachedMatcher]) -> list[Mask | Exception]:
