@@ -23,6 +23,7 @@ from ...lang.advice import Advice
 from ...lang.errors import BackendError, OutOfMemory
 from ..base import StepRecord
 from ..contain import is_interruption, said
+from .draft.grammar_source import GrammarSource
 from .draft.speculation import Speculation
 from .draft.suffix_source import SuffixSource
 from .drive import Drive
@@ -70,8 +71,9 @@ class Engine:
         self.branches.admission.called_since = self.drive.called_since
         self.scheduler = Scheduler(self.tree, options, self.clock, self.branches.attached)
         ahead = self.executor.ahead
-        self.speculation = Speculation([], DEVICE_SLOPE if ahead else HOST_SLOPE, options.draft_tokens, ahead)
-        self.speculation.proposers.append(SuffixSource(self.speculation.sites, tokenizer.token_bytes))
+        self.speculation = Speculation(DEVICE_SLOPE if ahead else HOST_SLOPE, options.draft_tokens, ahead)
+        sites = self.speculation.sites
+        self.speculation.proposers += [SuffixSource(sites), GrammarSource(sites)]
         self.flying: Step | None = None  # launched and asked, not collected
         self.programs = 0
         self.watchers: list[Callable[[StepRecord], None]] = []  # replaced, never changed: read without a lock

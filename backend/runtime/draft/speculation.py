@@ -21,7 +21,6 @@ from ..program.branch import Branch
 from ..step.step import Step
 from .chances import Sites
 from .cost import StepCost
-from .grammar_source import GrammarSource
 from .proposer import Guess, Proposer, Terms
 from .trials import Trials
 
@@ -41,14 +40,11 @@ class Speculation:
     """Drafts for the jobs of one engine. `slope`: what a row costs more, of a step of one row, until it is measured.
     `device`: whether steps overlap, so that a draft costs that too."""
 
-    def __init__(
-        self, proposers: Sequence[Proposer], slope: float, most: int = DRAFT_TOKENS, device: bool = False
-    ) -> None:
+    def __init__(self, slope: float, most: int = DRAFT_TOKENS, device: bool = False) -> None:
         self.most_branches = DEVICE_BRANCHES if device else MOST_BRANCHES
         self.trials = Trials()
         self.sites = Sites()
-        sources = [SuffixSource(self.sites), GrammarSource(self.sites)] if proposers is None else proposers
-        self.proposers: list[Proposer] = list(sources)
+        self.proposers: list[Proposer] = []
         self.cost = StepCost(slope)
         self.counts: dict[str, Count] = {}
         self.most = most

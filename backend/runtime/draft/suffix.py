@@ -16,7 +16,7 @@ are is known without spending a row on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from .proposer import Guess, Kind
 
@@ -34,15 +34,10 @@ _DEPTH_CLASS = [d if d <= 3 else 4 if d <= 5 else 5 if d <= 8 else 6 if d <= 16 
 
 
 class SuffixTree:
-    """The contexts that were seen. Nodes are numbers; the lists have one entry a node.
+    """The contexts that were seen. Nodes are numbers; the lists have one entry a node."""
 
-    `bare`: tokens that begin with a space, and what they are without it. In a context both are the same, so that a word
-    behind a quote goes on as it does in a sentence.
-    """
-
-    def __init__(self, most_nodes: int | None = None, bare: Mapping[int, int] | None = None) -> None:
+    def __init__(self, most_nodes: int | None = None) -> None:
         self.most_nodes = MOST_NODES if most_nodes is None else most_nodes
-        self._bare = bare or {}
         self.generation = 0
         self.forget()
 
@@ -63,7 +58,7 @@ class SuffixTree:
 
     def _make(self, parent: int, token: int, text: list[int], at: int) -> int:
         node = len(self._token)
-        self._child[parent, self._bare.get(token, token)] = node
+        self._child[parent, token] = node
         self._token.append(token)
         self._count.append(1)
         self._best.append(-1)
@@ -81,12 +76,12 @@ class SuffixTree:
 
     def add(self, ends: list[int], text: list[int], token: int) -> list[int]:
         """Append a token to `text`, whose ends are the nodes `ends` (the shortest first); its new ends."""
-        count, get, bare = self._count, self._child.get, self._bare.get(token, token)
+        count, get = self._count, self._child.get
         text.append(token)
         at = len(text)
         found = [_ROOT]
         for node in ends[:DEPTH]:
-            child = get((node, bare))
+            child = get((node, token))
             if child is None:
                 self._make(node, token, text, at)
                 break  # nor was a longer context followed by this token
@@ -96,7 +91,6 @@ class SuffixTree:
                 if then < len(before):
                     self._make(child, before[then], before, then + 1)
             self._follow(node, child)
-            self._token[child] = token
             self._text[child], self._at[child] = text, at
             found.append(child)
         return found
@@ -107,7 +101,7 @@ class SuffixTree:
         for token in tokens[-DEPTH:]:
             more = [_ROOT]
             for node in ends[:DEPTH]:
-                child = self._child.get((node, self._bare.get(token, token)))
+                child = self._child.get((node, token))
                 if child is None:
                     break
                 more.append(child)

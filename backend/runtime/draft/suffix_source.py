@@ -24,8 +24,8 @@ class SuffixSource(Proposer):
 
     name = "suffix"
 
-    def __init__(self, sites: Sites, token_bytes: Sequence[bytes] = ()) -> None:
-        self.tree = SuffixTree(bare=without_spaces(token_bytes))
+    def __init__(self, sites: Sites) -> None:
+        self.tree = SuffixTree()
         self._sites = sites
         self._readers: WeakKeyDictionary[Branch, TextReader] = WeakKeyDictionary()
 
@@ -50,9 +50,3 @@ class SuffixSource(Proposer):
             reader.take(path, job.start, None, room)
         reader.take(path, length, self._sites[job.where].learn, LATE_TOKENS)
         return reader.guess(most)
-
-
-def without_spaces(token_bytes: Sequence[bytes]) -> dict[int, int]:
-    """Of each token that is a space and more: the token without the space, if there is one."""
-    ids = {data: i for i, data in enumerate(token_bytes) if data}
-    return {i: ids[data[1:]] for data, i in ids.items() if data[:1] == b" " and data[1:] in ids}

@@ -216,7 +216,7 @@ def test_an_engine_that_fails_at_a_draft_fails_nothing_else(monkeypatch: pytest.
 
 
 def test_many_branches_draft_less_than_one() -> None:
-    speculation = Speculation([], slope=0.3)
+    speculation = Speculation(slope=0.3)
     for rows in (1, 2, 4, 8, 16, 32, 64) * 20:
         speculation.cost.learn(rows, 0.005 + 0.001 * rows)
     shares = [speculation.cost.share(rows) for rows in (1, 8, 64)]
