@@ -153,6 +153,35 @@ def test_a_repeated_text_is_drafted_without_being_told() -> None:
     assert steps[0] > 40 and steps[2] < 12, steps
 
 
+@pytest.mark.parametrize("spelling", ["th", "t"])
+def test_what_a_grammar_forces_as_text_takes_no_step_of_its_own(spelling: str) -> None:
+    """Behind each `-` the text `th` is forced, and could begin `the`. A model that spells it as the tokenizer does
+    is drafted for; one that does not is left alone after some guesses."""
+    table = Runtime.toy().tokenizer.token_bytes
+    favour = {table.index(spelling.encode()): 40.0}
+    request = GenRequest(Sampling(max_tokens=200, temperature=0.0), constraint=sgl.regex("(-th[ex]){24}"))
+    texts, steps = [], []
+    for names in ((), ("grammar",)):
+        runtime = Runtime.toy(favour=favour)
+        speculation = runtime.engine.speculation
+        speculation.proposers = [source for source in speculation.proposers if source.name in names]
+        speculation.trials.drafting = lambda branches: True  # type: ignore[method-assign]  # by no clock
+        speculation.cost.share = lambda rows: 0.5  # type: ignore[method-assign]
+        branch = runtime.open(seed=1)
+        branch.append("ab")
+        handle = branch.gen(request)
+        runtime.wait(handle)
+        runtime.check()
+        texts.append(outcome(handle))
+        steps.append(runtime.engine.steps)
+    assert texts[0] == texts[1]
+    count = runtime.engine.speculation.counts["grammar"]
+    if spelling == "th":
+        assert steps[1] <= steps[0] - 22 and count.accepted == count.drafted >= 22
+    else:
+        assert count.drafted <= 6 and steps[1] >= steps[0] - 2
+
+
 def test_what_follows_a_stop_keeps_its_kv() -> None:
     """The text is cut at a stop, and the constant that follows begins with the same tokens: they are not computed
     again."""
