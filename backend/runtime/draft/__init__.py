@@ -17,6 +17,6 @@ build.py        a head, loaded and checked against its target
 draft_model.py  a draft model, loaded and checked against its target
 chances.py      how often guesses of one kind were right, for each gen of a program
 cost.py         what one more row costs a step
-trials.py       whether drafting pays at all, found by trying
+trials.py       whether drafting pays at all, found by trying, with a bound on what trying costs
 eagle/          EAGLE-3 heads: a small network that reads the model's hidden states, and how it is trained
 """
