@@ -16,7 +16,8 @@ from statistics import median
 ALLOWANCE = 0.012
 """The part of all time that drafts may lose."""
 FIRST_CREDIT, TRIAL_CREDIT, MOST_CREDIT = 6.0, 2.0, 24.0
-"""Credit at the start, before drafts that lost are tried again, and at most; in steps without drafts."""
+"""Credit at the start, before drafts that lost are tried again, and at most; in steps without drafts. The first two are
+of one branch. They are divided by the root of the branches: the tokens of many vary less, so fewer steps tell."""
 LEAST_GAIN = 0.02
 """Drafts that are not faster by this lose."""
 MOST_LOSS = 1.5
@@ -34,7 +35,8 @@ UNSETTLED_STEPS = 1
 class _Class:
     """What is known of one number of branches. `left`: steps until drafts may begin, or until they pause. `plain`:
     tokens and seconds of the latest steps without drafts; `step` and `pace`: seconds of one of them, and of a token.
-    `needed`: the credit with which drafts begin. `won`: whether they had the most credit since they last paused."""
+    `needed`: the credit with which drafts begin; `trial`: that after they lost. `won`: whether they had the most credit
+    since they last paused."""
 
     drafting: bool = False
     left: int = PACE_STEPS
@@ -43,6 +45,7 @@ class _Class:
     step: float = 0.0
     pace: float = 0.0
     credit: float = FIRST_CREDIT
+    trial: float = TRIAL_CREDIT
     needed: float = 0.0
     won: bool = False
     block: int = FIRST_BLOCK
@@ -75,10 +78,11 @@ class Trials:
         at = 4 * shift + (branches >> shift)
         found = self._classes.get(at)
         if found is None:
-            found = self._classes[at] = _Class()
+            trial = TRIAL_CREDIT / branches**0.5
+            found = self._classes[at] = _Class(credit=FIRST_CREDIT / branches**0.5, trial=trial)
             near = min((other for other in self._classes if other != at), key=lambda other: abs(other - at), default=at)
             other = self._classes[near]
-            found.credit, found.needed = min(found.credit, other.credit), other.needed
+            found.credit, found.needed = min(found.credit, other.credit), trial if other.needed else 0.0
         return found
 
     def _learn_plain(self, one: _Class, tokens: int, seconds: float) -> None:
@@ -98,7 +102,7 @@ class Trials:
         one.credit += max(-MOST_LOSS, gain) + ALLOWANCE
         one.left -= 1
         if one.credit <= 0:
-            one.needed, one.block = TRIAL_CREDIT, FIRST_BLOCK
+            one.needed, one.block = one.trial, FIRST_BLOCK
             self._pause(one)
             return
         if one.credit >= MOST_CREDIT:
