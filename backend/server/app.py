@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,7 +13,7 @@ from . import operation
 from .answer import failed
 from .anthropic import routes as anthropic_routes
 from .errors import body, in_form_of
-from .flags import ServeOptions
+from .flags import ServeOptions, texts
 from .gate import RequestGate
 from .ollama import routes as ollama_routes
 from .openai import routes as openai_routes
@@ -33,6 +34,11 @@ def build_app(runtime: LocalBackend, options: ServeOptions | None = None) -> Fas
     app = FastAPI(title="sgl", version=__version__, docs_url=None, redoc_url=None)
     app.state.serving = serving
     app.add_middleware(RequestGate, serving=serving)
+    if origins := texts(serving.options.allow_origin):  # around the gate: a browser asks first, without a key
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )  # fmt: skip
     app.add_exception_handler(SglError, _failed)
     app.add_exception_handler(Exception, _failed)
     app.add_exception_handler(404, _no_route)

@@ -10,13 +10,14 @@ import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from ...lang.errors import OptionError
 from ..runtime.local import LocalBackend
-from .flags import ServeOptions, add_flags, resolve
+from .flags import ServeOptions, add_flags, keys_of, resolve
 
 _NAMES = {
     "pool_tokens": "max_total_tokens",
@@ -105,6 +106,10 @@ def serve(
                 print(greeting(runtime, options, listener.getsockname()[1]), flush=True)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            serving.draining = True
+            until = time.monotonic() + options.drain_delay
+            while time.monotonic() < until and not self.force_exit:
+                await asyncio.sleep(0.05)
             serving.ending = True
             await super().shutdown(sockets)
             serving.abort(None)
@@ -128,26 +133,36 @@ def serve(
 
 
 def greeting(runtime: LocalBackend, options: ServeOptions, port: int) -> str:
-    """What start-up prints: what runs, the resolved options, and a line to paste."""
+    """What start-up prints: what runs, the resolved options, and lines to paste."""
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
     host = f"[{host}]" if ":" in host else host
     name = options.served_model_name or runtime.model_name
     resolved = {_NAMES.get(name, name): value for name, value in asdict(runtime.options).items()}
     said = {**resolved, **asdict(options), "port": port}
-    if options.api_key is not None:
-        said["api_key"] = "(set)"
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32})
-    route, url = "/v1/chat/completions", f"http://{host}:{port}"
+    keyed = bool(keys_of(options))
+    said["api_key"] = "(set)" if keyed else None
+    url, asked = f"http://{host}:{port}", {"model": name, "max_tokens": 32}
     if runtime.chat_template is None:
-        route, body = "/v1/completions", json.dumps({"model": name, "prompt": "Hello", "max_tokens": 32})
-    key = " -H 'Authorization: Bearer YOUR_KEY'" if options.api_key is not None else ""
+        route, asked["prompt"] = "completions", "Hello"
+        read = "text"
+    else:
+        route, asked["messages"] = "chat/completions", [{"role": "user", "content": "Hello!"}]
+        read = "message.content"
+    body, options_said = json.dumps(asked), ", ".join(f"{field}={json.dumps(value)}" for field, value in asked.items())
+    called = f"{route.replace('/', '.')}.create({options_said})"
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if keyed else ""
+    python = (
+        f'from openai import OpenAI; print(OpenAI(base_url="{url}/v1", api_key="{"YOUR_KEY" if keyed else "none"}")'
+        f".{called}.choices[0].{read})"
+    )
     return "\n".join(
         [
             f"{name}: {runtime.options.pool_tokens:,} tokens of KV, context {runtime.options.context_length:,}",
             *(f"  {option} = {value!r}" for option, value in said.items()),
             f"serving at {url}",
             "",
-            f"curl {url}{route} -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}",
+            f"curl {url}/v1/{route} -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}",
+            f"python -c {shlex.quote(python)}",
             "",
         ]
     )

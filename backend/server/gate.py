@@ -5,16 +5,18 @@ from __future__ import annotations
 import hmac
 import logging
 import time
+from collections import Counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import body, in_form_of
+from .flags import keys_of
 from .serving import Serving
 from .wire import Json
 
 log = logging.getLogger("sgl.access")
-OPEN = frozenset(["/", "/health", "/health_generate"])
-"""Routes that need no key: probes have none, and the page asks for one."""
+OPEN = frozenset(["/", "/health", "/ready"])
+"""Routes that need no key and compute nothing: probes have none, and the page asks for one."""
 WORK = frozenset([
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/api/chat", "/api/generate",
     "/generate",
@@ -28,8 +30,8 @@ class RequestGate:
 
     def __init__(self, app: ASGIApp, serving: Serving) -> None:
         self.app, self.serving = app, serving
-        key = serving.options.api_key
-        self._keys = None if key is None else {f"Bearer {key}".encode(), key.encode()}
+        self._keys = [key.encode() for key in keys_of(serving.options)]
+        self._under_way: Counter[bytes] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,24 +47,18 @@ class RequestGate:
 
         path = scope["path"]
         computes = path in WORK
-        serving = self.serving
+        serving, key = self.serving, self._key(scope)
         try:
-            if path not in OPEN and not self._may_enter(scope):
-                said = "a key is missing or wrong; send it as 'Authorization: Bearer KEY'"
-                await Json(in_form_of(path, 401, body(said, 401)), 401, {"WWW-Authenticate": "Bearer"})(
-                    scope, receive, told
-                )
-            elif computes and serving.under_way >= serving.most:
-                said = f"{serving.under_way} requests are under way, and no more are queued; try again"
-                await Json(in_form_of(path, 429, body(said, 429)), 429, {"Retry-After": str(RETRY_SECONDS)})(
-                    scope, receive, told
-                )
+            if (refusal := self._refusal(path, computes, key)) is not None:
+                await refusal(scope, receive, told)
             else:
                 serving.under_way += computes
+                self._under_way[key] += computes
                 try:
                     await self.app(scope, receive, told)
                 finally:
                     serving.under_way -= computes
+                    self._under_way[key] -= computes
         finally:
             route = scope.get("route")
             known = getattr(route, "path", None) or (path if path in WORK or path in OPEN else "other")
@@ -72,13 +68,29 @@ class RequestGate:
                 milliseconds = 1000 * (time.monotonic() - began)
                 log.info("%s %s %r %d %.1f ms", client[0], scope["method"], path, status, milliseconds)
 
-    def _may_enter(self, scope: Scope) -> bool:
-        if self._keys is None:
-            return True
+    def _key(self, scope: Scope) -> bytes:
+        """The key that a request has; empty if it has none that is known."""
+        if not self._keys:
+            return b""
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         given = given or next((value for name, value in scope["headers"] if name == b"x-api-key"), b"")
-        return bool(sum(hmac.compare_digest(given, key) for key in self._keys))  # looks at each: takes the same time
+        kind, _, rest = given.partition(b" ")
+        given = rest.strip() if kind.lower() == b"bearer" else given
+        same = [key for key in self._keys if hmac.compare_digest(given, key)]  # looks at each: takes the same time
+        return same[0] if same else b""
 
-
-def _refusal(path: str, status: int, said: str, headers: dict[str, str]) -> Json:
-    return Json(in_form_of(path, status, body(said, status)), status, headers)
+    def _refusal(self, path: str, computes: bool, key: bytes) -> Json | None:
+        """Why a request may not enter; None if it may."""
+        if self._keys and not key and path not in OPEN:
+            said = "a key is missing or wrong; send it as 'Authorization: Bearer KEY'"
+            return Json(in_form_of(path, 401, body(said, 401)), 401, {"WWW-Authenticate": "Bearer"})
+        if not computes:
+            return None
+        under_way, most = self.serving.under_way, self.serving.options.max_requests_per_key
+        if under_way >= self.serving.most:
+            said = f"{under_way} requests are under way, and no more are queued; try again"
+        elif most is not None and self._under_way[key] >= most:
+            said = f"{most} requests are under way with this key (--max-requests-per-key); try again when one has ended"
+        else:
+            return None
+        return Json(in_form_of(path, 429, body(said, 429)), 429, {"Retry-After": str(RETRY_SECONDS)})

@@ -1,4 +1,4 @@
-"""The routes of operation: health and metrics."""
+"""The routes of operation: health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse, Response
 
 from ...lang.sampling import Sampling
+from .errors import RequestError
 from .serving import Serving
 from .wire import Json
 from .work import PromptRequest
@@ -18,7 +19,14 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
 
     @app.get("/health")
     async def health() -> Response:
+        serving.check_alive()
+        return PlainTextResponse("")
+
+    @app.get("/ready")
+    async def ready() -> Response:
         serving.check_open()
+        if serving.draining:
+            raise RequestError("the server is about to shut down", status=503)
         return PlainTextResponse("")
 
     @app.get("/health_generate")

@@ -33,6 +33,7 @@ class Serving:
         self.metrics = Metrics()
         self.transcripts = Transcripts()
         self.under_way = 0
+        self.draining = False  # requests are taken, and a load balancer is told to send no more
         self.ending = False
         self._works: dict[RequestWork, str | None] = {}
 
@@ -95,6 +96,10 @@ class Serving:
         """Raise if no request can be taken."""
         if self.ending:
             raise RequestError("the server is shutting down", status=503)
+        self.check_alive()
+
+    def check_alive(self) -> None:
+        """Raise if the engine has ended: no request can be taken any more."""
         if (closed := self.runtime.engine.closed) is not None:
             raise RequestError(str(closed) or "the runtime is closed", status=503)
 
