@@ -44,6 +44,7 @@ class GenerateCall:
         stream: bool,
         special_tokens: bool,
         parts: Sequence[Any] | None = None,
+        timeout: float | None = None,
         **others: Any,
     ) -> None:
         _refuse(others)
@@ -67,7 +68,7 @@ class GenerateCall:
         weakref.finalize(self, _call_all, self._closers)  # a stream that is dropped unread
         for i, each in enumerate(prompts):
             sampling, constraint = asked[i if len(asked) > 1 else 0]
-            branch = backend.open(seed=sampling.seed)
+            branch = backend.open(seed=sampling.seed, timeout=timeout)
             if isinstance(each, str):
                 branch.append(each, markup=special_tokens)
             elif isinstance(each, tuple):

@@ -6,6 +6,7 @@ command.py       `sgl serve`: flags, start-up, shutdown
 flags.py         the flags: `Runtime`'s own options and `ServeOptions`
 app.py           the application: all routes, and errors as answers
 gate.py          what every request passes: keys, room, counts, the access log
+spans.py         OpenTelemetry spans of requests
 wire.py          bodies in, JSON and event streams out; a client that goes away
 answer.py        an answer, whole or as a stream
 errors.py        errors as statuses and bodies

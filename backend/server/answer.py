@@ -30,6 +30,7 @@ async def answered(
     form: StreamForm = "data",
 ) -> Response:
     """Answer with `whole()`, or with the events of `stream()` if it is given, in this form."""
+    request.scope["sgl.work"] = work  # for the span, which is around the answer
     if stream is None:
         with serving.tracked(work, rid):
             answer = await unless_gone(request, whole())

@@ -31,7 +31,8 @@ def build_app(runtime: LocalBackend, options: ServeOptions | None = None) -> Fas
     from ... import __version__
 
     serving = Serving(runtime, options or ServeOptions())
-    app = FastAPI(title="sgl", version=__version__, docs_url=None, redoc_url=None)
+    quiet = {"tracing": False, "metrics": False, "logs": False}  # FastAPI's own, which tell of contents; see spans.py
+    app = FastAPI(title="sgl", version=__version__, docs_url=None, redoc_url=None, telemetry=quiet)
     app.state.serving = serving
     app.add_middleware(RequestGate, serving=serving)
     if origins := texts(serving.options.allow_origin):  # around the gate: a browser asks first, without a key

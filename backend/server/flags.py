@@ -58,7 +58,7 @@ class ServeOptions:
 
 
 class Flag(NamedTuple):
-    """One flag: the option's name, its type (tuple: some texts), its default, its help, and whether it is the server's."""
+    """One flag: the option's name, its type (tuple: texts), its default, its help, and whether it is the server's."""
 
     name: str
     kind: type

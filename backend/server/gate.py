@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hmac
 import logging
+import sys
 import time
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,6 +15,9 @@ from .errors import body, in_form_of
 from .flags import keys_of
 from .serving import Serving
 from .wire import Json
+
+if TYPE_CHECKING:
+    from .spans import RequestSpan
 
 log = logging.getLogger("sgl.access")
 OPEN = frozenset(["/", "/health", "/ready"])
@@ -48,6 +53,7 @@ class RequestGate:
         path = scope["path"]
         computes = path in WORK
         serving, key = self.serving, self._key(scope)
+        span = self._span(scope) if computes else None
         try:
             if (refusal := self._refusal(path, computes, key)) is not None:
                 await refusal(scope, receive, told)
@@ -63,10 +69,19 @@ class RequestGate:
             route = scope.get("route")
             known = getattr(route, "path", None) or (path if path in WORK or path in OPEN else "other")
             serving.metrics.requests[known, status] += 1
+            if span is not None:
+                span.end(status, scope.get("sgl.work"))
             if log.isEnabledFor(logging.INFO):
                 client = scope.get("client") or ("-", 0)
                 milliseconds = 1000 * (time.monotonic() - began)
                 log.info("%s %s %r %d %.1f ms", client[0], scope["method"], path, status, milliseconds)
+
+    def _span(self, scope: Scope) -> RequestSpan | None:
+        if "opentelemetry.trace" not in sys.modules:  # the application uses it: importing it costs nothing
+            return None
+        from .spans import started
+
+        return started(scope, self.serving.model)
 
     def _key(self, scope: Scope) -> bytes:
         """The key that a request has; empty if it has none that is known."""

@@ -45,7 +45,8 @@ class RequestWork:
     """The gens of one request, under way from the moment the object is made.
 
     `first`: when the first text was there. `finished` is told each result, before it is
-    answered. `owner`: what closes the branches when it is collected, and so is kept.
+    answered. `owner`: what closes the branches when it is collected, and so is kept. `asks`: what it was made of, if
+    it was made of asks.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class RequestWork:
         self.backend = backend
         self._owner = owner
         self.calls = list(calls)
+        self.asks: Sequence[PromptRequest] = ()
         self.first: float | None = None
         self.finished: Callable[[GenResult], None] | None = None
         self._branches = [branch for branch, _ in calls]
@@ -65,6 +67,7 @@ class RequestWork:
         n samples are forks, not one gen, so that each can be streamed. The first is what n=1 gives.
         """
         work = cls(backend, [])
+        work.asks = asks
         try:
             for ask in asks:
                 branch = backend.open(seed=ask.sampling.seed, timeout=timeout)

@@ -39,7 +39,7 @@ def read_generate(body: Mapping[str, Any], serving: Serving) -> tuple[GenerateCa
         serving.runtime, body.get("text"), body.get("input_ids"), params,
         return_logprob=flag(API, body, "return_logprob"), logprob_start_len=body.get("logprob_start_len"),
         top_logprobs_num=body.get("top_logprobs_num"), stream=False, special_tokens=flag(API, body, "special_tokens"),
-        parts=body.get("parts"),
+        parts=body.get("parts"), timeout=serving.options.request_timeout,
     )  # fmt: skip
     return call, stream
 

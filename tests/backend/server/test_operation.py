@@ -149,6 +149,8 @@ def test_a_request_has_its_time() -> None:
         assert (
             json.loads(lines[-2].removeprefix("data: "))["error"]["code"] == "timeout" and lines[-1] == "data: [DONE]"
         )
+        answer = server.post("/generate", text="a", sampling_params={"max_new_tokens": 3000, "ignore_eos": True})
+        assert answer.status_code == 504
         server.idle()
 
 
