@@ -1,9 +1,10 @@
 """OpenTelemetry spans of requests, if the application uses OpenTelemetry. Knows nothing of bodies.
 
 A request is one span of kind SERVER, from its first byte to its last. Its parent is the span that the client names
-(`traceparent`). Where the application's own instrumentation has begun a span of the request, it is INTERNAL, under it. Names and attributes follow the semantic conventions for generative AI (`gen_ai.*`, status
-"development", v1.41). No text is recorded. Imported only where the application has imported `opentelemetry.trace`
-itself, as `opentelemetry-instrument sgl serve` does.
+(`traceparent`). Where the application's own instrumentation has begun a span of the request, it is INTERNAL, under it.
+Names and attributes follow the semantic conventions for generative AI (`gen_ai.*`, status "development", v1.41). No
+text is recorded. Imported only where the application has imported `opentelemetry.trace` itself, as
+`opentelemetry-instrument sgl serve` does.
 """
 
 from __future__ import annotations
