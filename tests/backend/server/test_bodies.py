@@ -48,7 +48,9 @@ BASES: dict[str, dict[str, Any]] = {
         "messages": MESSAGES, "options": {"num_predict": 2, "temperature": 0.5, "stop": ["x"]}, "stream": False,
         "tools": [{"type": "function", "function": {"name": "f", "parameters": TOOL}}], "think": False,
     },
-    "/api/generate": {"prompt": "a", "system": "s", "options": {"num_predict": 2}, "format": {"enum": [1]}, "raw": False},
+    "/api/generate": {
+        "prompt": "a", "system": "s", "options": {"num_predict": 2}, "format": {"enum": [1]}, "raw": False,
+    },
     "/api/show": {"model": "toy"},
     "/generate": {
         "text": ["a", "b"], "sampling_params": {"max_new_tokens": 2, "regex": "a|b", "stop": ["x"]},
@@ -66,7 +68,8 @@ def nested(depth: int, inner: Any, kind: str) -> Any:
 
 
 TEXTS = st.sampled_from(
-    ["", "a", "\0", "\ud800", "\udfff\ud800", "é" * 50, "\u202e", "a" * 3000, "<|im_end|>", "(" * 300, "(a*)*b", "\\", "[", "{{"]
+    ["", "a", "\0", "\ud800", "\udfff\ud800", "é" * 50, "\u202e", "a" * 3000, "<|im_end|>",
+     "(" * 300, "(a*)*b", "\\", "[", "{{"]
 ) | st.text(max_size=6)  # fmt: skip
 NUMBERS = st.sampled_from(
     [0, 1, -1, 2, 2**31, 2**53, 2**63, 2**64, -(2**63), 10**30, 10**400, 1e308, -1e308, 5e-324, 0.5, True]
