@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -31,7 +33,11 @@ def build_app(runtime: LocalBackend, options: ServeOptions | None = None) -> Fas
     from ... import __version__
 
     serving = Serving(runtime, options or ServeOptions())
-    quiet = {"tracing": False, "metrics": False, "logs": False}  # FastAPI's own, which tell of contents; see spans.py
+    quiet: Any = {
+        "tracing": False,
+        "metrics": False,
+        "logs": False,
+    }  # FastAPI's own, which tell of contents; see spans.py
     app = FastAPI(title="sgl", version=__version__, docs_url=None, redoc_url=None, telemetry=quiet)
     app.state.serving = serving
     app.add_middleware(RequestGate, serving=serving)

@@ -18,6 +18,9 @@ from ...lang.errors import (
     Truncated,
 )
 
+MOST_MESSAGE = 4000
+"""Characters of a message: it is for reading."""
+
 
 class RequestError(SglError):
     """A request that is refused: its status, the field that is wrong, and a code for programs."""
@@ -54,9 +57,9 @@ def told(error: BaseException) -> tuple[int, dict[str, Any]]:
 
 
 def body(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error's body."""
+    """An error's body. A message that quotes much of the request is cut."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"error": {"message": message[:MOST_MESSAGE], "type": kind, "param": param, "code": code}}
 
 
 _ANTHROPIC = {

@@ -13,6 +13,7 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 from ..errors import ToolError
+from ..sampling import shown
 from .parameters import ModelParameters, PlainParameters
 from .raw import argument_schema, read_raw
 from .spec import ToolSpec, check_name
@@ -113,7 +114,7 @@ def _read(item: Any, refused: list[RefusedTool]) -> Iterator[Tool[Any, Any]]:
         try:
             yield bare_tool(raw_spec(name, description, schema))
         except ToolError as error:
-            refused.append(RefusedTool(str(name), str(error)))
+            refused.append(RefusedTool(name if isinstance(name, str) else shown(name), str(error)))
             log.warning("%s; it is left out", error)
     elif isinstance(item, type):
         yield _of_class(item)
@@ -128,7 +129,7 @@ def _read(item: Any, refused: list[RefusedTool]) -> Iterator[Tool[Any, Any]]:
 
 def raw_spec(name: object, description: object, schema: object) -> ToolSpec:
     """Make the spec of a tool that others describe. Raises `ToolError`."""
-    where = f"tool {name}"
+    where = f"tool {name:.120}" if isinstance(name, str) else f"tool {shown(name)}"  # it may be anything, of any length
     check_name(where, name)
     if not isinstance(description, str):
         raise ToolError(f"{where}: description must be a text, got {description!r:.60}")
