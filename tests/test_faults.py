@@ -99,8 +99,8 @@ def fail_once(runtime: Any) -> None:
 WAYS: dict[str, Callable[[Any, Any], Any]] = {
     "state.cancel": lambda runtime, state: state.cancel(),
     "group.cancel": lambda runtime, state: state.ret_value.cancel(),
-    "gen timeout": lambda runtime, state: time.sleep(0.06),
-    "program timeout": lambda runtime, state: time.sleep(0.06),
+    "gen timeout": lambda runtime, state: time.sleep(0.55),
+    "program timeout": lambda runtime, state: time.sleep(0.55),
     "forward fails": lambda runtime, state: fail_once(runtime),
 }
 KINDS = {
@@ -112,7 +112,7 @@ KINDS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_kv_is_free_at_the_next_step(runtime: Any, way: str) -> None:
-    limit = 0.05 if "timeout" in way else None
+    limit = 0.5 if "timeout" in way else None
     state = endless.run(
         gen_timeout=limit if way == "gen timeout" else None,
         timeout=limit if way == "program timeout" else None,
