@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import urllib.request
 from typing import Any
 
 import openai
@@ -87,6 +88,7 @@ def over_http(steps: int, **options: Any) -> dict[str, Any]:
             return asked, cached, written
 
         loop(1)
+        urllib.request.urlopen(urllib.request.Request(f"{url}/flush_cache", method="POST")).close()
         began = time.perf_counter()
         asked, cached, written = loop(steps)
         seconds = time.perf_counter() - began
