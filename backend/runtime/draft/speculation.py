@@ -16,7 +16,7 @@ from typing import Any
 from ...contain import is_interruption, said
 from ..job.gen import GenJob
 from ..kv.tree import common_prefix
-from ..options import DRAFT_TOKENS, MOST_BRANCHES
+from ..options import DRAFT_TOKENS
 from ..program.branch import Branch
 from ..step.step import Step
 from .chances import Sites
@@ -30,6 +30,9 @@ AHEAD_TOKENS = 1.0
 """Tokens a step that running ahead is worth, on a device."""
 DEVICE_BRANCHES = 4
 """With more branches nothing is drafted on a device: steps of a millisecond do not hide what that costs the host."""
+HOST_BRANCHES = 32
+"""On the CPU. A step of more is bound by arithmetic, so a drafted row costs as much as a branch's own: no program that
+was measured gained at 64."""
 PROMPT_ROWS = 4
 """Steps of more rows a span, drafts aside, say nothing about generating."""
 LATEST_SHARE = 0.9
@@ -41,7 +44,7 @@ class Speculation:
     `device`: whether steps overlap, so that a draft costs that too."""
 
     def __init__(self, slope: float, most: int = DRAFT_TOKENS, device: bool = False) -> None:
-        self.most_branches = DEVICE_BRANCHES if device else MOST_BRANCHES
+        self.most_branches = DEVICE_BRANCHES if device else HOST_BRANCHES
         self.trials = Trials()
         self.sites = Sites()
         self.proposers: list[Proposer] = []

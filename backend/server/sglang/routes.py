@@ -23,7 +23,8 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
     """Add the routes to an application."""
     limit = serving.options.max_request_bytes
 
-    @app.api_route("/generate", methods=["POST", "PUT"])
+    @app.put("/generate", include_in_schema=False)
+    @app.post("/generate")
     async def generate(request: Request) -> Response:
         said = await read_json(request, limit)
         call, stream = await serving.read(said, native.read_generate)
@@ -56,7 +57,8 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
     async def server_info() -> Response:
         return Json(_plain(serving.runtime.get_server_info()))
 
-    @app.api_route("/flush_cache", methods=["GET", "POST"])
+    @app.get("/flush_cache", include_in_schema=False)
+    @app.post("/flush_cache")
     async def flush_cache() -> Response:
         serving.transcripts.forget()
         done = serving.runtime.flush_cache()
