@@ -47,7 +47,9 @@ def _parser(serves: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sgl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="run the program of a file, once or over the rows of a file"))
-    serve = commands.add_parser("serve", help="serve a model over HTTP to OpenAI's and SGLang's clients")
+    serve = commands.add_parser(
+        "serve", help="serve a model over HTTP, to the clients of OpenAI, Anthropic, Ollama and SGLang"
+    )
     if serves:
         _add_serve(serve)
     _add_models(commands.add_parser("models", help="list the models of the package index, or fetch one"))

@@ -25,7 +25,7 @@ _NAMES = {
     "max_running": "max_running_requests",
     "seed": "random_seed",
     "draft_tokens": "speculative_num_draft_tokens",
-    "head_drafts": "speculative_num_steps",
+    "chain_drafts": "speculative_num_steps",
 }
 """Fields of the engine's options that are not called as the option that they come from."""
 
@@ -33,7 +33,7 @@ _NAMES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe `sgl serve` to argparse."""
     parser.usage = "sgl serve [--model-path MODEL] [--host ADDRESS] [--port N] [OPTION ...]"
-    parser.description = "Serve a model over HTTP, to the clients of OpenAI's API and of SGLang's."
+    parser.description = "Serve a model over HTTP, to the clients of OpenAI, Anthropic, Ollama and SGLang."
     add_flags(parser)
     parser.set_defaults(command=_serve)
 

@@ -20,7 +20,11 @@ from .work import PromptRequest, RequestWork
 T = TypeVar("T")
 LARGE_BODY = 8192
 """Characters of a body from which on it is read beside the event loop."""
-_SLOW = ("tools", "response_format", "regex", "ebnf", "json_schema", "structural_tag", "sampling_params")
+_SLOW = (
+    "tools", "response_format", "output_config", "format", "regex", "ebnf", "json_schema", "structural_tag",
+    "sampling_params",
+)  # fmt: skip
+"""Fields with constraints and tools, of any API: these are compiled."""
 
 
 class Serving:
@@ -49,7 +53,8 @@ class Serving:
         """`read(body, self)`, on a thread where it may take long."""
         self.check_open()
         self.check(body.get("model"))
-        if any(body.get(name) for name in _SLOW) or _longer(body, LARGE_BODY):
+        compiles = any(body.get(name) for name in _SLOW) or isinstance(body.get("text"), dict)  # /v1/responses' format
+        if compiles or _longer(body, LARGE_BODY):
             return await asyncio.to_thread(read, body, self)
         return read(body, self)
 
