@@ -44,9 +44,14 @@ def draw(lines: Sequence[Measured], title: str, file: Path) -> None:
     if names:
         axis.legend(fontsize="small")
     figure.tight_layout()
+    write_picture(figure, file)
+
+
+def write_picture(figure: Any, file: Path) -> None:
+    """Write a figure as PNG, and let go of it. Raises `OptionError` for a file that cannot be written."""
     try:
         figure.savefig(file, dpi=90, format="png")
     except OSError as error:
         raise OptionError(f"--png {file}: cannot be written ({error})") from None
     finally:
-        plots.close(figure)
+        pyplot().close(figure)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ....lang.errors import OptionError
-from ..plot import pyplot
+from ..plot import pyplot, write_picture
 from .figures import Figures
 
 
@@ -34,9 +33,4 @@ def draw(found: Sequence[Figures], title: str, file: Path) -> None:
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize="medium")
     figure.tight_layout()
-    try:
-        figure.savefig(file, dpi=90, format="png")
-    except OSError as error:
-        raise OptionError(f"--png {file}: cannot be written ({error})") from None
-    finally:
-        plots.close(figure)
+    write_picture(figure, file)
